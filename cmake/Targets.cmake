@@ -1,0 +1,80 @@
+# vmoba_library(NAME [TORCH] SOURCES ... [LINKS ...])   static library of one folder
+# vmoba_app(NAME SOURCES ... LINKS ...)                 program in build/bin
+# vmoba_test(NAME [TORCH] SOURCES ... LINKS ... [LABELS ...])  one Catch2 program, one ctest entry for its plain
+#   cases and one more for each of the tags [slow], [fuzz], [gpu], [mpi] that SLOW/FUZZ/GPU flags announce
+
+function(_vmoba_compile_options target)
+  target_include_directories(${target} PUBLIC "${CMAKE_SOURCE_DIR}/src")
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wno-unused-parameter>
+    $<$<AND:$<BOOL:${VMOBA_WERROR}>,$<COMPILE_LANGUAGE:CXX>>:-Werror>)
+  if(VMOBA_SANITIZE)
+    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${VMOBA_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
+    target_link_options(${target} PUBLIC -fsanitize=${VMOBA_SANITIZE})
+  endif()
+endfunction()
+
+function(_vmoba_torch target)
+  target_link_libraries(${target} PUBLIC vmoba_torch)
+  if(NOT target STREQUAL "vmoba_torch_pch")
+    target_precompile_headers(${target} REUSE_FROM vmoba_torch_pch)
+  endif()
+endfunction()
+
+function(vmoba_library name)
+  cmake_parse_arguments(A "TORCH" "" "SOURCES;LINKS" ${ARGN})
+  add_library(${name} STATIC ${A_SOURCES})
+  _vmoba_compile_options(${name})
+  target_link_libraries(${name} PUBLIC ${A_LINKS})
+  if(A_TORCH)
+    _vmoba_torch(${name})
+  endif()
+endfunction()
+
+function(_vmoba_executable name)
+  cmake_parse_arguments(A "TORCH" "" "SOURCES;LINKS" ${ARGN})
+  add_executable(${name} ${A_SOURCES})
+  _vmoba_compile_options(${name})
+  target_link_libraries(${name} PRIVATE ${A_LINKS})
+  # libtorch.so exports std::filesystem functions of its own, and its remove_all calls a null pointer. With libstdc++
+  # first among the needed libraries the loader finds the system's.
+  target_link_options(${name} PRIVATE "LINKER:--push-state,--no-as-needed" "-lstdc++" "LINKER:--pop-state")
+  if(A_TORCH)
+    # -fPIC and not an executable's -fPIE: the precompiled header was made with -fPIC.
+    set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+    target_compile_options(${name} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-fPIC>)
+    _vmoba_torch(${name})
+  endif()
+endfunction()
+
+function(vmoba_app name)
+  _vmoba_executable(${name} ${ARGN})
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/bin"
+    INSTALL_RPATH "$ORIGIN/../lib/vmoba/torch/lib;$ORIGIN/../lib/vmoba/nvidia/cu13/lib;$ORIGIN/../lib/vmoba/nvidia/nccl/lib")
+  install(TARGETS ${name} RUNTIME DESTINATION bin)
+endfunction()
+
+function(vmoba_test name)
+  cmake_parse_arguments(A "TORCH;SLOW;FUZZ;GPU" "TIMEOUT" "SOURCES;LINKS;LABELS;ENV" ${ARGN})
+  set(torch "")
+  if(A_TORCH)
+    set(torch TORCH)
+  endif()
+  _vmoba_executable(${name} ${torch} SOURCES ${A_SOURCES} LINKS ${A_LINKS} vmoba_test_main)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/tests")
+  target_include_directories(${name} PRIVATE "${CMAKE_SOURCE_DIR}/tests")
+  target_compile_definitions(${name} PRIVATE VMOBA_FIXTURES="${CMAKE_SOURCE_DIR}/tests/fixtures"
+    VMOBA_SOURCE_DIR="${CMAKE_SOURCE_DIR}" VMOBA_BIN_DIR="${CMAKE_BINARY_DIR}/bin" VMOBA_PYTHON="${CMAKE_SOURCE_DIR}/.venv-tests/bin/python")
+  if(NOT A_TIMEOUT)
+    set(A_TIMEOUT 600)
+  endif()
+  add_test(NAME ${name} COMMAND ${name} "~[slow]~[fuzz]~[gpu]" WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")
+  set_tests_properties(${name} PROPERTIES LABELS "cpu;${A_LABELS}" TIMEOUT ${A_TIMEOUT} ENVIRONMENT "${A_ENV}")
+  foreach(kind SLOW FUZZ GPU)
+    if(A_${kind})
+      string(TOLOWER ${kind} tag)
+      add_test(NAME ${name}_${tag} COMMAND ${name} "[${tag}]" CONFIGURATIONS ${tag} WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")
+      set_tests_properties(${name}_${tag} PROPERTIES LABELS "${tag}" TIMEOUT 7200 ENVIRONMENT "${A_ENV}")
+    endif()
+  endforeach()
+endfunction()
