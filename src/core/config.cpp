@@ -1,0 +1,414 @@
+#include "core/config.h"
+
+#include <yaml-cpp/eventhandler.h>
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <fstream>
+#include <set>
+#include <sstream>
+#include <string_view>
+#include <type_traits>
+
+#include "core/check.h"
+#include "core/config_text.h"
+
+namespace vmoba {
+
+Constraint at_least(double min) {
+  return {.min = min};
+}
+Constraint above(double min) {
+  return {.min = min, .exclusive_min = true};
+}
+Constraint between(double min, double max) {
+  return {.min = min, .max = max};
+}
+Constraint one_of(std::vector<std::string> choices) {
+  return {.choices = std::move(choices)};
+}
+Constraint list_of(int64_t size, double min) {
+  return {.min = min, .size = size};
+}
+
+std::string nearest_name(const std::string& name, const std::vector<std::string>& known) {
+  size_t best = name.size() / 2 + 1;  // farther than half the word is no suggestion
+  std::string nearest;
+  for (const std::string& candidate : known) {
+    std::vector<size_t> row(candidate.size() + 1);
+    for (size_t j = 0; j <= candidate.size(); ++j) row[j] = j;
+    for (size_t i = 1; i <= name.size(); ++i) {
+      size_t diagonal = row[0];
+      row[0] = i;
+      for (size_t j = 1; j <= candidate.size(); ++j) {
+        const size_t substituted = diagonal + (name[i - 1] != candidate[j - 1]);
+        diagonal = row[j];
+        row[j] = std::min({substituted, row[j] + 1, row[j - 1] + 1});
+      }
+    }
+    if (row.back() <= best && (nearest.empty() || row.back() < best)) {
+      best = row.back();
+      nearest = candidate;
+    }
+  }
+  return nearest;
+}
+
+namespace {
+
+constexpr size_t kMaxConfigBytes = 1 << 20;
+constexpr size_t kMaxDepth = 32;
+
+// The beginning of what a user wrote, for messages.
+std::string shown(const std::string& text) {
+  return text.size() <= 80 ? text : text.substr(0, 80) + "...";
+}
+
+template <typename T>
+std::string type_name() {
+  if constexpr (std::is_same_v<T, bool>) return "true or false";
+  if constexpr (std::is_same_v<T, int64_t>) return "an integer";
+  if constexpr (std::is_same_v<T, double>) return "a number";
+  return "a text";
+}
+
+void check_number(double value, const Constraint& c, const std::string& where) {
+  const bool low = c.exclusive_min ? value > c.min : value >= c.min;
+  VMOBA_CHECK_INPUT(std::isfinite(value) && low && value <= c.max, "{}: expected {}, found {}", where,
+                    allowed_text(c).empty() ? "a finite number" : allowed_text(c), value);
+}
+
+void check_word(const std::string& value, const Constraint& c, const std::string& where) {
+  if (c.choices.empty() || std::find(c.choices.begin(), c.choices.end(), value) != c.choices.end()) return;
+  const std::string nearest = nearest_name(value, c.choices);
+  throw_input("{}: expected one of {}, found '{}'{}", where, join(c.choices), shown(value),
+              nearest.empty() ? "" : fmt::format("; did you mean '{}'?", nearest));
+}
+
+bool read_scalar(const YAML::Node& node, std::string& value) {
+  value = node.Scalar();
+  return true;
+}
+bool read_scalar(const YAML::Node& node, bool& value) {
+  return YAML::convert<bool>::decode(node, value);
+}
+
+// Decimal numbers only: YAML 1.1's octal (010 is 8), hexadecimal and infinities surprise more than they help.
+bool read_scalar(const YAML::Node& node, double& value) {
+  std::string_view text = node.Scalar();
+  if (text.starts_with('+')) text.remove_prefix(1);
+  if (text.find_first_not_of("0123456789+-.eE") != std::string_view::npos) return false;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return error == std::errc() && end == text.data() + text.size();
+}
+
+// 1e3 and 2.0 are integers to a person.
+bool read_scalar(const YAML::Node& node, int64_t& value) {
+  const std::string& text = node.Scalar();
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error == std::errc() && end == text.data() + text.size()) return true;
+  double real = 0;
+  if (!read_scalar(node, real) || !(std::abs(real) < 9e15) || real != std::floor(real)) return false;
+  value = int64_t(real);
+  return true;
+}
+
+// ---- parsing ----------------------------------------------------------------------------------------------------
+
+class Parser : public ConfigVisitor {
+ public:
+  // `overridden`: keys whose values came from the command line.
+  Parser(YAML::Node root, std::string origin, std::vector<std::string> overridden)
+      : origin_(std::move(origin)), overridden_(std::move(overridden)) {
+    enter(std::move(root), "");
+  }
+
+  void field(const std::string& name, bool& value, const std::string&) override { scalar(name, value, {}); }
+  void field(const std::string& name, int64_t& value, const std::string&, const Constraint& c) override {
+    scalar(name, value, c);
+  }
+  void field(const std::string& name, double& value, const std::string&, const Constraint& c) override {
+    scalar(name, value, c);
+  }
+  void field(const std::string& name, std::string& value, const std::string&, const Constraint& c) override {
+    scalar(name, value, c);
+  }
+  void field(const std::string& name, std::vector<int64_t>& value, const std::string&, const Constraint& c) override {
+    sequence(name, value, c);
+  }
+  void field(const std::string& name, std::vector<double>& value, const std::string&, const Constraint& c) override {
+    sequence(name, value, c);
+  }
+  void field(const std::string& name, std::vector<std::string>& value, const std::string&,
+             const Constraint& c) override {
+    sequence(name, value, c);
+  }
+
+  // Refuses keys that no field took; call once after the root was visited.
+  void finish() { leave(); }
+
+ protected:
+  void begin_group(const std::string& name, const std::string&) override {
+    YAML::Node node = take(name);
+    const std::string path = path_of(name);
+    if (node.IsDefined() && !node.IsNull() && !node.IsMap())
+      throw_input("{}: expected a group of keys, found a single value", where(node, path));
+    enter(node.IsDefined() && node.IsMap() ? node : YAML::Node(YAML::NodeType::Map), path);
+  }
+  void end_group() override {
+    leave();
+    levels_.pop_back();
+  }
+  void list_of_groups(const std::string& name, const std::string&, size_t, const std::function<void(size_t)>& resize,
+                      const std::function<void(size_t)>& visit) override {
+    YAML::Node node = take(name);
+    if (!node.IsDefined()) return;
+    const std::string path = path_of(name);
+    VMOBA_CHECK_INPUT(node.IsSequence(), "{}: expected a list of groups ('- key: value'), found something else",
+                      where(node, path));
+    resize(node.size());
+    for (size_t i = 0; i < node.size(); ++i) {
+      const std::string item_path = fmt::format("{}[{}]", path, i);
+      VMOBA_CHECK_INPUT(node[i].IsMap(), "{}: expected a group of keys, found something else",
+                        where(node[i], item_path));
+      enter(node[i], item_path);
+      visit(i);
+      leave();
+      levels_.pop_back();
+    }
+  }
+
+ private:
+  struct Level {
+    YAML::Node node;
+    std::string path;
+    std::vector<std::string> known;
+  };
+
+  void enter(YAML::Node node, std::string path) { levels_.push_back({std::move(node), std::move(path), {}}); }
+
+  void leave() {
+    const Level& level = levels_.back();
+    for (const auto& entry : level.node) {
+      const std::string key = entry.first.Scalar();
+      if (std::find(level.known.begin(), level.known.end(), key) != level.known.end()) continue;
+      const std::string nearest = nearest_name(key, level.known);
+      throw_input(
+          "{}: unknown key{}", where(entry.first, shown(level.path.empty() ? key : level.path + "." + key)),
+          nearest.empty() ? "; known here: " + join(level.known) : fmt::format("; did you mean '{}'?", nearest));
+    }
+  }
+
+  std::string path_of(const std::string& name) const {
+    const std::string& path = levels_.back().path;
+    return path.empty() ? name : path + "." + name;
+  }
+
+  std::string where(const YAML::Node& node, const std::string& path) const {
+    for (const std::string& key : overridden_) {
+      const bool inside = path.starts_with(key) && (path.size() == key.size() || path[key.size()] == '.');
+      if (inside || (path.starts_with(key) && path[key.size()] == '[')) return "command line: " + path;
+    }
+    const YAML::Mark mark = node.Mark();
+    const bool known = mark.line >= 0;
+    return known ? fmt::format("{}:{}: {}", origin_, mark.line + 1, path) : fmt::format("{}: {}", origin_, path);
+  }
+
+  YAML::Node take(const std::string& name) {
+    Level& level = levels_.back();
+    level.known.push_back(name);
+    const YAML::Node& constant = level.node;  // the const operator[] does not insert
+    const YAML::Node found = constant[name];
+    return found.IsDefined() ? found : YAML::Node(YAML::NodeType::Undefined);
+  }
+
+  template <typename T>
+  T convert(const YAML::Node& node, const Constraint& c, const std::string& place) {
+    VMOBA_CHECK_INPUT(node.IsScalar(), "{}: expected {}, found {}", place, type_name<T>(),
+                      node.IsNull()  ? "nothing (an empty text is '')"
+                      : node.IsMap() ? "a group of keys"
+                                     : "a list");
+    T value{};
+    const bool good = read_scalar(node, value);
+    VMOBA_CHECK_INPUT(good, "{}: expected {}, found '{}'", place, type_name<T>(), shown(node.Scalar()));
+    if constexpr (std::is_same_v<T, std::string>)
+      check_word(value, c, place);
+    else if constexpr (!std::is_same_v<T, bool>)
+      check_number(double(value), c, place);
+    return value;
+  }
+
+  template <typename T>
+  void scalar(const std::string& name, T& value, const Constraint& c) {
+    const YAML::Node node = take(name);
+    if (!node.IsDefined()) return;
+    value = convert<T>(node, c, where(node, path_of(name)));
+  }
+
+  template <typename T>
+  void sequence(const std::string& name, std::vector<T>& value, const Constraint& c) {
+    const YAML::Node node = take(name);
+    if (!node.IsDefined()) return;
+    const std::string place = where(node, path_of(name));
+    VMOBA_CHECK_INPUT(node.IsSequence(), "{}: expected a list, found {}", place,
+                      node.IsScalar() ? "'" + node.Scalar().substr(0, 80) + "'" : "something else");
+    VMOBA_CHECK_INPUT(c.size < 0 || int64_t(node.size()) == c.size, "{}: expected {} values, found {}", place, c.size,
+                      node.size());
+    std::vector<T> out;
+    for (size_t i = 0; i < node.size(); ++i) out.push_back(convert<T>(node[i], c, fmt::format("{}[{}]", place, i)));
+    value = std::move(out);
+  }
+
+  std::string origin_;
+  std::vector<std::string> overridden_;
+  std::vector<Level> levels_;
+};
+
+// Reads a document as events, before any node is made, and refuses what no configuration needs: anchors and aliases
+// (a small file could name itself or grow without bound), merge keys, tags, deep nesting, duplicate keys, a second
+// document.
+class StructureCheck : public YAML::EventHandler {
+ public:
+  explicit StructureCheck(const std::string& origin) : origin_(origin) {}
+
+  void OnDocumentStart(const YAML::Mark& mark) override {
+    VMOBA_CHECK_INPUT(documents_++ == 0, "{}: expected one document, found a second ('---')", at(mark));
+  }
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override { scalar(mark, "", anchor, ""); }
+  void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override { refuse_anchor(mark); }
+  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                const std::string& value) override {
+    scalar(mark, tag, anchor, value);
+  }
+  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                       YAML::EmitterStyle::value) override {
+    enter(mark, tag, anchor, false);
+  }
+  void OnSequenceEnd() override { open_.pop_back(); }
+  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                  YAML::EmitterStyle::value) override {
+    enter(mark, tag, anchor, true);
+  }
+  void OnMapEnd() override { open_.pop_back(); }
+
+ private:
+  struct Collection {
+    bool is_map;
+    bool expects_key;
+    std::set<std::string> keys;
+  };
+
+  std::string at(const YAML::Mark& mark) const { return fmt::format("{}:{}", origin_, mark.line + 1); }
+
+  void refuse_anchor(const YAML::Mark& mark) const {
+    throw_input("{}: expected plain values, found an anchor or alias ('&' or '*'); put a text in quotes", at(mark));
+  }
+  void check_plain(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor) const {
+    if (anchor != YAML::NullAnchor) refuse_anchor(mark);
+    VMOBA_CHECK_INPUT(tag.empty() || tag == "?" || tag == "!",
+                      "{}: expected plain values, found the tag '{}'; put a text in quotes", at(mark), shown(tag));
+  }
+
+  void scalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, const std::string& value) {
+    check_plain(mark, tag, anchor);
+    if (open_.empty() || !open_.back().is_map) return;
+    Collection& map = open_.back();
+    if (map.expects_key) {
+      VMOBA_CHECK_INPUT(value != "<<", "{}: expected plain keys, found the merge key '<<'", at(mark));
+      VMOBA_CHECK_INPUT(map.keys.insert(value).second, "{}: expected each key once, found '{}' again", at(mark),
+                        shown(value));
+    }
+    map.expects_key = !map.expects_key;
+  }
+
+  void enter(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, bool is_map) {
+    check_plain(mark, tag, anchor);
+    VMOBA_CHECK_INPUT(open_.size() < kMaxDepth, "{}: expected at most {} nested levels, found more", at(mark),
+                      kMaxDepth);
+    if (!open_.empty() && open_.back().is_map) {
+      VMOBA_CHECK_INPUT(!open_.back().expects_key, "{}: expected a plain word as key, found a list or group", at(mark));
+      open_.back().expects_key = true;
+    }
+    open_.push_back({is_map, is_map, {}});
+  }
+
+  const std::string& origin_;
+  std::vector<Collection> open_;
+  int documents_ = 0;
+};
+
+YAML::Node parse_yaml(const std::string& text, const std::string& origin) {
+  VMOBA_CHECK_INPUT(text.size() <= kMaxConfigBytes, "{}: expected at most {} bytes, found more", origin,
+                    kMaxConfigBytes);
+  YAML::Node root;
+  try {
+    std::istringstream stream(text);
+    YAML::Parser events(stream);
+    StructureCheck check(origin);
+    while (events.HandleNextDocument(check)) {
+    }
+    root = YAML::Load(text);
+  } catch (const YAML::Exception& e) {
+    throw_input("{}:{}: expected valid YAML, found: {}; a text with ': ', '#' or brackets needs quotes", origin,
+                e.mark.line + 1, shown(e.msg));
+  }
+  if (!root.IsDefined() || root.IsNull()) return YAML::Node(YAML::NodeType::Map);
+  VMOBA_CHECK_INPUT(root.IsMap(), "{}: expected 'key: value' lines, found something else", origin);
+  return root;
+}
+
+// Returns the key.
+std::string apply_override(YAML::Node root, const std::string& text) {
+  const size_t equals = text.find('=');
+  const std::string key = text.substr(0, equals);
+  const bool whole = !key.empty() && key.front() != '.' && key.back() != '.' && key.find("..") == std::string::npos;
+  VMOBA_CHECK_INPUT(equals != std::string::npos && whole, "command line: expected key.sub=value, found '{}'",
+                    shown(text));
+  const YAML::Node wrapped = parse_yaml("value: " + text.substr(equals + 1), "command line: " + shown(key));
+  VMOBA_CHECK_INPUT(wrapped.size() == 1, "command line: {}: expected one value, found several lines", shown(key));
+  YAML::Node node = root;  // yaml-cpp nodes are references; reset() re-seats, operator= would assign
+  std::istringstream parts(key);
+  std::string part, walked;
+  std::vector<std::string> names;
+  while (std::getline(parts, part, '.')) names.push_back(part);
+  for (size_t i = 0; i + 1 < names.size(); ++i) {
+    walked += (i ? "." : "") + names[i];
+    YAML::Node child = node[names[i]];
+    if (!child.IsDefined() || child.IsNull()) node[names[i]] = YAML::Node(YAML::NodeType::Map);
+    child.reset(node[names[i]]);
+    VMOBA_CHECK_INPUT(child.IsMap(), "command line: {}: expected '{}' to be a group of keys", shown(key), walked);
+    node.reset(child);
+  }
+  node[names.back()] = wrapped["value"];
+  return key;
+}
+
+}  // namespace
+
+void parse_config(const std::string& text, const std::string& origin, const std::vector<std::string>& overrides,
+                  const VisitFunction& visit) {
+  YAML::Node root = parse_yaml(text, origin);
+  std::vector<std::string> overridden;
+  for (const std::string& item : overrides) overridden.push_back(apply_override(root, item));
+  Parser parser(root, origin, overridden);
+  visit(parser);
+  parser.finish();
+}
+
+void load_config(const std::string& path, const std::vector<std::string>& overrides, const VisitFunction& visit) {
+  if (path.empty()) return parse_config("", "defaults", overrides, visit);
+  std::ifstream file(path, std::ios::binary);
+  VMOBA_CHECK_INPUT(file.good(), "expected a configuration file at '{}', found none that can be read; check --config",
+                    path);
+  std::string text(kMaxConfigBytes + 1, '\0');
+  file.read(text.data(), std::streamsize(text.size()));
+  VMOBA_CHECK_INPUT(!file.bad() && (file.eof() || file.good()),
+                    "expected a configuration file at '{}', found something that cannot be read; check --config", path);
+  text.resize(size_t(file.gcount()));
+  parse_config(text, path, overrides, visit);
+}
+
+}  // namespace vmoba

@@ -1,0 +1,249 @@
+#include "core/config.h"
+
+#include <fstream>
+#include <limits>
+
+#include "core/check.h"
+#include "core/every_kind_config.h"
+#include "support/catch.h"
+#include "support/process.h"
+
+using namespace vmoba;
+using test::BigConfig;
+using test::visitor;
+
+namespace {
+
+// The message with which `text` and `overrides` are refused; "" where they are not.
+std::string refusal(const std::string& text, const std::vector<std::string>& overrides = {}) {
+  BigConfig config;
+  try {
+    parse_config(text, "run.yaml", overrides, visitor(config));
+  } catch (const Error& e) {
+    CHECK(e.kind() == ErrorKind::kInput);
+    return e.what();
+  }
+  return "";
+}
+
+BigConfig parsed(const std::string& text, const std::vector<std::string>& overrides = {}) {
+  BigConfig config;
+  parse_config(text, "run.yaml", overrides, visitor(config));
+  return config;
+}
+
+bool contains(const std::string& text, const std::string& part) {
+  INFO(text);
+  return text.find(part) != std::string::npos;
+}
+
+}  // namespace
+
+TEST_CASE("values are read and the silent ones keep their defaults") {
+  const BigConfig c = parsed(
+      "steps: 12\nrate: 2.5e-3\non: false\nname: two words\n"
+      "sizes: [1, 2, 3]\nweights:\n  - 0.5\n  - 1\nwords: [a, 'b c']\n"
+      "inner:\n  mode: fast\nitems:\n  - mode: slow\n    depth: 3\n  - {}\n");
+  CHECK(c.steps == 12);
+  CHECK(c.rate == 0.0025);
+  CHECK_FALSE(c.on);
+  CHECK(c.name == "two words");
+  CHECK(c.sizes == std::vector<int64_t>{1, 2, 3});
+  CHECK(c.weights == std::vector<double>{0.5, 1.0});
+  CHECK(c.words == std::vector<std::string>{"a", "b c"});
+  CHECK(c.inner.mode == "fast");
+  CHECK(c.inner.depth == 1);
+  REQUIRE(c.items.size() == 2);
+  CHECK(c.items[0].depth == 3);
+  CHECK(c.items[1].mode == "slow");
+  CHECK(parsed("").steps == BigConfig{}.steps);
+  CHECK(parsed("# only a comment\n").steps == BigConfig{}.steps);
+  CHECK(parsed("inner:\n").inner.depth == 1);  // an empty group is a group
+}
+
+TEST_CASE("numbers are decimal; whole floats are integers") {
+  CHECK(parsed("steps: 1e3").steps == 1000);
+  CHECK(parsed("steps: 2.0").steps == 2);
+  CHECK(parsed("steps: +7").steps == 7);
+  CHECK(parsed("steps: 010").steps == 10);  // not octal
+  CHECK(parsed("steps: 9223372036854775807").steps == std::numeric_limits<int64_t>::max());
+  CHECK(parsed("rate: 3").rate == 3.0);
+  CHECK(parsed("rate: .5").rate == 0.5);
+  for (const char* bad : {"steps: 1.5", "steps: 0x10", "steps: 9223372036854775808", "steps: 1e30", "steps: 1_000",
+                          "steps: 5k", "steps: ''", "steps: true", "steps: 1 2", "rate: .inf", "rate: .nan",
+                          "rate: 0x1p3", "rate: nan", "rate: 1e999", "rate: 1,5", "on: 1", "on: maybe"}) {
+    INFO(bad);
+    CHECK(refusal(bad) != "");
+  }
+}
+
+TEST_CASE("a message names file, line and key, what was expected and what was found") {
+  CHECK(refusal("name: x\ninner:\n  depth: deep\n") == "run.yaml:3: inner.depth: expected an integer, found 'deep'");
+  CHECK(refusal("rate: -1\n") == "run.yaml:1: rate: expected > 0, found -1");
+  CHECK(refusal("inner:\n  depth: 99\n") == "run.yaml:2: inner.depth: expected 1 .. 10, found 99");
+  CHECK(refusal("inner: {mode: fats}") ==
+        "run.yaml:1: inner.mode: expected one of slow, fast, found 'fats'; did you mean 'fast'?");
+  CHECK(refusal("sizes: [1, 2]") == "run.yaml:1: sizes: expected 3 values, found 2");
+  CHECK(contains(refusal("sizes: [1, 0, 2]"), "sizes[1]: expected 3 values, each >= 1, found 0"));
+  CHECK(contains(refusal("items:\n  - depth: 2\n  - depth: 0\n"), "run.yaml:3: items[1].depth"));
+  CHECK(contains(refusal("sizes: 3"), "expected a list, found '3'"));
+  CHECK(contains(refusal("steps: [3]"), "expected an integer, found a list"));
+  CHECK(contains(refusal("steps: {a: 1}"), "expected an integer, found a group of keys"));
+  CHECK(contains(refusal("name:"), "expected a text, found nothing"));
+  CHECK(contains(refusal("inner: 3"), "inner: expected a group of keys, found a single value"));
+  CHECK(contains(refusal("items: 3"), "expected a list of groups"));
+  CHECK(contains(refusal("items: [3]"), "items[0]: expected a group of keys"));
+  CHECK(contains(refusal("- a\n- b\n"), "expected 'key: value' lines"));
+  CHECK(contains(refusal("name: 'x\n"), "run.yaml:"));
+}
+
+TEST_CASE("unknown keys are refused and the nearest known one is named") {
+  CHECK(refusal("step: 3") == "run.yaml:1: step: unknown key; did you mean 'steps'?");
+  CHECK(refusal("inner:\n  dept: 3") == "run.yaml:2: inner.dept: unknown key; did you mean 'depth'?");
+  CHECK(refusal("items: [{dpeth: 1}]") == "run.yaml:1: items[0].dpeth: unknown key; did you mean 'depth'?");
+  CHECK(contains(refusal("qqqqqqqqqqqqqqqqqq: 3"), "unknown key; known here: steps, rate, on"));
+  CHECK(refusal("depth: 3") != "");  // a key of another group is unknown here
+  const std::string message = refusal(std::string(100000, 'k') + ": 1");
+  CHECK(contains(message, "unknown key"));
+  CHECK(message.size() < 500);
+}
+
+TEST_CASE("nearest names") {
+  CHECK(nearest_name("lr", {"lr", "rl"}) == "lr");
+  CHECK(nearest_name("learning_rat", {"seed", "learning_rate"}) == "learning_rate");
+  CHECK(nearest_name("xyzzy", {"seed", "learning_rate"}) == "");
+  CHECK(nearest_name("", {}) == "");
+  CHECK(nearest_name("ab", {}) == "");
+}
+
+TEST_CASE("duplicate keys, anchors, merge keys, tags and second documents are refused") {
+  CHECK(contains(refusal("steps: 1\nname: x\nsteps: 2\n"), "run.yaml:3: expected each key once, found 'steps' again"));
+  CHECK(contains(refusal("inner: {depth: 1, depth: 2}"), "'depth' again"));
+  CHECK(contains(refusal("items: [{depth: 1, depth: 2}]"), "'depth' again"));
+  CHECK(parsed("steps: 1\ninner: {depth: 2}\nitems: [{depth: 3}, {depth: 4}]").items.size() == 2);  // not the same map
+  CHECK(contains(refusal("words: [&x a, b]"), "anchor"));
+  CHECK(contains(refusal("inner: &x {depth: 1}"), "anchor"));
+  CHECK(contains(refusal("words: &x\n  - *x\n"), "anchor"));
+  CHECK(refusal("words: [*x]") != "");
+  CHECK(contains(refusal("<<: {steps: 1}"), "merge key"));
+  CHECK(contains(refusal("name: !!binary aGk="), "tag"));
+  CHECK(contains(refusal("steps: 1\n---\nsteps: 2\n"), "second"));
+  CHECK(contains(refusal("? [a, b]\n: 1\n"), "plain word as key"));
+  CHECK(contains(refusal("words: " + std::string(40, '[') + std::string(40, ']')), "nested levels"));
+  CHECK(contains(refusal(std::string(2 << 20, ' ')), "1048576 bytes"));
+  // The same characters inside texts mean nothing.
+  CHECK(parsed("name: cats & dogs * 2").name == "cats & dogs * 2");
+  CHECK(parsed("name: \"a \\\"b & c\\\" *d\"").name == "a \"b & c\" *d");
+  CHECK(parsed("name: |\n  &x *y <<\n").name == "&x *y <<\n");
+}
+
+TEST_CASE("overrides win over the file, make missing groups and take YAML values") {
+  const BigConfig c = parsed("steps: 1\ninner: {depth: 2}\n",
+                             {"steps=5", "inner.mode=fast", "sizes=[4,5,6]", "words=[x, 'y z']", "name=a=b"});
+  CHECK(c.steps == 5);
+  CHECK(c.inner.depth == 2);
+  CHECK(c.inner.mode == "fast");
+  CHECK(c.sizes == std::vector<int64_t>{4, 5, 6});
+  CHECK(c.words == std::vector<std::string>{"x", "y z"});
+  CHECK(c.name == "a=b");
+  CHECK(parsed("", {"inner.depth=3"}).inner.depth == 3);
+  CHECK(parsed("", {"steps=5", "steps=6"}).steps == 6);
+  CHECK(parsed("", {"items=[{depth: 2}]"}).items.at(0).depth == 2);
+  CHECK(parsed("", {"name=''"}).name == "");
+}
+
+TEST_CASE("a wrong override is blamed on the command line") {
+  CHECK(refusal("steps: 1", {"steps=many"}) == "command line: steps: expected an integer, found 'many'");
+  CHECK(refusal("", {"inner.dept=2"}) == "command line: inner.dept: unknown key; did you mean 'depth'?");
+  CHECK(refusal("", {"sizes=[1,2,x]"}) == "command line: sizes[2]: expected an integer, found 'x'");
+  CHECK(
+      contains(refusal("step: 1", {"steps=2"}), "run.yaml:1: step: unknown key"));  // the file's fault stays the file's
+  CHECK(contains(refusal("stepsize: 1", {"steps=2"}), "run.yaml:1: stepsize"));
+  for (const char* bad : {"steps", "=5", "", ".steps=5", "steps.=5", "inner..depth=5"}) {
+    INFO(bad);
+    CHECK(contains(refusal("", {bad}), "command line: expected key.sub=value"));
+  }
+  CHECK(contains(refusal("steps: 1", {"steps.depth=5"}), "expected 'steps' to be a group of keys"));
+  CHECK(contains(refusal("", {"name=a: b"}), "needs quotes"));
+  CHECK(contains(refusal("", {"name=x\nsteps: 3"}), "found several lines"));
+  CHECK(contains(refusal("", {"steps="}), "found nothing"));
+  CHECK(contains(refusal("", {"words=&a [*a]"}), "anchor"));
+}
+
+TEST_CASE("what is written is read back to the same values") {
+  BigConfig c;
+  c.steps = -9223372036854775807;
+  c.rate = 0.1 + 0.2;
+  c.on = false;
+  c.name = "q\"uote's \\ # & * : - [x] {y}\n\ttab \x01 \xe4\xb8\xad\xe6\x96\x87 %d";
+  c.sizes = {1, 1000000007, 3};
+  c.weights = {1e-300, 5e300, -0.0, 1.0 / 3};
+  c.words = {"", " ", "yes", "null", "~", "1e3", "0x1", "- a", "a: b", "!!tag", "---", "\xf0\x9f\xa6\x8a"};
+  c.inner.mode = "fast";
+  c.items.resize(3);
+  c.items[1].depth = 10;
+  const std::string yaml = config_to_yaml(visitor(c));
+  INFO(yaml);
+  const BigConfig back = parsed(yaml);
+  CHECK(back.steps == c.steps);
+  CHECK(back.rate == c.rate);
+  CHECK(back.on == c.on);
+  CHECK(back.name == c.name);
+  CHECK(back.sizes == c.sizes);
+  CHECK(back.weights == c.weights);
+  CHECK(back.words == c.words);
+  CHECK(back.inner.mode == c.inner.mode);
+  REQUIRE(back.items.size() == 3);
+  CHECK(back.items[1].depth == 10);
+  CHECK(config_to_yaml(visitor(const_cast<BigConfig&>(back))) == yaml);
+  // Empty lists too.
+  BigConfig empty;
+  empty.weights.clear();
+  empty.words.clear();
+  empty.items.clear();
+  const BigConfig none = parsed(config_to_yaml(visitor(empty)));
+  CHECK(none.weights.empty());
+  CHECK(none.items.empty());
+}
+
+TEST_CASE("the reference names every key under its own group") {
+  BigConfig c;
+  const std::string text = config_to_markdown(visitor(c));
+  INFO(text);
+  CHECK(contains(text, "| `steps` | int | `100` |  | Number of steps. |\n"));
+  CHECK(contains(text, "| `rate` | number | `0.5` | > 0 | Rate. |\n"));
+  CHECK(contains(text, "| `inner.mode` | text | `\"slow\"` | slow \\| fast | Fast \\| slow. |\n"));
+  CHECK(contains(text, "| `inner.depth` | int | `1` | 1 .. 10 | Depth. |\n"));
+  CHECK(contains(text, "## items[]\n"));
+  CHECK(contains(text, "| `items[].depth` |"));
+  // `last` stands behind the groups in the code, and in the root's table here.
+  CHECK(text.find("| `last` |") < text.find("## inner"));
+}
+
+TEST_CASE("files: missing, a folder, too large, a good one") {
+  const test::TemporaryFolder temp;
+  const auto refused = [&](const std::string& path) {
+    BigConfig c;
+    try {
+      load_config(path, {}, visitor(c));
+    } catch (const Error& e) {
+      CHECK(e.kind() == ErrorKind::kInput);
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  CHECK(contains(refused(temp.path() + "/none.yaml"), "none.yaml"));
+  CHECK(contains(refused(temp.path()), temp.path()));  // never taken for an empty file
+  std::ofstream(temp.path() + "/large.yaml") << std::string(2 << 20, '#');
+  CHECK(contains(refused(temp.path() + "/large.yaml"), "1048576 bytes"));
+  CHECK(contains(refused("/dev/zero"), "1048576 bytes"));
+  std::ofstream(temp.path() + "/bad.yaml") << "steps: x\n";
+  CHECK(refused(temp.path() + "/bad.yaml") == temp.path() + "/bad.yaml:1: steps: expected an integer, found 'x'");
+  std::ofstream(temp.path() + "/good.yaml") << "steps: 3\r\nname: windows\r\n";
+  BigConfig c;
+  load_config(temp.path() + "/good.yaml", {"name=x"}, visitor(c));
+  CHECK(c.steps == 3);
+  CHECK(c.name == "x");
+  load_config("", {"steps=4"}, visitor(c));
+  CHECK(c.steps == 4);
+}

@@ -1,0 +1,232 @@
+// The house's rule of who may see whom (docs/architecture.md), read from the #include lines of src/ and apps/. The
+// checker itself is tried on small trees that break each rule.
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <regex>
+#include <set>
+
+#include "support/catch.h"
+#include "support/process.h"
+
+namespace fs = std::filesystem;
+
+namespace {
+
+bool starts_with_any(const std::string& text, const std::vector<std::string>& prefixes) {
+  return std::any_of(prefixes.begin(), prefixes.end(), [&](const std::string& p) { return text.starts_with(p); });
+}
+
+// What each folder may include of the project: prefixes of paths below src/ (or "apps/").
+const std::map<std::string, std::vector<std::string>>& allowed_project_includes() {
+  static const std::map<std::string, std::vector<std::string>> table = {
+      {"core", {"core/"}},
+      {"attention/kernels", {"attention/kernels/"}},
+      {"attention", {"attention/", "core/"}},
+      {"model", {"model/", "attention/attention.h", "core/"}},
+      {"data", {"data/", "core/"}},
+      {"sample", {"sample/", "model/", "attention/attention.h", "data/video_writer.h", "core/"}},
+      {"train", {"train/", "sample/", "model/", "attention/attention.h", "data/", "core/"}},
+      {"apps", {"apps/", "train/", "sample/", "model/", "attention/", "data/", "core/"}},
+  };
+  return table;
+}
+
+// Folders of src/model that every model may use; any other folder there is one model.
+const std::set<std::string> kSharedModelFolders = {"common", "text", "codec", "weights"};
+
+std::string folder_of(const std::string& path) {
+  if (path.starts_with("attention/kernels/")) return "attention/kernels";
+  return path.substr(0, path.find('/'));
+}
+
+// "wan" of "model/wan/x.cpp"; "" outside a model's own folder.
+std::string model_of(const std::string& path) {
+  if (!path.starts_with("model/")) return "";
+  const size_t end = path.find('/', 6);
+  const std::string folder = end == std::string::npos ? "" : path.substr(6, end - 6);
+  return kSharedModelFolders.contains(folder) ? "" : folder;
+}
+
+std::string foreign_violation(const std::string& file, const std::string& include) {
+  const bool torch = starts_with_any(include, {"torch/", "ATen/", "c10/"});
+  if (torch && file.starts_with("attention/kernels/")) return "kernels do not see torch";
+  if (torch && file.starts_with("core/")) return "core does not see torch";
+  if (starts_with_any(include, {"mpi.h", "nccl.h"}) && !file.starts_with("train/dist/"))
+    return "only train/dist includes MPI and NCCL";
+  if (starts_with_any(include, {"libav", "libsw"}) && !(file.starts_with("data/") && file.ends_with(".cpp")))
+    return "only data's .cpp files include libav";
+  if (include.starts_with("spdlog") && file != "core/log.cpp") return "only core/log.cpp includes spdlog";
+  return "";
+}
+
+std::string project_violation(const std::string& file, const std::string& include) {
+  const std::string folder = folder_of(file);
+  const auto rule = allowed_project_includes().find(folder);
+  if (rule == allowed_project_includes().end()) return "folder '" + folder + "' has no rule";
+  if (!starts_with_any(include, rule->second)) return folder + " does not see it";
+  const std::string from = model_of(file), to = model_of(include);
+  if (!from.empty() && !to.empty() && from != to) return "one model never includes another";
+  return "";
+}
+
+struct Tree {
+  int files = 0, includes = 0;
+  std::vector<std::string> violations;
+};
+
+// The project's path (below src/, or apps/...) that a quoted include means, or "" for something foreign.
+std::string resolve(const fs::path& root, const std::string& file, const std::string& include) {
+  if (fs::exists(root / "src" / include)) return fs::path(include).lexically_normal().string();
+  if (include.starts_with("apps/") && fs::exists(root / include)) return include;
+  const fs::path beside = (fs::path(file).parent_path() / include).lexically_normal();
+  if (fs::exists(root / "src" / beside) || fs::exists(root / beside)) return beside.string();
+  return "";
+}
+
+void check_file(const fs::path& root, const fs::path& path, const std::string& file, Tree& tree) {
+  static const std::regex pattern(R"(^\s*#\s*include\s*(.*)$)"), name(R"(^[<"]([^>"]+)[>"].*$)");
+  std::ifstream stream(path);
+  std::string line;
+  ++tree.files;
+  for (int number = 1; std::getline(stream, line); ++number) {
+    std::smatch match;
+    if (!std::regex_match(line, match, pattern)) continue;
+    ++tree.includes;
+    const std::string target = match[1].str();
+    std::smatch found;
+    std::string why;
+    std::string include = target;
+    if (!std::regex_match(target, found, name)) {
+      why = "an include must name its file";
+    } else {
+      include = found[1].str();
+      const std::string project = resolve(root, file, include);
+      if (include.find("..") != std::string::npos)
+        why = "includes are written from src/, without '..'";
+      else if (!project.empty())
+        why = project_violation(file, project);
+      else if (target[0] == '"')
+        why = "a quoted include must exist below src/";
+      else
+        why = foreign_violation(file, include);
+    }
+    if (!why.empty()) tree.violations.push_back(file + ":" + std::to_string(number) + ": " + include + ": " + why);
+  }
+}
+
+// Checks `root`/src and `root`/apps.
+Tree check_tree(const fs::path& root) {
+  static const std::set<std::string> kSources = {".h", ".hpp", ".cpp", ".cu", ".cuh", ".inc", ".cc"};
+  Tree tree;
+  for (const char* top : {"src", "apps"}) {
+    if (!fs::exists(root / top)) continue;
+    for (const auto& entry : fs::recursive_directory_iterator(root / top)) {
+      if (!entry.is_regular_file() || !kSources.contains(entry.path().extension().string())) continue;
+      check_file(root, entry.path(),
+                 fs::relative(entry.path(), top == std::string("src") ? root / "src" : root).string(), tree);
+    }
+  }
+  std::sort(tree.violations.begin(), tree.violations.end());
+  return tree;
+}
+
+// The violations of a tree of the given files (path from the root -> text).
+std::vector<std::string> violations(const std::map<std::string, std::string>& files) {
+  const vmoba::test::TemporaryFolder temp;
+  for (const auto& [path, text] : files) {
+    fs::create_directories((fs::path(temp.path()) / path).parent_path());
+    std::ofstream(temp.path() + "/" + path) << text;
+  }
+  return check_tree(temp.path()).violations;
+}
+
+// A tree with one header in every folder, to which a test adds an offender.
+std::map<std::string, std::string> house() {
+  return {{"src/core/check.h", "#include <string>\n"},
+          {"src/core/log.cpp", "#include <spdlog/spdlog.h>\n"},
+          {"src/attention/attention.h", "#include <ATen/core/Tensor.h>\n#include \"core/check.h\"\n"},
+          {"src/attention/vmoba_op.h", "#include \"attention/attention.h\"\n"},
+          {"src/attention/kernels/kernels.h", "#include <cuda_runtime.h>\n"},
+          {"src/attention/kernels/gate.cu", "#include <cute/tensor.hpp>\n#include \"attention/kernels/kernels.h\"\n"},
+          {"src/model/dit.h", "#include \"attention/attention.h\"\n#include \"core/check.h\"\n"},
+          {"src/model/common/rope.h", "#include <ATen/ATen.h>\n"},
+          {"src/model/wan/wan.cpp", "#include \"model/common/rope.h\"\n#include \"model/dit.h\"\n"},
+          {"src/model/hunyuan_video/block.h", "#include \"model/common/rope.h\"\n"},
+          {"src/data/video_writer.h", "#include \"core/check.h\"\n"},
+          {"src/data/video_reader.cpp", "extern \"C\" {\n#include <libavformat/avformat.h>\n}\n"},
+          {"src/sample/pipeline.h", "#include \"model/dit.h\"\n#include \"data/video_writer.h\"\n"},
+          {"src/train/trainer.h", "#include \"sample/pipeline.h\"\n#include \"data/video_writer.h\"\n"},
+          {"src/train/dist/nccl.cpp", "#include <nccl.h>\n#include <mpi.h>\n"},
+          {"apps/main_guard.h", "#include <CLI/CLI.hpp>\n"},
+          {"apps/train.cpp", "#include \"apps/main_guard.h\"\n#include \"train/trainer.h\"\n"}};
+}
+
+}  // namespace
+
+TEST_CASE("the project's own includes obey the rules") {
+  const Tree tree = check_tree(VMOBA_SOURCE_DIR);
+  std::string text;
+  for (const std::string& violation : tree.violations) text += violation + "\n";
+  INFO(text);
+  CHECK(tree.violations.empty());
+  CHECK(tree.files > 50);  // it did read the tree
+  CHECK(tree.includes > 200);
+}
+
+TEST_CASE("a tree that obeys has no violations") {
+  CHECK(violations(house()) == std::vector<std::string>{});
+}
+
+TEST_CASE("each broken rule is found") {
+  struct Offence {
+    std::string file, line, part;
+  };
+  const Offence offences[] = {
+      {"src/core/x.cpp", "#include \"model/dit.h\"", "core does not see it"},
+      {"src/core/x.cpp", "#include <ATen/ATen.h>", "core does not see torch"},
+      {"src/core/config.cpp", "#include <spdlog/spdlog.h>", "only core/log.cpp"},
+      {"src/attention/kernels/x.cu", "#include <ATen/ATen.h>", "kernels do not see torch"},
+      {"src/attention/kernels/x.cuh", "#include <torch/types.h>", "kernels do not see torch"},
+      {"src/attention/kernels/x.cu", "#include \"core/check.h\"", "kernels does not see it"},
+      {"src/attention/kernels/x.cu", "#include \"attention/attention.h\"", "kernels does not see it"},
+      {"src/attention/x.cpp", "#include \"model/dit.h\"", "attention does not see it"},
+      {"src/model/x.cpp", "#include \"attention/vmoba_op.h\"", "model does not see it"},
+      {"src/model/x.cpp", "#include \"attention/kernels/kernels.h\"", "model does not see it"},
+      {"src/model/x.cpp", "#include \"data/video_writer.h\"", "model does not see it"},
+      {"src/model/wan/x.cpp", "#include \"model/hunyuan_video/block.h\"", "one model never includes another"},
+      {"src/data/x.cpp", "#include \"model/dit.h\"", "data does not see it"},
+      {"src/data/x.h", "#include <libavcodec/avcodec.h>", "only data's .cpp"},
+      {"src/sample/x.cpp", "#include <libswscale/swscale.h>", "only data's .cpp"},
+      {"src/sample/x.cpp", "#include \"train/trainer.h\"", "sample does not see it"},
+      {"src/train/x.cpp", "#include <mpi.h>", "only train/dist"},
+      {"src/train/x.cpp", "#include <nccl.h>", "only train/dist"},
+      {"src/train/x.cpp", "#include \"attention/vmoba_op.h\"", "train does not see it"},
+      {"src/train/x.cpp", "#include \"apps/main_guard.h\"", "train does not see it"},
+      {"src/train/x.cpp", "#include \"../model/dit.h\"", "without '..'"},
+      {"src/train/x.cpp", "#include \"model/nowhere.h\"", "must exist below src/"},
+      {"src/train/x.cpp", "#include HEADER", "must name its file"},
+      {"src/train/x.cpp", "  #  include <mpi.h>  // why", "only train/dist"},
+      {"src/core/x.cpp", "#include <model/dit.h>", "core does not see it"},  // angle brackets hide nothing
+      {"src/new_folder/x.cpp", "#include \"core/check.h\"", "has no rule"},
+      {"apps/x.cpp", "#include <mpi.h>", "only train/dist"},
+  };
+  for (const Offence& offence : offences) {
+    auto files = house();
+    files[offence.file] = "#include <vector>\n" + offence.line + "\n";
+    const auto found = violations(files);
+    INFO(offence.file << " " << offence.line);
+    REQUIRE(found.size() == 1);
+    INFO(found[0]);
+    CHECK(found[0].find(offence.part) != std::string::npos);
+    CHECK(found[0].find(":2: ") != std::string::npos);
+  }
+}
+
+TEST_CASE("a file beside may be named without its folder, and falls under the same rules") {
+  auto files = house();
+  files["src/model/wan/block.h"] = "";
+  files["src/model/wan/x.cpp"] = "#include \"block.h\"\n";
+  CHECK(violations(files).empty());
+}
