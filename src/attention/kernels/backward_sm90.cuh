@@ -1,0 +1,601 @@
+// Main kernel of the backward on sm_90a: dk and dv of one 128-key tile stay in registers while the list of rows that
+// attend it goes by in tiles of kRows gathered rows.
+//
+// Persistent CTAs of three warpgroups take key tiles from a counter. Warpgroup 0 produces: its four warps gather q and
+// dout rows with cp.async (TMA has no row gather on this architecture) and add finished dq rows to the sums in global
+// memory; its first lane also loads K and V by TMA and fetches work. Warpgroups 1 and 2 own 64 keys each and compute
+//   S^T = K Q^T, dP^T = V dO^T, P = exp2(S c - lse2), dS = P (dP - delta), dV += P^T dO, dK += dS^T Q
+// with keys on the M side, so that P^T and dS^T are register operands; only dS^T goes through shared memory, for
+// dQ = dS K. dQ is staged in shared memory so that one warp adds a whole row at once, the fastest of the measured ways.
+//
+// All tiles are the 128-byte-swizzled panels of hopper.cuh.
+#pragma once
+#include <type_traits>
+
+#include "attention/kernels/backward.cuh"
+#include "attention/kernels/hopper.cuh"
+
+namespace vmoba::kernels::backward_sm90 {
+
+namespace hp = hopper;
+
+constexpr int kStages = 2;
+
+template <int kColumns_>
+struct Config {
+  static constexpr int kColumns = kColumns_;                  // D
+  static constexpr int kRows = kColumns == 128 ? 64 : 128;    // rows of a tile: 64-row tiles of D = 64 feed too little
+  static constexpr int kRowTileBytes = kRows * kColumns * 2;  // q or dout
+  static constexpr int kKeyTileBytes = kBackwardKeys * kColumns * 2;
+  static constexpr int kScoreBytes = kBackwardKeys * kRows * 2;  // dS^T
+  static constexpr int kRowPanelBytes = kRows * hp::kPanelRowBytes;
+  static constexpr int kKeyPanelBytes = kBackwardKeys * hp::kPanelRowBytes;
+  // Eight words beyond a row: the float2 stores of four rows of accumulators then hit all 32 banks once.
+  static constexpr int kDqPitch = kColumns * 4 + 32;
+};
+
+template <class C>
+struct alignas(1024) Storage {
+  uint8_t k[C::kKeyTileBytes];
+  uint8_t v[C::kKeyTileBytes];
+  uint8_t q[kStages][C::kRowTileBytes];
+  uint8_t dout[kStages][C::kRowTileBytes];
+  uint8_t scores[kStages][C::kScoreBytes];
+  alignas(16) uint8_t dq[C::kRows * C::kDqPitch];
+  alignas(16) float lse2[kStages][C::kRows];
+  alignas(16) float delta[kStages][C::kRows];
+  alignas(16) int32_t dq_rows[kStages][C::kRows];  // of the tiles whose dq is not added yet
+  KeyTile items[kStages];
+  uint64_t q_full[kStages], q_empty[kStages];
+  uint64_t dout_full[kStages], dout_empty[kStages];
+  uint64_t keys_full, keys_empty;
+  uint64_t dq_full, dq_empty;
+  uint64_t item_full[kStages], item_empty[kStages];
+};
+
+constexpr int kThreads = 384;
+constexpr int kWarpgroup = 128;
+constexpr int kProducerWarps = 4;
+constexpr int kMathWarps = 8;
+constexpr int kScoreBarrier = 1;  // named barrier of the two math warpgroups
+constexpr int kProducerRegisters = 64;
+constexpr int kMathRegisters = 224;
+
+// Registers are short, so every ring has two places and one counter serves all rings that advance together.
+__device__ __forceinline__ int place(uint32_t count) {
+  return count & 1;
+}
+__device__ __forceinline__ uint32_t parity(uint32_t count) {
+  return count >> 1 & 1;
+}
+
+template <class T>
+__device__ __forceinline__ uint32_t address_of(T& object) {
+  return hp::smem_address(&object);
+}
+
+__device__ __forceinline__ void cp_async_4(uint32_t destination, const void* source) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;\n" ::"r"(destination), "l"(source) : "memory");
+}
+
+__device__ __forceinline__ void add_four(float* destination, float4 v) {
+  asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};\n" ::"l"(destination), "f"(v.x), "f"(v.y),
+               "f"(v.z), "f"(v.w));
+}
+
+__device__ __forceinline__ void add_fixed(int64_t* destination, float value, float factor) {
+  asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;\n" ::"l"(destination), "l"(__float2ll_rn(value * factor))
+               : "memory");
+}
+
+// Key tile number `count` of this CTA: every warp waits for it once, reads it, and lets it go.
+template <class S>
+__device__ __forceinline__ const KeyTile& wait_item(S& shared, uint32_t count) {
+  hp::mbarrier_wait(address_of(shared.item_full[place(count)]), parity(count));
+  return shared.items[place(count)];
+}
+
+template <class S>
+__device__ __forceinline__ void release_item(S& shared, uint32_t count) {
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) hp::mbarrier_arrive(address_of(shared.item_empty[place(count)]));
+}
+
+template <class C>
+__device__ __forceinline__ int row_tiles(const KeyTile& item) {
+  return max(1, (item.rows + C::kRows - 1) / C::kRows);
+}
+
+// ---- producer ------------------------------------------------------------------------------------------------------
+
+// What one warp does for the rows [warp * kOwnRows, + kOwnRows) of every tile. Lane i keeps the token of row i % 32.
+template <class C, bool kDeterministic>
+class Producer {
+ public:
+  using S = Storage<C>;
+  __device__ __forceinline__ Producer(S& shared, const BackwardProblem& problem, const CUtensorMap& k_map,
+                                      const CUtensorMap& v_map)
+      : shared_(shared),
+        problem_(problem),
+        k_map_(k_map),
+        v_map_(v_map),
+        warp_(threadIdx.x / 32),
+        lane_(threadIdx.x % 32) {}
+
+  __device__ __forceinline__ void run() {
+    if (threadIdx.x == 0) publish_item(0);
+    for (uint32_t count = 0;; ++count) {
+      const KeyTile item = wait_item(shared_, count);
+      if (item.keys == 0) break;
+      produce(item, count);
+    }
+    // The sums of the last two tiles.
+    for (int i = 0; i < 2; ++i) {
+      if (tile_ >= 2) add_dq(tile_ - 2);
+      ++tile_;
+    }
+  }
+
+ private:
+  static constexpr int kPanels = C::kColumns / 64;
+  static constexpr int kOwnRows = C::kRows / kProducerWarps;
+  // Eight lanes for each 128-byte line of a row, a group of lanes for eight rows one after the other: every lane loads
+  // the tokens of its rows with two wide loads, and no shuffle's latency stands before a copy.
+  static constexpr int kGroupRows = 8;
+  static constexpr int kGroupLanes = 8 * kPanels;
+  static_assert(kGroupRows * 32 / kGroupLanes == kOwnRows);
+
+  __device__ __forceinline__ void publish_item(uint32_t count) {
+    hp::mbarrier_wait(address_of(shared_.item_empty[place(count)]), parity(count) ^ 1);
+    const int next = atomicAdd(problem_.next_item, 1);
+    KeyTile item;
+    if (next < *problem_.item_count) item = problem_.items[next];
+    shared_.items[place(count)] = item;
+    hp::mbarrier_arrive(address_of(shared_.item_full[place(count)]));
+  }
+
+  __device__ __forceinline__ int group_row() const { return warp_ * kOwnRows + lane_ / kGroupLanes * kGroupRows; }
+
+  // The pad slots behind a list name valid rows, which then get statistics that make their probabilities zero.
+  __device__ __forceinline__ void load_tokens(const int32_t* rows, int row_count, int first) {
+    if (row_count == 0) return;
+    const int4* source = reinterpret_cast<const int4*>(rows + first + group_row());
+    const int4 low = __ldg(source), high = __ldg(source + 1);
+    tokens_[0] = low.x, tokens_[1] = low.y, tokens_[2] = low.z, tokens_[3] = low.w;
+    tokens_[4] = high.x, tokens_[5] = high.y, tokens_[6] = high.z, tokens_[7] = high.w;
+    const int row = first + warp_ * kOwnRows + lane_ % kOwnRows;
+    stats_entry_ = row < row_count ? __ldg(rows + row) : problem_.tokens;
+  }
+
+  // What is waited for comes in this order: a dout buffer, the dq of the same tile, its q buffer.
+  __device__ __forceinline__ void produce(const KeyTile& item, uint32_t count) {
+    const int32_t* rows = problem_.lists.row + item.first_slot;
+    const int head_index = item.sample * problem_.shape.heads + item.head;
+    const int lane_offset = lane_ / 8 % kPanels * hp::kPanelRowBytes + lane_ % 8 * 16;
+    const char* q = reinterpret_cast<const char*>(row_pointer(problem_.q, item.sample, item.head, 0)) + lane_offset;
+    const char* dout =
+        reinterpret_cast<const char*>(row_pointer(problem_.dout, item.sample, item.head, 0)) + lane_offset;
+    const RowStats* stats = problem_.stats + int64_t(head_index) * (problem_.tokens + 1);
+    stats_entry_ = problem_.tokens;
+#pragma unroll
+    for (int i = 0; i < kGroupRows; ++i) tokens_[i] = 0;
+    load_tokens(rows, item.rows, 0);
+    const int end = row_tiles<C>(item) * C::kRows;
+    for (int first = 0; first < end; first += C::kRows) {
+      const int stage = place(tile_);
+      const uint32_t empty_parity = parity(tile_) ^ 1;
+
+      hp::mbarrier_wait(address_of(shared_.dout_empty[stage]), empty_parity);
+      gather(address_of(shared_.dout[stage]), dout, problem_.dout_row_bytes);
+      hp::cp_async_arrive(address_of(shared_.dout_full[stage]));
+
+      if (tile_ >= 2) add_dq(tile_ - 2);
+
+      hp::mbarrier_wait(address_of(shared_.q_empty[stage]), empty_parity);
+      gather_stats(stats, stage);
+      gather(address_of(shared_.q[stage]), q, problem_.q_row_bytes);
+      hp::cp_async_arrive(address_of(shared_.q_full[stage]));
+
+      if (lane_ % 8 == 0 && lane_ / 8 % kPanels == 0) remember_rows(head_index * problem_.tokens);
+      if (first + C::kRows < end) load_tokens(rows, item.rows, first + C::kRows);
+      ++tile_;
+      if (first == 0) {
+        if (threadIdx.x == 0) load_keys(count);
+        release_item(shared_, count);
+        if (threadIdx.x == 0) publish_item(count + 1);
+        __syncwarp();
+      }
+    }
+  }
+
+  __device__ __forceinline__ void remember_rows(int first_row) {
+    int4* target = reinterpret_cast<int4*>(&shared_.dq_rows[place(tile_)][group_row()]);
+    target[0] =
+        make_int4(first_row + tokens_[0], first_row + tokens_[1], first_row + tokens_[2], first_row + tokens_[3]);
+    target[1] =
+        make_int4(first_row + tokens_[4], first_row + tokens_[5], first_row + tokens_[6], first_row + tokens_[7]);
+  }
+
+  __device__ __forceinline__ void load_keys(uint32_t count) {
+    const KeyTile& item = shared_.items[place(count)];
+    hp::mbarrier_wait(address_of(shared_.keys_empty), (count & 1) ^ 1);
+    const uint32_t full = address_of(shared_.keys_full);
+    hp::mbarrier_arrive_expect(full, 2 * C::kKeyTileBytes);
+#pragma unroll
+    for (int panel = 0; panel < C::kColumns / 64; ++panel) {
+      hp::tma_load_4d(address_of(shared_.k) + panel * C::kKeyPanelBytes, &k_map_, full, panel * 64, item.key_start,
+                      item.head, item.sample);
+      hp::tma_load_4d(address_of(shared_.v) + panel * C::kKeyPanelBytes, &v_map_, full, panel * 64, item.key_start,
+                      item.head, item.sample);
+    }
+  }
+
+  // Each eight lanes fill one line of the tile, so that neither side of the copy has conflicts.
+  __device__ __forceinline__ void gather(uint32_t tile, const char* lane_source, uint32_t row_bytes) const {
+    const uint32_t lane_target =
+        tile + lane_ / 8 % kPanels * C::kRowPanelBytes + group_row() * hp::kPanelRowBytes + lane_ % 8 * 16;
+#pragma unroll
+    for (int i = 0; i < kGroupRows; ++i) {
+      hp::cp_async_16((lane_target ^ (i << 4)) + i * hp::kPanelRowBytes,
+                      lane_source + uint64_t(uint32_t(tokens_[i])) * row_bytes);
+    }
+  }
+
+  __device__ __forceinline__ void gather_stats(const RowStats* stats, int stage) const {
+    const int row = warp_ * kOwnRows + lane_ % kOwnRows;
+    const RowStats* entry = stats + stats_entry_;
+    if (kOwnRows == 32 || lane_ < kOwnRows) cp_async_4(address_of(shared_.lse2[stage][row]), &entry->lse2);
+    if (kOwnRows == 32 || lane_ >= kOwnRows) cp_async_4(address_of(shared_.delta[stage][row]), &entry->delta);
+  }
+
+  // A lane group adds half a row at a time: whole 128-byte lines. Pads add their exact zeros to a valid row: branches
+  // around them would cost every tile more.
+  __device__ __forceinline__ void add_dq(uint32_t tile) {
+    const int column = lane_ % kGroupLanes * 4;
+    const uint8_t* staged = shared_.dq + group_row() * C::kDqPitch + column * 4;
+    const int4* rows = reinterpret_cast<const int4*>(&shared_.dq_rows[place(tile)][group_row()]);
+    const int4 low = rows[0], high = rows[1];
+    const int row[kGroupRows] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+    hp::mbarrier_wait(address_of(shared_.dq_full), tile & 1);
+#pragma unroll
+    for (int i = 0; i < kGroupRows; i += 2) {
+      float4 v[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        v[j] = *reinterpret_cast<const float4*>(staged + (i + j / 2) * C::kDqPitch + j % 2 * C::kColumns * 2);
+      }
+#pragma unroll
+      for (int j = 0; j < 4; ++j) add_piece(row[i + j / 2], column + j % 2 * C::kColumns / 2, v[j]);
+    }
+    __syncwarp();
+    if (lane_ == 0) hp::mbarrier_arrive(address_of(shared_.dq_empty));
+  }
+
+  __device__ __forceinline__ void add_piece(int row, int column, float4 v) const {
+    const int64_t place = int64_t(row) * C::kColumns + column;
+    if constexpr (kDeterministic) {
+      const float factor = __ldg(problem_.dq_factor + row);
+      int64_t* sum = static_cast<int64_t*>(problem_.dq_sum) + place;
+      add_fixed(sum, v.x, factor);
+      add_fixed(sum + 1, v.y, factor);
+      add_fixed(sum + 2, v.z, factor);
+      add_fixed(sum + 3, v.w, factor);
+    } else {
+      add_four(static_cast<float*>(problem_.dq_sum) + place, v);
+    }
+  }
+
+  S& shared_;
+  const BackwardProblem& problem_;
+  const CUtensorMap& k_map_;
+  const CUtensorMap& v_map_;
+  const int warp_, lane_;
+  uint32_t tile_ = 0;       // row tiles so far, over all items
+  int tokens_[kGroupRows];  // of the rows this lane copies
+  int stats_entry_;         // of row lane % kOwnRows of the warp
+};
+
+// ---- math ----------------------------------------------------------------------------------------------------------
+
+template <class C>
+class Math {
+ public:
+  using S = Storage<C>;
+  __device__ __forceinline__ Math(S& shared, const BackwardProblem& problem)
+      : shared_(shared),
+        problem_(problem),
+        group_(__shfl_sync(0xffffffffu, int(threadIdx.x) / kWarpgroup - 1, 0)),
+        warp_(threadIdx.x % kWarpgroup / 32),
+        lane_(threadIdx.x % 32) {}
+
+  __device__ __forceinline__ void run() {
+    for (uint32_t count = 0;; ++count) {
+      if (wait_item(shared_, count).keys == 0) break;
+      hp::mbarrier_wait(address_of(shared_.keys_full), count & 1);
+      differentiate(count);
+    }
+  }
+
+ private:
+  static constexpr int kScores = C::kRows / 2;  // accumulators of a 64 x kRows tile
+  static constexpr int kColumns = C::kColumns;
+  static constexpr int kGradients = kColumns / 2;  // of 64 x kColumns
+
+  __device__ __forceinline__ void arrive(uint64_t& barrier) {
+    __syncwarp();
+    if (lane_ == 0) hp::mbarrier_arrive(address_of(barrier));
+  }
+
+  // acc = this warpgroup's 64 rows of `keys` times the rows of `tile`, transposed.
+  __device__ __forceinline__ void multiply_keys(float (&acc)[kScores], uint32_t keys, uint32_t tile) {
+    hp::wgmma_fence_operand(acc);
+    hp::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < kColumns / 16; ++step) {
+      const int panel = step / 4, within = step % 4;
+      hp::wgmma_ss<C::kRows>(
+          hp::descriptor_k_major(keys + panel * C::kKeyPanelBytes + group_ * 64 * hp::kPanelRowBytes) + within * 2,
+          hp::descriptor_k_major(tile + panel * C::kRowPanelBytes) + within * 2, acc, step > 0);
+    }
+    hp::wgmma_commit();
+  }
+
+  // dv += P^T dout: P (bf16 pairs) is the register operand.
+  __device__ __forceinline__ void accumulate_dv(float (&acc)[kGradients], const uint32_t (&p)[kScores / 2],
+                                                uint32_t dout) {
+    hp::wgmma_fence_operand(acc);
+    hp::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < C::kRows / 16; ++step) {
+      const uint32_t a[4] = {p[4 * step], p[4 * step + 1], p[4 * step + 2], p[4 * step + 3]};
+      hp::wgmma_rs<kColumns, true>(a, hp::descriptor_mn_major(dout, C::kRowPanelBytes) + step * 128, acc, true);
+    }
+    hp::wgmma_commit();
+  }
+
+  // dk += dS^T q, dS^T from shared memory, where dq wants it anyway: its registers would not fit.
+  __device__ __forceinline__ void accumulate_dk(float (&acc)[kGradients], uint32_t scores, uint32_t q) {
+    hp::wgmma_fence_operand(acc);
+    hp::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < C::kRows / 16; ++step) {
+      const int panel = step / 4, within = step % 4;
+      hp::wgmma_ss<kColumns, false, true>(
+          hp::descriptor_k_major(scores + panel * C::kKeyPanelBytes + group_ * 64 * hp::kPanelRowBytes) + within * 2,
+          hp::descriptor_mn_major(q, C::kRowPanelBytes) + step * 128, acc, true);
+    }
+    hp::wgmma_commit();
+  }
+
+  // dq: 64 rows x 64 columns for each warpgroup. D = 128: all rows, half the columns; D = 64: half the rows.
+  static constexpr bool kSplitColumns = kColumns == 128;
+  __device__ __forceinline__ void multiply_scores(float (&acc)[32], uint32_t scores) {
+    const uint32_t a = scores + (kSplitColumns ? 0 : group_ * C::kKeyPanelBytes);
+    const uint32_t b = address_of(shared_.k) + (kSplitColumns ? group_ * C::kKeyPanelBytes : 0);
+    hp::wgmma_fence_operand(acc);
+    hp::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < kBackwardKeys / 16; ++step) {
+      hp::wgmma_ss<64, true, true>(hp::descriptor_mn_major(a, C::kKeyPanelBytes) + step * 128,
+                                   hp::descriptor_mn_major(b, C::kKeyPanelBytes) + step * 128, acc, step > 0);
+    }
+    hp::wgmma_commit();
+  }
+
+  // s = exp2(s * scale - lse2), zero for keys behind the block's end; rows are columns of the transposed tile.
+  __device__ __forceinline__ void probabilities(float (&s)[kScores], const float* lse2, int keys) {
+#pragma unroll
+    for (int j = 0; j < kScores / 4; ++j) {
+      const float2 l = *reinterpret_cast<const float2*>(lse2 + 8 * j + 2 * (lane_ % 4));
+      s[4 * j] = hp::exp2_approx(fmaf(s[4 * j], problem_.score_scale, -l.x));
+      s[4 * j + 1] = hp::exp2_approx(fmaf(s[4 * j + 1], problem_.score_scale, -l.y));
+      s[4 * j + 2] = hp::exp2_approx(fmaf(s[4 * j + 2], problem_.score_scale, -l.x));
+      s[4 * j + 3] = hp::exp2_approx(fmaf(s[4 * j + 3], problem_.score_scale, -l.y));
+    }
+    if (keys == kBackwardKeys) return;
+    // The rows of K and V behind the end are a neighbour's: finite, but not ours.
+    const bool low = first_key() < keys, high = first_key() + 8 < keys;
+#pragma unroll
+    for (int j = 0; j < kScores / 4; ++j) {
+      s[4 * j] = low ? s[4 * j] : 0.0f;
+      s[4 * j + 1] = low ? s[4 * j + 1] : 0.0f;
+      s[4 * j + 2] = high ? s[4 * j + 2] : 0.0f;
+      s[4 * j + 3] = high ? s[4 * j + 3] : 0.0f;
+    }
+  }
+
+  // dS^T = P (dP - delta) to shared memory, one row of 64 columns a key and panel. P comes back from its bf16 pairs:
+  // the registers of the fp32 values are free then.
+  __device__ __forceinline__ void store_score_gradients(const uint32_t (&p)[kScores / 2], const float (&dp)[kScores],
+                                                        const float* delta, uint32_t scores) {
+    // The chunk's two parts do not overlap, so the swizzle of the second can follow later.
+    const uint32_t row =
+        scores + (group_ * 64 + warp_ * 16 + lane_ % 16) * hp::kPanelRowBytes + ((lane_ / 16 ^ lane_ % 8) << 4);
+#pragma unroll
+    for (int step = 0; step < C::kRows / 16; ++step) {
+      uint32_t packed[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int at = 4 * step + i;
+        const float2 d = *reinterpret_cast<const float2*>(delta + 8 * (at / 2) + 2 * (lane_ % 4));
+        packed[i] = hp::pack_bf16(__uint_as_float(p[at] << 16) * (dp[2 * at] - d.x),
+                                  __uint_as_float(p[at] & 0xffff0000u) * (dp[2 * at + 1] - d.y));
+      }
+      hp::stmatrix_x4((row ^ (step % 4 * 32)) + (step / 4) * C::kKeyPanelBytes, packed[0], packed[1], packed[2],
+                      packed[3]);
+    }
+  }
+
+  __device__ __forceinline__ void stage_dq(const float (&dq)[32]) {
+    hp::mbarrier_wait(address_of(shared_.dq_empty), (tile_ & 1) ^ 1);
+    const int row = (kSplitColumns ? 0 : group_ * 64) + warp_ * 16 + lane_ / 4;
+    const int column = (kSplitColumns ? group_ * 64 : 0) + lane_ % 4 * 2;
+    uint8_t* target = shared_.dq + row * C::kDqPitch + column * 4;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      *reinterpret_cast<float2*>(target + j * 32) = make_float2(dq[4 * j], dq[4 * j + 1]);
+      *reinterpret_cast<float2*>(target + j * 32 + 8 * C::kDqPitch) = make_float2(dq[4 * j + 2], dq[4 * j + 3]);
+    }
+    arrive(shared_.dq_full);
+  }
+
+  // The order keeps the tensor cores fed: S of the next tile is issued before this tile's dq is staged, dP before the
+  // exponentials, dV before dS is computed. No wgmma is in flight at the loop's end: ptxas would serialise them all.
+  __device__ __forceinline__ void differentiate(uint32_t count) {
+    const int keys = shared_.items[place(count)].keys;
+    float dk[kGradients], dv[kGradients], s[kScores];
+#pragma unroll
+    for (int i = 0; i < kGradients; ++i) dk[i] = dv[i] = 0;
+    hp::mbarrier_wait(address_of(shared_.q_full[place(tile_)]), parity(tile_));
+    multiply_keys(s, address_of(shared_.k), address_of(shared_.q[place(tile_)]));
+    hp::wgmma_wait<0>();
+    hp::wgmma_fence_operand(s);
+    for (const uint32_t end = tile_ + row_tiles<C>(shared_.items[place(count)]); tile_ != end; ++tile_) {
+      const int stage = place(tile_);
+      const uint32_t q = address_of(shared_.q[stage]), dout = address_of(shared_.dout[stage]);
+      const uint32_t scores = address_of(shared_.scores[stage]);
+      float dp[kScores];
+      hp::mbarrier_wait(address_of(shared_.dout_full[stage]), parity(tile_));
+      multiply_keys(dp, address_of(shared_.v), dout);
+      probabilities(s, shared_.lse2[stage], keys);
+      uint32_t packed_p[kScores / 2];
+#pragma unroll
+      for (int i = 0; i < kScores / 2; ++i) packed_p[i] = hp::pack_bf16(s[2 * i], s[2 * i + 1]);
+      accumulate_dv(dv, packed_p, dout);
+      hp::wgmma_wait<1>();  // dP
+      hp::wgmma_fence_operand(dp);
+      store_score_gradients(packed_p, dp, shared_.delta[stage], scores);
+      hp::fence_async_proxy();
+      // Also tells that both warpgroups have read the other buffer's scores: their dq was waited for below.
+      hp::named_barrier_sync(kScoreBarrier, 2 * kWarpgroup);
+      float dq[32];
+      multiply_scores(dq, scores);
+      accumulate_dk(dk, scores, q);
+      hp::wgmma_wait<2>();  // dV
+      arrive(shared_.dout_empty[stage]);
+      hp::wgmma_wait<1>();  // dQ
+      hp::wgmma_fence_operand(dq);
+      stage_dq(dq);
+      // Behind the last tile this multiplies whatever the other buffer holds; nobody reads the result.
+      if (tile_ + 1 != end) hp::mbarrier_wait(address_of(shared_.q_full[stage ^ 1]), parity(tile_ + 1));
+      multiply_keys(s, address_of(shared_.k), address_of(shared_.q[stage ^ 1]));
+      hp::wgmma_wait<1>();  // dK
+      arrive(shared_.q_empty[stage]);
+      hp::wgmma_wait<0>();
+      hp::wgmma_fence_operand(s);
+    }
+    hp::wgmma_fence_operand(dk);
+    hp::wgmma_fence_operand(dv);
+    // Read only now: no registers for it above.
+    const KeyTile item = shared_.items[place(count)];
+    release_item(shared_, count);
+    arrive(shared_.keys_empty);
+    store_gradients(item, dk, dv);
+  }
+
+  __device__ __forceinline__ int first_key() const {
+    return group_ * 64 + warp_ * 16 + lane_ / 4;
+  }
+
+  __device__ __forceinline__ void store_gradients(const KeyTile& item, const float (&dk)[kGradients],
+                                                  const float (&dv)[kGradients]) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int key = first_key() + half * 8;
+      const bool valid = key < item.keys;
+      const int token = valid ? original_token(problem_, item.key_start + key) : 0;
+      store_row(problem_.dk, item, token, valid, dk, half, problem_.scale);
+      store_row(problem_.dv, item, token, valid, dv, half, 1.0f);
+    }
+  }
+
+  // A quad holds a row, two columns of every eight a lane; transposing four words over the quad gives 16-byte stores.
+  __device__ __forceinline__ void store_row(const TensorView& view, const KeyTile& item, int token, bool valid,
+                                            const float (&acc)[kGradients], int half, float factor) {
+    __nv_bfloat16* row = const_cast<__nv_bfloat16*>(row_pointer(view, item.sample, item.head, token));
+    const bool odd = lane_ & 1, upper = lane_ & 2;
+#pragma unroll
+    for (int j = 0; j < kColumns / 8; j += 4) {
+      uint32_t w[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int at = 4 * (j + i) + 2 * half;
+        w[i] = hp::pack_bf16(acc[at] * factor, acc[at + 1] * factor);
+      }
+      const uint32_t from0 = __shfl_xor_sync(0xffffffffu, odd ? w[0] : w[1], 1);
+      const uint32_t from1 = __shfl_xor_sync(0xffffffffu, odd ? w[2] : w[3], 1);
+      const uint32_t a0 = odd ? from0 : w[0], a1 = odd ? w[1] : from0;
+      const uint32_t b0 = odd ? from1 : w[2], b1 = odd ? w[3] : from1;
+      const uint32_t other0 = __shfl_xor_sync(0xffffffffu, upper ? a0 : b0, 2);
+      const uint32_t other1 = __shfl_xor_sync(0xffffffffu, upper ? a1 : b1, 2);
+      const uint4 chunk = upper ? make_uint4(other0, other1, b0, b1) : make_uint4(a0, a1, other0, other1);
+      if (valid) *reinterpret_cast<uint4*>(row + (j + lane_ % 4) * 8) = chunk;
+    }
+  }
+
+  S& shared_;
+  const BackwardProblem& problem_;
+  const int group_, warp_, lane_;
+  uint32_t tile_ = 0;  // row tiles so far, over all items
+};
+
+// ---- kernel --------------------------------------------------------------------------------------------------------
+
+template <class C>
+__device__ __forceinline__ void init_barriers(Storage<C>& shared) {
+  for (int i = 0; i < kStages; ++i) {
+    hp::mbarrier_init(address_of(shared.q_full[i]), kWarpgroup);
+    hp::mbarrier_init(address_of(shared.q_empty[i]), kMathWarps);
+    hp::mbarrier_init(address_of(shared.dout_full[i]), kWarpgroup);
+    hp::mbarrier_init(address_of(shared.dout_empty[i]), kMathWarps);
+    hp::mbarrier_init(address_of(shared.item_full[i]), 1);
+    hp::mbarrier_init(address_of(shared.item_empty[i]), kProducerWarps + kMathWarps);
+  }
+  hp::mbarrier_init(address_of(shared.keys_full), 1);
+  hp::mbarrier_init(address_of(shared.keys_empty), kMathWarps);
+  hp::mbarrier_init(address_of(shared.dq_full), kMathWarps);
+  hp::mbarrier_init(address_of(shared.dq_empty), kProducerWarps);
+  hp::mbarrier_init_fence();
+}
+
+template <int kColumns, bool kDeterministic>
+__global__ void __launch_bounds__(kThreads, 1)
+    main_kernel(const __grid_constant__ BackwardProblem problem, const __grid_constant__ CUtensorMap k_map,
+                const __grid_constant__ CUtensorMap v_map) {
+#ifdef VMOBA_HOPPER_CODE
+  using C = Config<kColumns>;
+  extern __shared__ __align__(1024) uint8_t raw_shared[];
+  Storage<C>& shared = *reinterpret_cast<Storage<C>*>(raw_shared);
+  if (threadIdx.x == 0) init_barriers(shared);
+  __syncthreads();
+  if (threadIdx.x < kWarpgroup) {
+    hp::register_decrease<kProducerRegisters>();
+    Producer<C, kDeterministic>(shared, problem, k_map, v_map).run();
+  } else {
+    hp::register_increase<kMathRegisters>();
+    Math<C>(shared, problem).run();
+  }
+#endif
+}
+
+template <int kColumns, bool kDeterministic>
+cudaError_t launch(const BackwardProblem& problem, int sm_count, cudaStream_t stream) {
+  using C = Config<kColumns>;
+  const Shape& s = problem.shape;
+  CUtensorMap maps[2];
+  const TensorView* views[2] = {&problem.k_blocks, &problem.v_blocks};
+  for (int i = 0; i < 2; ++i) {
+    const cudaError_t error =
+        hp::encode_row_map(&maps[i], views[i]->data, kColumns, s.tokens(), s.heads, s.batch, views[i]->token_stride,
+                           views[i]->head_stride, views[i]->batch_stride, kBackwardKeys);
+    if (error != cudaSuccess) return error;
+  }
+  const auto kernel = main_kernel<kColumns, kDeterministic>;
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(sizeof(Storage<C>)));
+  if (error != cudaSuccess) return error;
+  kernel<<<sm_count, kThreads, sizeof(Storage<C>), stream>>>(problem, maps[0], maps[1]);
+  return cudaGetLastError();
+}
+
+}  // namespace vmoba::kernels::backward_sm90

@@ -1,0 +1,279 @@
+// Partial attention of one wave with mma.sync and cp.async, for sm_80 and its successors without kernels of their own.
+//
+// Persistent blocks of eight warps, 16 gathered query rows each, against 64 keys at a time in two stages; the ragged
+// last key tile of a block comes first and is the only one masked. Shared memory tiles and the partial outputs are the
+// swizzled panels of hopper.cuh (forward_sm90.cuh writes the same image). Asynchronous on the launch's stream.
+#include "attention/kernels/hopper.cuh"
+#include "attention/kernels/schedule.cuh"
+
+namespace vmoba::kernels {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kKeyTile = 64;
+constexpr int kStages = 2;
+constexpr unsigned kAllLanes = 0xffffffffu;
+constexpr float kLog2e = 1.4426950408889634f;
+
+template <int HeadDim>
+struct SharedTiles {
+  alignas(1024) char query[kTileRows * HeadDim * 2];
+  char key[kStages][kKeyTile * HeadDim * 2];
+  char value[kStages][kKeyTile * HeadDim * 2];
+  WorkItem item;
+};
+
+// One warp's 16 rows: thread holds rows lane / 4 and lane / 4 + 8, column pairs 2 (lane % 4) of every 8.
+template <int HeadDim>
+struct WarpRows {
+  uint32_t query[HeadDim / 16][4];
+  float scores[kKeyTile / 8][4];
+  float output[HeadDim / 8][4];
+  float maximum[2], sum[2];
+};
+
+__device__ __forceinline__ void ldmatrix_x4(uint32_t (&m)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+               : "r"(address)
+               : "memory");
+}
+
+__device__ __forceinline__ void ldmatrix_x4_transposed(uint32_t (&m)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+               : "r"(address)
+               : "memory");
+}
+
+__device__ __forceinline__ void mma_16x8x16(float (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9},"
+      " {%0, %1, %2, %3};\n"
+      : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Byte offset of 16-byte chunk `chunk` of row `row` in a tile of Rows rows.
+template <int Rows>
+__device__ __forceinline__ uint32_t tile_offset(int row, int chunk) {
+  return chunk / 8 * (Rows * hopper::kPanelRowBytes) + hopper::swizzled_offset(row, chunk % 8);
+}
+
+__device__ __forceinline__ const __nv_bfloat16* head_base(const TensorView& view, int head, int heads) {
+  return static_cast<const __nv_bfloat16*>(view.data) + head / heads * view.batch_stride +
+         head % heads * view.head_stride;
+}
+
+template <int HeadDim>
+__device__ __forceinline__ void gather_queries(const ForwardProblem& problem, const WorkItem& item, uint32_t tile) {
+  constexpr int kChunks = HeadDim / 8;
+  const __nv_bfloat16* base = head_base(problem.q, item.head, problem.shape.heads);
+  const int32_t* rows = problem.lists.row + item.head * problem.lists.row_stride + int64_t(item.row_tile) * kTileRows;
+  for (int i = threadIdx.x; i < kTileRows * kChunks; i += kThreads) {
+    const int row = i / kChunks, chunk = i % kChunks;
+    hopper::cp_async_16(tile + tile_offset<kTileRows>(row, chunk),
+                        base + rows[row] * problem.q.token_stride + chunk * 8);
+  }
+}
+
+// Keys past the block's end repeat its last one; the mask drops them.
+template <int HeadDim>
+__device__ __forceinline__ void load_keys(const TensorView& view, const WorkItem& item, int heads, int first_key,
+                                          uint32_t tile) {
+  constexpr int kChunks = HeadDim / 8;
+  const __nv_bfloat16* base = head_base(view, item.head, heads);
+  for (int i = threadIdx.x; i < kKeyTile * kChunks; i += kThreads) {
+    const int row = i / kChunks, chunk = i % kChunks;
+    const int64_t key = item.key_start + min(first_key + row, item.keys - 1);
+    hopper::cp_async_16(tile + tile_offset<kKeyTile>(row, chunk), base + key * view.token_stride + chunk * 8);
+  }
+}
+
+template <int HeadDim>
+__device__ __forceinline__ void make_scores(WarpRows<HeadDim>& rows, uint32_t keys) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int n = 0; n < kKeyTile / 16; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) rows.scores[2 * n][i] = rows.scores[2 * n + 1][i] = 0;
+#pragma unroll
+    for (int k = 0; k < HeadDim / 16; ++k) {
+      uint32_t b[4];
+      ldmatrix_x4(b, keys + tile_offset<kKeyTile>(n * 16 + lane % 8 + lane / 16 * 8, k * 2 + lane / 8 % 2));
+      mma_16x8x16(rows.scores[2 * n], rows.query[k], b[0], b[1]);
+      mma_16x8x16(rows.scores[2 * n + 1], rows.query[k], b[2], b[3]);
+    }
+  }
+}
+
+// Online softmax over the tile's scores; rescales the output to the new maximum.
+template <int HeadDim>
+__device__ __forceinline__ void softmax(WarpRows<HeadDim>& rows, int valid_keys, float scale_log2) {
+  const int column = threadIdx.x % 4 * 2;
+  if (valid_keys < kKeyTile) {
+#pragma unroll
+    for (int n = 0; n < kKeyTile / 8; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (n * 8 + column + i % 2 >= valid_keys) rows.scores[n][i] = -INFINITY;
+      }
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    float maximum = rows.maximum[r];
+#pragma unroll
+    for (int n = 0; n < kKeyTile / 8; ++n) {
+      maximum = fmaxf(maximum, fmaxf(rows.scores[n][2 * r], rows.scores[n][2 * r + 1]));
+    }
+    maximum = fmaxf(maximum, __shfl_xor_sync(kAllLanes, maximum, 1));
+    maximum = fmaxf(maximum, __shfl_xor_sync(kAllLanes, maximum, 2));
+    const float rescale = hopper::exp2_approx((rows.maximum[r] - maximum) * scale_log2);
+    rows.maximum[r] = maximum;
+    rows.sum[r] *= rescale;
+#pragma unroll
+    for (int d = 0; d < HeadDim / 8; ++d) {
+      rows.output[d][2 * r] *= rescale;
+      rows.output[d][2 * r + 1] *= rescale;
+    }
+#pragma unroll
+    for (int n = 0; n < kKeyTile / 8; ++n) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float& score = rows.scores[n][2 * r + i];
+        score = hopper::exp2_approx(fmaf(score, scale_log2, -maximum * scale_log2));
+        rows.sum[r] += score;
+      }
+    }
+  }
+}
+
+template <int HeadDim>
+__device__ __forceinline__ void add_values(WarpRows<HeadDim>& rows, uint32_t values) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int k = 0; k < kKeyTile / 16; ++k) {
+    const float(&low)[4] = rows.scores[2 * k];
+    const float(&high)[4] = rows.scores[2 * k + 1];
+    const uint32_t p[4] = {hopper::pack_bf16(low[0], low[1]), hopper::pack_bf16(low[2], low[3]),
+                           hopper::pack_bf16(high[0], high[1]), hopper::pack_bf16(high[2], high[3])};
+#pragma unroll
+    for (int d = 0; d < HeadDim / 16; ++d) {
+      uint32_t b[4];
+      ldmatrix_x4_transposed(b, values + tile_offset<kKeyTile>(k * 16 + lane % 16, d * 2 + lane / 16));
+      mma_16x8x16(rows.output[2 * d], p, b[0], b[1]);
+      mma_16x8x16(rows.output[2 * d + 1], p, b[2], b[3]);
+    }
+  }
+}
+
+template <int HeadDim>
+__device__ __forceinline__ void write_partial(const ForwardProblem& problem, const WorkItem& item,
+                                              const WarpRows<HeadDim>& rows, float scale_log2) {
+  const int lane = threadIdx.x % 32;
+  char* tile = reinterpret_cast<char*>(problem.partial) + int64_t(item.partial_tile) * kTileRows * HeadDim * 2;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int row = threadIdx.x / 32 * 16 + lane / 4 + r * 8;
+    float sum = rows.sum[r];
+    sum += __shfl_xor_sync(kAllLanes, sum, 1);
+    sum += __shfl_xor_sync(kAllLanes, sum, 2);
+    const float inverse = 1.f / sum;
+#pragma unroll
+    for (int d = 0; d < HeadDim / 8; ++d) {
+      *reinterpret_cast<uint32_t*>(tile + tile_offset<kTileRows>(row, d) + lane % 4 * 4) =
+          hopper::pack_bf16(rows.output[d][2 * r] * inverse, rows.output[d][2 * r + 1] * inverse);
+    }
+    if (lane % 4 == 0) {
+      problem.partial_lse2[int64_t(item.partial_tile) * kTileRows + row] =
+          fmaf(rows.maximum[r], scale_log2, log2f(sum));
+    }
+  }
+}
+
+template <int HeadDim>
+__device__ __forceinline__ void attend_item(const ForwardProblem& problem, const WorkItem& item,
+                                            SharedTiles<HeadDim>& shared) {
+  const int lane = threadIdx.x % 32;
+  const float scale_log2 = problem.scale * kLog2e;
+  const int tiles = (item.keys + kKeyTile - 1) / kKeyTile;
+  const auto load_tile = [&](int tile, int stage) {
+    load_keys<HeadDim>(problem.k_blocks, item, problem.shape.heads, tile * kKeyTile,
+                       hopper::smem_address(shared.key[stage]));
+    load_keys<HeadDim>(problem.v_blocks, item, problem.shape.heads, tile * kKeyTile,
+                       hopper::smem_address(shared.value[stage]));
+    hopper::cp_async_commit();
+  };
+  WarpRows<HeadDim> rows = {};
+  rows.maximum[0] = rows.maximum[1] = -INFINITY;
+  const uint32_t query = hopper::smem_address(shared.query);
+  gather_queries<HeadDim>(problem, item, query);
+  load_tile(tiles - 1, 0);
+  for (int i = 0; i < tiles; ++i) {
+    const int tile = tiles - 1 - i, stage = i % kStages;
+    if (tile > 0) {
+      load_tile(tile - 1, stage ^ 1);
+      hopper::cp_async_wait<1>();
+    } else {
+      hopper::cp_async_wait<0>();
+    }
+    __syncthreads();
+    if (i == 0) {
+#pragma unroll
+      for (int k = 0; k < HeadDim / 16; ++k) {
+        ldmatrix_x4(rows.query[k],
+                    query + tile_offset<kTileRows>(threadIdx.x / 32 * 16 + lane % 16, k * 2 + lane / 16));
+      }
+    }
+    make_scores(rows, hopper::smem_address(shared.key[stage]));
+    softmax(rows, item.keys - tile * kKeyTile, scale_log2);
+    add_values(rows, hopper::smem_address(shared.value[stage]));
+    __syncthreads();
+  }
+  write_partial(problem, item, rows, scale_log2);
+}
+
+template <int HeadDim>
+__global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_constant__ ForwardProblem problem, int wave) {
+  extern __shared__ __align__(1024) char shared_bytes[];
+  SharedTiles<HeadDim>& shared = *reinterpret_cast<SharedTiles<HeadDim>*>(shared_bytes);
+  const int first_head = problem.plan.wave_first[wave];
+  const int end_head = problem.plan.wave_first[wave + 1];
+  const int first_tile = problem.plan.tiles_before[first_head];
+  const int tile_count = problem.plan.tiles_before[end_head] - first_tile;
+  while (true) {
+    if (threadIdx.x < 32) {
+      int tile = 0;
+      if (threadIdx.x == 0) tile = atomicAdd(problem.plan.next_tile + wave, 1);
+      tile = __shfl_sync(kAllLanes, tile, 0);
+      WorkItem item;
+      if (tile < tile_count) item = locate_item(problem, first_head, end_head, first_tile, tile);
+      if (threadIdx.x == 0) shared.item = item;
+    }
+    __syncthreads();
+    const WorkItem item = shared.item;
+    if (item.keys == 0) return;
+    attend_item(problem, item, shared);
+    __syncthreads();
+  }
+}
+
+template <int HeadDim>
+cudaError_t launch(const ForwardProblem& problem, int wave, int sm_count, cudaStream_t stream) {
+  constexpr int kSharedBytes = sizeof(SharedTiles<HeadDim>);
+  const cudaError_t error =
+      cudaFuncSetAttribute(attend_kernel<HeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+  if (error != cudaSuccess) return error;
+  attend_kernel<HeadDim><<<sm_count, kThreads, kSharedBytes, stream>>>(problem, wave);
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+cudaError_t attend_wave_sm80(const ForwardProblem& problem, int wave, int sm_count, cudaStream_t stream) {
+  return problem.shape.head_dim == 128 ? launch<128>(problem, wave, sm_count, stream)
+                                       : launch<64>(problem, wave, sm_count, stream);
+}
+
+}  // namespace vmoba::kernels

@@ -1,0 +1,54 @@
+// The program as a user starts it: exit codes and the JSON that scripts read.
+#include <sys/wait.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "support/catch.h"
+
+namespace {
+
+const std::string kGolden = std::string(VMOBA_FIXTURES) + "/golden";
+
+int bench(const std::string& arguments) {
+  const std::string command = std::string(VMOBA_BIN_DIR) + "/vmoba-bench " + arguments + " > vmoba_bench_test.txt 2>&1";
+  const int status = std::system(command.c_str());
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+std::string output() {
+  std::ifstream file("vmoba_bench_test.txt");
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+}  // namespace
+
+TEST_CASE("check passes on the golden vectors and writes JSON") {
+  REQUIRE(bench("check " + kGolden + " --backend reference --json vmoba_bench_test.json") == 0);
+  CHECK(output().find("35 of 35 files passed") != std::string::npos);
+  std::ifstream file("vmoba_bench_test.json");
+  const nlohmann::json json = nlohmann::json::parse(file);
+  CHECK(json.at("failed") == 0);
+  REQUIRE(json.at("files").size() == 35);
+  for (const auto& entry : json.at("files")) {
+    CHECK(entry.at("passed") == true);
+    CHECK(entry.at("mask_differences") == 0);
+    for (const char* name : {"out", "lse", "dq", "dk", "dv"}) CHECK(entry.at("error").at(name).get<double>() < 1e-5);
+  }
+  std::remove("vmoba_bench_test.json");
+}
+
+TEST_CASE("wrong usage and missing input are exit code 2, a file that cannot be written 1") {
+  CHECK(bench("--help") == 0);
+  CHECK(bench("") == 2);
+  CHECK(bench("check") == 2);
+  CHECK(bench("check " + kGolden + " --dtype fp8") == 2);
+  CHECK(bench("check " + kGolden + " --backend cuda") == 2);
+  CHECK(bench("check " + kGolden + "/missing") == 2);
+  CHECK(output().find("expected a folder") != std::string::npos);
+  CHECK(bench("check " + std::string(VMOBA_SOURCE_DIR) + "/src") == 2);
+  CHECK(bench("check " + kGolden + " --json missing_folder/out.json") == 1);
+  std::remove("vmoba_bench_test.txt");
+}
