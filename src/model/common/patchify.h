@@ -1,0 +1,26 @@
+// Latent videos <-> token rows.
+//
+// Shape letters: B samples, C channels, T x H x W latents, S tokens (t*H + h)*W + w of the patch grid, P values of a
+// patch.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "attention/attention.h"
+
+namespace vmoba::model {
+
+// The patch grid of a latent video; throws Error(kInput) naming the multiple where sizes do not divide.
+attention::Grid patch_grid(int64_t latent_frames, int64_t latent_height, int64_t latent_width,
+                           const std::vector<int64_t>& patch_size);
+
+// [B, C, T, H, W] -> [B, S, C*pt*ph*pw], patch values in (c, pt, ph, pw) order, which is that of a convolution weight.
+at::Tensor patchify(const at::Tensor& latents_BCTHW, const std::vector<int64_t>& patch_size);
+
+// [B, S, pt*ph*pw*C] -> [B, C, T, H, W], patch values in (pt, ph, pw, c) order, which is that of Wan's head.
+at::Tensor unpatchify(const at::Tensor& tokens_BSP, const attention::Grid& grid,
+                      const std::vector<int64_t>& patch_size);
+
+}  // namespace vmoba::model

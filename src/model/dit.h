@@ -1,0 +1,85 @@
+// The denoiser's interface: a video diffusion transformer that predicts velocity from noisy latents.
+//
+// Shape letters: B samples, C latent channels, T latent frames, H x W latent size, L text tokens, E text width.
+// A model owns its parameters (fp32 masters unless loaded otherwise) on one device; forward computes in
+// `ForwardOptions::compute_dtype`, casting weights where they are used so that gradients reach the masters.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "attention/attention.h"
+#include "core/config.h"
+
+namespace vmoba::model {
+
+// The `model:` group. Widths default to Wan2.1 T2V 1.3B.
+struct ModelConfig {
+  std::string architecture = "wan";
+  int64_t layers = 30;
+  int64_t heads = 12;
+  int64_t head_dim = 128;
+  int64_t ffn_dim = 8960;
+  int64_t in_channels = 16;
+  int64_t out_channels = 16;
+  int64_t text_dim = 4096;
+  int64_t freq_dim = 256;
+  std::vector<int64_t> patch_size = {1, 2, 2};
+  double eps = 1e-6;
+  bool cross_attn_norm = true;
+  std::string weights;                // folder or file with pretrained weights; empty: random from the seed
+  std::string compute_dtype = "bf16";  // bf16 | fp32
+  bool activation_checkpointing = true;
+
+  void visit(ConfigVisitor& v);
+  void validate() const;
+};
+
+struct Parameter {
+  std::string name;  // in diffusers' layout: "blocks.0.attn1.to_q.weight"
+  at::Tensor tensor;
+};
+
+struct DitInput {
+  at::Tensor latents_BCTHW;  // noisy latents
+  at::Tensor timestep_B;     // fp32, 0..1000
+  at::Tensor text_BLE;       // text embeddings, zeros behind the text
+};
+
+struct ForwardOptions {
+  at::ScalarType compute_dtype = at::kFloat;
+  bool dense = false;                    // full attention in every layer (dense steps)
+  bool activation_checkpointing = false;  // recompute each block in backward
+  attention::AttentionStats* stats = nullptr;
+};
+
+class Dit {
+ public:
+  virtual ~Dit() = default;
+  // Velocity [B, C_out, T, H, W] in fp32 (fp64 where compute_dtype is fp64). H and W must be multiples of the patch.
+  virtual at::Tensor forward(const DitInput& input, const ForwardOptions& options) = 0;
+  // All parameters in a fixed order; leaf tensors that require grad.
+  virtual const std::vector<Parameter>& parameters() const = 0;
+  // diffusers' transformer/config.json of this model.
+  virtual std::string config_json() const = 0;
+  // Patches of a latent video; throws Error(kInput) naming the multiple where sizes do not divide.
+  virtual attention::Grid grid(int64_t latent_frames, int64_t latent_height, int64_t latent_width) const = 0;
+  virtual attention::LayerAttention layer(int64_t index, bool dense) const = 0;
+  virtual int64_t layers() const = 0;
+  // FLOPs of one forward pass of one sample, with the given mean density of the sparse layers (1: full attention).
+  virtual double forward_flops(const attention::Grid& grid, int64_t text_tokens, double density) const = 0;
+};
+
+// Throws Error(kInput) where config.weights names files that are not there: what is missing, where to get it.
+void check_weights_exist(const ModelConfig& config);
+
+// Parameters a model of this configuration has, without making it.
+int64_t parameter_count(const ModelConfig& config);
+
+// Makes the model `config.architecture` with weights from config.weights, or random ones drawn from `seed`.
+std::unique_ptr<Dit> make_dit(const ModelConfig& config, const attention::AttentionConfig& attention, uint64_t seed,
+                              at::Device device);
+
+}  // namespace vmoba::model

@@ -1,0 +1,63 @@
+// Shape letters: B samples, S video tokens, L text tokens, E width = N heads x D, P = D/2 rotated pairs.
+#include "model/wan/wan_block.h"
+
+#include "model/common/mlp.h"
+#include "model/common/modulation.h"
+#include "model/common/norm.h"
+#include "model/common/rope.h"
+
+namespace vmoba::model {
+namespace {
+
+at::Tensor split_heads(const at::Tensor& x_BSE, const ModelConfig& config) {
+  return x_BSE.unflatten(-1, {config.heads, config.head_dim});
+}
+
+at::Tensor self_attention_branch(const at::Tensor& x_BSE, const WanAttentionWeights& weights,
+                                 const WanBlockContext& context) {
+  const ModelConfig& config = context.config;
+  const auto project = [&](const Linear& map, const at::Tensor& norm) {
+    return apply_rope(split_heads(rms_norm(linear(x_BSE, map), norm, config.eps), config), context.rope_SP);
+  };
+  const at::Tensor q_BSND = project(weights.to_q, weights.norm_q);
+  const at::Tensor k_BSND = project(weights.to_k, weights.norm_k);
+  const at::Tensor v_BSND = split_heads(linear(x_BSE, weights.to_v), config);
+  const at::Tensor out_BSND =
+      attention::self_attention(q_BSND, k_BSND, v_BSND, context.grid, /*text_tokens=*/0, context.layer, context.stats);
+  return linear(out_BSND.flatten(2), weights.to_out);
+}
+
+at::Tensor cross_attention_branch(const at::Tensor& x_BSE, const at::Tensor& text_BLE,
+                                  const WanAttentionWeights& weights, const ModelConfig& config) {
+  const at::Tensor q_BSND = split_heads(rms_norm(linear(x_BSE, weights.to_q), weights.norm_q, config.eps), config);
+  const at::Tensor k_BLND = split_heads(rms_norm(linear(text_BLE, weights.to_k), weights.norm_k, config.eps), config);
+  const at::Tensor v_BLND = split_heads(linear(text_BLE, weights.to_v), config);
+  return linear(attention::cross_attention(q_BSND, k_BLND, v_BLND).flatten(2), weights.to_out);
+}
+
+}  // namespace
+
+at::Tensor wan_block(const WanBlockInput& input, const WanBlockWeights& weights, const WanBlockContext& context) {
+  const ModelConfig& config = context.config;
+  const at::ScalarType dtype = input.x_BSE.scalar_type();
+  // Keys and values both use the text. Through this view their gradients meet inside the block, in the same order of
+  // additions whether the block is recomputed or not.
+  const at::Tensor text_BLE = input.text_BLE.view_as(input.text_BLE);
+  const auto parts = (weights.scale_shift_table.to(input.time_B6E.scalar_type()) + input.time_B6E).chunk(6, 1);
+  const at::Tensor &shift_attn = parts[0], &scale_attn = parts[1], &gate_attn = parts[2];
+  const at::Tensor &shift_ffn = parts[3], &scale_ffn = parts[4], &gate_ffn = parts[5];
+
+  at::Tensor x_BSE = input.x_BSE;
+  const at::Tensor norm1_BSE = modulate(layer_norm(x_BSE, {}, {}, config.eps), scale_attn, shift_attn, dtype);
+  x_BSE = add_gated(x_BSE, self_attention_branch(norm1_BSE, weights.attn1, context), gate_attn);
+
+  const at::Tensor norm2_BSE = config.cross_attn_norm
+                                   ? layer_norm(x_BSE, weights.norm2_weight, weights.norm2_bias, config.eps).to(dtype)
+                                   : x_BSE;
+  x_BSE = x_BSE + cross_attention_branch(norm2_BSE, text_BLE, weights.attn2, config);
+
+  const at::Tensor norm3_BSE = modulate(layer_norm(x_BSE, {}, {}, config.eps), scale_ffn, shift_ffn, dtype);
+  return add_gated(x_BSE, gelu_mlp(norm3_BSE, weights.ffn_up, weights.ffn_down), gate_ffn);
+}
+
+}  // namespace vmoba::model

@@ -1,0 +1,28 @@
+// One layer of the Wan transformer: a pure function of its inputs and weights, so that it can be recomputed.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include "attention/attention.h"
+#include "model/dit.h"
+#include "model/wan/wan_parameters.h"
+
+namespace vmoba::model {
+
+struct WanBlockInput {
+  at::Tensor x_BSE;     // tokens, in the compute dtype
+  at::Tensor text_BLE;  // embedded text, in the compute dtype
+  at::Tensor time_B6E;  // modulation of the timestep, precise
+};
+
+// What a block needs besides differentiable tensors.
+struct WanBlockContext {
+  const ModelConfig& config;
+  at::Tensor rope_SP;
+  attention::Grid grid;
+  attention::LayerAttention layer;
+  attention::AttentionStats* stats;  // may be null
+};
+
+at::Tensor wan_block(const WanBlockInput& input, const WanBlockWeights& weights, const WanBlockContext& context);
+
+}  // namespace vmoba::model

@@ -1,0 +1,20 @@
+// Wan2.1's text-to-video transformer (Wan Team, arXiv 2503.20314; Wan-Video/Wan2.1 wan/modules/model.py; diffusers'
+// WanTransformer3DModel), with VMoBA or full self-attention in every layer.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "model/dit.h"
+
+namespace vmoba::model {
+
+// Throws Error(kInput) where the widths do not fit a Wan transformer.
+void validate_wan(const ModelConfig& config);
+
+std::unique_ptr<Dit> make_wan_dit(const ModelConfig& config, const attention::AttentionConfig& attention, uint64_t seed,
+                                  at::Device device);
+
+// diffusers' transformer/config.json.
+std::string wan_config_json(const ModelConfig& config);
+
+}  // namespace vmoba::model

@@ -1,0 +1,136 @@
+#include "model/wan/wan_parameters.h"
+
+#include <cmath>
+
+#include "core/check.h"
+
+namespace vmoba::model {
+namespace {
+
+class SpecList {
+ public:
+  explicit SpecList(std::string prefix) : prefix_(std::move(prefix)) {}
+
+  void tensor(const std::string& name, std::vector<int64_t> shape, Init init) {
+    specs_.push_back({prefix_ + name, std::move(shape), init});
+  }
+  void linear(const std::string& name, int64_t in, int64_t out, Init weight) {
+    tensor(name + ".weight", {out, in}, weight);
+    tensor(name + ".bias", {out}, constant(0));
+  }
+  void linear(const std::string& name, int64_t in, int64_t out) { linear(name, in, out, xavier_uniform(in, out)); }
+
+  std::vector<ParameterSpec> take() { return std::move(specs_); }
+
+ private:
+  std::string prefix_;
+  std::vector<ParameterSpec> specs_;
+};
+
+void attention_specs(SpecList& specs, const std::string& name, int64_t width) {
+  for (const char* map : {".to_q", ".to_k", ".to_v", ".to_out.0"}) specs.linear(name + map, width, width);
+  specs.tensor(name + ".norm_q.weight", {width}, constant(1));
+  specs.tensor(name + ".norm_k.weight", {width}, constant(1));
+}
+
+// Hands out tensors one after the other.
+class TensorCursor {
+ public:
+  explicit TensorCursor(at::TensorList tensors) : tensors_(tensors) {}
+  const at::Tensor& tensor() { return tensors_.at(next_++); }
+  Linear linear() {
+    const at::Tensor& weight = tensor();
+    return {weight, tensor()};
+  }
+  WanAttentionWeights attention() {
+    WanAttentionWeights out;
+    for (Linear* map : {&out.to_q, &out.to_k, &out.to_v, &out.to_out}) *map = linear();
+    out.norm_q = tensor();
+    out.norm_k = tensor();
+    return out;
+  }
+  void finish() const {
+    VMOBA_CHECK(next_ == tensors_.size(), "expected {} weights of a Wan layer, found {}", next_, tensors_.size());
+  }
+
+ private:
+  at::TensorList tensors_;
+  size_t next_ = 0;
+};
+
+int64_t patch_values(const ModelConfig& config) {
+  return config.patch_size[0] * config.patch_size[1] * config.patch_size[2];
+}
+
+}  // namespace
+
+std::vector<ParameterSpec> wan_outer_specs(const ModelConfig& config) {
+  const int64_t width = config.heads * config.head_dim;
+  const int64_t patch_in = config.in_channels * patch_values(config);
+  SpecList specs("");
+  specs.tensor("scale_shift_table", {1, 2, width}, normal(1 / std::sqrt(double(width))));
+  specs.tensor("patch_embedding.weight",
+               {width, config.in_channels, config.patch_size[0], config.patch_size[1], config.patch_size[2]},
+               xavier_uniform(patch_in, width));
+  specs.tensor("patch_embedding.bias", {width}, uniform(1 / std::sqrt(double(patch_in))));
+  specs.linear("condition_embedder.time_embedder.linear_1", config.freq_dim, width, normal(0.02));
+  specs.linear("condition_embedder.time_embedder.linear_2", width, width, normal(0.02));
+  specs.linear("condition_embedder.time_proj", width, 6 * width);
+  specs.linear("condition_embedder.text_embedder.linear_1", config.text_dim, width, normal(0.02));
+  specs.linear("condition_embedder.text_embedder.linear_2", width, width, normal(0.02));
+  specs.linear("proj_out", width, config.out_channels * patch_values(config), constant(0));
+  return specs.take();
+}
+
+std::vector<ParameterSpec> wan_block_specs(const ModelConfig& config, int64_t layer) {
+  const int64_t width = config.heads * config.head_dim;
+  SpecList specs(fmt::format("blocks.{}.", layer));
+  specs.tensor("scale_shift_table", {1, 6, width}, normal(1 / std::sqrt(double(width))));
+  attention_specs(specs, "attn1", width);
+  attention_specs(specs, "attn2", width);
+  if (config.cross_attn_norm) {
+    specs.tensor("norm2.weight", {width}, constant(1));
+    specs.tensor("norm2.bias", {width}, constant(0));
+  }
+  specs.linear("ffn.net.0.proj", width, config.ffn_dim);
+  specs.linear("ffn.net.2", config.ffn_dim, width);
+  return specs.take();
+}
+
+std::vector<ParameterSpec> wan_parameter_specs(const ModelConfig& config) {
+  std::vector<ParameterSpec> specs = wan_outer_specs(config);
+  for (int64_t layer = 0; layer < config.layers; ++layer) {
+    for (ParameterSpec& spec : wan_block_specs(config, layer)) specs.push_back(std::move(spec));
+  }
+  return specs;
+}
+
+WanOuterWeights wan_outer_weights(at::TensorList tensors) {
+  TensorCursor cursor(tensors);
+  WanOuterWeights out;
+  out.scale_shift_table = cursor.tensor();
+  for (Linear* map : {&out.patch_embedding, &out.time_up, &out.time_down, &out.time_proj, &out.text_up, &out.text_down,
+                      &out.proj_out}) {
+    *map = cursor.linear();
+  }
+  cursor.finish();
+  return out;
+}
+
+WanBlockWeights wan_block_weights(at::TensorList tensors, const ModelConfig& config) {
+  TensorCursor cursor(tensors);
+  WanBlockWeights out;
+  out.scale_shift_table = cursor.tensor();
+  out.attn1 = cursor.attention();
+  out.attn2 = cursor.attention();
+  if (config.cross_attn_norm) {
+    out.norm2_weight = cursor.tensor();
+    out.norm2_bias = cursor.tensor();
+  }
+  out.ffn_up = cursor.linear();
+  out.ffn_down = cursor.linear();
+  cursor.finish();
+  return out;
+}
+
+}  // namespace vmoba::model

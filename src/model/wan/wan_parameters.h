@@ -1,0 +1,45 @@
+// What parameters a Wan2.1 text-to-video transformer has, in diffusers' names and order, and the weights of one block
+// picked out of that order.
+//
+// Initial values follow `init_weights` of the original repository (Wan-Video/Wan2.1, wan/modules/model.py).
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "model/common/linear.h"
+#include "model/common/parameters.h"
+#include "model/dit.h"
+
+namespace vmoba::model {
+
+struct WanAttentionWeights {
+  Linear to_q, to_k, to_v, to_out;
+  at::Tensor norm_q, norm_k;
+};
+
+struct WanBlockWeights {
+  at::Tensor scale_shift_table;  // [1, 6, E]
+  WanAttentionWeights attn1, attn2;
+  at::Tensor norm2_weight, norm2_bias;  // undefined without model.cross_attn_norm
+  Linear ffn_up, ffn_down;
+};
+
+struct WanOuterWeights {
+  at::Tensor scale_shift_table;  // [1, 2, E]
+  Linear patch_embedding;
+  Linear time_up, time_down, time_proj;
+  Linear text_up, text_down;
+  Linear proj_out;
+};
+
+std::vector<ParameterSpec> wan_outer_specs(const ModelConfig& config);
+std::vector<ParameterSpec> wan_block_specs(const ModelConfig& config, int64_t layer);
+// Outer parameters, then those of each block.
+std::vector<ParameterSpec> wan_parameter_specs(const ModelConfig& config);
+
+// Tensors in the order of wan_outer_specs and of wan_block_specs.
+WanOuterWeights wan_outer_weights(at::TensorList tensors);
+WanBlockWeights wan_block_weights(at::TensorList tensors, const ModelConfig& config);
+
+}  // namespace vmoba::model

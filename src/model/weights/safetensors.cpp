@@ -1,0 +1,194 @@
+#include "model/weights/safetensors.h"
+
+#include <ATen/ATen.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+#include "core/check.h"
+#include "core/config.h"
+#include "core/file.h"
+#include "model/weights/safetensors_header.h"
+
+namespace vmoba::model {
+namespace {
+
+class FileDescriptor {
+ public:
+  FileDescriptor(const std::string& path, int flags) : fd_(::open(path.c_str(), flags | O_CLOEXEC, 0644)) {}
+  ~FileDescriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  FileDescriptor(const FileDescriptor&) = delete;
+  FileDescriptor& operator=(const FileDescriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+// A file under construction beside its final path; removed unless commit() succeeded.
+class PendingFile {
+ public:
+  explicit PendingFile(const std::string& path)
+      : path_(path), temporary_(path + ".tmp"), file_(temporary_, O_WRONLY | O_CREAT | O_TRUNC) {
+    if (file_.get() < 0) fail(errno);
+  }
+  ~PendingFile() {
+    if (!committed_ && file_.get() >= 0) ::unlink(temporary_.c_str());
+  }
+  PendingFile(const PendingFile&) = delete;
+  PendingFile& operator=(const PendingFile&) = delete;
+
+  void write(const void* bytes, size_t count) {
+    const char* at = static_cast<const char*>(bytes);
+    while (count > 0) {
+      const ssize_t wrote = ::write(file_.get(), at, std::min(count, kChunkBytes));
+      if (wrote < 0 && errno == EINTR) continue;
+      if (wrote <= 0) fail(errno);
+      at += wrote;
+      count -= size_t(wrote);
+    }
+  }
+
+  void commit() {
+    if (::fsync(file_.get()) != 0) fail(errno);
+    if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail(errno);
+    committed_ = true;
+    const std::string parent = std::filesystem::path(path_).parent_path().string();
+    sync_path(parent.empty() ? "." : parent);
+  }
+
+ private:
+  static constexpr size_t kChunkBytes = size_t{1} << 30;  // Linux writes at most 2 GiB per call
+
+  [[noreturn]] void fail(int error) const {
+    throw_runtime("expected to write '{}', found: {}; free disk space or choose another folder", path_,
+                  std::strerror(error));
+  }
+
+  std::string path_, temporary_;
+  FileDescriptor file_;
+  bool committed_ = false;
+};
+
+// bool objects other than 0 and 1 are undefined behaviour in C++; a damaged file may hold them.
+void check_bools(const uint8_t* bytes, const TensorInfo& info, const std::string& name, const std::string& path) {
+  const uint8_t* end = bytes + (info.end - info.begin);
+  const uint8_t* bad = std::find_if(bytes, end, [](uint8_t value) { return value > 1; });
+  VMOBA_CHECK_INPUT(bad == end, "expected 0 or 1 in the BOOL tensor '{}' of '{}', found {} at data byte {}", name, path,
+                    int(*bad), info.begin + (bad - bytes));
+}
+
+}  // namespace
+
+struct SafetensorsFile::Mapping {
+  explicit Mapping(const std::string& file_path) : path(file_path) {
+    const FileDescriptor file(path, O_RDONLY);
+    VMOBA_CHECK_INPUT(file.get() >= 0, "expected a safetensors file at '{}', found: {}", path, std::strerror(errno));
+    struct stat info {};
+    VMOBA_CHECK_INPUT(::fstat(file.get(), &info) == 0 && S_ISREG(info.st_mode),
+                      "expected a safetensors file at '{}', found no regular file", path);
+    bytes = int64_t(info.st_size);
+    VMOBA_CHECK_INPUT(bytes >= 8, "expected a safetensors file of at least 8 bytes at '{}', found {}", path, bytes);
+    void* address = ::mmap(nullptr, size_t(bytes), PROT_READ, MAP_PRIVATE, file.get(), 0);
+    VMOBA_CHECK(address != MAP_FAILED, "expected to map '{}' ({} bytes), found: {}", path, bytes, std::strerror(errno));
+    base = static_cast<uint8_t*>(address);
+  }
+  ~Mapping() { ::munmap(base, size_t(bytes)); }
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+
+  std::string path;
+  int64_t bytes = 0;
+  uint8_t* base = nullptr;
+  SafetensorsHeader header;
+};
+
+SafetensorsFile::SafetensorsFile(const std::string& path) {
+  auto mapping = std::make_shared<Mapping>(path);
+  const std::string_view view(reinterpret_cast<const char*>(mapping->base), size_t(mapping->bytes));
+  mapping->header = parse_safetensors_header(view, mapping->bytes, path);
+  mapping_ = std::move(mapping);
+}
+
+SafetensorsFile::~SafetensorsFile() = default;
+SafetensorsFile::SafetensorsFile(SafetensorsFile&&) noexcept = default;
+SafetensorsFile& SafetensorsFile::operator=(SafetensorsFile&&) noexcept = default;
+
+const std::map<std::string, TensorInfo>& SafetensorsFile::tensors() const {
+  return mapping_->header.tensors;
+}
+const std::map<std::string, std::string>& SafetensorsFile::metadata() const {
+  return mapping_->header.metadata;
+}
+bool SafetensorsFile::contains(const std::string& name) const {
+  return tensors().contains(name);
+}
+
+at::Tensor SafetensorsFile::tensor(const std::string& name) const {
+  const auto found = tensors().find(name);
+  if (found == tensors().end()) {
+    std::vector<std::string> names;
+    for (const auto& entry : tensors()) names.push_back(entry.first);
+    const std::string near = nearest_name(name, names);
+    throw_input("expected a tensor '{}' in '{}', found {} other tensors{}", name, mapping_->path, names.size(),
+                near.empty() ? "" : "; the nearest name is '" + near + "'");
+  }
+  const TensorInfo& info = found->second;
+  uint8_t* bytes = mapping_->base + mapping_->header.data_begin + info.begin;
+  if (info.dtype == at::kBool) check_bools(bytes, info, name, mapping_->path);
+  const auto options = at::TensorOptions().dtype(info.dtype);
+  if (info.begin == info.end) return at::empty(info.shape, options);
+  if (reinterpret_cast<uintptr_t>(bytes) % c10::elementSize(info.dtype) != 0) {
+    at::Tensor copy = at::empty(info.shape, options);
+    std::memcpy(copy.data_ptr(), bytes, size_t(info.end - info.begin));
+    return copy;
+  }
+  return at::from_blob(
+      bytes, info.shape, [mapping = mapping_](void*) {}, options);
+}
+
+void write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  std::vector<const NamedTensor*> order;
+  for (const NamedTensor& named : tensors) {
+    VMOBA_CHECK(named.tensor.defined() && named.tensor.layout() == at::kStrided,
+                "expected a dense tensor for '{}' in '{}', found none", named.name, path);
+    VMOBA_CHECK(named.name != "__metadata__", "expected another tensor name than '__metadata__' in '{}'", path);
+    order.push_back(&named);
+  }
+  // The reference implementation's order: widest dtype first, which keeps every tensor aligned; then by name.
+  std::sort(order.begin(), order.end(), [](const NamedTensor* a, const NamedTensor* b) {
+    const int rank_a = safetensors_dtype_rank(a->tensor.scalar_type());
+    const int rank_b = safetensors_dtype_rank(b->tensor.scalar_type());
+    return rank_a != rank_b ? rank_a > rank_b : a->name < b->name;
+  });
+  std::vector<std::pair<std::string, TensorInfo>> infos;
+  for (const NamedTensor* named : order) {
+    infos.emplace_back(named->name, TensorInfo{named->tensor.scalar_type(), named->tensor.sizes().vec()});
+  }
+  std::vector<std::string> names;
+  for (const NamedTensor& named : tensors) names.push_back(named.name);
+  std::sort(names.begin(), names.end());
+  const auto repeated = std::adjacent_find(names.begin(), names.end());
+  VMOBA_CHECK(repeated == names.end(), "expected distinct tensor names in '{}', found '{}' twice", path, *repeated);
+
+  const std::string header = make_safetensors_header(infos, metadata);
+  PendingFile file(path);
+  file.write(header.data(), header.size());
+  for (const NamedTensor* named : order) {
+    const at::Tensor bytes = named->tensor.detach().cpu().resolve_conj().resolve_neg().contiguous();
+    file.write(bytes.const_data_ptr(), bytes.nbytes());
+  }
+  file.commit();
+}
+
+}  // namespace vmoba::model

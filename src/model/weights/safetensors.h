@@ -1,0 +1,51 @@
+// safetensors files (https://github.com/huggingface/safetensors): the only format read and written here.
+//
+// Reading maps the file; sizes are checked against the file before anything is allocated, so a header that claims
+// 2^60 bytes is refused. Tensors are views of the mapping (kept alive by them) until copied.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace vmoba::model {
+
+struct TensorInfo {
+  at::ScalarType dtype;
+  std::vector<int64_t> shape;
+  int64_t begin = 0, end = 0;  // bytes from the start of the data section
+};
+
+class SafetensorsFile {
+ public:
+  // Maps and validates `path`. Throws Error(kInput): expected, found, byte offset.
+  explicit SafetensorsFile(const std::string& path);
+  ~SafetensorsFile();
+  SafetensorsFile(SafetensorsFile&&) noexcept;
+  SafetensorsFile& operator=(SafetensorsFile&&) noexcept;
+
+  const std::map<std::string, TensorInfo>& tensors() const;
+  const std::map<std::string, std::string>& metadata() const;
+  bool contains(const std::string& name) const;
+  // A CPU tensor over the mapped bytes; do not write to it. Throws Error(kInput) naming near names.
+  at::Tensor tensor(const std::string& name) const;
+
+ private:
+  struct Mapping;
+  std::shared_ptr<Mapping> mapping_;
+};
+
+struct NamedTensor {
+  std::string name;
+  at::Tensor tensor;
+};
+
+// Writes temporary name, fsync, rename. Tensors of any device; names unique. Throws Error(kRuntime) on I/O failure,
+// leaving what was at `path` before.
+void write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
+                       const std::map<std::string, std::string>& metadata = {});
+
+}  // namespace vmoba::model

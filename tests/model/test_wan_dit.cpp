@@ -1,0 +1,234 @@
+#include <ATen/ATen.h>
+
+#include <nlohmann/json.hpp>
+
+#include "core/check.h"
+#include "core/file.h"
+#include "core/random.h"
+#include "model/dit.h"
+#include "model/wan_fixture.h"
+
+namespace {
+
+using namespace vmoba::model;
+using vmoba::Error;
+using vmoba::attention::Grid;
+
+void check_parity(const ModelConfig& config, const std::string& name) {
+  const SafetensorsFile fixture(fixture_path(fmt::format("{}.safetensors", name)));
+  const auto model = make_dit(config, full_attention(), 0, at::kCPU);
+  const auto results = run_wan(*model, fixture, {});
+  CHECK(results.size() + 4 == fixture.tensors().size());  // the file also has latents, timestep, text, cotangent
+  for (const auto& [key, found] : results) {
+    INFO(name << " " << key);
+    CHECK(relative_error(found, fixture.tensor(key)) <= 1e-5);
+  }
+}
+
+std::string refusal(const std::function<void()>& action) {
+  try {
+    action();
+    return "";
+  } catch (const Error& error) {
+    CHECK(error.kind() == vmoba::ErrorKind::kInput);
+    return error.what();
+  }
+}
+
+bool has(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+ModelConfig random_config() {
+  ModelConfig config = wan_t2v_config();
+  config.weights.clear();
+  return config;
+}
+
+}  // namespace
+
+TEST_CASE("outputs and all gradients agree with diffusers' WanTransformer3DModel") {
+  check_parity(wan_t2v_config(), "wan_t2v");
+  check_parity(wan_variant_config(), "wan_variant");
+}
+
+TEST_CASE("activation checkpointing changes no bit") {
+  const SafetensorsFile fixture(fixture_path("wan_t2v.safetensors"));
+  for (const auto& attention : {full_attention(), small_vmoba()}) {
+    const auto model = make_dit(wan_t2v_config(), attention, 0, at::kCPU);
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      vmoba::attention::AttentionStats plain_stats, checkpointed_stats;
+      const auto plain = run_wan(*model, fixture, {dtype, false, false, &plain_stats});
+      const auto checkpointed = run_wan(*model, fixture, {dtype, false, true, &checkpointed_stats});
+      for (const auto& [key, value] : plain) {
+        INFO(attention.backend << " " << c10::toString(dtype) << " " << key);
+        CHECK(checkpointed.at(key).equal(value));
+      }
+      CHECK(plain_stats.densities() == checkpointed_stats.densities());
+    }
+  }
+}
+
+TEST_CASE("checkpointing with frozen parameters gives the remaining gradients") {
+  const SafetensorsFile fixture(fixture_path("wan_t2v.safetensors"));
+  const auto model = make_dit(wan_t2v_config(), full_attention(), 0, at::kCPU);
+  const auto all = run_wan(*model, fixture, {});
+  const std::string kept = "blocks.1.attn1.to_q.weight";
+  for (const Parameter& parameter : model->parameters()) parameter.tensor.set_requires_grad(parameter.name == kept);
+  ForwardOptions options;
+  options.activation_checkpointing = true;
+  const auto some = run_wan(*model, fixture, options);
+  CHECK(some.at("grad." + kept).equal(all.at("grad." + kept)));
+  CHECK(some.at("grad.input.text").equal(all.at("grad.input.text")));
+  CHECK_FALSE(some.at("grad.blocks.0.attn1.to_q.weight").defined());
+}
+
+TEST_CASE("fp64 computes in fp64, bf16 stays near fp32") {
+  const SafetensorsFile fixture(fixture_path("wan_t2v.safetensors"));
+  const auto model = make_dit(wan_t2v_config(), full_attention(), 0, at::kCPU);
+  const auto precise = run_wan(*model, fixture, {at::kDouble});
+  CHECK(precise.at("output").scalar_type() == at::kDouble);
+  CHECK(relative_error(precise.at("output"), fixture.tensor("output")) <= 1e-5);
+  const auto coarse = run_wan(*model, fixture, {at::kBFloat16});
+  CHECK(coarse.at("output").scalar_type() == at::kFloat);
+  // bf16 has 8 bits: each of about ten roundings on the way through two blocks adds up to 2^-9 of a value.
+  const double error = relative_error(coarse.at("output"), precise.at("output"));
+  CHECK(error <= 10 * std::ldexp(1.0, -9) * 2);
+  CHECK(error > 1e-5);  // it really computed in bf16
+}
+
+TEST_CASE("gradients in fp64 agree with central differences, through VMoBA and checkpointing") {
+  const SafetensorsFile fixture(fixture_path("wan_t2v.safetensors"));
+  const auto model = make_dit(wan_t2v_config(), small_vmoba(), 0, at::kCPU);
+  const at::Tensor timestep = fixture.tensor("timestep"), text = fixture.tensor("text").to(at::kDouble);
+  const at::Tensor cotangent = fixture.tensor("cotangent").to(at::kDouble);
+  const ForwardOptions options{at::kDouble, false, true, nullptr};
+  const auto loss = [&](const at::Tensor& latents) {
+    return (model->forward({latents, timestep, text}, options) * cotangent).sum();
+  };
+  const at::Tensor latents = fixture.tensor("latents").to(at::kDouble).requires_grad_(true);
+  loss(latents).backward();
+  const at::Tensor direction = at::empty_like(latents);
+  std::vector<float> normals(size_t(latents.numel()));
+  vmoba::fill_normal(3, "direction", 0, normals.data(), latents.numel());
+  direction.copy_(at::from_blob(normals.data(), latents.sizes(), at::kFloat));
+  const double expected = (latents.grad() * direction).sum().item<double>();
+  const double step = 1e-6;  // truncation step^2, rounding 1e-16/step: both near 1e-10
+  const at::NoGradGuard no_gradients;
+  const double found =
+      (loss(latents + step * direction) - loss(latents - step * direction)).item<double>() / (2 * step);
+  CHECK(found == Approx(expected).epsilon(1e-6));
+}
+
+TEST_CASE("VMoBA that selects everything equals full attention, and dense forces it") {
+  const SafetensorsFile fixture(fixture_path("wan_t2v.safetensors"));
+  const auto full = make_dit(wan_t2v_config(), full_attention(), 0, at::kCPU);
+  const at::Tensor expected = run_wan(*full, fixture, {}).at("output");
+  vmoba::attention::AttentionConfig everything = small_vmoba();
+  everything.tau = 1;
+  const auto selected = make_dit(wan_t2v_config(), everything, 0, at::kCPU);
+  CHECK(relative_error(run_wan(*selected, fixture, {}).at("output"), expected) <= 1e-5);
+  const auto sparse = make_dit(wan_t2v_config(), small_vmoba(), 0, at::kCPU);
+  CHECK(relative_error(run_wan(*sparse, fixture, {}).at("output"), expected) > 1e-3);
+  vmoba::attention::AttentionStats stats;
+  CHECK(run_wan(*sparse, fixture, {at::kFloat, true, false, &stats}).at("output").equal(expected));
+  CHECK(stats.densities() == std::map<std::string, double>{{"all", 1.0}, {"full", 1.0}});
+  CHECK(sparse->layers() == 2);
+  CHECK(sparse->layer(0, false).sparse);
+  CHECK_FALSE(sparse->layer(0, true).sparse);
+}
+
+TEST_CASE("random weights follow Wan's rules and depend on seed and name alone") {
+  const ModelConfig config = random_config();
+  const auto model = make_dit(config, full_attention(), 7, at::kCPU);
+  int64_t count = 0;
+  std::map<std::string, at::Tensor> tensors;
+  for (const Parameter& parameter : model->parameters()) {
+    count += parameter.tensor.numel();
+    CHECK(parameter.tensor.is_leaf());
+    CHECK(parameter.tensor.requires_grad());
+    CHECK(parameter.tensor.scalar_type() == at::kFloat);
+    tensors[parameter.name] = parameter.tensor.detach();
+  }
+  CHECK(count == parameter_count(config));
+  CHECK(tensors.size() == model->parameters().size());
+  const double width = 40;
+  const auto deviation = [&](const std::string& name) { return tensors.at(name).std().item<double>(); };
+  CHECK(tensors.at("proj_out.weight").eq(0).all().item<bool>());
+  CHECK(tensors.at("blocks.1.attn1.norm_q.weight").eq(1).all().item<bool>());
+  CHECK(tensors.at("blocks.1.norm2.weight").eq(1).all().item<bool>());
+  CHECK(tensors.at("blocks.1.ffn.net.2.bias").eq(0).all().item<bool>());
+  // Sample deviations of n values scatter by about 1/sqrt(2n) of themselves; four times that.
+  CHECK(deviation("condition_embedder.time_embedder.linear_2.weight") == Approx(0.02).epsilon(4 / std::sqrt(2 * 1600)));
+  CHECK(deviation("blocks.0.scale_shift_table") == Approx(1 / std::sqrt(width)).epsilon(4 / std::sqrt(2 * 240)));
+  const double bound = std::sqrt(6 / (width + config.ffn_dim));
+  const at::Tensor& up = tensors.at("blocks.0.ffn.net.0.proj.weight");
+  CHECK(up.abs().max().item<double>() <= bound);
+  CHECK(up.abs().max().item<double>() > 0.98 * bound);
+
+  ModelConfig deeper = config;
+  deeper.layers = 3;
+  const auto other = make_dit(deeper, full_attention(), 7, at::kCPU);
+  for (const Parameter& parameter : other->parameters()) {
+    const auto found = tensors.find(parameter.name);
+    if (found != tensors.end()) CHECK(found->second.equal(parameter.tensor.detach()));
+  }
+  const auto reseeded = make_dit(config, full_attention(), 8, at::kCPU);
+  CHECK_FALSE(reseeded->parameters()[0].tensor.equal(model->parameters()[0].tensor));
+}
+
+TEST_CASE("published sizes") {
+  // Sums over diffusers' WanTransformer3DModel parameters, made with scripts/make_wan_fixtures.py --count.
+  ModelConfig config;
+  CHECK(parameter_count(config) == 1418996800);
+  config.heads = config.layers = 40;
+  config.ffn_dim = 13824;
+  CHECK(parameter_count(config) == 14288491584);
+}
+
+TEST_CASE("config.json is diffusers' own") {
+  using nlohmann::json;
+  for (const auto& config : {wan_t2v_config(), wan_variant_config()}) {
+    const auto model = make_dit(config, full_attention(), 0, at::kCPU);
+    const json expected = json::parse(vmoba::read_file(fmt::format("{}/config.json", config.weights), 1 << 20, "a configuration"));
+    CHECK(json::parse(model->config_json()) == expected);
+  }
+}
+
+TEST_CASE("FLOPs are those of the matrix products") {
+  ModelConfig config = random_config();
+  const auto model = make_dit(config, full_attention(), 0, at::kCPU);
+  const Grid grid{3, 3, 4};  // S = 36; E = 40, F = 56, 16 patch values in and out, text 5 x 12, frequencies 16
+  const double s = 36, e = 40, f = 56, l = 5;
+  const double layer = 8 * s * e * e + 4 * s * s * e + 4 * s * e * e + 4 * l * e * e + 4 * s * l * e + 4 * s * e * f;
+  const double outer = 2 * s * 16 * e * 2 + 2 * l * (12 * e + e * e) + 2 * (16 * e + e * e + 6 * e * e);
+  CHECK(model->forward_flops(grid, 5, 1) == Approx(2 * layer + outer).epsilon(1e-12));
+  const auto sparse = make_dit(config, small_vmoba(), 0, at::kCPU);
+  // Temporal layer: 3 blocks; spatial layer: 2 x 2 blocks. Gate: 2*S*C*E each.
+  const double saved = 2 * 4 * s * s * e * 0.5, gate = 2 * s * (3 + 4) * e;
+  CHECK(sparse->forward_flops(grid, 5, 0.5) == Approx(2 * layer + outer - saved + gate).epsilon(1e-12));
+}
+
+TEST_CASE("wrong shapes are refused with the shape that works") {
+  const auto model = make_dit(random_config(), full_attention(), 0, at::kCPU);
+  CHECK(model->grid(3, 6, 8) == Grid{3, 3, 4});
+  CHECK(has(refusal([&] { model->grid(3, 7, 8); }), "multiple of 2 (model.patch_size), found 7; use 6 or 8"));
+  CHECK(has(refusal([&] { model->grid(3, 0, 8); }), "found 0"));
+  CHECK(has(refusal([&] { model->grid(1025, 2, 2); }), "at most 1024"));
+  const at::Tensor latents = at::zeros({2, 4, 3, 6, 8}), timestep = at::zeros({2}), text = at::zeros({2, 5, 12});
+  const auto forward = [&](DitInput input) { return refusal([&] { model->forward(input, {}); }); };
+  CHECK(forward({latents, timestep, text}).empty());
+  CHECK(has(forward({at::zeros({2, 5, 3, 6, 8}), timestep, text}), "model.in_channels"));
+  CHECK(has(forward({latents, timestep, at::zeros({2, 5, 13})}), "model.text_dim"));
+  CHECK(has(forward({latents, timestep, at::zeros({1, 5, 12})}), "model.text_dim"));
+  CHECK(has(forward({latents, at::zeros({1}), text}), "2 timesteps"));
+  ModelConfig config = random_config();
+  config.head_dim = 21;
+  CHECK(has(refusal([&] { make_dit(config, full_attention(), 0, at::kCPU); }), "model.head_dim"));
+  config = random_config();
+  config.freq_dim = 15;
+  CHECK(has(refusal([&] { config.validate(); }), "model.freq_dim"));
+  config = random_config();
+  config.architecture = "wam";
+  CHECK(has(refusal([&] { config.validate(); }), "model.architecture among wan"));
+}

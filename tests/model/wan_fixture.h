@@ -1,0 +1,85 @@
+// Small random Wan transformers with diffusers' outputs and gradients; made by scripts/make_wan_fixtures.py.
+#pragma once
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <map>
+#include <string>
+
+#include "model/dit.h"
+#include "model/weights/safetensors.h"
+#include "support/catch.h"
+
+namespace vmoba::model {
+
+inline std::string fixture_path(const std::string& name) {
+  return fmt::format("{}/model/{}", VMOBA_FIXTURES, name);
+}
+
+inline ModelConfig wan_t2v_config() {
+  ModelConfig config;
+  config.layers = 2;
+  config.heads = 2;
+  config.head_dim = 20;
+  config.ffn_dim = 56;
+  config.in_channels = config.out_channels = 4;
+  config.text_dim = 12;
+  config.freq_dim = 16;
+  config.weights = fixture_path("wan_t2v");
+  return config;
+}
+
+inline ModelConfig wan_variant_config() {
+  ModelConfig config;
+  config.layers = 2;
+  config.heads = 3;
+  config.head_dim = 12;
+  config.ffn_dim = 20;
+  config.in_channels = 5;
+  config.out_channels = 3;
+  config.text_dim = 8;
+  config.freq_dim = 10;
+  config.patch_size = {2, 1, 3};
+  config.cross_attn_norm = false;
+  config.eps = 1e-4;
+  config.weights = fixture_path("wan_variant");
+  return config;
+}
+
+inline attention::AttentionConfig full_attention() {
+  attention::AttentionConfig config;
+  config.backend = "full";
+  return config;
+}
+
+inline attention::AttentionConfig small_vmoba() {
+  attention::AttentionConfig config;
+  config.temporal_chunk = 1;
+  config.spatial_chunk = {2, 2};
+  config.spatiotemporal_chunk = {2, 2, 2};
+  return config;
+}
+
+// Output, input gradients and parameter gradients of sum(output * cotangent), by the names of the fixture files.
+inline std::map<std::string, at::Tensor> run_wan(Dit& model, const SafetensorsFile& fixture,
+                                                 const ForwardOptions& options) {
+  const auto leaf = [&](const char* name) { return fixture.tensor(name).clone().requires_grad_(true); };
+  const at::Tensor latents = leaf("latents"), text = leaf("text");
+  for (const Parameter& parameter : model.parameters()) parameter.tensor.mutable_grad() = at::Tensor();
+  const at::Tensor output = model.forward({latents, fixture.tensor("timestep"), text}, options);
+  (output * fixture.tensor("cotangent")).sum().backward();
+  std::map<std::string, at::Tensor> results = {
+      {"output", output.detach()}, {"grad.input.latents", latents.grad()}, {"grad.input.text", text.grad()}};
+  for (const Parameter& parameter : model.parameters()) results["grad." + parameter.name] = parameter.tensor.grad();
+  return results;
+}
+
+// max |found - expected| / max |expected|
+inline double relative_error(const at::Tensor& found, const at::Tensor& expected) {
+  REQUIRE(found.defined());
+  REQUIRE(found.sizes() == expected.sizes());
+  const at::Tensor wide = expected.to(at::kDouble);
+  return ((found.to(at::kDouble) - wide).abs().max() / wide.abs().max()).item<double>();
+}
+
+}  // namespace vmoba::model
