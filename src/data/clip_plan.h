@@ -1,0 +1,91 @@
+// From files to a plan: every clip of the data set with its bucket, or its reason for being dropped.
+//
+// Nothing is dropped in silence: plan.dropped lists each file and manifest line that gives no clip, with the reason.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/config.h"
+
+namespace vmoba::data {
+
+// The `data:` group.
+struct DataConfig {
+  std::string path;             // folder, or manifest file (.jsonl, .csv, .json, .txt)
+  std::string format = "auto";  // auto | folder | jsonl | csv | json | lines
+  std::string video_column;     // empty: the usual names are tried
+  std::string caption_column;
+  std::string caption_prefix;          // put before every caption
+  double fps = 16;                     // frames per second of the model's clips
+  std::vector<int64_t> frames = {81};  // frame buckets, 4n+1 each; a clip takes the largest that it can fill
+  int64_t height = 480, width = 832;   // target area; see aspect_buckets
+  int64_t aspect_buckets = 1;          // 1: every clip is cropped to height x width
+  double min_aspect = 0.5, max_aspect = 2.0;
+  std::string frame_extraction = "head";  // head | uniform | chunk | random (start of the clip inside a longer video)
+  int64_t clips_per_video = 4;            // with uniform: clips taken from each video, at most
+  bool images = true;                     // take images as 1-frame clips
+  int64_t num_repeats = 1;
+  double horizontal_flip = 0.0;  // probability
+  int64_t decode_threads = 0;    // 0: one per core, at most 8
+  int64_t prefetch_clips = 4;    // decoded clips held ahead, at most
+
+  void visit(ConfigVisitor& v);
+  void validate() const;
+};
+
+// What frames and sizes the model can take; comes from codec and model.
+struct ClipGeometry {
+  int64_t temporal_stride = 4;  // frames = 1 + temporal_stride * n
+  int64_t pixel_multiple = 16;  // height and width: codec stride times patch size
+  // Tokens of one clip (T' * H' * W' patches).
+  int64_t tokens(int64_t frames, int64_t height, int64_t width) const {
+    return (1 + (frames - 1) / temporal_stride) * (height / pixel_multiple) * (width / pixel_multiple);
+  }
+};
+
+struct Bucket {
+  int64_t frames = 0, height = 0, width = 0;
+  int64_t tokens = 0;
+  int64_t clips = 0;
+};
+
+struct Clip {
+  std::string path;
+  std::string caption;
+  double start_s = 0;  // where the clip begins in the file
+  int64_t bucket = 0;  // index into ClipPlan::buckets
+  int64_t frames = 0;
+  int64_t source_width = 0, source_height = 0;  // as displayed (rotation applied)
+  double source_fps = 0, source_duration_s = 0;
+  bool is_image = false;
+  bool random_start = false;  // start_s is drawn for each sample, so that the clip stays inside the video
+  int64_t repeats = 1;        // times it is shown in an epoch
+};
+
+struct DroppedClip {
+  std::string path;
+  std::string reason;
+};
+
+struct ClipPlan {
+  std::vector<Clip> clips;
+  std::vector<DroppedClip> dropped;
+  std::vector<Bucket> buckets;   // those that have clips, by frames, height, width
+  int64_t missing_captions = 0;  // clips kept with an empty caption
+  int64_t upscaled_clips = 0;    // clips whose source is smaller than their bucket
+};
+
+// Reads manifest and files (probing in threads; the plan's order does not depend on them). Throws Error(kInput) where
+// the path does not exist or no clip is usable: the message lists the dropped files.
+ClipPlan plan_clips(const DataConfig& config, const ClipGeometry& geometry);
+
+// Decoding threads that the configuration asks for, resolved.
+int64_t decode_threads(const DataConfig& config);
+
+// One JSON object: clips, dropped (path, reason), buckets.
+std::string plan_to_json(const ClipPlan& plan);
+// For people: buckets, clips, drops, tokens.
+std::string plan_to_text(const ClipPlan& plan);
+
+}  // namespace vmoba::data

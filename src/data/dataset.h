@@ -1,0 +1,63 @@
+// The ordered stream of training samples.
+//
+// Which clip sample number i shows, and each of its random choices (start, flip), is a function of (seed, i): it does
+// not depend on threads, ranks, or on where the stream was opened. Decoding runs ahead in threads with bounded memory
+// and never reorders. A clip that turns out to be undecodable is logged once with path and reason, counted, and
+// replaced by the next usable clip of its bucket (again a function of seed and sample number).
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/clip_plan.h"
+
+namespace vmoba::data {
+
+// Maps sample numbers to clips. Each epoch is a shuffle in which every clip appears once; `group` consecutive samples
+// (numbers group*k .. group*k + group-1) share a bucket, so that they can form a batch. A bucket whose clips do not
+// fill its last group repeats clips of that epoch there.
+class SampleOrder {
+ public:
+  SampleOrder(const ClipPlan& plan, uint64_t seed, int64_t group);
+  int64_t clip_of(int64_t sample) const;  // index into plan.clips
+  int64_t samples_per_epoch() const;      // a multiple of `group`
+
+ private:
+  struct State;
+  std::shared_ptr<State> state_;
+};
+
+struct Sample {
+  int64_t index = 0;  // global sample number
+  int64_t clip = 0;   // index into the plan
+  std::string caption;
+  at::Tensor video_CFHW;  // uint8, RGB [3, F, H, W], CPU
+};
+
+struct StreamStats {
+  int64_t failed_clips = 0;  // distinct clips that could not be decoded
+  double wait_seconds = 0;   // time next() spent waiting
+};
+
+class SampleStream {
+ public:
+  // Delivers samples first, first + stride, first + 2*stride, ... in this order (ranks take strides).
+  SampleStream(const ClipPlan& plan, const DataConfig& config, uint64_t seed, int64_t group, int64_t first,
+               int64_t stride);
+  ~SampleStream();
+  // Throws Error(kInput) where no clip of a bucket can be decoded (with the list of failures).
+  Sample next();
+  StreamStats stats() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// uint8 [.., 3, F, H, W] -> fp32 in [-1, 1].
+at::Tensor to_unit_range(const at::Tensor& video);
+
+}  // namespace vmoba::data
