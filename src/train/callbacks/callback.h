@@ -1,0 +1,36 @@
+// What the training loop tells the outside, and who listens. Callbacks never change training.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/progress.h"
+
+namespace vmoba::train {
+
+// `step` is the 1-based number of the optimiser step that was done; `grad_norm` is that before clipping; densities by
+// partition ("temporal", ..., "full") and "all"; memory is the GPU's peak, or resident memory on a CPU.
+struct StepReport : ProgressReport {
+  int64_t failed_clips = 0;
+};
+
+struct ValidationVideo {
+  std::string prompt;
+  std::string path;
+  at::Tensor frames_CFHW;  // uint8
+  double fps = 16;
+};
+
+class Callback {
+ public:
+  virtual ~Callback() = default;
+  virtual void on_step(const StepReport& report) {}
+  virtual void on_checkpoint(int64_t step, const std::string& folder) {}
+  virtual void on_validation(int64_t step, const std::vector<ValidationVideo>& videos) {}
+  // The run ends (finished or stopped); not called after an error.
+  virtual void on_end() {}
+};
+
+}  // namespace vmoba::train

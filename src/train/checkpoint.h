@@ -1,0 +1,56 @@
+// Checkpoints of a run: <run.dir>/checkpoint-<step>/ with
+//   transformer/config.json, transformer/diffusion_pytorch_model.safetensors   fp32 weights, diffusers' layout and keys
+//   transformer_ema/...                                                        the moving average, where enabled
+//   state/optimizer.safetensors, state/trainer.json, state/config.yaml         what an exact resume needs
+//
+// Written under a temporary name, every file fsynced, then the folder is renamed: a checkpoint-<step> folder is always
+// complete. A failed write (full disk) removes what it wrote and leaves all older checkpoints alone.
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "model/dit.h"
+#include "train/ema.h"
+#include "train/optimizer.h"
+
+namespace vmoba::train {
+
+struct TrainerState {
+  int64_t step = 0;         // optimiser steps done
+  int64_t next_sample = 0;  // global sample number that comes next
+  uint64_t seed = 0;
+};
+
+// Everything that a checkpoint holds. `ema` may be null.
+struct CheckpointParts {
+  model::Dit& dit;
+  AdamW& optimizer;
+  Ema* ema = nullptr;
+  std::string config_yaml;
+};
+
+// Saves and returns the folder; then deletes the oldest beyond `keep` (0 keeps all). Throws Error(kRuntime).
+std::string save_checkpoint(const std::string& run_dir, const TrainerState& state, const CheckpointParts& parts,
+                            int64_t keep);
+
+// Loads weights, optimiser, EMA. Throws Error(kInput) naming what does not fit.
+TrainerState load_checkpoint(const std::string& folder, const CheckpointParts& parts);
+
+// Steps of the complete checkpoints in a run folder, ascending.
+std::vector<int64_t> checkpoint_steps(const std::string& run_dir);
+std::string checkpoint_path(const std::string& run_dir, int64_t step);
+
+// Copies weights of a transformer folder into the model; every name must be there once with its shape.
+void load_weights(const std::string& transformer_folder, model::Dit& dit);
+
+// Makes the run folder and removes what an interrupted save left behind. Throws Error(kRuntime) where it cannot be
+// written.
+void prepare_run_folder(const std::string& run_dir);
+
+// For a run that starts anew: an earlier run's files in `run_dir` are moved to "<run_dir>.1" (or the next free
+// number), so that nothing is lost. Returns the new place, or nothing where the folder held no run.
+std::optional<std::string> set_aside_earlier_run(const std::string& run_dir);
+
+}  // namespace vmoba::train

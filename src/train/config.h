@@ -1,0 +1,102 @@
+// The root of a configuration file and the groups that belong to training.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "attention/attention.h"
+#include "core/config.h"
+#include "data/clip_plan.h"
+#include "model/codec.h"
+#include "model/dit.h"
+#include "model/text_encoder.h"
+#include "sample/pipeline.h"
+
+namespace vmoba::train {
+
+// The `run:` group: where a run lives and how it talks.
+struct RunConfig {
+  std::string dir = "runs/default";
+  std::string device = "auto";  // auto | cpu | cuda
+  std::string log_level = "info";
+  int64_t threads = 0;  // CPU threads of tensor operations; 0: all cores
+
+  void visit(ConfigVisitor& v);
+};
+
+// The `train.optimizer:` group.
+struct OptimizerConfig {
+  double lr = 1e-5;
+  std::vector<double> betas = {0.9, 0.999};
+  double eps = 1e-8;
+  double weight_decay = 0.01;
+  std::string schedule = "constant";  // constant | linear | cosine
+  int64_t warmup_steps = 0;
+  double final_lr = 0.0;
+  double max_grad_norm = 1.0;
+
+  void visit(ConfigVisitor& v);
+};
+
+// The `train.flow:` group: flow matching (src/train/flow_matching.h).
+struct FlowConfig {
+  std::string timestep_sampling = "logit_normal";  // uniform | logit_normal
+  double logit_mean = 0.0, logit_std = 1.0;
+  double shift = 3.0;
+  double min_timestep = 0.0, max_timestep = 1000.0;
+  std::string loss_weighting = "uniform";  // uniform | sigma_sqrt | cosmap
+  double caption_dropout = 0.1;
+
+  void visit(ConfigVisitor& v);
+};
+
+// The `train.ema:` group.
+struct EmaConfig {
+  bool enabled = false;
+  double decay = 0.999;
+
+  void visit(ConfigVisitor& v);
+};
+
+// The `train:` group.
+struct TrainConfig {
+  int64_t steps = 1000;
+  int64_t global_batch = 1;
+  int64_t micro_batch = 1;
+  int64_t checkpoint_every = 500;
+  int64_t keep_checkpoints = 3;
+  int64_t validate_every = 0;
+  bool tensorboard = true;
+  OptimizerConfig optimizer;
+  FlowConfig flow;
+  EmaConfig ema;
+
+  void visit(ConfigVisitor& v);
+};
+
+struct RootConfig {
+  int64_t seed = 0;
+  RunConfig run;
+  data::DataConfig data;
+  model::ModelConfig model;
+  model::CodecConfig codec;
+  model::TextEncoderConfig text;
+  attention::AttentionConfig attention;
+  TrainConfig train;
+  sample::SampleConfig sample;
+
+  void visit(ConfigVisitor& v);
+  // Agreement between groups; throws Error(kInput).
+  void validate() const;
+};
+
+// Reads, checks and returns a configuration. `path` empty: defaults and overrides only.
+RootConfig load_root_config(const std::string& path, const std::vector<std::string>& overrides);
+
+// What clips the configured codec and model take.
+data::ClipGeometry clip_geometry(const RootConfig& config);
+
+// docs/config.md
+std::string config_reference();
+
+}  // namespace vmoba::train

@@ -1,0 +1,120 @@
+#include "train/estimate.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/check.h"
+
+namespace vmoba::train {
+namespace {
+
+attention::Grid grid_of(const RootConfig& config, const data::Bucket& bucket) {
+  const data::ClipGeometry g = clip_geometry(config);
+  return {1 + (bucket.frames - 1) / g.temporal_stride, bucket.height / g.pixel_multiple,
+          bucket.width / g.pixel_multiple};
+}
+
+// Layer by layer, for one sample: projections 8 S E^2, attention, cross attention, feed-forward 4 S E F.
+double forward_flops(const RootConfig& config, const attention::Grid& grid, bool dense, double density) {
+  const model::ModelConfig& m = config.model;
+  const double s = double(grid.tokens()), e = double(m.heads * m.head_dim), f = double(m.ffn_dim);
+  const double text = double(config.text.max_tokens);
+  const double linear = 8 * s * e * e + 4 * s * e * e + 4 * text * e * e + 4 * s * text * e + 4 * s * e * f;
+  double total = 0;
+  for (int64_t layer = 0; layer < m.layers; ++layer) {
+    const attention::LayerAttention plan = attention::layer_attention(config.attention, layer, dense);
+    const double d = plan.sparse ? density : 1.0;
+    total += linear + attention::attention_flops(grid.tokens(), m.heads, m.head_dim, d,
+                                                 plan.sparse ? attention::block_count(grid, plan) : 0);
+  }
+  return total;
+}
+
+double assumed_density(const RootConfig& config, const std::vector<data::Bucket>& buckets) {
+  if (config.attention.backend == "full") return 1;
+  if (config.attention.select == "threshold") return std::min(1.0, config.attention.tau);
+  if (buckets.empty()) return 1;
+  double sum = 0;
+  for (int64_t layer = 0; layer < config.model.layers; ++layer) {
+    const attention::LayerAttention plan = attention::layer_attention(config.attention, layer, false);
+    const double blocks = double(attention::block_count(grid_of(config, buckets.back()), plan));
+    sum += plan.sparse ? std::min(1.0, double(plan.topk) / blocks) : 1.0;
+  }
+  return sum / double(std::max<int64_t>(1, config.model.layers));
+}
+
+// Activations of one micro batch. With checkpointing each block keeps its input only, plus one block's intermediates:
+// about 16 E-wide and 3 F-wide tensors per token in the compute dtype, and fp32 modulation outputs.
+int64_t activation_bytes(const RootConfig& config, int64_t tokens) {
+  const model::ModelConfig& m = config.model;
+  const double e = double(m.heads * m.head_dim), width = m.compute_dtype == "bf16" ? 2 : 4;
+  const double per_token_block = width * (16 * e + 3 * double(m.ffn_dim)) + 4 * 4 * e;
+  const double per_token_kept = 4 * e;
+  const double layers = double(m.layers);
+  const double per_token =
+      m.activation_checkpointing ? layers * per_token_kept + per_token_block : layers * per_token_block;
+  return int64_t(per_token * double(tokens * config.train.micro_batch));
+}
+
+std::string human_flops(double flops) {
+  const char* units[] = {"", " k", " M", " G", " T", " P", " E"};
+  int unit = 0;
+  while (flops >= 1000 && unit < 6) flops /= 1000, ++unit;
+  return fmt::format("{:.2f}{}FLOP", flops, unit ? units[unit] : " ");
+}
+
+std::string human_bytes(int64_t bytes) {
+  return bytes >= (1 << 30) ? fmt::format("{:.2f} GiB", double(bytes) / (1 << 30))
+                            : fmt::format("{:.1f} MiB", double(bytes) / (1 << 20));
+}
+
+}  // namespace
+
+std::vector<data::Bucket> configured_buckets(const RootConfig& config) {
+  const data::ClipGeometry g = clip_geometry(config);
+  std::vector<data::Bucket> out;
+  for (int64_t frames : config.data.frames)
+    out.push_back(
+        {frames, config.data.height, config.data.width, g.tokens(frames, config.data.height, config.data.width), 0});
+  return out;
+}
+
+RunEstimate estimate_run(const RootConfig& config, const std::vector<data::Bucket>& buckets) {
+  RunEstimate out;
+  out.parameters = model::parameter_count(config.model);
+  out.assumed_density = assumed_density(config, buckets);
+  // Backward costs twice the forward; attention's 2.5 times is within this figure's accuracy. Recomputation adds one.
+  const double passes = config.model.activation_checkpointing ? 4 : 3;
+  int64_t tokens = 0;
+  for (const data::Bucket& bucket : buckets) {
+    const attention::Grid grid = grid_of(config, bucket);
+    out.buckets.push_back({bucket, passes * forward_flops(config, grid, true, 1),
+                           passes * forward_flops(config, grid, false, out.assumed_density)});
+    tokens = std::max(tokens, grid.tokens());
+  }
+  out.weights_bytes = out.gradients_bytes = 4 * out.parameters;
+  out.optimizer_bytes = 8 * out.parameters;
+  out.ema_bytes = config.train.ema.enabled ? 4 * out.parameters : 0;
+  out.activations_bytes = activation_bytes(config, tokens);
+  return out;
+}
+
+std::string estimate_to_text(const RootConfig& config, const RunEstimate& e) {
+  std::string text = fmt::format("parameters           {:.3f} M ({})\n", double(e.parameters) / 1e6, e.parameters);
+  text += fmt::format("samples per step     {} ({} forward passes of {})\n", config.train.global_batch,
+                      config.train.global_batch / config.train.micro_batch, config.train.micro_batch);
+  for (const BucketEstimate& b : e.buckets) {
+    text += fmt::format("bucket {}x{}x{}: {} tokens per sample, {} clips\n", b.bucket.frames, b.bucket.height,
+                        b.bucket.width, b.bucket.tokens, b.bucket.clips);
+    const double batch = double(config.train.global_batch);
+    text += fmt::format("  per step, full     {}\n", human_flops(b.flops_full * batch));
+    text += fmt::format("  per step, {:<8} {} (density {:.2f} assumed; {:.2f}x less)\n", config.attention.backend,
+                        human_flops(b.flops_sparse * batch), e.assumed_density, b.flops_full / b.flops_sparse);
+  }
+  text += fmt::format("memory, estimated    {} = weights {} + gradients {} + optimizer {} + EMA {} + activations {}\n",
+                      human_bytes(e.total_bytes()), human_bytes(e.weights_bytes), human_bytes(e.gradients_bytes),
+                      human_bytes(e.optimizer_bytes), human_bytes(e.ema_bytes), human_bytes(e.activations_bytes));
+  return text;
+}
+
+}  // namespace vmoba::train

@@ -1,0 +1,38 @@
+// What a run will need, from its configuration alone: parameters, tokens, FLOPs, memory (vmoba-train --dry-run).
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "data/clip_plan.h"
+#include "train/config.h"
+
+namespace vmoba::train {
+
+struct BucketEstimate {
+  data::Bucket bucket;
+  double flops_full = 0;    // one optimiser step's FLOPs per sample, full attention everywhere
+  double flops_sparse = 0;  // with the configured attention at the assumed density
+};
+
+struct RunEstimate {
+  int64_t parameters = 0;
+  double assumed_density = 1;  // of sparse layers: tau, or k/blocks (the measured one is in the log of the run)
+  std::vector<BucketEstimate> buckets;
+  int64_t weights_bytes = 0;    // fp32 masters
+  int64_t gradients_bytes = 0;  // fp32
+  int64_t optimizer_bytes = 0;  // two moments
+  int64_t ema_bytes = 0;
+  int64_t activations_bytes = 0;  // largest bucket, micro batch
+  int64_t total_bytes() const {
+    return weights_bytes + gradients_bytes + optimizer_bytes + ema_bytes + activations_bytes;
+  }
+};
+
+RunEstimate estimate_run(const RootConfig& config, const std::vector<data::Bucket>& buckets);
+std::string estimate_to_text(const RootConfig& config, const RunEstimate& estimate);
+
+// The buckets that the configuration alone implies (every frame count at height x width), for runs without files yet.
+std::vector<data::Bucket> configured_buckets(const RootConfig& config);
+
+}  // namespace vmoba::train

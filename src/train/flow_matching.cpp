@@ -1,0 +1,64 @@
+#include "train/flow_matching.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <numbers>
+
+#include "core/random.h"
+
+namespace vmoba::train {
+
+double draw_sigma(const FlowConfig& config, uint64_t seed, int64_t sample) {
+  RandomStream random(seed, "timestep", uint64_t(sample));
+  double t = config.timestep_sampling == "uniform"
+                 ? random.uniform()
+                 : 1.0 / (1.0 + std::exp(-(config.logit_mean + config.logit_std * random.normal())));
+  t = config.shift * t / (1.0 + (config.shift - 1.0) * t);
+  const double low = config.min_timestep / 1000.0, high = config.max_timestep / 1000.0;
+  return low + (high - low) * t;
+}
+
+bool drop_caption(const FlowConfig& config, uint64_t seed, int64_t sample) {
+  return RandomStream(seed, "caption_dropout", uint64_t(sample)).uniform() < config.caption_dropout;
+}
+
+at::Tensor draw_noise(uint64_t seed, int64_t sample, at::IntArrayRef shape) {
+  at::Tensor noise = at::empty(shape, at::kFloat);
+  fill_normal(seed, "noise", uint64_t(sample), noise.mutable_data_ptr<float>(), noise.numel());
+  return noise;
+}
+
+double loss_weight(const FlowConfig& config, double sigma) {
+  if (config.loss_weighting == "sigma_sqrt") return 1.0 / (sigma * sigma);
+  if (config.loss_weighting == "cosmap") return 2.0 / (std::numbers::pi * (1.0 - 2.0 * sigma + 2.0 * sigma * sigma));
+  return 1.0;
+}
+
+NoisyBatch make_noisy(const FlowConfig& config, uint64_t seed, const std::vector<int64_t>& samples,
+                      const at::Tensor& x0_BCTHW) {
+  std::vector<at::Tensor> noises;
+  std::vector<float> timesteps, weights;
+  for (int64_t sample : samples) {
+    const double sigma = draw_sigma(config, seed, sample);
+    noises.push_back(draw_noise(seed, sample, x0_BCTHW.sizes().slice(1)));
+    timesteps.push_back(float(1000.0 * sigma));
+    weights.push_back(float(loss_weight(config, sigma)));
+  }
+  const auto device = x0_BCTHW.device();
+  const at::Tensor noise = at::stack(noises).to(x0_BCTHW.options());
+  NoisyBatch batch;
+  batch.timestep_B = at::tensor(timesteps).to(device);
+  batch.weight_B = at::tensor(weights).to(device);
+  const at::Tensor sigma = (batch.timestep_B / 1000.0).to(x0_BCTHW.scalar_type()).view({-1, 1, 1, 1, 1});
+  batch.latents_BCTHW = (1 - sigma) * x0_BCTHW + sigma * noise;
+  batch.target_BCTHW = noise - x0_BCTHW;
+  return batch;
+}
+
+at::Tensor flow_loss(const at::Tensor& velocity_BCTHW, const NoisyBatch& batch) {
+  const at::Tensor error = velocity_BCTHW.to(at::kFloat) - batch.target_BCTHW.to(at::kFloat);
+  return (error.square().flatten(1).mean(1) * batch.weight_B).mean();
+}
+
+}  // namespace vmoba::train

@@ -1,0 +1,38 @@
+// Flow matching (rectified flow; Lipman et al. 2210.02747, Esser et al. 2403.03206): x_s = (1 - s) x0 + s noise, the
+// model predicts velocity = noise - x0 at timestep 1000 s. Every draw is a function of (seed, sample number).
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "train/config.h"
+
+namespace vmoba::train {
+
+// sigma in [min_timestep, max_timestep] / 1000 of one sample, after `shift`.
+double draw_sigma(const FlowConfig& config, uint64_t seed, int64_t sample);
+
+// Whether the sample is trained with an empty caption.
+bool drop_caption(const FlowConfig& config, uint64_t seed, int64_t sample);
+
+// Standard normal noise of one sample, fp32 on the CPU, of the given shape.
+at::Tensor draw_noise(uint64_t seed, int64_t sample, at::IntArrayRef shape);
+
+// Weight of a sample's loss (diffusers' compute_loss_weighting_for_sd3).
+double loss_weight(const FlowConfig& config, double sigma);
+
+struct NoisyBatch {
+  at::Tensor latents_BCTHW;  // x_s, dtype of x0
+  at::Tensor target_BCTHW;   // noise - x0
+  at::Tensor timestep_B;     // 1000 s, fp32
+  at::Tensor weight_B;       // fp32
+};
+
+// Noises a batch of clean latents; `samples` are their global sample numbers.
+NoisyBatch make_noisy(const FlowConfig& config, uint64_t seed, const std::vector<int64_t>& samples,
+                      const at::Tensor& x0_BCTHW);
+
+// Mean over the batch of weight * mean squared error of each sample; fp32 scalar.
+at::Tensor flow_loss(const at::Tensor& velocity_BCTHW, const NoisyBatch& batch);
+
+}  // namespace vmoba::train

@@ -1,0 +1,215 @@
+#include "train/trainer.h"
+
+#include <ATen/ATen.h>
+
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+
+#include <fmt/ranges.h>
+
+#include "core/check.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "data/video_writer.h"
+#include "sample/pipeline.h"
+#include "train/callbacks/standard_callbacks.h"
+#include "train/lr_schedule.h"
+#include "train/signals.h"
+
+namespace vmoba::train {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+at::ScalarType dtype_of(const std::string& name) {
+  return name == "bf16" ? at::kBFloat16 : at::kFloat;
+}
+
+std::string resolved_yaml(RootConfig config) {
+  return config_to_yaml([&](ConfigVisitor& v) { config.visit(v); });
+}
+
+void log_plan(const data::ClipPlan& plan) {
+  log_info("data: {} clips in {} buckets, {} dropped", plan.clips.size(), plan.buckets.size(), plan.dropped.size());
+  for (const data::DroppedClip& drop : plan.dropped) log_warning("dropped {}: {}", drop.path, drop.reason);
+}
+
+}  // namespace
+
+Trainer::Trainer(const RootConfig& config)
+    : config_(config), device_(prepare_device(config.run)), compute_dtype_(dtype_of(config.model.compute_dtype)) {
+  plan_ = data::plan_clips(config_.data, clip_geometry(config_));
+  log_plan(plan_);
+  codec_ = model::make_codec(config_.codec, device_);
+  text_ = model::make_text_encoder(config_.text, device_);
+  dit_ = model::make_dit(config_.model, config_.attention, uint64_t(config_.seed), device_);
+  optimizer_ = std::make_unique<AdamW>(config_.train.optimizer, dit_->parameters());
+  if (config_.train.ema.enabled) ema_ = std::make_unique<Ema>(config_.train.ema, dit_->parameters());
+  state_.seed = uint64_t(config_.seed);
+}
+
+Trainer::~Trainer() = default;
+
+CheckpointParts Trainer::parts() {
+  return {*dit_, *optimizer_, ema_.get(), resolved_yaml(config_)};
+}
+
+void Trainer::start(const ResumeRequest& resume) {
+  const std::string& dir = config_.run.dir;
+  std::string from = resume.from;
+  if (from == "latest") {
+    prepare_run_folder(dir);
+    const std::vector<int64_t> steps = checkpoint_steps(dir);
+    from = steps.empty() ? "" : checkpoint_path(dir, steps.back());
+    if (from.empty()) log_warning("--resume latest: no checkpoint in {}, starting at step 0", dir);
+  } else if (from.empty()) {
+    if (const auto place = set_aside_earlier_run(dir))
+      log_warning("{} held an earlier run, now kept at {}; --resume latest would have continued it", dir, *place);
+  }
+  prepare_run_folder(dir);
+  if (!from.empty()) {
+    state_ = load_checkpoint(from, parts());
+    VMOBA_CHECK_INPUT(state_.seed == uint64_t(config_.seed),
+                      "seed: expected {} as in the checkpoint, found {}; a resumed run keeps its seed", state_.seed,
+                      config_.seed);
+    VMOBA_CHECK_INPUT(state_.next_sample == state_.step * config_.train.global_batch,
+                      "train.global_batch: expected {} as in the checkpoint, found {}",
+                      state_.step ? state_.next_sample / state_.step : 0, config_.train.global_batch);
+    log_info("resumed from {} at step {}", from, state_.step);
+  }
+  write_file_atomically(dir + "/config.resolved.yaml", resolved_yaml(config_));
+  make_callbacks();
+  stream_ = std::make_unique<data::SampleStream>(plan_, config_.data, uint64_t(config_.seed), config_.train.micro_batch,
+                                                 state_.next_sample, 1);
+}
+
+void Trainer::make_callbacks() {
+  callbacks_ = standard_callbacks(config_.run.dir, state_.step, config_.train.tensorboard);
+}
+
+double Trainer::accumulate(StepInputs& inputs, bool dense, int64_t passes) {
+  std::vector<at::Tensor> videos;
+  std::vector<std::string> captions;
+  std::vector<int64_t> samples;
+  for (int64_t i = 0; i < config_.train.micro_batch; ++i) {
+    data::Sample sample = stream_->next();
+    const bool drop = drop_caption(config_.train.flow, state_.seed, sample.index);
+    videos.push_back(data::to_unit_range(sample.video_CFHW));
+    captions.push_back(drop ? "" : sample.caption);
+    samples.push_back(sample.index);
+    inputs.samples.push_back(sample.index);
+    inputs.clips.push_back(plan_.clips[size_t(sample.clip)].path);
+  }
+  const at::Tensor x0 = codec_->encode(at::stack(videos).to(device_));
+  const NoisyBatch batch = make_noisy(config_.train.flow, state_.seed, samples, x0);
+  const attention::Grid grid = dit_->grid(x0.size(2), x0.size(3), x0.size(4));
+  step_tokens_ += grid.tokens() * x0.size(0);
+  const model::ForwardOptions options{compute_dtype_, dense, config_.model.activation_checkpointing, &stats_};
+  const at::Tensor velocity = dit_->forward({batch.latents_BCTHW, batch.timestep_B, text_->encode(captions)}, options);
+  const at::Tensor loss = flow_loss(velocity, batch);
+  (loss / double(passes)).backward();
+  return loss.item<double>();
+}
+
+void Trainer::check_finite(double loss, double norm, const StepInputs& inputs) const {
+  if (std::isfinite(loss) && std::isfinite(norm)) return;
+  throw_runtime(
+      "step {}: expected a finite loss and gradient, found loss {} and gradient norm {}; samples {} of clips "
+      "{}; the weights were not updated: lower train.optimizer.lr, look at these clips, or resume from the "
+      "last checkpoint",
+      state_.step + 1, loss, norm, fmt::join(inputs.samples, ", "), fmt::join(inputs.clips, ", "));
+}
+
+StepReport Trainer::train_step() {
+  const Clock::time_point start = Clock::now();
+  const double waited_before = stream_->stats().wait_seconds;
+  const int64_t passes = config_.train.global_batch / config_.train.micro_batch;
+  const bool dense = state_.step < config_.attention.dense_warmup_steps;
+  stats_.clear();
+  step_tokens_ = 0;
+  optimizer_->zero_grad();
+  StepInputs inputs;
+  double loss = 0;
+  for (int64_t pass = 0; pass < passes; ++pass) loss += accumulate(inputs, dense, passes) / double(passes);
+  const double norm = gradient_norm(dit_->parameters()).item<double>();
+  check_finite(loss, norm, inputs);
+  clip_gradients(dit_->parameters(), norm, config_.train.optimizer.max_grad_norm);
+  const double lr = learning_rate(config_.train.optimizer, state_.step, config_.train.steps);
+  optimizer_->step(lr);
+  if (ema_) ema_->update(state_.step);
+  state_.step += 1;
+  state_.next_sample += config_.train.global_batch;
+
+  StepReport report;
+  report.step = state_.step;
+  report.steps = config_.train.steps;
+  report.loss = loss;
+  report.lr = lr;
+  report.grad_norm = norm;
+  report.step_s = seconds_since(start);
+  report.tokens_per_s = double(step_tokens_) / report.step_s;
+  report.density = stats_.densities();
+  report.data_wait_s = stream_->stats().wait_seconds - waited_before;
+  report.memory_bytes = memory_in_use_bytes(device_);
+  report.failed_clips = stream_->stats().failed_clips;
+  return report;
+}
+
+void Trainer::save() {
+  const std::string folder = save_checkpoint(config_.run.dir, state_, parts(), config_.train.keep_checkpoints);
+  for (const auto& callback : callbacks_) callback->on_checkpoint(state_.step, folder);
+}
+
+void Trainer::validate_now() {
+  if (ema_) ema_->swap();
+  sample::Pipeline pipeline(*dit_, *codec_, *text_, config_.sample, config_.attention, compute_dtype_, device_);
+  std::vector<std::string> prompts = config_.sample.prompts;
+  for (size_t i = 0; prompts.size() < 2 && i < plan_.clips.size() && config_.sample.prompts.empty(); ++i)
+    prompts.push_back(plan_.clips[i].caption);
+  fs::create_directories(config_.run.dir + "/samples");
+  std::vector<ValidationVideo> videos;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    const std::string path = fmt::format("{}/samples/step-{:06d}-{}.mp4", config_.run.dir, state_.step, i);
+    const at::Tensor frames =
+        pipeline.generate({prompts[i], uint64_t(config_.sample.seed), int64_t(i)}, [](int64_t, int64_t) {});
+    data::write_video(path, frames, config_.sample.fps);
+    videos.push_back({prompts[i], path, frames, config_.sample.fps});
+  }
+  if (ema_) ema_->swap();
+  for (const auto& callback : callbacks_) callback->on_validation(state_.step, videos);
+}
+
+int Trainer::run(const ResumeRequest& resume) {
+  install_stop_signals();
+  start(resume);
+  const int64_t warmup = config_.attention.dense_warmup_steps;
+  if (config_.attention.backend != "full" && state_.step < warmup)
+    log_info("full attention in every layer until step {} (attention.dense_warmup_steps)", warmup);
+  const auto due = [&](int64_t every) { return every > 0 && state_.step % every == 0; };
+  int64_t saved_step = state_.step;
+  while (state_.step < config_.train.steps && stop_signal() == 0) {
+    const StepReport report = train_step();
+    for (const auto& callback : callbacks_) callback->on_step(report);
+    if (config_.attention.backend != "full" && state_.step == warmup)
+      log_info("step {}: sparse attention from here on", state_.step + 1);
+    if (due(config_.train.checkpoint_every) || state_.step == config_.train.steps) {
+      save();
+      saved_step = state_.step;
+    }
+    if (due(config_.train.validate_every)) validate_now();
+  }
+  const bool stopped = state_.step < config_.train.steps;
+  if (stopped && (saved_step != state_.step || checkpoint_steps(config_.run.dir).empty())) save();
+  for (const auto& callback : callbacks_) callback->on_end();
+  if (stopped)
+    log_info("stopped by signal {} after step {}; continue with --resume latest", stop_signal(), state_.step);
+  return stopped ? kExitStopped : 0;
+}
+
+}  // namespace vmoba::train
