@@ -1,0 +1,283 @@
+#include "apps/bench/attention_bench.h"
+
+#include <ATen/ATen.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "attention/vmoba_op.h"
+#include "core/check.h"
+
+namespace vmoba::bench {
+namespace {
+
+using attention::Selection;
+using attention::SparseForward;
+using attention::SparseProblem;
+
+struct Tensors {
+  at::Tensor q, k, v, dout;  // [B, S, N, D] bf16
+};
+
+// Standard normal values; `smooth` adds a component that varies slowly over the grid to q and k, so that near tokens
+// like each other and lists become as skewed as in trained models.
+Tensors make_inputs(const BenchOptions& o) {
+  const auto options = at::TensorOptions().device(at::kCUDA).dtype(at::kFloat);
+  const int64_t tokens = o.grid.tokens();
+  const auto draw = [&] { return at::randn({o.batch, tokens, o.heads, o.head_dim}, options); };
+  at::Tensor q = draw(), k = draw();
+  if (o.inputs == "smooth") {
+    const at::Tensor t = at::arange(o.grid.t, options).view({-1, 1, 1}) / double(o.grid.t);
+    const at::Tensor h = at::arange(o.grid.h, options).view({1, -1, 1}) / double(o.grid.h);
+    const at::Tensor w = at::arange(o.grid.w, options).view({1, 1, -1}) / double(o.grid.w);
+    const at::Tensor frequency = at::randn({3, o.heads, o.head_dim}, options) * 3;
+    const auto phase = [&](const at::Tensor& x, int64_t axis) {
+      return x.expand({o.grid.t, o.grid.h, o.grid.w}).reshape({1, tokens, 1, 1}) * frequency[axis];
+    };
+    const at::Tensor position = at::cos(phase(t, 0) + phase(h, 1) + phase(w, 2));
+    q = q + position;
+    k = k + position;
+  }
+  return {q.to(at::kBFloat16), k.to(at::kBFloat16), draw().to(at::kBFloat16), draw().to(at::kBFloat16)};
+}
+
+class EventTimer {
+ public:
+  EventTimer() {
+    cudaEventCreate(&start_);
+    cudaEventCreate(&stop_);
+  }
+  ~EventTimer() {
+    cudaEventDestroy(start_);
+    cudaEventDestroy(stop_);
+  }
+  EventTimer(const EventTimer&) = delete;
+  EventTimer& operator=(const EventTimer&) = delete;
+  double milliseconds(const std::function<void()>& work) {
+    const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
+    cudaEventRecord(start_, stream);
+    work();
+    cudaEventRecord(stop_, stream);
+    const cudaError_t error = cudaEventSynchronize(stop_);
+    VMOBA_CHECK(error == cudaSuccess, "benchmark: the GPU reported: {}", cudaGetErrorString(error));
+    float ms = 0;
+    cudaEventElapsedTime(&ms, start_, stop_);
+    return ms;
+  }
+
+ private:
+  cudaEvent_t start_{}, stop_{};
+};
+
+Spread spread_of(std::vector<double> samples) {
+  std::sort(samples.begin(), samples.end());
+  return {samples[samples.size() / 2], samples.front(), samples.back()};
+}
+
+at::Tensor heads_first(const at::Tensor& x_BSND) {
+  return x_BSND.transpose(1, 2);
+}
+
+// cuDNN's attention, as the `full` backend calls it through libtorch.
+struct FullAttention {
+  at::Tensor q, k, v, out, lse, seed, offset, dout;
+  c10::SymInt max_q, max_k;
+  at::Tensor cum_q, cum_k, debug;
+
+  explicit FullAttention(const Tensors& t)
+      : q(heads_first(t.q)), k(heads_first(t.k)), v(heads_first(t.v)), dout(heads_first(t.dout)) {}
+  void forward() {
+    std::tie(out, lse, cum_q, cum_k, max_q, max_k, seed, offset, debug) =
+        at::_scaled_dot_product_cudnn_attention(q, k, v, std::nullopt, /*compute_log_sumexp=*/true);
+  }
+  void backward() {
+    at::_scaled_dot_product_cudnn_attention_backward_symint(dout, q, k, v, out, lse, seed, offset, at::Tensor(), cum_q,
+                                                            cum_k, max_q, max_k, 0.0, false);
+  }
+};
+
+// Largest difference to fp32 attention over the same mask, relative to the largest value, on 256 queries of each head.
+double subsample_error(const SparseProblem& problem, const Tensors& t, const SparseForward& forward,
+                       const attention::SparseBackend& backend) {
+  const int64_t tokens = t.q.size(1), step = std::max<int64_t>(1, tokens / 256);
+  const at::Tensor positions = at::arange(0, tokens, step, t.q.options().dtype(at::kLong));
+  const at::Tensor order = problem.tables->token_of_S.to(at::kLong),
+                   block_of = problem.tables->block_of_S.to(at::kLong);
+  const at::Tensor rows = order.index_select(0, positions);
+  const at::Tensor mask_BNCR = backend.mask_BNCS(problem, forward.selection).index_select(3, positions);
+  double worst = 0, largest = 0;
+  for (int64_t b = 0; b < t.q.size(0); ++b) {
+    for (int64_t n = 0; n < t.q.size(2); ++n) {
+      const at::Tensor keys = t.k[b].select(1, n).to(at::kFloat).index_select(0, order);
+      const at::Tensor values = t.v[b].select(1, n).to(at::kFloat).index_select(0, order);
+      const at::Tensor queries = t.q[b].select(1, n).to(at::kFloat).index_select(0, rows);
+      const at::Tensor allowed = mask_BNCR[b][n].transpose(0, 1).index_select(1, block_of);
+      const at::Tensor scores =
+          (at::mm(queries, keys.t()) / std::sqrt(double(t.q.size(3)))).masked_fill(~allowed, -INFINITY);
+      const at::Tensor expected = at::mm(at::softmax(scores, 1), values);
+      const at::Tensor found = forward.out_BZND[b].select(1, n).index_select(0, rows).to(at::kFloat);
+      worst = std::max(worst, (found - expected).abs().max().item<double>());
+      largest = std::max(largest, expected.abs().max().item<double>());
+    }
+  }
+  return worst / largest;
+}
+
+int64_t peak_bytes() {
+  return c10::cuda::CUDACachingAllocator::getDeviceStats(0)
+      .allocated_bytes[size_t(c10::CachingAllocator::StatType::AGGREGATE)]
+      .peak;
+}
+
+int64_t current_bytes() {
+  return c10::cuda::CUDACachingAllocator::getDeviceStats(0)
+      .allocated_bytes[size_t(c10::CachingAllocator::StatType::AGGREGATE)]
+      .current;
+}
+
+double density_of(const SparseProblem& problem, const Tensors& t, const attention::SparseBackend& backend) {
+  const double pairs = backend.forward(problem, t.q, t.k, t.v).pairs.item<double>();
+  return pairs / (double(t.q.size(0) * t.q.size(2)) * double(t.q.size(1)) * double(t.q.size(1)));
+}
+
+// The threshold at which the density is within 2 % of the wished one (it grows with tau).
+double find_tau(SparseProblem problem, const Tensors& t, const attention::SparseBackend& backend, double density) {
+  double low = 0, high = 1;
+  for (int round = 0; round < 20; ++round) {
+    problem.layer.tau = (low + high) / 2;
+    const double found = density_of(problem, t, backend);
+    if (std::abs(found / density - 1) < 0.02) break;
+    (found < density ? low : high) = problem.layer.tau;
+  }
+  return problem.layer.tau;
+}
+
+attention::LayerAttention layer_of(const BenchOptions& o, const std::string& partition) {
+  attention::AttentionConfig config = o.attention;
+  config.temporal_layers = partition == "temporal";
+  config.spatial_layers = partition == "spatial";
+  config.spatiotemporal_layers = partition == "spatiotemporal";
+  return attention::layer_attention(config, 0, false);
+}
+
+void measure_times(const BenchOptions& o, const SparseProblem& problem, const Tensors& t,
+                   const attention::SparseBackend& backend, BenchCase& out) {
+  EventTimer timer;
+  FullAttention full(t);
+  std::vector<double> select, forward, backward, total, full_forward, full_total;
+  for (int64_t i = 0; i < o.warmup + o.repeats; ++i) {
+    Selection selection;
+    SparseForward result;
+    const double select_ms = timer.milliseconds([&] { selection = backend.select(problem, t.q, t.k, t.v); });
+    const double attend_ms = timer.milliseconds([&] { result = backend.attend(problem, t.q, t.k, t.v, selection); });
+    const double backward_ms = timer.milliseconds([&] { backend.backward(problem, t.q, t.k, t.v, result, t.dout); });
+    const double full_forward_ms = timer.milliseconds([&] { full.forward(); });
+    const double full_backward_ms = timer.milliseconds([&] { full.backward(); });
+    if (i < o.warmup) continue;
+    select.push_back(select_ms);
+    forward.push_back(select_ms + attend_ms);
+    backward.push_back(backward_ms);
+    total.push_back(select_ms + attend_ms + backward_ms);
+    full_forward.push_back(full_forward_ms);
+    full_total.push_back(full_forward_ms + full_backward_ms);
+  }
+  out.select_ms = spread_of(select);
+  out.forward_ms = spread_of(forward);
+  out.backward_ms = spread_of(backward);
+  out.total_ms = spread_of(total);
+  out.full_forward_ms = spread_of(full_forward);
+  out.full_total_ms = spread_of(full_total);
+}
+
+BenchCase bench_case(const BenchOptions& o, const std::string& partition, const Tensors& t) {
+  SparseProblem problem = attention::make_sparse_problem(t.q, o.grid, 0, layer_of(o, partition));
+  const attention::SparseBackend& backend = attention::sparse_backend(o.attention.implementation, t.q);
+  if (o.density > 0) problem.layer.tau = find_tau(problem, t, backend, o.density);
+  BenchCase out;
+  out.partition = partition;
+  out.inputs = o.inputs;
+  out.blocks = problem.tables->blocks;
+  out.tokens = o.grid.tokens();
+  out.tau = problem.layer.tau;
+
+  // Memory: what a forward and backward need above inputs, output and gradients.
+  c10::cuda::CUDACachingAllocator::emptyCache();
+  c10::cuda::CUDACachingAllocator::resetPeakStats(0);
+  const int64_t before = current_bytes();
+  {
+    const SparseForward result = backend.forward(problem, t.q, t.k, t.v);
+    backend.backward(problem, t.q, t.k, t.v, result, t.dout);
+    out.extra_bytes = peak_bytes() - before - 4 * int64_t(t.q.nbytes());
+    const double all = double(o.batch * o.heads) * double(out.tokens) * double(out.tokens);
+    out.density = result.pairs.item<double>() / all;
+    out.relative_error = o.check ? subsample_error(problem, t, result, backend) : -1;
+  }
+  measure_times(o, problem, t, backend, out);
+  const double flops = attention::attention_flops(out.tokens, o.heads, o.head_dim, out.density, 0) * double(o.batch);
+  out.forward_tflops = flops / (out.forward_ms.median * 1e9);
+  out.backward_tflops = 2.5 * flops / (out.backward_ms.median * 1e9);
+  return out;
+}
+
+nlohmann::json to_json(const Spread& s) {
+  return {{"median", s.median}, {"min", s.min}, {"max", s.max}};
+}
+
+}  // namespace
+
+std::vector<BenchCase> bench_attention(const BenchOptions& options) {
+  VMOBA_CHECK_INPUT(at::globalContext().hasCUDA(), "vmoba-bench attention: expected a CUDA GPU, found none");
+  const at::NoGradGuard no_grad;
+  at::manual_seed(0);
+  const Tensors tensors = make_inputs(options);
+  std::vector<BenchCase> out;
+  for (const std::string& partition : options.partitions) out.push_back(bench_case(options, partition, tensors));
+  return out;
+}
+
+void print_bench(const std::vector<BenchCase>& cases) {
+  std::cout << fmt::format(
+      "{:<15} {:>6} {:>7} {:>7} {:>7} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7} {:>8} {:>8}\n", "partition",
+      "blocks", "tokens", "density", "tau", "select", "fwd", "bwd", "total", "full fwd", "full tot", "x fwd", "x tot",
+      "GiB", "rel err");
+  for (const BenchCase& c : cases)
+    std::cout << fmt::format(
+        "{:<15} {:>6} {:>7} {:>7.3f} {:>7.3f} {:>9.3f} {:>9.3f} {:>9.3f} {:>9.3f} {:>9.3f} {:>9.3f} {:>7.2f} {:>7.2f} "
+        "{:>8.2f} {:>8.1e}   spread total {:.2f}..{:.2f}, full {:.2f}..{:.2f}; fwd {:.0f} TF/s, bwd {:.0f} TF/s\n",
+        c.partition, c.blocks, c.tokens, c.density, c.tau, c.select_ms.median, c.forward_ms.median,
+        c.backward_ms.median, c.total_ms.median, c.full_forward_ms.median, c.full_total_ms.median,
+        c.full_forward_ms.median / c.forward_ms.median, c.full_total_ms.median / c.total_ms.median,
+        double(c.extra_bytes) / (1 << 30), c.relative_error, c.total_ms.min, c.total_ms.max, c.full_total_ms.min,
+        c.full_total_ms.max, c.forward_tflops, c.backward_tflops);
+}
+
+std::string bench_to_json(const std::vector<BenchCase>& cases) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const BenchCase& c : cases)
+    list.push_back({{"partition", c.partition},
+                    {"inputs", c.inputs},
+                    {"blocks", c.blocks},
+                    {"tokens", c.tokens},
+                    {"tau", c.tau},
+                    {"density", c.density},
+                    {"select_ms", c.select_ms.median},
+                    {"fwd_ms", c.forward_ms.median},
+                    {"bwd_ms", c.backward_ms.median},
+                    {"total_ms", c.total_ms.median},
+                    {"full_fwd_ms", c.full_forward_ms.median},
+                    {"full_total_ms", c.full_total_ms.median},
+                    {"extra_bytes", c.extra_bytes},
+                    {"rel_err", c.relative_error},
+                    {"spread", {{"total_ms", to_json(c.total_ms)}, {"full_total_ms", to_json(c.full_total_ms)}}}});
+  cudaDeviceProp properties{};
+  cudaGetDeviceProperties(&properties, 0);
+  return nlohmann::json{{"gpu", properties.name}, {"commit", VMOBA_COMMIT}, {"cases", list}}.dump(2) + "\n";
+}
+
+}  // namespace vmoba::bench

@@ -1,0 +1,130 @@
+// vmoba-bench: is the attention of this build right on this machine? (docs/attention.md). Needs neither FFmpeg nor MPI.
+#include <ATen/Context.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "apps/bench/attention_bench.h"
+#include "apps/bench/golden_check.h"
+#include "apps/main_guard.h"
+
+namespace {
+
+using namespace vmoba;
+
+struct CheckArguments {
+  std::string folder, backend = "auto", dtype = "fp32", device = "cpu", json;
+};
+
+at::Device parse_device(const std::string& name) {
+  VMOBA_CHECK_INPUT(name == "cpu" || at::globalContext().hasCUDA(),
+                    "--device: expected a CUDA device for cuda, found none; use --device cpu");
+  return at::Device(name);
+}
+
+// NaN has no number in JSON and becomes null.
+nlohmann::json to_json(const std::vector<bench::GoldenResult>& results, const CheckArguments& a, int64_t failed) {
+  nlohmann::json files = nlohmann::json::array();
+  for (const bench::GoldenResult& r : results)
+    files.push_back({{"file", r.name},
+                     {"passed", r.passed()},
+                     {"mask_differences", r.mask_differences},
+                     {"error", r.error},
+                     {"limit", r.limit}});
+  return {{"folder", a.folder}, {"backend", a.backend}, {"dtype", a.dtype},
+          {"device", a.device}, {"failed", failed},     {"files", files}};
+}
+
+int check(const CheckArguments& a) {
+  const std::map<std::string, at::ScalarType> dtypes = {
+      {"fp32", at::kFloat}, {"fp64", at::kDouble}, {"bf16", at::kBFloat16}};
+  const at::Device device = parse_device(a.device);
+  std::vector<bench::GoldenResult> results;
+  int64_t failed = 0;
+  std::cout << fmt::format("{:<68} {:>6} {:>9} {:>9} {:>9} {:>9} {:>9}\n", "file", "mask", "out", "lse", "dq", "dk",
+                           "dv");
+  for (const std::string& path : bench::golden_files(a.folder)) {
+    const bench::GoldenResult r = bench::check_golden(bench::load_golden(path), a.backend, dtypes.at(a.dtype), device);
+    std::cout << fmt::format("{:<68} {:>6} {:>9.1e} {:>9.1e} {:>9.1e} {:>9.1e} {:>9.1e}{}\n", r.name,
+                             r.mask_differences, r.error.at("out"), r.error.at("lse"), r.error.at("dq"),
+                             r.error.at("dk"), r.error.at("dv"), r.passed() ? "" : "  FAILED");
+    failed += r.passed() ? 0 : 1;
+    results.push_back(r);
+  }
+  std::cout << fmt::format("{} of {} files passed ({}, {}, {})\n", results.size() - size_t(failed), results.size(),
+                           a.backend, a.dtype, a.device);
+  if (!a.json.empty()) {
+    std::ofstream out(a.json);
+    out << to_json(results, a, failed).dump(2) << "\n";
+    out.close();
+    VMOBA_CHECK(!out.fail(), "--json: expected to write '{}', could not; check folder, permissions and space", a.json);
+  }
+  return failed == 0 ? 0 : 1;
+}
+
+attention::Grid parse_grid(const std::string& text) {
+  attention::Grid grid;
+  char end = 0;
+  VMOBA_CHECK_INPUT(std::sscanf(text.c_str(), "%ldx%ldx%ld%c", &grid.t, &grid.h, &grid.w, &end) == 3 &&
+                        std::min({grid.t, grid.h, grid.w}) >= 1,
+                    "--grid: expected TxHxW such as 24x36x64, found '{}'", text);
+  return grid;
+}
+
+int attention_benchmark(bench::BenchOptions options, const std::string& grid) {
+  options.grid = parse_grid(grid);
+  options.attention.validate();
+  const std::vector<bench::BenchCase> cases = bench::bench_attention(options);
+  bench::print_bench(cases);
+  if (!options.json.empty()) {
+    std::ofstream out(options.json);
+    out << bench::bench_to_json(cases);
+    out.close();
+    VMOBA_CHECK(!out.fail(), "--json: expected to write '{}', could not; check folder and space", options.json);
+  }
+  return 0;
+}
+
+void add_attention_options(CLI::App& command, bench::BenchOptions& o, std::string& grid) {
+  command.add_option("--grid", grid, "Latent patches TxHxW");
+  command.add_option("--batch", o.batch, "Samples");
+  command.add_option("--heads", o.heads, "Heads");
+  command.add_option("--head-dim", o.head_dim, "Size of a head");
+  command.add_option("--tau", o.attention.tau, "Selection threshold");
+  command.add_option("--density", o.density, "Search tau for this density instead");
+  command.add_option("--pool", o.attention.pool, "query_head | block | head_global | overall");
+  command.add_option("--temporal-chunk", o.attention.temporal_chunk, "ct");
+  command.add_option("--spatial-chunk", o.attention.spatial_chunk, "ch cw")->expected(2);
+  command.add_option("--spatiotemporal-chunk", o.attention.spatiotemporal_chunk, "ct ch cw")->expected(3);
+  command.add_option("--partitions", o.partitions, "Which partitions")
+      ->check(CLI::IsMember({"temporal", "spatial", "spatiotemporal"}));
+  command.add_option("--inputs", o.inputs, "random | smooth (positional component, skewed lists)")
+      ->check(CLI::IsMember({"random", "smooth"}));
+  command.add_option("--implementation", o.attention.implementation, "auto | reference | native");
+  command.add_option("--repeats", o.repeats, "Timed rounds after warm-up");
+  command.add_flag("--check,!--no-check", o.check, "Compare with fp32 attention on a subsample (default)");
+  command.add_option("--json", o.json, "Also write the results to this file");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Checks and times the attention of this build."};
+  app.require_subcommand(1);
+  CheckArguments a;
+  CLI::App* command = app.add_subcommand("check", "Runs every golden vector of a folder through a backend");
+  command->add_option("folder", a.folder, "Folder of .safetensors vectors")->required();
+  command->add_option("--backend", a.backend, "Who computes")->check(CLI::IsMember({"auto", "reference", "native"}));
+  command->add_option("--dtype", a.dtype, "Type of q, k, v")->check(CLI::IsMember({"fp32", "fp64", "bf16"}));
+  command->add_option("--device", a.device, "Where to compute")->check(CLI::IsMember({"cpu", "cuda"}));
+  command->add_option("--json", a.json, "Also write the results to this file");
+  bench::BenchOptions options;
+  std::string grid = "24x36x64";
+  CLI::App* timing = app.add_subcommand("attention", "Times VMoBA beside cuDNN full attention on a GPU");
+  add_attention_options(*timing, options, grid);
+  return vmoba::apps::guarded_main(app, argc, argv,
+                                   [&] { return timing->parsed() ? attention_benchmark(options, grid) : check(a); });
+}

@@ -1,0 +1,238 @@
+// vmoba-train as its users meet it: exit codes, exactness, resume, signals, kill -9, a full disk.
+#include <signal.h>
+#include <unistd.h>
+
+#include <fmt/ranges.h>
+#include <chrono>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "core/random.h"
+#include "support/catch.h"
+#include "support/process.h"
+
+using namespace vmoba::test;
+namespace fs = std::filesystem;
+
+namespace {
+
+const std::string kTrain = VMOBA_BIN_DIR "/vmoba-train";
+const std::string kTiny = VMOBA_FIXTURES "/train/tiny.yaml";
+constexpr int64_t kSteps = 60;
+
+std::vector<std::string> train_command(const std::string& run_dir, std::vector<std::string> extra = {}) {
+  std::vector<std::string> out = {kTrain, "--config", kTiny, "run.dir=" + run_dir};
+  out.insert(out.end(), extra.begin(), extra.end());
+  return out;
+}
+
+// metrics.jsonl without what a clock or the machine decides.
+std::vector<std::string> exact_metrics(const std::string& run_dir) {
+  std::ifstream file(run_dir + "/metrics.jsonl");
+  std::vector<std::string> out;
+  for (std::string line; std::getline(file, line);) {
+    const nlohmann::json all = nlohmann::json::parse(line);
+    nlohmann::json kept;
+    for (const char* key : {"step", "loss", "lr", "grad_norm", "density"}) kept[key] = all.at(key);
+    out.push_back(kept.dump());
+  }
+  return out;
+}
+
+void require_same_run(const std::string& a, const std::string& b) {
+  const std::string last = "/checkpoint-" + std::to_string(kSteps);
+  for (const char* file :
+       {"/transformer/diffusion_pytorch_model.safetensors", "/transformer_ema/diffusion_pytorch_model.safetensors",
+        "/state/optimizer.safetensors", "/transformer/config.json"}) {
+    INFO(file);
+    const std::string expected = read_text(a + last + file);
+    REQUIRE(!expected.empty());
+    REQUIRE(expected == read_text(b + last + file));
+  }
+  REQUIRE(exact_metrics(a).size() == size_t(kSteps));
+  REQUIRE(exact_metrics(a) == exact_metrics(b));
+}
+
+// One uninterrupted run, shared by the cases of this program.
+const std::string& reference_run() {
+  static const TemporaryFolder folder;
+  static const std::string run_dir = [] {
+    const std::string dir = folder.path() + "/run";
+    const ProcessResult result = run_process(train_command(dir));
+    INFO(result.output);
+    REQUIRE(result.exit_code == 0);
+    return dir;
+  }();
+  return run_dir;
+}
+
+void kill_at_random_instants(int64_t kills, uint64_t seed) {
+  const std::string& expected = reference_run();
+  vmoba::RandomStream random(seed, "kill_instants", 0);
+  const TemporaryFolder folder;
+  int64_t run = 0;
+  std::string dir = folder.path() + "/run0";
+  for (int64_t done = 0; done < kills;) {
+    const pid_t pid = start_process(train_command(dir, {"--resume", "latest"}), folder.path() + "/log");
+    std::this_thread::sleep_for(std::chrono::milliseconds(100 + random.below(2500)));
+    ::kill(pid, SIGKILL);
+    const int code = wait_process(pid);
+    INFO(read_text(folder.path() + "/log"));
+    REQUIRE((code == 128 + SIGKILL || code == 0));
+    if (code == 0) {  // it had finished: its result counts, and the next run starts afresh
+      require_same_run(expected, dir);
+      fs::remove_all(dir);
+      dir = folder.path() + "/run" + std::to_string(++run);
+    } else {
+      ++done;
+    }
+  }
+  const ProcessResult last = run_process(train_command(dir, {"--resume", "latest"}));
+  INFO(last.output);
+  REQUIRE(last.exit_code == 0);
+  require_same_run(expected, dir);
+}
+
+}  // namespace
+
+TEST_CASE("a run writes what its users rely on") {
+  const std::string& dir = reference_run();
+  CHECK(fs::exists(dir + "/config.resolved.yaml"));
+  CHECK(fs::exists(dir + "/loss.png"));
+  CHECK(fs::exists(dir + "/checkpoint-60/transformer/config.json"));
+  CHECK(fs::exists(dir + "/checkpoint-55"));
+  CHECK_FALSE(fs::exists(dir + "/checkpoint-50"));  // keep_checkpoints: 2
+  std::ifstream metrics(dir + "/metrics.jsonl");
+  std::string line;
+  REQUIRE(std::getline(metrics, line));
+  const nlohmann::json first = nlohmann::json::parse(line);
+  for (const char* key : {"step", "loss", "lr", "grad_norm", "tokens_per_s", "density"}) CHECK(first.contains(key));
+  CHECK(first["step"] == 1);
+}
+
+TEST_CASE("the same configuration twice gives the same bytes, and an earlier run is kept") {
+  const TemporaryFolder folder;
+  const std::string dir = folder.path() + "/run";
+  REQUIRE(run_process(train_command(dir)).exit_code == 0);
+  require_same_run(reference_run(), dir);
+  const ProcessResult again = run_process(train_command(dir, {"train.steps=2"}));
+  REQUIRE(again.exit_code == 0);
+  CHECK(again.output.find("now kept at") != std::string::npos);
+  require_same_run(reference_run(), dir + ".1");
+}
+
+TEST_CASE("the resolved configuration starts the same run") {
+  const TemporaryFolder folder;
+  const std::string dir = folder.path() + "/run";
+  const ProcessResult result =
+      run_process({kTrain, "--config", reference_run() + "/config.resolved.yaml", "run.dir=" + dir});
+  INFO(result.output);
+  REQUIRE(result.exit_code == 0);
+  require_same_run(reference_run(), dir);
+}
+
+TEST_CASE("SIGTERM and SIGINT save, leave with 75, and the resumed run is exact") {
+  for (int signal : {SIGTERM, SIGINT}) {
+    const TemporaryFolder folder;
+    const std::string dir = folder.path() + "/run";
+    const pid_t pid = start_process(train_command(dir, {"train.checkpoint_every=1000"}), folder.path() + "/log");
+    while (!fs::exists(dir + "/metrics.jsonl") || exact_metrics(dir).size() < 3)
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    ::kill(pid, signal);
+    const int code = wait_process(pid);
+    INFO(read_text(folder.path() + "/log"));
+    REQUIRE(code == 75);
+    const ProcessResult rest = run_process(train_command(dir, {"--resume", "latest", "train.checkpoint_every=1000"}));
+    INFO(rest.output);
+    REQUIRE(rest.exit_code == 0);
+    require_same_run(reference_run(), dir);
+  }
+}
+
+TEST_CASE("killed at 20 random instants and resumed, a run ends in the same bytes") {
+  kill_at_random_instants(20, 1);
+}
+
+TEST_CASE("killed at 200 random instants and resumed, a run ends in the same bytes", "[slow]") {
+  kill_at_random_instants(200, 2);
+}
+
+TEST_CASE("resuming from a named checkpoint is exact too") {
+  const TemporaryFolder folder;
+  const std::string dir = folder.path() + "/run";
+  const ProcessResult result = run_process(train_command(dir, {"--resume", reference_run() + "/checkpoint-55"}));
+  INFO(result.output);
+  REQUIRE(result.exit_code == 0);
+  const std::string weights = "/checkpoint-60/transformer/diffusion_pytorch_model.safetensors";
+  REQUIRE(read_text(dir + weights) == read_text(reference_run() + weights));
+}
+
+TEST_CASE("a full disk is an error that loses nothing already saved") {
+  const TemporaryFolder folder;
+  const std::string dir = folder.path() + "/run";
+  REQUIRE(run_process(train_command(dir, {"train.steps=5"})).exit_code == 0);
+  const std::string weights = "/checkpoint-5/transformer/diffusion_pytorch_model.safetensors";
+  const std::string before = read_text(dir + weights);
+  // Files may grow to 16 KiB only: the next checkpoint cannot be written.
+  const std::string command = "trap '' XFSZ; ulimit -f 16; exec " + kTrain + " --config " + kTiny + " run.dir=" + dir +
+                              " --resume latest train.tensorboard=false";
+  const ProcessResult result = run_process({"bash", "-c", command});
+  INFO(result.output);
+  CHECK(result.exit_code == 1);
+  CHECK(result.output.find("older checkpoints are untouched") != std::string::npos);
+  CHECK(read_text(dir + weights) == before);
+  CHECK_FALSE(fs::exists(dir + "/checkpoint-10"));
+  CHECK_FALSE(fs::exists(dir + "/checkpoint-10.unfinished"));
+}
+
+TEST_CASE("exit codes and messages for wrong use") {
+  const TemporaryFolder folder;
+  const std::string dir = folder.path() + "/run";
+  struct Case {
+    std::vector<std::string> arguments;
+    int code;
+    std::string says;
+  };
+  const Case cases[] = {
+      {{kTrain}, 2, "expected --config"},
+      {{kTrain, "--nonsense"}, 2, ""},
+      {{kTrain, "--help"}, 0, "--resume"},
+      {{kTrain, "--config", "/nowhere.yaml"}, 2, "/nowhere.yaml"},
+      {train_command(dir, {"train.stepz=3"}), 2, "did you mean 'steps'"},
+      {train_command(dir, {"attention.tau=x"}), 2, "attention.tau"},
+      {train_command(dir, {"train.global_batch=3"}), 2, "multiple of train.micro_batch"},
+      {train_command(dir, {"data.path=/nowhere"}), 2, "/nowhere"},
+      {train_command(dir, {"data.height=33"}), 2, "16"},
+      {train_command(dir, {"--resume", "/nowhere"}), 2, "/nowhere"},
+      {train_command("/proc/nowhere/run"), 1, "run.dir"},
+      {train_command(dir, {"--dry-run"}), 0, "parameters"},
+  };
+  for (const Case& c : cases) {
+    const ProcessResult result = run_process(c.arguments);
+    INFO(fmt::format("{}", fmt::join(c.arguments, " ")) << "\n" << result.output);
+    CHECK(result.exit_code == c.code);
+    CHECK(result.output.find(c.says) != std::string::npos);
+  }
+  CHECK_FALSE(fs::exists(dir));
+}
+
+TEST_CASE("a non-finite loss stops before the update and names step and clips") {
+  const TemporaryFolder folder;
+  const std::string dir = folder.path() + "/run";
+  const ProcessResult result =
+      run_process(train_command(dir, {"train.optimizer.lr=1e30", "train.optimizer.warmup_steps=0",
+                                      "train.optimizer.max_grad_norm=0", "train.checkpoint_every=1"}));
+  INFO(result.output);
+  CHECK(result.exit_code == 1);
+  CHECK(result.output.find("expected a finite loss") != std::string::npos);
+  CHECK(result.output.find(".mp4") != std::string::npos);
+}
+
+TEST_CASE("docs/config.md is what the program prints") {
+  const ProcessResult result = run_process({kTrain, "--config-reference"});
+  REQUIRE(result.exit_code == 0);
+  CHECK(result.output == read_text(VMOBA_SOURCE_DIR "/docs/config.md"));
+}
