@@ -121,7 +121,7 @@ cudaError_t backward(const BackwardArgs& args, cudaStream_t stream) {
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&sm_count, cudaDevAttrMultiProcessorCount, device);
   if (error != cudaSuccess) return error;
-  const int family = kernel_family(device);
+  const int family = kernel_family(device, args.family);
   if (family == 0) return cudaErrorNotSupported;
 
   const BackwardProblem problem = problem_of(args);

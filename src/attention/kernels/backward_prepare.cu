@@ -140,7 +140,9 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(const BackwardProblem
   stats[r.token] = {problem.lse[place] * kLog2E, delta};
   if (r.token == 0) stats[tokens] = {INFINITY, 0.0f};
   if (problem.deterministic) {
-    problem.dq_factor[place] = fixed_point_factor(sqrtf(square), __uint_as_float(problem.bounds[r.head_index * 2]),
+    // A row whose scores are not numbers has no bound: an integer sum could not tell.
+    const float norm = isfinite(problem.lse[place]) ? sqrtf(square) : INFINITY;
+    problem.dq_factor[place] = fixed_point_factor(norm, __uint_as_float(problem.bounds[r.head_index * 2]),
                                                   __uint_as_float(problem.bounds[r.head_index * 2 + 1]));
   }
 }

@@ -4,11 +4,12 @@
 
 namespace vmoba::kernels {
 
-int kernel_family(int device) {
+int kernel_family(int device, int wanted) {
   int major = 0;
   if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess) return 0;
-  if (major == 9) return 90;
-  return major >= 8 ? 80 : 0;
+  const int own = major == 9 ? 90 : major >= 8 ? 80 : 0;
+  if (wanted == 0) return own;
+  return wanted == own || (wanted == 80 && own != 0) ? wanted : 0;
 }
 
 }  // namespace vmoba::kernels

@@ -99,7 +99,7 @@ cudaError_t forward(const ForwardArgs& args, cudaStream_t stream) {
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&sm_count, cudaDevAttrMultiProcessorCount, device);
   if (error != cudaSuccess) return error;
-  const int family = kernel_family(device);
+  const int family = kernel_family(device, args.family);
   if (family == 0) return cudaErrorNotSupported;
 
   const ForwardProblem problem = problem_of(args);

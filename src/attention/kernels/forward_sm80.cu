@@ -3,11 +3,13 @@
 // Persistent blocks of eight warps, 16 gathered query rows each, against 64 keys at a time in two stages; the ragged
 // last key tile of a block comes first and is the only one masked. Shared memory tiles and the partial outputs are the
 // swizzled panels of hopper.cuh (forward_sm90.cuh writes the same image). Asynchronous on the launch's stream.
-#include "attention/kernels/hopper.cuh"
+#include "attention/kernels/ampere.cuh"
 #include "attention/kernels/schedule.cuh"
 
 namespace vmoba::kernels {
 namespace {
+
+using namespace ampere;
 
 constexpr int kThreads = 256;
 constexpr int kKeyTile = 64;
@@ -31,34 +33,6 @@ struct WarpRows {
   float output[HeadDim / 8][4];
   float maximum[2], sum[2];
 };
-
-__device__ __forceinline__ void ldmatrix_x4(uint32_t (&m)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
-               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
-               : "r"(address)
-               : "memory");
-}
-
-__device__ __forceinline__ void ldmatrix_x4_transposed(uint32_t (&m)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
-               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
-               : "r"(address)
-               : "memory");
-}
-
-__device__ __forceinline__ void mma_16x8x16(float (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9},"
-      " {%0, %1, %2, %3};\n"
-      : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// Byte offset of 16-byte chunk `chunk` of row `row` in a tile of Rows rows.
-template <int Rows>
-__device__ __forceinline__ uint32_t tile_offset(int row, int chunk) {
-  return chunk / 8 * (Rows * hopper::kPanelRowBytes) + hopper::swizzled_offset(row, chunk % 8);
-}
 
 __device__ __forceinline__ const __nv_bfloat16* head_base(const TensorView& view, int head, int heads) {
   return static_cast<const __nv_bfloat16*>(view.data) + head / heads * view.batch_stride +

@@ -133,6 +133,7 @@ struct ForwardArgs {
   float scale = 0;                // 1/sqrt(D)
   int64_t partial_slots = 0;
   void* workspace = nullptr;
+  int32_t family = 0;  // kernel_family()'s `wanted`
 };
 int64_t forward_workspace_bytes(const Shape& shape, int64_t partial_slots);
 cudaError_t forward(const ForwardArgs& args, cudaStream_t stream);
@@ -149,11 +150,13 @@ struct BackwardArgs {
   float scale = 0;
   bool deterministic = false;  // bitwise equal results in every run, at some cost
   void* workspace = nullptr;
+  int32_t family = 0;  // kernel_family()'s `wanted`
 };
 int64_t backward_workspace_bytes(const Shape& shape, bool deterministic);
 cudaError_t backward(const BackwardArgs& args, cudaStream_t stream);
 
-// Which kernel family the current device runs: 90 (wgmma + TMA), 80 (mma.sync + cp.async), or 0 with no kernel for it.
-int kernel_family(int device);
+// Which kernel family a device runs: 90 (wgmma + TMA), 80 (mma.sync + cp.async), or 0 with no kernel for it. A wanted
+// family other than 0 is taken where the device can run it, so that a device of family 90 can try 80 too.
+int kernel_family(int device, int wanted = 0);
 
 }  // namespace vmoba::kernels
