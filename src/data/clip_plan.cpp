@@ -144,7 +144,8 @@ std::string drop_list(const std::vector<DroppedClip>& dropped) {
   std::string out;
   for (size_t i = 0; i < dropped.size() && i < kListedDrops; ++i)
     out += fmt::format("\n  {}: {}", dropped[i].path, dropped[i].reason);
-  if (dropped.size() > kListedDrops) out += fmt::format("\n  and {} more", dropped.size() - kListedDrops);
+  if (dropped.size() > kListedDrops)
+    out += fmt::format("\n  and {} more (vmoba-data --config lists them all)", dropped.size() - kListedDrops);
   return out;
 }
 

@@ -142,10 +142,12 @@ struct VideoReader::State {
   bool draining = false;
   bool clean = false;  // a frame was decoded since the last open or seek
   bool wait_for_key = false;
-  bool fresh = true;  // nothing was delivered since opening
+  bool fresh = true;           // nothing was delivered since opening
+  int64_t decoded_frames = 0;  // since opening
   int leading_errors = 0;
 
-  void open();
+  void open();        // the file; nothing is decoded
+  void open_first();  // the same, with the first frame held
   void open_codec();
   void describe();
   bool decode();  // the next frame into `frame`
@@ -155,6 +157,13 @@ struct VideoReader::State {
   }
   bool land(int64_t target_ts);  // decodes the first frame after a seek; true where it is early enough
   void flush();
+  // Program streams and bare streams time only some of their frames: theirs are counted, from the start of the file.
+  bool counts_frames() const {
+    return (input->iformat->flags & AVFMT_NOTIMESTAMPS) != 0 || std::string_view(input->iformat->name) == "mpeg";
+  }
+  int64_t counted_ts(int64_t frames) const {
+    return std::llround(static_cast<double>(frames) / info.fps / av_q2d(stream->time_base));
+  }
   double seconds(int64_t ts) const { return static_cast<double>(ts) * av_q2d(stream->time_base); }
 };
 
@@ -172,7 +181,12 @@ void VideoReader::State::open() {
   draining = clean = held = wait_for_key = false;
   last_ts = AV_NOPTS_VALUE;
   leading_errors = 0;
+  decoded_frames = 0;
   fresh = true;
+}
+
+void VideoReader::State::open_first() {
+  open();
   if (!decode())
     throw MediaError(fmt::format("corrupt: no frame can be decoded: {}", libav_error(AVERROR_INVALIDDATA)));
   held = true;
@@ -269,7 +283,10 @@ bool VideoReader::State::decode() {
       continue;
     }
     clean = true;
-    if (frame->best_effort_timestamp == AV_NOPTS_VALUE)
+    ++decoded_frames;
+    if (counts_frames())
+      frame->best_effort_timestamp = decoded_frames == 1 ? 0 : counted_ts(decoded_frames - 1);
+    else if (frame->best_effort_timestamp == AV_NOPTS_VALUE)
       frame->best_effort_timestamp = last_ts == AV_NOPTS_VALUE ? zero_ts : last_ts + nominal_ts;
     return true;
   }
@@ -297,7 +314,7 @@ VideoReader::VideoReader(const std::string& path, int threads, const std::atomic
   state_->path = path;
   state_->threads = threads;
   state_->cancel = cancel;
-  state_->open();
+  state_->open_first();
   state_->describe();
 }
 
@@ -338,11 +355,11 @@ void VideoReader::seek(double time_s) {
       s.zero_ts + static_cast<int64_t>(std::floor(std::max(0.0, time_s) / av_q2d(s.stream->time_base)));
   const int64_t second = std::max<int64_t>(1, std::llround(1.0 / av_q2d(s.stream->time_base)));
   // B-frames, open groups and coarse indices can make a seek land late: each retry aims twice as far back.
-  for (int64_t back = 0; target - back > s.zero_ts; back = back == 0 ? second : 2 * back) {
+  for (int64_t back = 0; target - back > s.zero_ts && !s.counts_frames(); back = back == 0 ? second : 2 * back) {
     if (avformat_seek_file(s.input.get(), s.stream->index, INT64_MIN, target - back, target - back, 0) < 0) break;
     if (s.land(target)) return;
   }
-  s.open();
+  s.open_first();
 }
 
 void VideoReader::measure_end() {
@@ -350,12 +367,13 @@ void VideoReader::measure_end() {
   if (s.info.is_image) return;
   const double promised_s = s.info.duration_s;
   const int64_t from = s.zero_ts + static_cast<int64_t>((promised_s - kEndWindow_s) / av_q2d(s.stream->time_base));
-  if (promised_s > kEndWindow_s && avformat_seek_file(s.input.get(), s.stream->index, INT64_MIN, from, from, 0) >= 0)
+  if (promised_s > kEndWindow_s && !s.counts_frames() &&
+      avformat_seek_file(s.input.get(), s.stream->index, INT64_MIN, from, from, 0) >= 0)
     s.flush();
   else
     s.open();
-  int64_t end_ts = s.held ? s.frame->best_effort_timestamp + s.nominal_ts : s.zero_ts;
-  s.held = s.fresh = false;
+  int64_t end_ts = s.zero_ts, frames = 0;
+  s.fresh = false;
   clear_libav_error();
   while (true) {
     av_packet_unref(s.packet.get());
@@ -366,11 +384,14 @@ void VideoReader::measure_end() {
     if (s.packet->stream_index != s.stream->index || (s.packet->flags & AV_PKT_FLAG_DISCARD)) continue;
     if (s.packet->flags & AV_PKT_FLAG_CORRUPT) throw MediaError("truncated: the last frame is incomplete");
     const int64_t ts = s.packet->pts != AV_NOPTS_VALUE ? s.packet->pts : s.packet->dts;
-    if (ts != AV_NOPTS_VALUE)
+    ++frames;
+    if (s.counts_frames())
+      end_ts = s.counted_ts(frames);
+    else if (ts != AV_NOPTS_VALUE)
       end_ts = std::max(end_ts, ts + (s.packet->duration > 0 ? s.packet->duration : s.nominal_ts));
   }
   const double end_s = s.seconds(end_ts - s.zero_ts);
-  if (end_s + kMissingEnd_s + 2 / s.info.fps < promised_s && s.stream->duration > 0)
+  if (end_s + kMissingEnd_s + 2 / s.info.fps < promised_s && s.stream->duration > 0 && !s.counts_frames())
     throw MediaError(fmt::format("truncated: {:.2f} s of video promised, {:.2f} s found", promised_s, end_s));
   s.info.duration_s = end_s;
 }

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -24,52 +25,68 @@ std::string run(const char* program, std::vector<std::string> head, const std::v
   return result.output;
 }
 
-void append(std::vector<std::string>& to, const std::vector<std::string>& more) { to.insert(to.end(), more.begin(), more.end()); }
+void append(std::vector<std::string>& to, const std::vector<std::string>& more) {
+  to.insert(to.end(), more.begin(), more.end());
+}
 
 }  // namespace
 
-void ffmpeg(const std::vector<std::string>& arguments) { run("ffmpeg", {"-v", "error", "-nostdin", "-y"}, arguments); }
+void ffmpeg(const std::vector<std::string>& arguments) {
+  run("ffmpeg", {"-v", "error", "-nostdin", "-y"}, arguments);
+}
 
-std::string ffprobe(const std::vector<std::string>& arguments) { return run("ffprobe", {"-v", "error"}, arguments); }
+std::string ffprobe(const std::vector<std::string>& arguments) {
+  return run("ffprobe", {"-v", "error"}, arguments);
+}
 
 std::vector<double> frame_times(const std::string& path, int stream) {
-  std::istringstream lines(ffprobe({"-select_streams", std::to_string(stream), "-show_entries", "frame=best_effort_timestamp_time", "-of",
-                                    "csv=p=0", "file:" + path}));
+  std::istringstream lines(ffprobe({"-select_streams", std::to_string(stream), "-show_entries",
+                                    "frame=best_effort_timestamp_time", "-of", "csv=p=0", "file:" + path}));
   std::vector<double> times;
   for (std::string line; std::getline(lines, line);)
-    if (!line.empty()) times.push_back(std::stod(line));
+    if (!line.empty() && std::isdigit(static_cast<unsigned char>(line.front())))
+      times.push_back(std::stod(line));  // else side data
   REQUIRE(!times.empty());
   const double first = times.front();
   for (double& time : times) time -= first;
   return times;
 }
 
-at::Tensor ffmpeg_frames(const std::string& path, const std::string& filters, int64_t height, int64_t width, int stream) {
+at::Tensor ffmpeg_frames(const std::string& path, const std::string& filters, int64_t height, int64_t width,
+                         int stream) {
   const TemporaryFolder folder;
   const std::string raw = folder.path() + "/frames.rgb";
   const std::string chain = filters.empty() ? "null" : filters;
-  ffmpeg({"-i", "file:" + path, "-map", fmt::format("0:{}", stream), "-vf", chain, "-vsync", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", raw});
+  ffmpeg({"-i", "file:" + path, "-map", fmt::format("0:{}", stream), "-vf", chain, "-vsync", "passthrough", "-f",
+          "rawvideo", "-pix_fmt", "rgb24", raw});
   const std::string bytes = read_bytes(raw);
   const int64_t frame_bytes = 3 * height * width;
   REQUIRE(bytes.size() % static_cast<size_t>(frame_bytes) == 0);
-  return at::from_blob(const_cast<char*>(bytes.data()), {static_cast<int64_t>(bytes.size()) / frame_bytes, height, width, 3}, at::kByte)
+  return at::from_blob(const_cast<char*>(bytes.data()),
+                       {static_cast<int64_t>(bytes.size()) / frame_bytes, height, width, 3}, at::kByte)
       .permute({0, 3, 1, 2})
       .contiguous();
 }
 
 void make_moving_video(const std::string& path, int64_t frames, const std::string& size, const std::string& rate,
                        const std::vector<std::string>& encoder) {
-  std::vector<std::string> arguments = {"-f", "lavfi", "-i", fmt::format("testsrc2=s={}:r={}", size, rate), "-frames:v", std::to_string(frames)};
+  std::vector<std::string> arguments = {
+      "-f", "lavfi", "-i", fmt::format("testsrc2=s={}:r={}", size, rate), "-frames:v", std::to_string(frames)};
   append(arguments, encoder);
   append(arguments, {path});
   ffmpeg(arguments);
 }
 
-void make_counting_video(const std::string& path, int64_t frames, const std::string& rate, const std::vector<std::string>& encoder) {
+void make_counting_video(const std::string& path, int64_t frames, const std::string& rate,
+                         const std::vector<std::string>& encoder) {
   std::vector<std::string> arguments = {
-      "-f", "lavfi", "-i",
-      fmt::format("color=s=64x48:r={},format=yuv420p,geq=lum='16+4*if(lt(X,W/2),mod(N,50),floor(N/50))':cb=128:cr=128", rate),
-      "-frames:v", std::to_string(frames)};
+      "-f",
+      "lavfi",
+      "-i",
+      fmt::format("color=s=64x48:r={},format=yuv420p,geq=lum='16+4*if(lt(X,W/2),mod(N,50),floor(N/50))':cb=128:cr=128",
+                  rate),
+      "-frames:v",
+      std::to_string(frames)};
   append(arguments, encoder);
   append(arguments, {path});
   ffmpeg(arguments);
@@ -98,8 +115,8 @@ std::vector<int64_t> nearest_frames(const std::vector<double>& times, double sta
   return out;
 }
 
-void make_flat_video(const std::string& path, int y, int u, int v, int bits, const std::string& size, const std::string& matrix,
-                     const std::string& range) {
+void make_flat_video(const std::string& path, int y, int u, int v, int bits, const std::string& size,
+                     const std::string& matrix, const std::string& range) {
   const TemporaryFolder folder;
   const size_t cross = size.find('x');
   const size_t pixels = std::stoul(size.substr(0, cross)) * std::stoul(size.substr(cross + 1));
@@ -115,8 +132,8 @@ void make_flat_video(const std::string& path, int y, int u, int v, int bits, con
   put(v, pixels / 4);
   write_bytes(folder.path() + "/frame.yuv", raw);
   const std::string format = bits > 8 ? "yuv420p10le" : "yuv420p";
-  ffmpeg({"-f", "rawvideo", "-pix_fmt", format, "-s", size, "-r", "16", "-i", folder.path() + "/frame.yuv", "-c:v", "ffv1", "-pix_fmt", format,
-          "-colorspace", matrix, "-color_range", range, path});
+  ffmpeg({"-f", "rawvideo", "-pix_fmt", format, "-s", size, "-r", "16", "-i", folder.path() + "/frame.yuv", "-c:v",
+          "ffv1", "-pix_fmt", format, "-colorspace", matrix, "-color_range", range, path});
 }
 
 std::string read_bytes(const std::string& path) {

@@ -52,7 +52,8 @@ TEST_CASE("Aspect buckets keep the area and span the range") {
   CHECK(sizes.front() == FrameSize{896, 448});
   CHECK(sizes.back() == FrameSize{448, 896});
   CHECK(nearest_size(sizes, 100, 1000) == 0);
-  CHECK(nearest_size(sizes, 1920, 1080) == static_cast<int64_t>(std::find(sizes.begin(), sizes.end(), FrameSize{480, 832}) - sizes.begin()));
+  CHECK(nearest_size(sizes, 1920, 1080) ==
+        static_cast<int64_t>(std::find(sizes.begin(), sizes.end(), FrameSize{480, 832}) - sizes.begin()));
   CHECK(nearest_size(sizes, 4000, 1000) == 6);
 }
 

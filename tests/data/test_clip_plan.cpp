@@ -1,0 +1,254 @@
+#include "data/clip_plan.h"
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "core/check.h"
+#include "data/media_files.h"
+#include "support/catch.h"
+#include "support/process.h"
+#include "support/stderr_capture.h"
+
+using namespace vmoba::data;
+using namespace vmoba::test;
+using nlohmann::json;
+
+namespace {
+
+constexpr ClipGeometry kGeometry{4, 16};
+
+// 64x48 clips of the given frame counts at 10 frames per second.
+DataConfig config_of(const std::string& path, const std::vector<int64_t>& frames) {
+  DataConfig config;
+  config.path = path;
+  config.frames = frames;
+  config.height = 48;
+  config.width = 64;
+  config.fps = 10;
+  return config;
+}
+
+void make_video(const std::string& path, int64_t frames, const std::string& size = "64x48") {
+  make_moving_video(path, frames, size, "10", {"-c:v", "libx264", "-pix_fmt", "yuv420p"});
+}
+
+// One of each kind of file that a data set may hold by accident, and two that are fine.
+void make_mixed_folder(const std::string& root) {
+  make_video(root + "/a_good.mp4", 30);
+  make_video(root + "/b_good.mp4", 20, "128x96");
+  write_bytes(root + "/a_good.txt", "the first");
+  make_video(root + "/short.mp4", 3);
+  const std::string bytes = read_bytes(root + "/a_good.mp4");
+  write_bytes(root + "/cut.mp4", bytes.substr(0, bytes.size() / 2));
+  write_bytes(root + "/empty.mp4", "");
+  write_bytes(root + "/noise.mp4", std::string(5000, '\x37'));
+  ffmpeg({"-f", "lavfi", "-i", "sine=d=1", root + "/sound.mp4"});
+  ffmpeg({"-f", "lavfi", "-i", "color=red:s=64x48", "-frames:v", "1", "-update", "1", root + "/picture.png"});
+}
+
+std::map<std::string, std::string> reasons(const ClipPlan& plan, const std::string& root) {
+  std::map<std::string, std::string> out;
+  for (const DroppedClip& dropped : plan.dropped) {
+    CHECK(out.emplace(dropped.path.substr(root.size() + 1), dropped.reason).second);  // each once
+  }
+  return out;
+}
+
+size_t count_of(const std::string& text, const std::string& word) {
+  size_t count = 0;
+  for (size_t at = text.find(word); at != std::string::npos; at = text.find(word, at + 1)) ++count;
+  return count;
+}
+
+bool starts_with(const std::string& text, const std::string& head) {
+  return text.compare(0, head.size(), head) == 0;
+}
+
+}  // namespace
+
+TEST_CASE("Every file is a clip or is dropped once with its reason") {
+  const TemporaryFolder folder;
+  make_mixed_folder(folder.path());
+  DataConfig config = config_of(folder.path(), {5, 17});
+  ClipPlan plan;
+  const std::string log = capture_stderr([&] { plan = plan_clips(config, kGeometry); });
+
+  REQUIRE(plan.clips.size() == 3);
+  CHECK(plan.clips[0].path == folder.path() + "/a_good.mp4");
+  CHECK(plan.clips[0].caption == "the first");
+  CHECK(plan.clips[0].frames == 17);
+  CHECK(plan.clips[1].path == folder.path() + "/b_good.mp4");
+  CHECK(plan.clips[1].source_width == 128);
+  CHECK(plan.clips[2].is_image);
+  CHECK(plan.clips[2].frames == 1);
+  CHECK(plan.missing_captions == 2);
+  CHECK(plan.upscaled_clips == 0);
+
+  std::map<std::string, std::string> dropped = reasons(plan, folder.path());
+  REQUIRE(dropped.size() == 5);
+  CHECK(
+      starts_with(dropped["short.mp4"], "too short: 0.30 s give 3 frames at 10 fps, the smallest of data.frames is 5"));
+  CHECK(starts_with(dropped["cut.mp4"], "corrupt:"));
+  CHECK(starts_with(dropped["empty.mp4"], "empty:"));
+  CHECK(starts_with(dropped["noise.mp4"], "corrupt:"));
+  CHECK(starts_with(dropped["sound.mp4"], "audio only:"));
+  CHECK(log.find("5 files or lines give no clip") != std::string::npos);
+  for (const auto& [name, reason] : dropped) CHECK(count_of(log, "/" + name) == 1);
+
+  // (1 + (F - 1) / 4) * 48 / 16 * 64 / 16 tokens.
+  REQUIRE(plan.buckets.size() == 2);
+  CHECK(plan.buckets[0].frames == 1);
+  CHECK(plan.buckets[0].tokens == 12);
+  CHECK(plan.buckets[0].clips == 1);
+  CHECK(plan.buckets[1].frames == 17);
+  CHECK(plan.buckets[1].tokens == 60);
+  CHECK(plan.buckets[1].clips == 2);
+
+  config.images = false;
+  const ClipPlan videos = plan_clips(config, kGeometry);
+  CHECK(videos.clips.size() == 2);
+  CHECK(reasons(videos, folder.path())["picture.png"].find("data.images") != std::string::npos);
+}
+
+TEST_CASE("The plan does not depend on the number of threads") {
+  const TemporaryFolder folder;
+  make_mixed_folder(folder.path());
+  DataConfig config = config_of(folder.path(), {5, 17});
+  config.decode_threads = 1;
+  const std::string one = plan_to_json(plan_clips(config, kGeometry));
+  for (const int64_t threads : {2, 7, 16}) {
+    config.decode_threads = threads;
+    CHECK(plan_to_json(plan_clips(config, kGeometry)) == one);
+  }
+}
+
+TEST_CASE("Data that are all unusable stop with the list") {
+  const TemporaryFolder folder;
+  write_bytes(folder.path() + "/empty.mp4", "");
+  write_bytes(folder.path() + "/noise.mkv", "noise");
+  try {
+    plan_clips(config_of(folder.path(), {5}), kGeometry);
+    FAIL("accepted");
+  } catch (const vmoba::Error& error) {
+    const std::string message = error.what();
+    CHECK(error.kind() == vmoba::ErrorKind::kInput);
+    CHECK(message.find("data.path") != std::string::npos);
+    CHECK(message.find("/empty.mp4: empty:") != std::string::npos);
+    CHECK(message.find("/noise.mkv: corrupt:") != std::string::npos);
+  }
+  const TemporaryFolder nothing;
+  CHECK_THROWS_AS(plan_clips(config_of(nothing.path(), {5}), kGeometry), vmoba::Error);
+}
+
+TEST_CASE("Manifest lines are dropped with file and line; a file may be named twice") {
+  const TemporaryFolder folder;
+  make_video(folder.path() + "/v.mp4", 12);
+  write_bytes(folder.path() + "/metadata.jsonl",
+              "{\"video\": \"v.mp4\", \"prompt\": \"one\"}\n{\"video\": \"gone.mp4\", \"prompt\": \"two\"}\n"
+              "{\"prompt\": \"three\"}\n{\"video\": \"v.mp4\", \"prompt\": \"four\"}\n");
+  DataConfig config = config_of(folder.path() + "/metadata.jsonl", {9});
+  config.caption_prefix = "film: ";
+  const ClipPlan plan = plan_clips(config, kGeometry);
+  REQUIRE(plan.clips.size() == 2);
+  CHECK(plan.clips[0].caption == "film: one");
+  CHECK(plan.clips[1].caption == "film: four");
+  REQUIRE(plan.dropped.size() == 2);
+  const auto find = [&](const std::string& word) {
+    return std::count_if(plan.dropped.begin(), plan.dropped.end(),
+                         [&](const DroppedClip& d) { return d.reason.find(word) != std::string::npos; });
+  };
+  CHECK(find("missing: no such file (metadata.jsonl:2)") == 1);
+  CHECK(find("metadata.jsonl:3:") == 1);
+}
+
+TEST_CASE("A video takes the largest frame count that it can fill, rounded down to 4n+1") {
+  const TemporaryFolder folder;
+  for (const int64_t frames : {4, 5, 16, 17, 18, 40})
+    make_video(folder.path() + "/v" + std::to_string(100 + frames) + ".mp4", frames);
+  const ClipPlan plan = plan_clips(config_of(folder.path(), {5, 20}), kGeometry);  // 20 is rounded down to 17
+  std::vector<int64_t> got;
+  for (const Clip& clip : plan.clips) got.push_back(clip.frames);
+  CHECK(got == std::vector<int64_t>{5, 5, 17, 17, 17});
+  CHECK(plan.dropped.size() == 1);
+}
+
+TEST_CASE("Clips per video by extraction") {
+  const TemporaryFolder folder;
+  make_video(folder.path() + "/v.mp4", 40);  // 4 s: five frames need 0.4 s and half a stored frame
+  DataConfig config = config_of(folder.path(), {5});
+  const auto starts = [&](const std::string& extraction) {
+    config.frame_extraction = extraction;
+    std::vector<double> out;
+    for (const Clip& clip : plan_clips(config, kGeometry).clips) {
+      out.push_back(clip.start_s);
+      CHECK(clip.random_start == (extraction == "random"));
+    }
+    return out;
+  };
+  CHECK(starts("head") == std::vector<double>{0});
+  CHECK(starts("random") == std::vector<double>{0});
+  const std::vector<double> chunks = starts("chunk");
+  REQUIRE(chunks.size() == 8);
+  for (size_t i = 0; i < 8; ++i) CHECK(chunks[i] == Approx(0.5 * static_cast<double>(i)));
+  config.clips_per_video = 3;
+  const std::vector<double> uniform = starts("uniform");
+  REQUIRE(uniform.size() == 3);
+  CHECK(uniform[0] == 0);
+  CHECK(uniform[1] == Approx(1.775).margin(0.01));
+  CHECK(uniform[2] == Approx(3.55).margin(0.01));
+}
+
+TEST_CASE("Aspect buckets sort by shape; small sources are counted") {
+  const TemporaryFolder folder;
+  make_video(folder.path() + "/high.mp4", 6, "96x192");
+  make_video(folder.path() + "/small.mp4", 6, "32x24");
+  make_video(folder.path() + "/wide.mp4", 6, "192x96");
+  DataConfig config = config_of(folder.path(), {5});
+  config.aspect_buckets = 3;
+  const ClipPlan plan = plan_clips(config, kGeometry);
+  REQUIRE(plan.clips.size() == 3);
+  const auto bucket = [&](size_t i) { return plan.buckets[static_cast<size_t>(plan.clips[i].bucket)]; };
+  CHECK(bucket(0).height > bucket(0).width);
+  CHECK(bucket(1).height == 48);
+  CHECK(bucket(1).width == 64);
+  CHECK(bucket(2).width > bucket(2).height);
+  CHECK(plan.upscaled_clips == 1);
+}
+
+TEST_CASE("The printed plan, for scripts and for people") {
+  const TemporaryFolder folder;
+  make_mixed_folder(folder.path());
+  write_bytes(folder.path() + "/caf\xE9.mp4", "");  // a file name that is not UTF-8
+  const ClipPlan plan = plan_clips(config_of(folder.path(), {5, 17}), kGeometry);
+  const json printed = json::parse(plan_to_json(plan));
+  REQUIRE(printed.at("clips").size() == 3);
+  CHECK(printed["clips"][0].at("path") == folder.path() + "/a_good.mp4");
+  CHECK(printed["clips"][0].at("caption") == "the first");
+  CHECK(printed["clips"][0].at("frames") == 17);
+  CHECK(printed["clips"][0].at("tokens") == 60);
+  CHECK(printed["clips"][0].at("bucket") == 1);
+  CHECK(printed.at("buckets").size() == 2);
+  CHECK(printed["buckets"][1].at("clips") == 2);
+  REQUIRE(printed.at("dropped").size() == 6);
+  for (const json& dropped : printed["dropped"]) CHECK(dropped.at("reason").get<std::string>().size() > 4);
+
+  const std::string text = plan_to_text(plan);
+  CHECK(starts_with(text, "3 clips in 2 buckets, 6 dropped\n"));
+  for (const Clip& clip : plan.clips) CHECK(text.find(clip.path) != std::string::npos);
+  for (const DroppedClip& dropped : plan.dropped)
+    CHECK(text.find(dropped.path + ": " + dropped.reason) != std::string::npos);
+}
+
+TEST_CASE("The shipped sample clips are all usable") {
+  DataConfig config;
+  config.path = std::string(VMOBA_SOURCE_DIR) + "/assets/clips";
+  config.frames = {17};
+  config.height = 64;
+  config.width = 112;
+  const ClipPlan plan = plan_clips(config, kGeometry);
+  CHECK(plan.clips.size() >= 8);
+  CHECK(plan.dropped.empty());
+  CHECK(plan.missing_captions == 0);
+  for (const Clip& clip : plan.clips) CHECK(clip.frames == 17);
+}

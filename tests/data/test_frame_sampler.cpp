@@ -9,11 +9,13 @@ using namespace vmoba::data;
 namespace {
 
 // Feeds stored frames at `times` and returns, for each frame of the clip, the stored frame that it shows.
-std::vector<int64_t> sample(const std::vector<double>& times, double last_duration, double start_s, double fps, int64_t count) {
+std::vector<int64_t> sample(const std::vector<double>& times, double last_duration, double start_s, double fps,
+                            int64_t count) {
   NearestFrames nearest(start_s, fps, count);
   std::vector<int64_t> out;
   for (size_t i = 0; i < times.size(); ++i) {
-    const int64_t shown = i + 1 < times.size() ? nearest.take(times[i], times[i + 1]) : nearest.take_last(times[i] + last_duration);
+    const int64_t shown =
+        i + 1 < times.size() ? nearest.take(times[i], times[i + 1]) : nearest.take_last(times[i] + last_duration);
     out.insert(out.end(), static_cast<size_t>(shown), static_cast<int64_t>(i));
   }
   return out;
@@ -42,12 +44,14 @@ TEST_CASE("Ties go to the earlier frame, whatever the rounding of the times") {
 
 TEST_CASE("29.97 to 16 frames per second by hand") {
   // Instant k is at 1.8731 k stored frames: 0, 1.87, 3.75, 5.62, 7.49, 9.37, 11.24, 13.11, 14.98.
-  CHECK(sample(constant_rate(30000.0 / 1001, 17), 0.0334, 0, 16, 9) == std::vector<int64_t>{0, 2, 4, 6, 7, 9, 11, 13, 15});
+  CHECK(sample(constant_rate(30000.0 / 1001, 17), 0.0334, 0, 16, 9) ==
+        std::vector<int64_t>{0, 2, 4, 6, 7, 9, 11, 13, 15});
 }
 
 TEST_CASE("Variable rate: the nearest frame in time, repeated or skipped") {
   const std::vector<double> times = {0, 0.5, 0.52, 0.54, 1.0};
-  // Instants 0, .125, .25, .375, .5, .625, .75, .875, 1.0; 0.25 is a tie of frames 0 and 1; 0.77 is the middle of 3 and 4.
+  // Instants 0, .125, .25, .375, .5, .625, .75, .875, 1.0; 0.25 is a tie of frames 0 and 1; 0.77 is the middle of 3
+  // and 4.
   CHECK(sample(times, 0.1, 0, 8, 9) == std::vector<int64_t>{0, 0, 0, 1, 1, 3, 3, 4, 4});
 }
 
@@ -57,8 +61,8 @@ TEST_CASE("The last frame serves as long as it is displayed") {
 }
 
 TEST_CASE("Frames that a video can fill") {
-  CHECK(fillable_frames(1.0, 16, 0, 16) == 16);      // 16 frames at 16
-  CHECK(fillable_frames(1.0, 30, 0, 16) == 16);      // last instant 15/16 = 0.9375, last stored frame 0.9667
+  CHECK(fillable_frames(1.0, 16, 0, 16) == 16);  // 16 frames at 16
+  CHECK(fillable_frames(1.0, 30, 0, 16) == 16);  // last instant 15/16 = 0.9375, last stored frame 0.9667
   CHECK(fillable_frames(81.0 / 24, 24, 0, 24) == 81);
   CHECK(fillable_frames(81.0 / 24, 24, 1, 24) == 57);
   CHECK(fillable_frames(13.013, 30000.0 / 1001, 0, 16) == 208);  // (13.013 - 0.0167) * 16 = 207.9

@@ -33,7 +33,9 @@ std::string reason_of(const Manifest& manifest, const std::string& path) {
 TEST_CASE("A folder: same-stem captions, any case of the extensions, subfolders, byte order") {
   const TemporaryFolder folder;
   const std::string root = folder.path();
-  for (const char* name : {"/b.MP4", "/a.mp4", "/deep/er/c.MoV", "/picture.JPG", "/deep/no_caption.webm", "/.hidden.mp4", "/.cache/x.mp4"}) write_bytes(root + name, "x");
+  for (const char* name :
+       {"/b.MP4", "/a.mp4", "/deep/er/c.MoV", "/picture.JPG", "/deep/no_caption.webm", "/.hidden.mp4", "/.cache/x.mp4"})
+    write_bytes(root + name, "x");
   write_bytes(root + "/a.txt", "\xEF\xBB\xBF  caption a \n");
   write_bytes(root + "/b.TXT", "caption b");
   write_bytes(root + "/deep/er/c.json", "{\"caption\": \"caption c\"}");
@@ -43,8 +45,10 @@ TEST_CASE("A folder: same-stem captions, any case of the extensions, subfolders,
   write_bytes(root + "/README.md", "?");
   const Manifest out = read(root);
   std::vector<std::string> got;
-  for (const ManifestEntry& entry : out.entries) got.push_back(fs::relative(entry.path, root).string() + "|" + entry.caption);
-  CHECK(got == std::vector<std::string>{"a.mp4|caption a", "b.MP4|caption b", "deep/er/c.MoV|caption c", "deep/no_caption.webm|", "picture.JPG|a picture"});
+  for (const ManifestEntry& entry : out.entries)
+    got.push_back(fs::relative(entry.path, root).string() + "|" + entry.caption);
+  CHECK(got == std::vector<std::string>{"a.mp4|caption a", "b.MP4|caption b", "deep/er/c.MoV|caption c",
+                                        "deep/no_caption.webm|", "picture.JPG|a picture"});
   CHECK(out.dropped.size() == 2);
   CHECK(reason_of(out, root + "/orphan.txt").find("without a video") != std::string::npos);
   CHECK(reason_of(out, root + "/notes.xyz").find("extension") != std::string::npos);
@@ -78,7 +82,8 @@ TEST_CASE("Manifests are found in their folder, and paths beside them or under v
   const std::string root = folder.path();
   write_bytes(root + "/videos/one.mp4", "x");
   write_bytes(root + "/two.mp4", "x");
-  write_bytes(root + "/metadata.csv", "video,prompt\none.mp4,first\ntwo.mp4,second\n/absolute/three.mp4,third\nmissing.mp4,fourth\nbroken\n");
+  write_bytes(root + "/metadata.csv",
+              "video,prompt\none.mp4,first\ntwo.mp4,second\n/absolute/three.mp4,third\nmissing.mp4,fourth\nbroken\n");
   for (const std::string& path : {root, root + "/metadata.csv"}) {
     const Manifest out = read(path);
     REQUIRE(out.entries.size() == 4);

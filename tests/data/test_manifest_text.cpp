@@ -47,8 +47,15 @@ TEST_CASE("JSONL takes the keys of every listed tool") {
       "{\"path\": \"i.mp4\", \"caption\": null, \"text\": \"next name\"}",
       {});
   CHECK(out.problems.empty());
-  CHECK(pairs(out) == std::vector<Pair>{{"a.mp4", "musubi"}, {"b.png", "picture"}, {"c.mp4", "diffsynth"}, {"d.mp4", "videox"}, {"e.mp4", "first"},
-                                        {"f.mp4", "trimmed"}, {"g.mp4", ""}, {"h.mp4", ""}, {"i.mp4", "next name"}});
+  CHECK(pairs(out) == std::vector<Pair>{{"a.mp4", "musubi"},
+                                        {"b.png", "picture"},
+                                        {"c.mp4", "diffsynth"},
+                                        {"d.mp4", "videox"},
+                                        {"e.mp4", "first"},
+                                        {"f.mp4", "trimmed"},
+                                        {"g.mp4", ""},
+                                        {"h.mp4", ""},
+                                        {"i.mp4", "next name"}});
   CHECK(out.records[0].line == 1);
   CHECK(out.records[1].line == 3);
   CHECK(out.records[5].has_caption);
@@ -57,7 +64,10 @@ TEST_CASE("JSONL takes the keys of every listed tool") {
 }
 
 TEST_CASE("Every JSONL line that cannot be used is a problem with its line") {
-  const auto out = parse_jsonl("{\"path\": \"a\"\n[1]\n{\"caption\": \"x\"}\n{\"path\": 3}\n{\"path\": \"\"}\n{\"path\": \"a\", \"caption\": 5}\n{\"path\": \"a\\u0000b\"}\n{\"path\": \"ok\"}\n", {});
+  const auto out = parse_jsonl(
+      "{\"path\": \"a\"\n[1]\n{\"caption\": \"x\"}\n{\"path\": 3}\n{\"path\": \"\"}\n{\"path\": \"a\", \"caption\": "
+      "5}\n{\"path\": \"a\\u0000b\"}\n{\"path\": \"ok\"}\n",
+      {});
   CHECK(pairs(out) == std::vector<Pair>{{"ok", ""}});
   REQUIRE(out.problems.size() == 7);
   for (int64_t i = 0; i < 7; ++i) CHECK(out.problems[static_cast<size_t>(i)].line == i + 1);
@@ -66,19 +76,23 @@ TEST_CASE("Every JSONL line that cannot be used is a problem with its line") {
 }
 
 TEST_CASE("Named columns are taken instead of the usual ones") {
-  const auto out = parse_jsonl("{\"path\": \"wrong\", \"clip\": \"right\", \"words\": \"mine\", \"caption\": \"theirs\"}", {"clip", "words"});
+  const auto out = parse_jsonl(
+      "{\"path\": \"wrong\", \"clip\": \"right\", \"words\": \"mine\", \"caption\": \"theirs\"}", {"clip", "words"});
   CHECK(pairs(out) == std::vector<Pair>{{"right", "mine"}});
 }
 
 TEST_CASE("JSON lists, data lists and caption objects") {
-  const auto list = parse_json("[\n {\"path\": \"a\", \"cap\": \"x, [y] {z} \\\"q\\\"\"},\n\n {\"path\": \"b\"}, {\"nothing\": 1}\n]", "m.json", {});
+  const auto list =
+      parse_json("[\n {\"path\": \"a\", \"cap\": \"x, [y] {z} \\\"q\\\"\"},\n\n {\"path\": \"b\"}, {\"nothing\": 1}\n]",
+                 "m.json", {});
   CHECK(pairs(list) == std::vector<Pair>{{"a", "x, [y] {z} \"q\""}, {"b", ""}});
   CHECK(list.records[0].line == 2);
   CHECK(list.records[1].line == 4);
   REQUIRE(list.problems.size() == 1);
   CHECK(list.problems[0].line == 4);
 
-  const auto data = parse_json("{\"version\": [1],\n\"data\": [\n{\"video_path\": \"a\", \"caption\": \"c\"}]}", "m.json", {});
+  const auto data =
+      parse_json("{\"version\": [1],\n\"data\": [\n{\"video_path\": \"a\", \"caption\": \"c\"}]}", "m.json", {});
   CHECK(pairs(data) == std::vector<Pair>{{"a", "c"}});
   CHECK(data.records[0].line == 3);
 
@@ -94,14 +108,17 @@ TEST_CASE("Text that is no JSON document names file and line") {
 }
 
 TEST_CASE("CSV columns are found by name, and rows checked") {
-  const auto out = parse_csv("id,video,prompt\n1,a.mp4,\"one, two\"\n2,b.mp4\n3,,c\n4,d.mp4,\"x\"y\n5,e.mp4,\n", "m.csv", {});
+  const auto out =
+      parse_csv("id,video,prompt\n1,a.mp4,\"one, two\"\n2,b.mp4\n3,,c\n4,d.mp4,\"x\"y\n5,e.mp4,\n", "m.csv", {});
   CHECK(pairs(out) == std::vector<Pair>{{"a.mp4", "one, two"}, {"e.mp4", ""}});
   REQUIRE(out.problems.size() == 3);
   CHECK(out.problems[0].line == 3);
   CHECK(out.problems[1].line == 4);
   CHECK(out.problems[2].line == 5);
   CHECK(message_of([] { parse_csv("id,words\n1,2\n", "m.csv", {}); }).find("data.video_column") != std::string::npos);
-  CHECK(message_of([] { parse_csv("path,words\n1,2\n", "m.csv", {"", "text"}); }).find("data.caption_column") != std::string::npos);
+  CHECK(message_of([] {
+          parse_csv("path,words\n1,2\n", "m.csv", {"", "text"});
+        }).find("data.caption_column") != std::string::npos);
   CHECK(message_of([] { parse_csv("", "m.csv", {}); }).find("m.csv:1") != std::string::npos);
 }
 
@@ -133,7 +150,8 @@ TEST_CASE("Captions are UTF-8 of bounded size") {
 
 TEST_CASE("Deep nesting and long lines are problems, not crashes") {
   const std::string deep(200'000, '[');
-  const auto out = parse_jsonl(deep + "\n{\"path\": \"" + std::string(kMaxManifestLine_bytes, 'a') + "\"}\n{\"path\": \"ok\"}\n", {});
+  const auto out = parse_jsonl(
+      deep + "\n{\"path\": \"" + std::string(kMaxManifestLine_bytes, 'a') + "\"}\n{\"path\": \"ok\"}\n", {});
   CHECK(out.problems.size() == 2);
   CHECK(out.records.size() == 1);
   const auto nested = parse_json(deep + std::string(deep.size(), ']'), "m.json", {});
@@ -147,12 +165,24 @@ namespace {
 void mutate(std::string& text, vmoba::RandomStream& random) {
   const size_t at = random.below(text.size() + 1);
   switch (random.below(6)) {
-    case 0: if (at < text.size()) text[at] = static_cast<char>(random.below(256)); break;
-    case 1: text.insert(at, 1, "\"\\,{}[]:\n\r\0x"[random.below(12)]); break;
-    case 2: if (at < text.size()) text.erase(at, 1 + random.below(8)); break;
-    case 3: text.insert(at, text.substr(random.below(text.size() + 1), random.below(32))); break;
-    case 4: text.resize(at); break;
-    default: if (at < text.size()) text[at] = static_cast<char>(text[at] ^ (1 << random.below(8))); break;
+    case 0:
+      if (at < text.size()) text[at] = static_cast<char>(random.below(256));
+      break;
+    case 1:
+      text.insert(at, 1, "\"\\,{}[]:\n\r\0x"[random.below(12)]);
+      break;
+    case 2:
+      if (at < text.size()) text.erase(at, 1 + random.below(8));
+      break;
+    case 3:
+      text.insert(at, text.substr(random.below(text.size() + 1), random.below(32)));
+      break;
+    case 4:
+      text.resize(at);
+      break;
+    default:
+      if (at < text.size()) text[at] = static_cast<char>(text[at] ^ (1 << random.below(8)));
+      break;
   }
 }
 
@@ -179,8 +209,10 @@ void fuzz_manifests(int64_t count) {
       const ManifestText out = parsers[static_cast<size_t>(i) % parsers.size()](text);
       bool sound = true;
       for (const ManifestRecord& record : out.records)
-        sound = sound && !record.media.empty() && record.media.find('\0') == std::string::npos && caption_problem(record.caption).empty() && record.line >= 1;
-      for (const ManifestProblem& problem : out.problems) sound = sound && problem.line >= 1 && !problem.message.empty();
+        sound = sound && !record.media.empty() && record.media.find('\0') == std::string::npos &&
+                caption_problem(record.caption).empty() && record.line >= 1;
+      for (const ManifestProblem& problem : out.problems)
+        sound = sound && problem.line >= 1 && !problem.message.empty();
       if (!sound) FAIL("broken contract on mutation " << i << ": " << text);
       ++accepted;
     } catch (const vmoba::Error& error) {
@@ -194,5 +226,9 @@ void fuzz_manifests(int64_t count) {
 
 }  // namespace
 
-TEST_CASE("100,000 mutated manifests give records, problems or an input error") { fuzz_manifests(100'000); }
-TEST_CASE("5,000,000 mutated manifests", "[fuzz]") { fuzz_manifests(5'000'000); }
+TEST_CASE("100,000 mutated manifests give records, problems or an input error") {
+  fuzz_manifests(100'000);
+}
+TEST_CASE("5,000,000 mutated manifests", "[fuzz]") {
+  fuzz_manifests(5'000'000);
+}

@@ -42,7 +42,8 @@ int64_t largest_difference(const at::Tensor& a, const at::Tensor& b) {
 std::array<double, 3> rgb_of(double y, double u, double v, int bits, double kr, double kb, bool full) {
   const double top = std::pow(2.0, bits) - 1, unit = std::pow(2.0, bits - 8);
   const double luma = full ? y / top : (y / unit - 16) / 219;
-  const double cb = full ? (u - 128 * unit) / top : (u / unit - 128) / 224, cr = full ? (v - 128 * unit) / top : (v / unit - 128) / 224;
+  const double cb = full ? (u - 128 * unit) / top : (u / unit - 128) / 224,
+               cr = full ? (v - 128 * unit) / top : (v / unit - 128) / 224;
   const double r = luma + 2 * (1 - kr) * cr, b = luma + 2 * (1 - kb) * cb, g = (luma - kr * r - kb * b) / (1 - kr - kb);
   const auto byte = [](double x) { return 255 * std::min(1.0, std::max(0.0, x)); };
   return {byte(r), byte(g), byte(b)};
@@ -51,11 +52,11 @@ std::array<double, 3> rgb_of(double y, double u, double v, int bits, double kr, 
 }  // namespace
 
 TEST_CASE("The crop covers the target, centred, on chroma samples") {
-  check_box(cover_crop(stored(1920, 1080), 832, 480, 2, 2), {24, 0, 1872, 1080});     // 1080 * 832 / 480 = 1872
-  check_box(cover_crop(stored(480, 270), 224, 128, 2, 2), {4, 0, 472, 270});          // 472.5, to the nearest even
-  check_box(cover_crop(stored(1080, 1920), 832, 480, 2, 2), {0, 648, 1080, 624});     // 1080 * 480 / 832 = 623.08
+  check_box(cover_crop(stored(1920, 1080), 832, 480, 2, 2), {24, 0, 1872, 1080});  // 1080 * 832 / 480 = 1872
+  check_box(cover_crop(stored(480, 270), 224, 128, 2, 2), {4, 0, 472, 270});       // 472.5, to the nearest even
+  check_box(cover_crop(stored(1080, 1920), 832, 480, 2, 2), {0, 648, 1080, 624});  // 1080 * 480 / 832 = 623.08
   check_box(cover_crop(stored(832, 480), 832, 480, 2, 2), {0, 0, 832, 480});
-  check_box(cover_crop(stored(639, 359), 1278, 718, 2, 2), {0, 0, 639, 359});         // odd edges stay
+  check_box(cover_crop(stored(639, 359), 1278, 718, 2, 2), {0, 0, 639, 359});  // odd edges stay
   // Pixels half as wide as high: 1440 stored columns are displayed as 720.
   check_box(cover_crop(stored(1440, 480, 0.5), 480, 480, 2, 2), {240, 0, 960, 480});
   // Turned by a quarter the target's sides swap: of 1920x1080, shown as 1080x1920, 480:832 of the height stays.
@@ -67,19 +68,21 @@ TEST_CASE("Colours follow matrix and range by the recommendations' formulas") {
     const char* tag;
     double kr, kb;
   };
-  const Matrix bt601{"smpte170m", 0.299, 0.114}, bt709{"bt709", 0.2126, 0.0722}, bt2020{"bt2020nc", 0.2627, 0.0593}, none601{"unknown", 0.299, 0.114},
-      none709{"unknown", 0.2126, 0.0722};
+  const Matrix bt601{"smpte170m", 0.299, 0.114}, bt709{"bt709", 0.2126, 0.0722}, bt2020{"bt2020nc", 0.2627, 0.0593},
+      none601{"unknown", 0.299, 0.114}, none709{"unknown", 0.2126, 0.0722};
   struct Case {
     Matrix matrix;
     const char* range;
     int bits;
     const char* size;
   };
-  const std::vector<Case> cases = {{bt601, "tv", 8, "64x64"},   {bt601, "pc", 8, "64x64"},     {bt709, "tv", 8, "64x64"},
-                                   {bt709, "pc", 8, "64x64"},   {bt2020, "tv", 10, "64x64"},   {bt2020, "pc", 10, "64x64"},
-                                   {none601, "tv", 8, "64x64"}, {none709, "tv", 8, "1280x64"}, {none709, "tv", 8, "64x578"},
-                                   {none601, "tv", 8, "64x576"}, {bt709, "tv", 10, "64x64"}};
-  const std::vector<std::array<int, 3>> colours = {{81, 90, 240}, {145, 54, 34}, {41, 240, 110}, {126, 128, 128}, {170, 100, 150}};
+  const std::vector<Case> cases = {
+      {bt601, "tv", 8, "64x64"},    {bt601, "pc", 8, "64x64"},     {bt709, "tv", 8, "64x64"},
+      {bt709, "pc", 8, "64x64"},    {bt2020, "tv", 10, "64x64"},   {bt2020, "pc", 10, "64x64"},
+      {none601, "tv", 8, "64x64"},  {none709, "tv", 8, "1280x64"}, {none709, "tv", 8, "64x578"},
+      {none601, "tv", 8, "64x576"}, {bt709, "tv", 10, "64x64"}};
+  const std::vector<std::array<int, 3>> colours = {
+      {81, 90, 240}, {145, 54, 34}, {41, 240, 110}, {126, 128, 128}, {170, 100, 150}};
   const TemporaryFolder folder;
   for (const Case& c : cases) {
     for (size_t i = 0; i < colours.size(); i += c.bits == 8 && std::string(c.size) == "64x64" ? 1 : 4) {
@@ -105,19 +108,23 @@ TEST_CASE("Crop and scale agree with ffmpeg's explicit filters") {
     int64_t height, width;
     const char* crop;  // computed by hand
   };
-  const std::vector<Case> cases = {{"320x180", 96, 160, "crop=300:180:10:0"},   // shrinks to 8/15
-                                   {"320x180", 192, 192, "crop=180:180:70:0"},  // enlarges
-                                   {"180x320", 96, 160, "crop=180:108:0:106"},
-                                   {"322x182", 64, 48, "crop=136:182:92:0"}};   // 136.5; (322 - 136) / 2 = 93, on chroma 92
+  const std::vector<Case> cases = {
+      {"320x180", 96, 160, "crop=300:180:10:0"},   // shrinks to 8/15
+      {"320x180", 192, 192, "crop=180:180:70:0"},  // enlarges
+      {"180x320", 96, 160, "crop=180:108:0:106"},
+      {"322x182", 64, 48, "crop=136:182:92:0"}};  // 136.5; (322 - 136) / 2 = 93, on chroma 92
   const TemporaryFolder folder;
   const std::string path = folder.path() + "/moving.mkv";
   for (const Case& c : cases) {
     INFO(c.source << " to " << c.width << "x" << c.height);
-    make_moving_video(path, 2, c.source, "16", {"-c:v", "ffv1", "-pix_fmt", "yuv420p", "-colorspace", "bt709", "-color_range", "tv"});
+    make_moving_video(path, 2, c.source, "16",
+                      {"-c:v", "ffv1", "-pix_fmt", "yuv420p", "-colorspace", "bt709", "-color_range", "tv"});
     const at::Tensor ours = first_frame(path, c.height, c.width);
-    const at::Tensor theirs = ffmpeg_frames(
-        path, fmt::format("{},scale={}:{}:flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp:in_color_matrix=bt709:in_range=tv,format=gbrp", c.crop, c.width, c.height),
-        c.height, c.width)[0];
+    const at::Tensor theirs = ffmpeg_frames(path,
+                                            fmt::format("{},scale={}:{}:flags=bicubic+accurate_rnd+full_chroma_int+"
+                                                        "full_chroma_inp:in_color_matrix=bt709:in_range=tv,format=gbrp",
+                                                        c.crop, c.width, c.height),
+                                            c.height, c.width)[0];
     CHECK(largest_difference(ours, theirs) <= 1);  // rounding of the last conversion
   }
 }
@@ -132,12 +139,37 @@ TEST_CASE("Rotation and mirroring of the display matrix") {
     bool turned;
   };
   // (x, y) -> (a x + c y, b x + d y): 0 1 / -1 0 turns clockwise, so that the stored left bottom gets to the left top.
-  const std::vector<Case> cases = {{1, 0, 0, 1, "RGBW", false}, {0, 1, -1, 0, "BRWG", true},   {-1, 0, 0, -1, "WBGR", false}, {0, -1, 1, 0, "GWRB", true},
-                                   {-1, 0, 0, 1, "GRWB", false}, {1, 0, 0, -1, "BWRG", false}, {0, 1, 1, 0, "RBGW", true},    {0, -1, -1, 0, "WGBR", true}};
+  const std::vector<Case> cases = {{1, 0, 0, 1, "RGBW", false},   {0, 1, -1, 0, "BRWG", true},
+                                   {-1, 0, 0, -1, "WBGR", false}, {0, -1, 1, 0, "GWRB", true},
+                                   {-1, 0, 0, 1, "GRWB", false},  {1, 0, 0, -1, "BWRG", false},
+                                   {0, 1, 1, 0, "RBGW", true},    {0, -1, -1, 0, "WGBR", true}};
   for (const Case& c : cases) {
     INFO("matrix " << c.a << " " << c.b << " / " << c.c << " " << c.d);
-    ffmpeg({"-f", "lavfi", "-i", "color=red:s=64x32", "-f", "lavfi", "-i", "color=lime:s=64x32", "-f", "lavfi", "-i", "color=blue:s=64x32", "-f", "lavfi", "-i",
-            "color=white:s=64x32", "-filter_complex", "[0][1]hstack[t];[2][3]hstack[b];[t][b]vstack", "-frames:v", "3", "-c:v", "libx264", "-pix_fmt", "yuv420p", path});
+    ffmpeg({"-f",
+            "lavfi",
+            "-i",
+            "color=red:s=64x32",
+            "-f",
+            "lavfi",
+            "-i",
+            "color=lime:s=64x32",
+            "-f",
+            "lavfi",
+            "-i",
+            "color=blue:s=64x32",
+            "-f",
+            "lavfi",
+            "-i",
+            "color=white:s=64x32",
+            "-filter_complex",
+            "[0][1]hstack[t];[2][3]hstack[b];[t][b]vstack",
+            "-frames:v",
+            "3",
+            "-c:v",
+            "libx264",
+            "-pix_fmt",
+            "yuv420p",
+            path});
     set_display_matrix(path, c.a, c.b, c.c, c.d);
     VideoReader reader(path, 1);
     CHECK(reader.info().displayed_width == (c.turned ? 64 : 128));
@@ -147,7 +179,8 @@ TEST_CASE("Rotation and mirroring of the display matrix") {
       std::string corners;
       for (const int64_t y : {int64_t{8}, frame.size(1) - 8})
         for (const int64_t x : {int64_t{8}, frame.size(2) - 8}) {
-          const int r = frame[0][y][flip ? frame.size(2) - 1 - x : x].item<int>(), g = frame[1][y][flip ? frame.size(2) - 1 - x : x].item<int>(),
+          const int r = frame[0][y][flip ? frame.size(2) - 1 - x : x].item<int>(),
+                    g = frame[1][y][flip ? frame.size(2) - 1 - x : x].item<int>(),
                     b = frame[2][y][flip ? frame.size(2) - 1 - x : x].item<int>();
           corners += r > 128 && g > 128 && b > 128 ? 'W' : r > 128 ? 'R' : g > 128 ? 'G' : b > 128 ? 'B' : '?';
         }
@@ -155,8 +188,13 @@ TEST_CASE("Rotation and mirroring of the display matrix") {
     }
     // What the ffmpeg program shows (pure rotations; its mirrored matrices changed between versions).
     if (c.a * c.d - c.b * c.c > 0) {
-      const at::Tensor theirs = ffmpeg_frames(path, "scale=flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp,format=gbrp", c.turned ? 128 : 64, c.turned ? 64 : 128)[0];
-      CHECK((first_frame(path, c.turned ? 128 : 64, c.turned ? 64 : 128).to(at::kDouble) - theirs.to(at::kDouble)).abs().mean().item<double>() < 1.0);
+      const at::Tensor theirs =
+          ffmpeg_frames(path, "scale=flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp,format=gbrp",
+                        c.turned ? 128 : 64, c.turned ? 64 : 128)[0];
+      CHECK((first_frame(path, c.turned ? 128 : 64, c.turned ? 64 : 128).to(at::kDouble) - theirs.to(at::kDouble))
+                .abs()
+                .mean()
+                .item<double>() < 1.0);
     }
   }
 }
@@ -199,7 +237,8 @@ TEST_CASE("Nothing is written outside the planes, whatever the width") {
       scaler.run(*frame.frame, {planes[0], planes[1], planes[2]});
       bool intact = true;
       for (int64_t i = 0; i < 4; ++i)
-        for (int64_t k = 0; k < kMargin; ++k) intact = intact && buffer[static_cast<size_t>(i * (pixels + kMargin) + k)] == kCanary;
+        for (int64_t k = 0; k < kMargin; ++k)
+          intact = intact && buffer[static_cast<size_t>(i * (pixels + kMargin) + k)] == kCanary;
       CHECK(intact);
       bool written = false;  // a moving test picture is not one value
       for (int64_t k = 0; k < pixels; ++k) written = written || planes[0][k] != kCanary;
