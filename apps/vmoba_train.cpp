@@ -14,10 +14,10 @@ using namespace vmoba;
 
 // Everything that a run checks before its first step, without making the model.
 int dry_run(const train::RootConfig& config) {
+  model::check_weights(config.model);
   const data::ClipPlan plan = data::plan_clips(config.data, train::clip_geometry(config));
   for (const data::DroppedClip& drop : plan.dropped) log_warning("dropped {}: {}", drop.path, drop.reason);
   const train::RunEstimate estimate = train::estimate_run(config, plan.buckets);
-  model::check_weights_exist(config.model);
   std::cout << train::estimate_to_text(config, estimate) << "everything that a run needs is there\n";
   return 0;
 }

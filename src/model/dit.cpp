@@ -1,11 +1,13 @@
 #include "model/dit.h"
 
-#include <map>
+#include <filesystem>
 
 #include "core/check.h"
+#include "core/registry.h"
 #include "model/common/parameters.h"
 #include "model/wan/wan_dit.h"
 #include "model/wan/wan_parameters.h"
+#include "model/weights/pretrained.h"
 
 namespace vmoba::model {
 namespace {
@@ -13,31 +15,29 @@ namespace {
 struct Architecture {
   void (*validate)(const ModelConfig&);
   std::vector<ParameterSpec> (*specs)(const ModelConfig&);
+  std::string (*config_json)(const ModelConfig&);
+  const char* published_weights;  // where to get them
+  double (*forward_flops)(const ModelConfig&, const attention::AttentionConfig&, const attention::Grid&, int64_t,
+                          double);
   std::unique_ptr<Dit> (*make)(const ModelConfig&, const attention::AttentionConfig&, uint64_t, at::Device);
 };
 
 // One line per model.
-const std::map<std::string, Architecture>& architectures() {
-  static const std::map<std::string, Architecture> table = {
-      {"wan", {validate_wan, wan_parameter_specs, make_wan_dit}},
-  };
+const Registry<Architecture>& architectures() {
+  static const Registry<Architecture> table(
+      "model.architecture",
+      {{"wan",
+        {validate_wan, wan_parameter_specs, wan_config_json,
+         "the folder transformer/ of Wan-AI/Wan2.1-T2V-1.3B-Diffusers or Wan-AI/Wan2.1-T2V-14B-Diffusers on Hugging "
+         "Face",
+         wan_forward_flops, make_wan_dit}}});
   return table;
-}
-
-const Architecture& architecture(const std::string& name) {
-  const auto found = architectures().find(name);
-  std::string known;
-  for (const auto& entry : architectures()) known += (known.empty() ? "" : ", ") + entry.first;
-  VMOBA_CHECK_INPUT(found != architectures().end(), "expected model.architecture among {}, found '{}'", known, name);
-  return found->second;
 }
 
 }  // namespace
 
 void ModelConfig::visit(ConfigVisitor& v) {
-  std::vector<std::string> known;
-  for (const auto& entry : architectures()) known.push_back(entry.first);
-  v.field("architecture", architecture, "Kind of transformer.", one_of(known));
+  v.field("architecture", architecture, "Kind of transformer.", one_of(architectures().names()));
   v.field("layers", layers, "Transformer blocks.", at_least(1));
   v.field("heads", heads, "Attention heads; the width is heads * head_dim.", at_least(1));
   v.field("head_dim", head_dim, "Size of an attention head; even.", at_least(6));
@@ -58,22 +58,38 @@ void ModelConfig::visit(ConfigVisitor& v) {
 }
 
 void ModelConfig::validate() const {
-  const Architecture& known = model::architecture(architecture);
+  const Architecture& known = architectures().find(architecture);
   VMOBA_CHECK_INPUT(patch_size.size() == 3, "expected three sizes in model.patch_size, found {}", patch_size.size());
   known.validate(*this);
 }
 
+void check_weights(const ModelConfig& config) {
+  config.validate();
+  const Architecture& known = architectures().find(config.architecture);
+  if (config.weights.empty()) return;
+  VMOBA_CHECK_INPUT(std::filesystem::exists(config.weights),
+                    "model.weights: expected pretrained weights at '{}', found nothing; get {}, or set model.weights "
+                    "to \"\" to train from random weights",
+                    config.weights, known.published_weights);
+  check_pretrained(config.weights, known.specs(config), known.config_json(config));
+}
+
+double forward_flops(const ModelConfig& config, const attention::AttentionConfig& attention,
+                     const attention::Grid& grid, int64_t text_tokens, double density) {
+  return architectures().find(config.architecture).forward_flops(config, attention, grid, text_tokens, density);
+}
+
 int64_t parameter_count(const ModelConfig& config) {
   int64_t count = 0;
-  for (const ParameterSpec& spec : architecture(config.architecture).specs(config)) count += spec.numel();
+  for (const ParameterSpec& spec : architectures().find(config.architecture).specs(config)) count += spec.numel();
   return count;
 }
 
 std::unique_ptr<Dit> make_dit(const ModelConfig& config, const attention::AttentionConfig& attention, uint64_t seed,
                               at::Device device) {
-  config.validate();
+  check_weights(config);
   attention.validate();
-  return architecture(config.architecture).make(config, attention, seed, device);
+  return architectures().find(config.architecture).make(config, attention, seed, device);
 }
 
 }  // namespace vmoba::model

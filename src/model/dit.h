@@ -68,15 +68,19 @@ class Dit {
   virtual attention::Grid grid(int64_t latent_frames, int64_t latent_height, int64_t latent_width) const = 0;
   virtual attention::LayerAttention layer(int64_t index, bool dense) const = 0;
   virtual int64_t layers() const = 0;
-  // FLOPs of one forward pass of one sample, with the given mean density of the sparse layers (1: full attention).
-  virtual double forward_flops(const attention::Grid& grid, int64_t text_tokens, double density) const = 0;
 };
 
-// Throws Error(kInput) where config.weights names files that are not there: what is missing, where to get it.
-void check_weights_exist(const ModelConfig& config);
+// The following need the configuration only, not the model.
 
-// Parameters a model of this configuration has, without making it.
+// Reads the headers of config.weights (nothing where it is empty). Throws Error(kInput) where files are missing, saying
+// where to get them, or do not fit the configured model.
+void check_weights(const ModelConfig& config);
+
 int64_t parameter_count(const ModelConfig& config);
+
+// FLOPs of one forward pass of one sample, with the given mean density of the sparse layers.
+double forward_flops(const ModelConfig& config, const attention::AttentionConfig& attention,
+                     const attention::Grid& grid, int64_t text_tokens, double density);
 
 // Makes the model `config.architecture` with weights from config.weights, or random ones drawn from `seed`.
 std::unique_ptr<Dit> make_dit(const ModelConfig& config, const attention::AttentionConfig& attention, uint64_t seed,

@@ -14,20 +14,9 @@ attention::Grid grid_of(const RootConfig& config, const data::Bucket& bucket) {
           bucket.width / g.pixel_multiple};
 }
 
-// Layer by layer, for one sample: projections 8 S E^2, attention, cross attention, feed-forward 4 S E F.
-double forward_flops(const RootConfig& config, const attention::Grid& grid, bool dense, double density) {
-  const model::ModelConfig& m = config.model;
-  const double s = double(grid.tokens()), e = double(m.heads * m.head_dim), f = double(m.ffn_dim);
-  const double text = double(config.text.max_tokens);
-  const double linear = 8 * s * e * e + 4 * s * e * e + 4 * text * e * e + 4 * s * text * e + 4 * s * e * f;
-  double total = 0;
-  for (int64_t layer = 0; layer < m.layers; ++layer) {
-    const attention::LayerAttention plan = attention::layer_attention(config.attention, layer, dense);
-    const double d = plan.sparse ? density : 1.0;
-    total += linear + attention::attention_flops(grid.tokens(), m.heads, m.head_dim, d,
-                                                 plan.sparse ? attention::block_count(grid, plan) : 0);
-  }
-  return total;
+attention::AttentionConfig full_attention(attention::AttentionConfig config) {
+  config.backend = "full";
+  return config;
 }
 
 double assumed_density(const RootConfig& config, const std::vector<data::Bucket>& buckets) {
@@ -88,8 +77,11 @@ RunEstimate estimate_run(const RootConfig& config, const std::vector<data::Bucke
   int64_t tokens = 0;
   for (const data::Bucket& bucket : buckets) {
     const attention::Grid grid = grid_of(config, bucket);
-    out.buckets.push_back({bucket, passes * forward_flops(config, grid, true, 1),
-                           passes * forward_flops(config, grid, false, out.assumed_density)});
+    const int64_t text = config.text.max_tokens;
+    const attention::AttentionConfig full = full_attention(config.attention);
+    out.buckets.push_back(
+        {bucket, passes * model::forward_flops(config.model, full, grid, text, 1),
+         passes * model::forward_flops(config.model, config.attention, grid, text, out.assumed_density)});
     tokens = std::max(tokens, grid.tokens());
   }
   out.weights_bytes = out.gradients_bytes = 4 * out.parameters;

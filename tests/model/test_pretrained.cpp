@@ -120,6 +120,15 @@ TEST_CASE("missing, extra and misshapen tensors are named") {
   CHECK(has(message, "proj_out.weight: expected 16x40, found Int 16x40"));
 }
 
+TEST_CASE("weights can be checked without loading them") {
+  ModelConfig config = wan_t2v_config();
+  CHECK_NOTHROW(check_weights(config));
+  config.layers += 1;
+  CHECK_THROWS_AS(check_weights(config), vmoba::Error);
+  config.weights.clear();
+  CHECK_NOTHROW(check_weights(config));
+}
+
 TEST_CASE("a config.json that disagrees is refused with key and values") {
   ModelConfig config = wan_t2v_config();
   config.heads = 4;  // the same shapes, another model
@@ -137,6 +146,7 @@ TEST_CASE("other layouts and damaged indices are refused by name") {
   const TemporaryFolder temporary;
   const fs::path index = temporary.path() / fmt::format("{}.index.json", kFile);
   CHECK(has(refusal(temporary.path() / "none"), "found nothing"));
+  CHECK(has(refusal(temporary.path() / "none"), "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"));
   CHECK(has(refusal(temporary.path()), "found neither"));
   const auto with_index = [&](const std::string& text) {
     std::ofstream(index) << text;

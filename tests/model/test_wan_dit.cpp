@@ -197,16 +197,14 @@ TEST_CASE("config.json is diffusers' own") {
 
 TEST_CASE("FLOPs are those of the matrix products") {
   ModelConfig config = random_config();
-  const auto model = make_dit(config, full_attention(), 0, at::kCPU);
   const Grid grid{3, 3, 4};  // S = 36; E = 40, F = 56, 16 patch values in and out, text 5 x 12, frequencies 16
   const double s = 36, e = 40, f = 56, l = 5;
   const double layer = 8 * s * e * e + 4 * s * s * e + 4 * s * e * e + 4 * l * e * e + 4 * s * l * e + 4 * s * e * f;
   const double outer = 2 * s * 16 * e * 2 + 2 * l * (12 * e + e * e) + 2 * (16 * e + e * e + 6 * e * e);
-  CHECK(model->forward_flops(grid, 5, 1) == Approx(2 * layer + outer).epsilon(1e-12));
-  const auto sparse = make_dit(config, small_vmoba(), 0, at::kCPU);
+  CHECK(forward_flops(config, full_attention(), grid, 5, 1) == Approx(2 * layer + outer).epsilon(1e-12));
   // Temporal layer: 3 blocks; spatial layer: 2 x 2 blocks. Gate: 2*S*C*E each.
   const double saved = 2 * 4 * s * s * e * 0.5, gate = 2 * s * (3 + 4) * e;
-  CHECK(sparse->forward_flops(grid, 5, 0.5) == Approx(2 * layer + outer - saved + gate).epsilon(1e-12));
+  CHECK(forward_flops(config, small_vmoba(), grid, 5, 0.5) == Approx(2 * layer + outer - saved + gate).epsilon(1e-12));
 }
 
 TEST_CASE("wrong shapes are refused with the shape that works") {

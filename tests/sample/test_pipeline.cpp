@@ -44,7 +44,6 @@ class AnalyticDit : public model::Dit {
   }
   attention::LayerAttention layer(int64_t, bool) const override { return {}; }
   int64_t layers() const override { return 1; }
-  double forward_flops(const attention::Grid&, int64_t, double) const override { return 0; }
 
   std::vector<Call> calls;
   bool explode = false, wrong_shape = false;

@@ -29,7 +29,6 @@ class TwoTensors : public model::Dit {
   attention::Grid grid(int64_t t, int64_t h, int64_t w) const override { return {t, h, w}; }
   attention::LayerAttention layer(int64_t, bool) const override { return {}; }
   int64_t layers() const override { return 1; }
-  double forward_flops(const attention::Grid&, int64_t, double) const override { return 1; }
 
  private:
   std::vector<model::Parameter> parameters_;

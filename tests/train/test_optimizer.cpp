@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "core/check.h"
 #include "support/catch.h"
 #include "train/ema.h"
 #include "train/lr_schedule.h"

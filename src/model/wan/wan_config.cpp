@@ -34,4 +34,23 @@ std::string wan_config_json(const ModelConfig& config) {
   return json.dump(2) + "\n";
 }
 
+double wan_forward_flops(const ModelConfig& config, const attention::AttentionConfig& attention,
+                         const attention::Grid& grid, int64_t text_tokens, double density) {
+  const double tokens = double(grid.tokens()), text = double(text_tokens);
+  const double width = double(config.heads * config.head_dim), ffn = double(config.ffn_dim);
+  const double patch = double(config.patch_size[0] * config.patch_size[1] * config.patch_size[2]);
+  double flops = 2 * tokens * patch * double(config.in_channels + config.out_channels) * width;
+  flops += 2 * text * (double(config.text_dim) * width + width * width);
+  flops += 2 * (double(config.freq_dim) * width + 7 * width * width);
+  for (int64_t i = 0; i < config.layers; ++i) {
+    const attention::LayerAttention layer = attention::layer_attention(attention, i, /*dense=*/false);
+    flops += 8 * tokens * width * width;                                                         // self: q, k, v, o
+    flops += 4 * tokens * width * width + 4 * text * width * width + 4 * tokens * text * width;  // cross
+    flops += 4 * tokens * width * ffn;
+    flops += attention::attention_flops(grid.tokens(), config.heads, config.head_dim, layer.sparse ? density : 1.0,
+                                        layer.sparse ? attention::block_count(grid, layer) : 0);
+  }
+  return flops;
+}
+
 }  // namespace vmoba::model

@@ -42,7 +42,6 @@ class WanDit : public Dit {
   }
   int64_t layers() const override { return config_.layers; }
   attention::Grid grid(int64_t latent_frames, int64_t latent_height, int64_t latent_width) const override;
-  double forward_flops(const attention::Grid& grid, int64_t text_tokens, double density) const override;
 
  private:
   struct Embedded {
@@ -131,25 +130,6 @@ attention::Grid WanDit::grid(int64_t latent_frames, int64_t latent_height, int64
                     "expected at most {} patches along each dimension, found {}x{}x{}; shorten or shrink the clip",
                     kMaxPatches, patches.t, patches.h, patches.w);
   return patches;
-}
-
-double WanDit::forward_flops(const attention::Grid& grid, int64_t text_tokens, double density) const {
-  const double tokens = double(grid.tokens()), text = double(text_tokens);
-  const double width = double(config_.heads * config_.head_dim), ffn = double(config_.ffn_dim);
-  const double patch = double(config_.patch_size[0] * config_.patch_size[1] * config_.patch_size[2]);
-  double flops = 2 * tokens * patch * double(config_.in_channels + config_.out_channels) * width;
-  flops += 2 * text * (double(config_.text_dim) * width + width * width);
-  flops += 2 * (double(config_.freq_dim) * width + 7 * width * width);
-  for (int64_t i = 0; i < config_.layers; ++i) {
-    const attention::LayerAttention attention = layer(i, false);
-    flops += 8 * tokens * width * width;                                                         // self: q, k, v, o
-    flops += 4 * tokens * width * width + 4 * text * width * width + 4 * tokens * text * width;  // cross
-    flops += 4 * tokens * width * ffn;
-    flops +=
-        attention::attention_flops(grid.tokens(), config_.heads, config_.head_dim, attention.sparse ? density : 1.0,
-                                   attention.sparse ? attention::block_count(grid, attention) : 0);
-  }
-  return flops;
 }
 
 }  // namespace

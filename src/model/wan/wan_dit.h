@@ -14,6 +14,10 @@ void validate_wan(const ModelConfig& config);
 std::unique_ptr<Dit> make_wan_dit(const ModelConfig& config, const attention::AttentionConfig& attention, uint64_t seed,
                                   at::Device device);
 
+// See model::forward_flops. Projections and matrix products only; norms and activations are left out.
+double wan_forward_flops(const ModelConfig& config, const attention::AttentionConfig& attention,
+                         const attention::Grid& grid, int64_t text_tokens, double density);
+
 // diffusers' transformer/config.json.
 std::string wan_config_json(const ModelConfig& config);
 

@@ -130,14 +130,23 @@ void check_tensors(const std::string& path, const Shards& shards, const std::vec
                     path, specs.size(), some_of(missing), some_of(misshapen), some_of(extra));
 }
 
+Shards open_checked(const std::string& path, const std::vector<ParameterSpec>& specs, const std::string& config_json) {
+  check_config(weight_files(path).front().parent_path(), config_json);
+  Shards shards = open_shards(path);
+  check_tensors(path, shards, specs);
+  return shards;
+}
+
 }  // namespace
+
+void check_pretrained(const std::string& path, const std::vector<ParameterSpec>& specs,
+                      const std::string& config_json) {
+  open_checked(path, specs, config_json);
+}
 
 std::vector<Parameter> load_pretrained(const std::string& path, const std::vector<ParameterSpec>& specs,
                                        const std::string& config_json, at::Device device) {
-  const fs::path folder = weight_files(path).front().parent_path();
-  check_config(folder, config_json);
-  const Shards shards = open_shards(path);
-  check_tensors(path, shards, specs);
+  const Shards shards = open_checked(path, specs, config_json);
   std::vector<Parameter> parameters;
   for (const ParameterSpec& spec : specs) {
     const at::Tensor mapped = shards.files[shards.file_of.at(spec.name)].tensor(spec.name);

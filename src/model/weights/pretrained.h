@@ -9,9 +9,11 @@
 
 namespace vmoba::model {
 
-// fp32 leaf tensors on `device`, in the order of `specs`, whatever floating-point type the file has. `config_json` is
-// what the model's own config.json would say; a config.json beside the weights must agree with it. Throws
-// Error(kInput) naming missing, extra and misshapen tensors.
+// Reads headers only. Throws Error(kInput) naming missing, extra and misshapen tensors. `config_json` is what the
+// model's own config.json would say; a config.json beside the weights must agree with it.
+void check_pretrained(const std::string& path, const std::vector<ParameterSpec>& specs, const std::string& config_json);
+
+// Checks, then loads: fp32 leaf tensors on `device`, in the order of `specs`, whatever floating-point type the file has.
 std::vector<Parameter> load_pretrained(const std::string& path, const std::vector<ParameterSpec>& specs,
                                        const std::string& config_json, at::Device device);
 
