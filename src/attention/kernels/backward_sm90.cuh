@@ -58,7 +58,7 @@ constexpr int kWarpgroup = 128;
 constexpr int kProducerWarps = 4;
 constexpr int kMathWarps = 8;
 constexpr int kScoreBarrier = 1;  // named barrier of the two math warpgroups
-constexpr int kProducerRegisters = 64;
+constexpr int kProducerRegisters = 56;  // 128 * 56 + 256 * 224 = 384 * 168, all there is: more would wait for ever
 constexpr int kMathRegisters = 224;
 
 // Registers are short, so every ring has two places and one counter serves all rings that advance together.
