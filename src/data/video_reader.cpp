@@ -28,6 +28,7 @@ constexpr const char* kFormats =
 constexpr int64_t kMaxPixels = int64_t{1} << 27;  // of one frame; larger headers are taken for damage
 constexpr int kMaxLeadingErrors = 64;             // damaged packets allowed before the first clean frame
 constexpr double kEndWindow_s = 2.0;              // how much of the end measure_end reads
+constexpr double kLongest_s = 1e6;                // longer videos (12 days) are taken for damaged timestamps
 constexpr double kMissingEnd_s = 0.5;             // a container may promise this much more than it holds
 
 const int32_t* display_matrix(const AVStream& stream, const AVFrame& frame) {
@@ -393,6 +394,7 @@ void VideoReader::measure_end() {
   const double end_s = s.seconds(end_ts - s.zero_ts);
   if (end_s + kMissingEnd_s + 2 / s.info.fps < promised_s && s.stream->duration > 0 && !s.counts_frames())
     throw MediaError(fmt::format("truncated: {:.2f} s of video promised, {:.2f} s found", promised_s, end_s));
+  if (end_s > kLongest_s) throw MediaError(fmt::format("corrupt: timestamps reach {:.0f} s", end_s));
   s.info.duration_s = end_s;
 }
 

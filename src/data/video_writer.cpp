@@ -23,8 +23,10 @@ extern "C" {
 namespace vmoba::data {
 namespace {
 
-// x264's output depends on its thread count: a fixed one gives the same file on every machine.
+// The same frames give the same file: x264's output depends on its thread count, and with AVX-512 its macroblock tree
+// on what the memory held before (versions around 164).
 constexpr int kEncoderThreads = 4;
+constexpr const char* kEncoderParameters = "mbtree=0";
 constexpr const char* kQuality = "18";  // constant rate factor: visually lossless
 
 // 24000/1001 for 23.976 and the like, else the simplest near fraction.
@@ -84,6 +86,7 @@ bool Mp4File::try_encoder(const AVCodec& encoder, int width, int height, AVRatio
   if (std::string(encoder.name) == "libx264") {
     encoder_->bit_rate = 0;
     av_dict_set(&options, "crf", kQuality, 0);
+    av_dict_set(&options, "x264-params", kEncoderParameters, 0);
   }
   const int code = avcodec_open2(encoder_.get(), &encoder, &options);
   av_dict_free(&options);

@@ -65,7 +65,7 @@ at::Tensor ffmpeg_frames(const std::string& path, const std::string& filters, in
   return at::from_blob(const_cast<char*>(bytes.data()),
                        {static_cast<int64_t>(bytes.size()) / frame_bytes, height, width, 3}, at::kByte)
       .permute({0, 3, 1, 2})
-      .contiguous();
+      .clone(at::MemoryFormat::Contiguous);
 }
 
 void make_moving_video(const std::string& path, int64_t frames, const std::string& size, const std::string& rate,
