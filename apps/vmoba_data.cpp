@@ -16,7 +16,7 @@ struct Arguments {
   bool json = false, bench = false;
 };
 
-int print_plan(const Arguments& a) {
+int print_data(const Arguments& a) {
   const train::RootConfig config = train::load_root_config(a.config.path, a.config.overrides);
   set_log_level(log_level_from_name(config.run.log_level));
   const data::ClipPlan plan = data::plan_clips(config.data, train::clip_geometry(config));
@@ -36,5 +36,5 @@ int main(int argc, char** argv) {
   CLI::Option* json = app.add_flag("--json", a.json, "The plan as one JSON object");
   app.add_flag("--bench", a.bench, "Decode rate of the plan's longest file and of the training clips, beside ffmpeg")
       ->excludes(json);
-  return vmoba::apps::guarded_main(app, argc, argv, [&] { return print_plan(a); });
+  return vmoba::apps::guarded_main(app, argc, argv, [&] { return print_data(a); });
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "data/dataset.h"
+#include "data/transforms.h"
 #include "data/video_reader.h"
 
 extern char** environ;
@@ -25,13 +26,26 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-int64_t decode_all(const std::string& path, int threads, int& stream) {
-  VideoReader reader(path, threads);
-  stream = reader.stream_index();
-  TimedFrame frame;
+struct Pass {
   int64_t frames = 0;
-  while (reader.next(frame)) ++frames;
-  return frames;
+  int stream = 0;
+  double seconds = 0;
+};
+
+// Opens the file and decodes all of it; with `to_rgb` each frame becomes 8-bit RGB of its displayed size too.
+Pass decode_all(const std::string& path, int threads, bool to_rgb) {
+  Pass pass;
+  const auto start = std::chrono::steady_clock::now();
+  VideoReader reader(path, threads);
+  const int64_t height = reader.info().displayed_height, width = reader.info().displayed_width;
+  FrameScaler scaler(reader.info(), height, width, false);
+  std::vector<uint8_t> rgb(to_rgb ? static_cast<size_t>(3 * height * width) : 0);
+  TimedFrame frame;
+  for (; reader.next(frame); ++pass.frames)
+    if (to_rgb) scaler.run(*frame.frame, {rgb.data(), rgb.data() + height * width, rgb.data() + 2 * height * width});
+  pass.stream = reader.stream_index();
+  pass.seconds = seconds_since(start);
+  return pass;
 }
 
 // Seconds of `ffmpeg -threads N -i path -map 0:stream -f null -`, or a negative number where it cannot run.
@@ -60,24 +74,25 @@ double run_ffmpeg(const std::string& path, int64_t threads, int stream) {
 }
 
 std::string bench_file(const Clip& clip, int64_t threads) {
-  double ours_s = std::numeric_limits<double>::infinity(), ffmpeg_s = ours_s;
-  int64_t frames = 0;
-  int stream = 0;
+  constexpr double kNever_s = std::numeric_limits<double>::infinity();
+  double decode_s = kNever_s, rgb_s = kNever_s, ffmpeg_s = kNever_s;
+  Pass pass;
   for (int run = 0; run < kRuns; ++run) {
-    const auto start = std::chrono::steady_clock::now();
-    frames = decode_all(clip.path, static_cast<int>(threads), stream);
-    ours_s = std::min(ours_s, seconds_since(start));
-    ffmpeg_s = std::min(ffmpeg_s, run_ffmpeg(clip.path, threads, stream));
+    pass = decode_all(clip.path, static_cast<int>(threads), false);
+    decode_s = std::min(decode_s, pass.seconds);
+    ffmpeg_s = std::min(ffmpeg_s, run_ffmpeg(clip.path, threads, pass.stream));
+    rgb_s = std::min(rgb_s, decode_all(clip.path, static_cast<int>(threads), true).seconds);
   }
-  const auto rate = [&](double seconds) { return static_cast<double>(frames) / seconds; };
+  const auto rate = [&](double seconds) { return static_cast<double>(pass.frames) / seconds; };
   std::string out = fmt::format("file     {} ({}x{}, {} frames, {} threads)\n", clip.path, clip.source_width,
-                                clip.source_height, frames, threads);
-  out += fmt::format("decode   {:9.1f} frames/s\n", rate(ours_s));
+                                clip.source_height, pass.frames, threads);
+  out += fmt::format("decode   {:9.1f} frames/s\n", rate(decode_s));
   out += ffmpeg_s > 0
              ? fmt::format(
                    "ffmpeg   {:9.1f} frames/s   (ffmpeg -threads {} -f null -, its start included); ours is {:.2f}x\n",
-                   rate(ffmpeg_s), threads, ffmpeg_s / ours_s)
+                   rate(ffmpeg_s), threads, ffmpeg_s / decode_s)
              : std::string("ffmpeg   not on the PATH, or it refuses the file\n");
+  out += fmt::format("rgb      {:9.1f} frames/s   (decoded and converted at full size)\n", rate(rgb_s));
   return out;
 }
 
