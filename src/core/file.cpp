@@ -65,7 +65,7 @@ void write_file_atomically(const std::string& path, const std::string& bytes) {
 }
 
 std::string read_file(const std::string& path, int64_t max_bytes, const std::string& what) {
-  const Descriptor file(path, O_RDONLY);
+  const Descriptor file(path, O_RDONLY | O_NONBLOCK);  // without it, opening a FIFO waits for a writer
   VMOBA_CHECK_INPUT(file.get() >= 0, "expected {} at '{}', found: {}", what, path, std::strerror(errno));
   struct stat info {};
   VMOBA_CHECK_INPUT(::fstat(file.get(), &info) == 0 && S_ISREG(info.st_mode), "expected {} at '{}', found no regular file",

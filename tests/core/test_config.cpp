@@ -94,7 +94,7 @@ TEST_CASE("a message names file, line and key, what was expected and what was fo
   CHECK(contains(refusal("items: 3"), "expected a list of groups"));
   CHECK(contains(refusal("items: [3]"), "items[0]: expected a group of keys"));
   CHECK(contains(refusal("- a\n- b\n"), "expected 'key: value' lines"));
-  CHECK(contains(refusal("name: 'x\n"), "run.yaml:"));
+  CHECK(contains(refusal("name: [x\n"), "run.yaml:"));
 }
 
 TEST_CASE("unknown keys are refused and the nearest known one is named") {
@@ -103,7 +103,7 @@ TEST_CASE("unknown keys are refused and the nearest known one is named") {
   CHECK(refusal("items: [{dpeth: 1}]") == "run.yaml:1: items[0].dpeth: unknown key; did you mean 'depth'?");
   CHECK(contains(refusal("qqqqqqqqqqqqqqqqqq: 3"), "unknown key; known here: steps, rate, on"));
   CHECK(refusal("depth: 3") != "");  // a key of another group is unknown here
-  const std::string message = refusal(std::string(100000, 'k') + ": 1");
+  const std::string message = refusal(std::string(1000, 'k') + ": 1");
   CHECK(contains(message, "unknown key"));
   CHECK(message.size() < 500);
 }

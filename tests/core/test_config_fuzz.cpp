@@ -86,7 +86,7 @@ void try_one(const std::string& text, const std::vector<std::string>& overrides)
     parse_config(text, "fuzz", overrides, test::visitor(config));
   } catch (const Error& e) {
     if (e.kind() != ErrorKind::kInput || std::string(e.what()).size() < 10 || std::string(e.what()).size() > 2000)
-      FAIL("a poor error: " << e.what() << "\nfor: " << text);
+      FAIL("a poor error of " << std::string(e.what()).size() << " bytes: " << e.what() << "\nfor: " << text);
     return;
   }
   const std::string yaml = config_to_yaml(test::visitor(config));

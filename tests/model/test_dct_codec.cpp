@@ -72,7 +72,8 @@ TEST_CASE("the first latent frame depends on the first video frame alone") {
   const auto codec = dct();
   at::Tensor video = at::linspace(-1, 1, 3 * 9 * 8 * 8).view({1, 3, 9, 8, 8});
   const at::Tensor image = video.slice(2, 0, 1);
-  CHECK(at::equal(codec->encode(video).slice(2, 0, 1), codec->encode(image)));
+  // Matrix products of other sizes may add in another order: 768 terms of size 1, 768 * 2^-24 at most.
+  CHECK((codec->encode(video).slice(2, 0, 1) - codec->encode(image)).abs().max().item<double>() < 5e-5);
   // Blocks of four follow: changing frames 1..4 leaves latents 0 and 2 alone.
   at::Tensor changed = video.clone();
   changed.slice(2, 1, 5).mul_(-1);

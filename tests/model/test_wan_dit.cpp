@@ -228,5 +228,5 @@ TEST_CASE("wrong shapes are refused with the shape that works") {
   CHECK(has(refusal([&] { config.validate(); }), "model.freq_dim"));
   config = random_config();
   config.architecture = "wam";
-  CHECK(has(refusal([&] { config.validate(); }), "model.architecture among wan"));
+  CHECK(has(refusal([&] { config.validate(); }), "model.architecture (wan)"));
 }
