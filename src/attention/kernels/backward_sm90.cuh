@@ -20,6 +20,7 @@ namespace vmoba::kernels::backward_sm90 {
 namespace hp = hopper;
 
 constexpr int kStages = 2;
+constexpr int kDqRowStages = 4;  // tiles between a gather and the add of its dq
 
 template <int kColumns_>
 struct Config {
@@ -44,12 +45,13 @@ struct alignas(1024) Storage {
   alignas(16) uint8_t dq[C::kRows * C::kDqPitch];
   alignas(16) float lse2[kStages][C::kRows];
   alignas(16) float delta[kStages][C::kRows];
-  alignas(16) int32_t dq_rows[kStages][C::kRows];  // of the tiles whose dq is not added yet
+  alignas(16) int32_t dq_rows[kDqRowStages][C::kRows];  // of the tiles whose dq is not added yet
   KeyTile items[kStages];
   uint64_t q_full[kStages], q_empty[kStages];
   uint64_t dout_full[kStages], dout_empty[kStages];
   uint64_t keys_full, keys_empty;
   uint64_t dq_full, dq_empty;
+  uint64_t scores_full[2][kStages];  // per math warpgroup
   uint64_t item_full[kStages], item_empty[kStages];
 };
 
@@ -57,7 +59,7 @@ constexpr int kThreads = 384;
 constexpr int kWarpgroup = 128;
 constexpr int kProducerWarps = 4;
 constexpr int kMathWarps = 8;
-constexpr int kScoreBarrier = 1;  // named barrier of the two math warpgroups
+constexpr int kScoreBarrier = 1;        // named barriers kScoreBarrier + warpgroup: its own scores are written
 constexpr int kProducerRegisters = 56;  // 128 * 56 + 256 * 224 = 384 * 168, all there is: more would wait for ever
 constexpr int kMathRegisters = 224;
 
@@ -129,11 +131,7 @@ class Producer {
       if (item.keys == 0) break;
       produce(item, count);
     }
-    // The sums of the last two tiles.
-    for (int i = 0; i < 2; ++i) {
-      if (tile_ >= 2) add_dq(tile_ - 2);
-      ++tile_;
-    }
+    add_dq_until(tile_);
   }
 
  private:
@@ -167,7 +165,8 @@ class Producer {
     stats_entry_ = row < row_count ? __ldg(rows + row) : problem_.tokens;
   }
 
-  // What is waited for comes in this order: a dout buffer, the dq of the same tile, its q buffer.
+  // What is waited for comes in this order: a dout buffer, the dq of the tile three before, a q buffer; with the first
+  // tile of an item, all dq of the item before it, which the math warps wait for before they let its keys go.
   __device__ __forceinline__ void produce(const KeyTile& item, uint32_t count) {
     const int32_t* rows = problem_.lists.row + item.first_slot;
     const int head_index = item.sample * problem_.shape.heads + item.head;
@@ -189,7 +188,7 @@ class Producer {
       gather(address_of(shared_.dout[stage]), dout, problem_.dout_row_bytes);
       hp::cp_async_arrive(address_of(shared_.dout_full[stage]));
 
-      if (tile_ >= 2) add_dq(tile_ - 2);
+      if (tile_ >= 3) add_dq_until(tile_ - 2);
 
       hp::mbarrier_wait(address_of(shared_.q_empty[stage]), empty_parity);
       gather_stats(stats, stage);
@@ -200,6 +199,7 @@ class Producer {
       if (first + C::kRows < end) load_tokens(rows, item.rows, first + C::kRows);
       ++tile_;
       if (first == 0) {
+        add_dq_until(tile_ - 1);
         if (threadIdx.x == 0) load_keys(count);
         release_item(shared_, count);
         if (threadIdx.x == 0) publish_item(count + 1);
@@ -209,7 +209,7 @@ class Producer {
   }
 
   __device__ __forceinline__ void remember_rows(int first_row) {
-    int4* target = reinterpret_cast<int4*>(&shared_.dq_rows[place(tile_)][group_row()]);
+    int4* target = reinterpret_cast<int4*>(&shared_.dq_rows[tile_ % kDqRowStages][group_row()]);
     target[0] =
         make_int4(first_row + tokens_[0], first_row + tokens_[1], first_row + tokens_[2], first_row + tokens_[3]);
     target[1] =
@@ -248,12 +248,17 @@ class Producer {
     if (kOwnRows == 32 || lane_ >= kOwnRows) cp_async_4(address_of(shared_.delta[stage][row]), &entry->delta);
   }
 
+  __device__ __forceinline__ void add_dq_until(uint32_t end) {
+#pragma unroll 1
+    while (added_ < end) add_dq(added_++);
+  }
+
   // A lane group adds half a row at a time: whole 128-byte lines. Pads add their exact zeros to a valid row: branches
   // around them would cost every tile more.
   __device__ __forceinline__ void add_dq(uint32_t tile) {
     const int column = lane_ % kGroupLanes * 4;
     const uint8_t* staged = shared_.dq + group_row() * C::kDqPitch + column * 4;
-    const int4* rows = reinterpret_cast<const int4*>(&shared_.dq_rows[place(tile)][group_row()]);
+    const int4* rows = reinterpret_cast<const int4*>(&shared_.dq_rows[tile % kDqRowStages][group_row()]);
     const int4 low = rows[0], high = rows[1];
     const int row[kGroupRows] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
     hp::mbarrier_wait(address_of(shared_.dq_full), tile & 1);
@@ -291,6 +296,7 @@ class Producer {
   const CUtensorMap& v_map_;
   const int warp_, lane_;
   uint32_t tile_ = 0;       // row tiles so far, over all items
+  uint32_t added_ = 0;      // those whose dq is in the sums
   int tokens_[kGroupRows];  // of the rows this lane copies
   int stats_entry_;         // of row lane % kOwnRows of the warp
 };
@@ -426,8 +432,8 @@ class Math {
     }
   }
 
-  __device__ __forceinline__ void stage_dq(const float (&dq)[32]) {
-    hp::mbarrier_wait(address_of(shared_.dq_empty), (tile_ & 1) ^ 1);
+  __device__ __forceinline__ void stage_dq(const float (&dq)[32], uint32_t tile) {
+    hp::mbarrier_wait(address_of(shared_.dq_empty), (tile & 1) ^ 1);
     const int row = (kSplitColumns ? 0 : group_ * 64) + warp_ * 16 + lane_ / 4;
     const int column = (kSplitColumns ? group_ * 64 : 0) + lane_ % 4 * 2;
     uint8_t* target = shared_.dq + row * C::kDqPitch + column * 4;
@@ -439,8 +445,14 @@ class Math {
     arrive(shared_.dq_full);
   }
 
-  // The order keeps the tensor cores fed: S of the next tile is issued before this tile's dq is staged, dP before the
-  // exponentials, dV before dS is computed. No wgmma is in flight at the loop's end: ptxas would serialise them all.
+  __device__ __forceinline__ void wait_other_scores(uint32_t tile) {
+    hp::mbarrier_wait(address_of(shared_.scores_full[group_ ^ 1][place(tile)]), parity(tile));
+  }
+
+  // The order keeps the tensor cores fed: dP before the exponentials, dV before dS is computed, S of the next tile
+  // before dq is staged. dQ is that of the tile before: it wants both warpgroups' scores, and this way they need not
+  // meet in every tile but may be most of a tile apart, so that one's arithmetic hides behind the other's products.
+  // No wgmma is in flight at the loop's end: ptxas would serialise them all.
   __device__ __forceinline__ void differentiate(uint32_t count) {
     const int keys = shared_.items[place(count)].keys;
     float dk[kGradients], dv[kGradients], s[kScores];
@@ -450,6 +462,7 @@ class Math {
     multiply_keys(s, address_of(shared_.k), address_of(shared_.q[place(tile_)]));
     hp::wgmma_wait<0>();
     hp::wgmma_fence_operand(s);
+    bool first = true;
     for (const uint32_t end = tile_ + row_tiles<C>(shared_.items[place(count)]); tile_ != end; ++tile_) {
       const int stage = place(tile_);
       const uint32_t q = address_of(shared_.q[stage]), dout = address_of(shared_.dout[stage]);
@@ -462,28 +475,38 @@ class Math {
 #pragma unroll
       for (int i = 0; i < kScores / 2; ++i) packed_p[i] = hp::pack_bf16(s[2 * i], s[2 * i + 1]);
       accumulate_dv(dv, packed_p, dout);
+      // The other warpgroup's part of the tile before is there, and it no longer reads this buffer.
+      if (!first) wait_other_scores(tile_ - 1);
       hp::wgmma_wait<1>();  // dP
       hp::wgmma_fence_operand(dp);
       store_score_gradients(packed_p, dp, shared_.delta[stage], scores);
       hp::fence_async_proxy();
-      // Also tells that both warpgroups have read the other buffer's scores: their dq was waited for below.
-      hp::named_barrier_sync(kScoreBarrier, 2 * kWarpgroup);
       float dq[32];
-      multiply_scores(dq, scores);
+      multiply_scores(dq, address_of(shared_.scores[stage ^ 1]));  // of no use, and not staged, when this is the first
+      hp::named_barrier_sync(kScoreBarrier + group_, kWarpgroup);
       accumulate_dk(dk, scores, q);
       hp::wgmma_wait<2>();  // dV
       arrive(shared_.dout_empty[stage]);
-      hp::wgmma_wait<1>();  // dQ
-      hp::wgmma_fence_operand(dq);
-      stage_dq(dq);
       // Behind the last tile this multiplies whatever the other buffer holds; nobody reads the result.
       if (tile_ + 1 != end) hp::mbarrier_wait(address_of(shared_.q_full[stage ^ 1]), parity(tile_ + 1));
       multiply_keys(s, address_of(shared_.k), address_of(shared_.q[stage ^ 1]));
+      hp::wgmma_wait<2>();  // dQ
+      hp::wgmma_fence_operand(dq);
+      arrive(shared_.scores_full[group_][stage]);
+      if (!first) stage_dq(dq, tile_ - 1);
       hp::wgmma_wait<1>();  // dK
       arrive(shared_.q_empty[stage]);
       hp::wgmma_wait<0>();
       hp::wgmma_fence_operand(s);
+      first = false;
     }
+    const uint32_t last = tile_ - 1;
+    float dq[32];
+    wait_other_scores(last);
+    multiply_scores(dq, address_of(shared_.scores[place(last)]));
+    hp::wgmma_wait<0>();
+    hp::wgmma_fence_operand(dq);
+    stage_dq(dq, last);
     hp::wgmma_fence_operand(dk);
     hp::wgmma_fence_operand(dv);
     // Read only now: no registers for it above.
@@ -555,6 +578,9 @@ __device__ __forceinline__ void init_barriers(Storage<C>& shared) {
   hp::mbarrier_init(address_of(shared.keys_empty), kMathWarps);
   hp::mbarrier_init(address_of(shared.dq_full), kMathWarps);
   hp::mbarrier_init(address_of(shared.dq_empty), kProducerWarps);
+  for (int group = 0; group < 2; ++group) {
+    for (int i = 0; i < kStages; ++i) hp::mbarrier_init(address_of(shared.scores_full[group][i]), kMathWarps / 2);
+  }
   hp::mbarrier_init_fence();
 }
 
