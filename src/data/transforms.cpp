@@ -104,6 +104,17 @@ void FrameScaler::prepare(const Key& key) {
   const bool bits = (description->flags & AV_PIX_FMT_FLAG_BITSTREAM) != 0;
   crop_ = cover_crop(info_, out_width_, out_height_, bits ? 8 : 1 << description->log2_chroma_w,
                      1 << description->log2_chroma_h);
+  key_ = {};  // until this succeeds
+  unscaled_.reset();
+  scaler_.reset();
+  if (format == AV_PIX_FMT_YUV420P && crop_.width == scaled_width_ && crop_.height == scaled_height_)
+    unscaled_.emplace(sws_getCoefficients(key.matrix), key.range != 0);
+  else
+    make_scaler(key, description->name, description->log2_chroma_h == 1);
+  key_ = key;
+}
+
+void FrameScaler::make_scaler(const Key& key, const char* format_name, bool halves_rows) {
   SwsContext* scaler = sws_alloc_context();
   if (!scaler) throw std::bad_alloc();
   scaler_.reset(scaler);
@@ -114,13 +125,22 @@ void FrameScaler::prepare(const Key& key) {
   av_opt_set_int(scaler, "dsth", scaled_height_, 0);
   av_opt_set_int(scaler, "dst_format", AV_PIX_FMT_GBRP, 0);
   av_opt_set_int(scaler, "sws_flags", SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT | SWS_FULL_CHR_H_INP, 0);
-  if (description->log2_chroma_h == 1) av_opt_set_int(scaler, "src_v_chr_pos", 128, 0);
+  if (halves_rows) av_opt_set_int(scaler, "src_v_chr_pos", 128, 0);
   if (sws_init_context(scaler, nullptr, nullptr) < 0)
-    throw MediaError(fmt::format("unsupported: {} {}x{} cannot be scaled to {}x{}", description->name, crop_.width,
+    throw MediaError(fmt::format("unsupported: {} {}x{} cannot be scaled to {}x{}", format_name, crop_.width,
                                  crop_.height, scaled_width_, scaled_height_));
   sws_setColorspaceDetails(scaler, sws_getCoefficients(key.matrix), key.range, sws_getCoefficients(SWS_CS_DEFAULT), 1,
                            0, 1 << 16, 1 << 16);
-  key_ = key;
+}
+
+void FrameScaler::convert(const AVFrame& cropped, uint8_t* const planes[4], const int strides[4]) {
+  if (unscaled_)
+    return unscaled_->run({cropped.data[0], cropped.data[1], cropped.data[2]},
+                          {cropped.linesize[0], cropped.linesize[1], cropped.linesize[2]}, crop_.width, crop_.height,
+                          {planes[2], planes[0], planes[1]}, strides[0]);
+  if (sws_scale(scaler_.get(), cropped.data, cropped.linesize, 0, static_cast<int>(crop_.height), planes, strides) !=
+      scaled_height_)
+    throw MediaError("unsupported: the scaler gave up on a frame");
 }
 
 void FrameScaler::run(const AVFrame& frame, const RgbPlanes& out) {
@@ -128,7 +148,7 @@ void FrameScaler::run(const AVFrame& frame, const RgbPlanes& out) {
   const AVPixelFormat format = plain_format(static_cast<AVPixelFormat>(frame.format), full_range);
   const int matrix = matrix_of(frame.colorspace, info_.is_image, frame.width, frame.height);
   const Key key{frame.width, frame.height, format, matrix, full_range ? 1 : 0};
-  if (!scaler_ || !(key == key_)) prepare(key);
+  if (!(key == key_)) prepare(key);
 
   FramePtr cropped = make_frame();
   if (av_frame_ref(cropped.get(), &frame) < 0) throw std::bad_alloc();
@@ -150,9 +170,7 @@ void FrameScaler::run(const AVFrame& frame, const RgbPlanes& out) {
       strides[i] = static_cast<int>(scratch_stride_);
     }
   }
-  if (sws_scale(scaler_.get(), cropped->data, cropped->linesize, 0, static_cast<int>(crop_.height), planes, strides) !=
-      scaled_height_)
-    throw MediaError("unsupported: the scaler gave up on a frame");
+  convert(*cropped, planes, strides);
   if (direct_) return;
   turn(planes[2], out.red);
   turn(planes[0], out.green);

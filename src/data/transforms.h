@@ -3,13 +3,16 @@
 // Resize to cover, then centre crop, done as one scaling of the part of the stored frame that stays visible (bicubic,
 // widened when shrinking). Colours: the frame's own matrix (BT.601, 709, 2020 constant-free, FCC, SMPTE 240M) and
 // range; where the file does not say, BT.601 for images and for video up to 576 lines and 1279 columns, BT.709 above.
-// High bit depths are rounded to 8 bits, alpha is dropped, transfer curves (HDR) are left alone.
+// 8-bit 4:2:0 video that needs no scaling takes a quicker way with linear chroma (yuv_to_rgb.h). High bit depths are
+// rounded to 8 bits, alpha is dropped, transfer curves (HDR) are left alone.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "data/libav_ptr.h"
 #include "data/video_reader.h"
+#include "data/yuv_to_rgb.h"
 
 namespace vmoba::data {
 
@@ -43,6 +46,8 @@ class FrameScaler {
     bool operator==(const Key&) const = default;
   };
   void prepare(const Key& key);
+  void make_scaler(const Key& key, const char* format_name, bool halves_rows);
+  void convert(const AVFrame& cropped, uint8_t* const planes[4], const int strides[4]);
   void turn(const uint8_t* from, uint8_t* to) const;
 
   MediaInfo info_;
@@ -54,6 +59,7 @@ class FrameScaler {
   Key key_;
   CropBox crop_;
   ScalerPtr scaler_;
+  std::optional<YuvToRgb> unscaled_;  // instead of scaler_ where nothing is to be scaled
 };
 
 }  // namespace vmoba::data
