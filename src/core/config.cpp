@@ -61,9 +61,12 @@ namespace {
 constexpr size_t kMaxConfigBytes = 1 << 20;
 constexpr size_t kMaxDepth = 32;
 
-// The beginning of what a user wrote, for messages.
+// The beginning of what a user wrote, for messages; control characters as \xNN.
 std::string shown(const std::string& text) {
-  return text.size() <= 80 ? text : text.substr(0, 80) + "...";
+  std::string out;
+  for (const char c : text.substr(0, 80))
+    out += static_cast<unsigned char>(c) < 0x20 ? fmt::format("\\x{:02x}", c) : std::string(1, c);
+  return text.size() <= 80 ? out : out + "...";
 }
 
 template <typename T>
@@ -253,7 +256,7 @@ class Parser : public ConfigVisitor {
     if (!node.IsDefined()) return;
     const std::string place = where(node, path_of(name));
     VMOBA_CHECK_INPUT(node.IsSequence(), "{}: expected a list, found {}", place,
-                      node.IsScalar() ? "'" + node.Scalar().substr(0, 80) + "'" : "something else");
+                      node.IsScalar() ? "'" + shown(node.Scalar()) + "'" : "something else");
     VMOBA_CHECK_INPUT(c.size < 0 || int64_t(node.size()) == c.size, "{}: expected {} values, found {}", place, c.size,
                       node.size());
     std::vector<T> out;
