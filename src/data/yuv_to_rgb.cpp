@@ -26,7 +26,8 @@ VMOBA_INLINE int16_t high_product(int16_t a, int16_t b) {
 }
 
 VMOBA_INLINE uint8_t to_byte(int16_t value) {
-  return static_cast<uint8_t>(std::clamp<int16_t>(static_cast<int16_t>(value >> kFraction_bits), 0, 255));
+  const auto level = static_cast<int16_t>(value >> kFraction_bits);
+  return static_cast<uint8_t>(level < 0 ? 0 : level > 255 ? 255 : level);
 }
 
 // A row of chroma at luma's resolution, sixteenfold, 0 for grey: three parts of the nearer row and column to one of the
@@ -42,24 +43,10 @@ VMOBA_INLINE void interpolate_body(const uint8_t* __restrict near, const uint8_t
   out[2 * count - 1] = static_cast<int16_t>(4 * blended[count - 1]);
 }
 
-}  // namespace
-
-struct YuvToRgb::Rows {
-  const uint8_t* luma;
-  const int16_t *cb, *cr;
-  uint8_t *red, *green, *blue;
-};
-
-namespace {
-
-template <typename Rows, typename Factors>
-VMOBA_INLINE void convert_body(const Rows& rows, int64_t width, const Factors& f) {
-  const uint8_t* __restrict luma = rows.luma;
-  const int16_t* __restrict cb_row = rows.cb;
-  const int16_t* __restrict cr_row = rows.cr;
-  uint8_t* __restrict red = rows.red;
-  uint8_t* __restrict green = rows.green;
-  uint8_t* __restrict blue = rows.blue;
+// One row. The pointers are __restrict parameters because the compiler takes only those as promises.
+VMOBA_INLINE void convert_body(const uint8_t* __restrict luma, const int16_t* __restrict cb_row,
+                               const int16_t* __restrict cr_row, uint8_t* __restrict red, uint8_t* __restrict green,
+                               uint8_t* __restrict blue, int64_t width, YuvFactors f) {
   constexpr int kShift = kChroma_bits - kChromaWeight_bits;
   for (int64_t x = 0; x < width; ++x) {
     const auto y =
@@ -72,36 +59,42 @@ VMOBA_INLINE void convert_body(const Rows& rows, int64_t width, const Factors& f
   }
 }
 
+using Interpolate = void (*)(const uint8_t*, const uint8_t*, int64_t, int16_t*, int16_t*);
+using Convert = void (*)(const uint8_t*, const int16_t*, const int16_t*, uint8_t*, uint8_t*, uint8_t*, int64_t,
+                         YuvFactors);
+
+void interpolate(const uint8_t* near, const uint8_t* far, int64_t count, int16_t* blended, int16_t* out) {
+  interpolate_body(near, far, count, blended, out);
+}
+void convert(const uint8_t* luma, const int16_t* cb, const int16_t* cr, uint8_t* red, uint8_t* green, uint8_t* blue,
+             int64_t width, YuvFactors factors) {
+  convert_body(luma, cb, cr, red, green, blue, width, factors);
+}
+
 #ifdef VMOBA_HAS_AVX2_TWIN
 VMOBA_AVX2 void interpolate_avx2(const uint8_t* near, const uint8_t* far, int64_t count, int16_t* blended,
                                  int16_t* out) {
   interpolate_body(near, far, count, blended, out);
 }
-template <typename Rows, typename Factors>
-VMOBA_AVX2 void convert_avx2(const Rows& rows, int64_t width, const Factors& factors) {
-  convert_body(rows, width, factors);
-}
-bool has_avx2() {
-  static const bool has = __builtin_cpu_supports("avx2") != 0;
-  return has;
+VMOBA_AVX2 void convert_avx2(const uint8_t* luma, const int16_t* cb, const int16_t* cr, uint8_t* red, uint8_t* green,
+                             uint8_t* blue, int64_t width, YuvFactors factors) {
+  convert_body(luma, cb, cr, red, green, blue, width, factors);
 }
 #endif
+
+struct Routines {
+  Interpolate interpolate_row;
+  Convert convert_row;
+};
+
+Routines routines() {
+#ifdef VMOBA_HAS_AVX2_TWIN
+  if (__builtin_cpu_supports("avx2")) return {interpolate_avx2, convert_avx2};
+#endif
+  return {interpolate, convert};
+}
 
 }  // namespace
-
-void YuvToRgb::interpolate(const uint8_t* near, const uint8_t* far, int64_t count, int16_t* blended, int16_t* out) {
-#ifdef VMOBA_HAS_AVX2_TWIN
-  if (has_avx2()) return interpolate_avx2(near, far, count, blended, out);
-#endif
-  interpolate_body(near, far, count, blended, out);
-}
-
-void YuvToRgb::convert(const Rows& rows, int64_t width, const Factors& factors) {
-#ifdef VMOBA_HAS_AVX2_TWIN
-  if (has_avx2()) return convert_avx2(rows, width, factors);
-#endif
-  convert_body(rows, width, factors);
-}
 
 YuvToRgb::YuvToRgb(const int* coefficients, bool full_range) {
   const double chroma = (full_range ? 224.0 / 255 : 1.0) / 65536, luma = full_range ? 1.0 : 255.0 / 219;
@@ -121,15 +114,16 @@ void YuvToRgb::run(const std::array<const uint8_t*, 3>& yuv, const std::array<in
   blended_.resize(static_cast<size_t>(chroma_width));
   cb_.resize(static_cast<size_t>(2 * chroma_width));
   cr_.resize(static_cast<size_t>(2 * chroma_width));
+  const Routines use = routines();
   for (int64_t y = 0; y < height; ++y) {
     const int64_t near = y / 2, far = std::clamp<int64_t>(y % 2 != 0 ? near + 1 : near - 1, 0, chroma_height - 1);
-    interpolate(yuv[1] + near * yuv_strides[1], yuv[1] + far * yuv_strides[1], chroma_width, blended_.data(),
-                cb_.data());
-    interpolate(yuv[2] + near * yuv_strides[2], yuv[2] + far * yuv_strides[2], chroma_width, blended_.data(),
-                cr_.data());
+    use.interpolate_row(yuv[1] + near * yuv_strides[1], yuv[1] + far * yuv_strides[1], chroma_width, blended_.data(),
+                        cb_.data());
+    use.interpolate_row(yuv[2] + near * yuv_strides[2], yuv[2] + far * yuv_strides[2], chroma_width, blended_.data(),
+                        cr_.data());
     const int64_t to = y * rgb_stride;
-    convert({yuv[0] + y * yuv_strides[0], cb_.data(), cr_.data(), rgb[0] + to, rgb[1] + to, rgb[2] + to}, width,
-            factors_);
+    use.convert_row(yuv[0] + y * yuv_strides[0], cb_.data(), cr_.data(), rgb[0] + to, rgb[1] + to, rgb[2] + to, width,
+                    factors_);
   }
 }
 

@@ -10,6 +10,11 @@
 
 namespace vmoba::data {
 
+// Fixed-point factors of one matrix and range (yuv_to_rgb.cpp says of which scale).
+struct YuvFactors {
+  int16_t luma, luma_offset, red_of_cr, green_of_cb, green_of_cr, blue_of_cb;
+};
+
 class YuvToRgb {
  public:
   // `coefficients`: red of Cr, blue of Cb, green of Cb, green of Cr (both subtracted), for limited range, times 65536,
@@ -20,13 +25,7 @@ class YuvToRgb {
            int64_t height, const std::array<uint8_t*, 3>& rgb, int64_t rgb_stride);
 
  private:
-  struct Factors {
-    int16_t luma, luma_offset, red_of_cr, green_of_cb, green_of_cr, blue_of_cb;
-  };
-  struct Rows;
-  static void interpolate(const uint8_t* near, const uint8_t* far, int64_t count, int16_t* blended, int16_t* out);
-  static void convert(const Rows& rows, int64_t width, const Factors& factors);
-  Factors factors_;
+  YuvFactors factors_;
   std::vector<int16_t> blended_, cb_, cr_;  // one row each
 };
 
