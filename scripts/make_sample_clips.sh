@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Cuts assets/clips/*.mp4 from the original NASA file (assets/README.md says which). Each clip is a shot, or a part of
 # one, of the file's 480x270 stream; captions (assets/clips/*.txt) are written by hand and not touched here.
+# Bytes may differ from the committed clips: on AVX-512 machines x264's rate control is not exactly repeatable.
 #
 #   scripts/make_sample_clips.sh nasa_13013.mp4 [folder]
 set -euo pipefail
