@@ -72,7 +72,6 @@ void Trainer::start(const ResumeRequest& resume) {
     if (const auto place = set_aside_earlier_run(dir))
       log_warning("{} held an earlier run, now kept at {}; --resume latest would have continued it", dir, *place);
   }
-  prepare_run_folder(dir);
   if (!from.empty()) {
     state_ = load_checkpoint(from, parts());
     VMOBA_CHECK_INPUT(state_.seed == uint64_t(config_.seed),
@@ -83,6 +82,7 @@ void Trainer::start(const ResumeRequest& resume) {
                       state_.step ? state_.next_sample / state_.step : 0, config_.train.global_batch);
     log_info("resumed from {} at step {}", from, state_.step);
   }
+  prepare_run_folder(dir);
   write_file_atomically(dir + "/config.resolved.yaml", resolved_yaml(config_));
   make_callbacks();
   stream_ = std::make_unique<data::SampleStream>(plan_, config_.data, uint64_t(config_.seed), config_.train.micro_batch,
