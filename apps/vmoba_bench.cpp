@@ -3,13 +3,15 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
 #include "apps/bench/attention_bench.h"
+#include "apps/bench/attention_sweep.h"
 #include "apps/bench/golden_check.h"
+#include "apps/bench/paper_comparison.h"
 #include "apps/main_guard.h"
+#include "core/file.h"
 
 namespace {
 
@@ -56,12 +58,7 @@ int check(const CheckArguments& a) {
   }
   std::cout << fmt::format("{} of {} files passed ({}, {}, {})\n", results.size() - size_t(failed), results.size(),
                            a.backend, a.dtype, a.device);
-  if (!a.json.empty()) {
-    std::ofstream out(a.json);
-    out << to_json(results, a, failed).dump(2) << "\n";
-    out.close();
-    VMOBA_CHECK(!out.fail(), "--json: expected to write '{}', could not; check folder, permissions and space", a.json);
-  }
+  if (!a.json.empty()) write_file_atomically(a.json, to_json(results, a, failed).dump(2) + "\n");
   return failed == 0 ? 0 : 1;
 }
 
@@ -74,22 +71,42 @@ attention::Grid parse_grid(const std::string& text) {
   return grid;
 }
 
-int attention_benchmark(bench::BenchOptions options, const std::string& grid) {
-  options.grid = parse_grid(grid);
-  options.attention.validate();
-  const std::vector<bench::BenchCase> cases = bench::bench_attention(options);
-  bench::print_bench(cases);
-  if (!options.json.empty()) {
-    std::ofstream out(options.json);
-    out << bench::bench_to_json(cases);
-    out.close();
-    VMOBA_CHECK(!out.fail(), "--json: expected to write '{}', could not; check folder and space", options.json);
+struct AttentionArguments {
+  bench::BenchOptions options;
+  std::string grid = "24x36x64", sweep, out, json;
+  bool paper = false;
+};
+
+std::vector<bench::BenchCase> run_cases(const AttentionArguments& a) {
+  if (a.sweep.empty()) return bench::bench_attention(a.options);
+  std::vector<bench::BenchCase> cases;
+  for (const bench::BenchOptions& point : bench::sweep_points(a.options, a.sweep)) {
+    const std::vector<bench::BenchCase> measured = bench::bench_attention(point);
+    cases.insert(cases.end(), measured.begin(), measured.end());
   }
+  const std::string prefix = a.out.empty() ? "sweep_" + a.sweep : a.out;
+  write_file_atomically(prefix + ".csv", bench::cases_to_csv(cases));
+  write_file_atomically(prefix + ".svg", bench::cases_to_svg(cases, a.sweep));
+  return cases;
+}
+
+int attention_benchmark(AttentionArguments a) {
+  a.options.grid = parse_grid(a.grid);
+  a.options.attention.validate();
+  VMOBA_CHECK_INPUT(!a.paper || (a.sweep.empty() && a.options.heads == 12 && a.options.head_dim == 128),
+                    "--paper compares a Wan2.1-1.3B layer: expected 12 heads of 128 and no --sweep, found {} of {}{}",
+                    a.options.heads, a.options.head_dim, a.sweep.empty() ? "" : " and --sweep " + a.sweep);
+  const std::vector<bench::BenchCase> cases = run_cases(a);
+  bench::print_bench(cases);
+  if (a.paper)
+    std::cout << bench::paper_table(cases, bench::measure_layer_rest(a.options.grid.tokens(), a.options.repeats));
+  if (!a.json.empty()) write_file_atomically(a.json, bench::bench_to_json(cases));
   return 0;
 }
 
-void add_attention_options(CLI::App& command, bench::BenchOptions& o, std::string& grid) {
-  command.add_option("--grid", grid, "Latent patches TxHxW");
+void add_attention_options(CLI::App& command, AttentionArguments& a) {
+  bench::BenchOptions& o = a.options;
+  command.add_option("--grid", a.grid, "Latent patches TxHxW");
   command.add_option("--batch", o.batch, "Samples");
   command.add_option("--heads", o.heads, "Heads");
   command.add_option("--head-dim", o.head_dim, "Size of a head");
@@ -104,9 +121,14 @@ void add_attention_options(CLI::App& command, bench::BenchOptions& o, std::strin
   command.add_option("--inputs", o.inputs, "random | smooth (positional component, skewed lists)")
       ->check(CLI::IsMember({"random", "smooth"}));
   command.add_option("--implementation", o.attention.implementation, "auto | reference | native");
-  command.add_option("--repeats", o.repeats, "Timed rounds after warm-up");
+  command.add_option("--repeats", o.repeats, "Timed rounds after warm-up")->check(CLI::PositiveNumber);
+  command.add_option("--warmup", o.warmup, "Rounds before them")->check(CLI::NonNegativeNumber);
   command.add_flag("--check,!--no-check", o.check, "Compare with fp32 attention on a subsample (default)");
-  command.add_option("--json", o.json, "Also write the results to this file");
+  command.add_option("--sweep", a.sweep, "Measure a curve over tokens | density | blocks")
+      ->check(CLI::IsMember({"tokens", "density", "blocks"}));
+  command.add_option("--out", a.out, "Sweep: write this name with .csv and .svg (sweep_<axis>)");
+  command.add_flag("--paper", a.paper, "Also compare FLOPs and latency of a layer with the VMoBA paper");
+  command.add_option("--json", a.json, "Also write the results to this file");
 }
 
 }  // namespace
@@ -121,10 +143,9 @@ int main(int argc, char** argv) {
   command->add_option("--dtype", a.dtype, "Type of q, k, v")->check(CLI::IsMember({"fp32", "fp64", "bf16"}));
   command->add_option("--device", a.device, "Where to compute")->check(CLI::IsMember({"cpu", "cuda"}));
   command->add_option("--json", a.json, "Also write the results to this file");
-  bench::BenchOptions options;
-  std::string grid = "24x36x64";
+  AttentionArguments times;
   CLI::App* timing = app.add_subcommand("attention", "Times VMoBA beside cuDNN full attention on a GPU");
-  add_attention_options(*timing, options, grid);
+  add_attention_options(*timing, times);
   return vmoba::apps::guarded_main(app, argc, argv,
-                                   [&] { return timing->parsed() ? attention_benchmark(options, grid) : check(a); });
+                                   [&] { return timing->parsed() ? attention_benchmark(times) : check(a); });
 }

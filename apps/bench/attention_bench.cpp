@@ -1,14 +1,15 @@
 #include "apps/bench/attention_bench.h"
 
 #include <ATen/ATen.h>
+#include <c10/cuda/CUDAEvent.h>
 #include <c10/cuda/CUDACachingAllocator.h>
-#include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
 #include <cmath>
 #include <functional>
 #include <iostream>
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "attention/vmoba_op.h"
@@ -47,32 +48,28 @@ Tensors make_inputs(const BenchOptions& o) {
   return {q.to(at::kBFloat16), k.to(at::kBFloat16), draw().to(at::kBFloat16), draw().to(at::kBFloat16)};
 }
 
-class EventTimer {
+// GPU times of stages that follow each other on the current stream.
+class StageTimer {
  public:
-  EventTimer() {
-    cudaEventCreate(&start_);
-    cudaEventCreate(&stop_);
-  }
-  ~EventTimer() {
-    cudaEventDestroy(start_);
-    cudaEventDestroy(stop_);
-  }
-  EventTimer(const EventTimer&) = delete;
-  EventTimer& operator=(const EventTimer&) = delete;
-  double milliseconds(const std::function<void()>& work) {
-    const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
-    cudaEventRecord(start_, stream);
+  void stage(const std::function<void()>& work) {
+    if (events_.empty()) record();
     work();
-    cudaEventRecord(stop_, stream);
-    const cudaError_t error = cudaEventSynchronize(stop_);
-    VMOBA_CHECK(error == cudaSuccess, "benchmark: the GPU reported: {}", cudaGetErrorString(error));
-    float ms = 0;
-    cudaEventElapsedTime(&ms, start_, stop_);
-    return ms;
+    record();
+  }
+  // Waits for the last stage.
+  std::vector<double> milliseconds() const {
+    events_.back()->synchronize();
+    std::vector<double> out;
+    for (size_t i = 0; i + 1 < events_.size(); ++i) out.push_back(events_[i]->elapsed_time(*events_[i + 1]));
+    return out;
   }
 
  private:
-  cudaEvent_t start_{}, stop_{};
+  void record() {
+    events_.push_back(std::make_unique<c10::cuda::CUDAEvent>(cudaEventDefault));
+    events_.back()->record();
+  }
+  std::vector<std::unique_ptr<c10::cuda::CUDAEvent>> events_;
 };
 
 Spread spread_of(std::vector<double> samples) {
@@ -166,20 +163,25 @@ attention::LayerAttention layer_of(const BenchOptions& o, const std::string& par
   return attention::layer_attention(config, 0, false);
 }
 
+// Nothing waits for the GPU between the rounds, as in training: the times are those of a stream that is never idle.
 void measure_times(const BenchOptions& o, const SparseProblem& problem, const Tensors& t,
                    const attention::SparseBackend& backend, BenchCase& out) {
-  EventTimer timer;
   FullAttention full(t);
-  std::vector<double> select, forward, backward, total, full_forward, full_total;
-  for (int64_t i = 0; i < o.warmup + o.repeats; ++i) {
+  std::vector<StageTimer> rounds(size_t(o.warmup + o.repeats));
+  for (StageTimer& round : rounds) {
     Selection selection;
     SparseForward result;
-    const double select_ms = timer.milliseconds([&] { selection = backend.select(problem, t.q, t.k, t.v); });
-    const double attend_ms = timer.milliseconds([&] { result = backend.attend(problem, t.q, t.k, t.v, selection); });
-    const double backward_ms = timer.milliseconds([&] { backend.backward(problem, t.q, t.k, t.v, result, t.dout); });
-    const double full_forward_ms = timer.milliseconds([&] { full.forward(); });
-    const double full_backward_ms = timer.milliseconds([&] { full.backward(); });
-    if (i < o.warmup) continue;
+    round.stage([&] { selection = backend.select(problem, t.q, t.k, t.v); });
+    round.stage([&] { result = backend.attend(problem, t.q, t.k, t.v, selection); });
+    round.stage([&] { backend.backward(problem, t.q, t.k, t.v, result, t.dout); });
+    round.stage([&] { full.forward(); });
+    round.stage([&] { full.backward(); });
+  }
+  std::vector<double> select, forward, backward, total, full_forward, full_total;
+  for (size_t i = size_t(o.warmup); i < rounds.size(); ++i) {
+    const std::vector<double> ms = rounds[i].milliseconds();
+    const double select_ms = ms[0], attend_ms = ms[1], backward_ms = ms[2], full_forward_ms = ms[3],
+                 full_backward_ms = ms[4];
     select.push_back(select_ms);
     forward.push_back(select_ms + attend_ms);
     backward.push_back(backward_ms);
@@ -239,6 +241,13 @@ std::vector<BenchCase> bench_attention(const BenchOptions& options) {
   std::vector<BenchCase> out;
   for (const std::string& partition : options.partitions) out.push_back(bench_case(options, partition, tensors));
   return out;
+}
+
+double median_milliseconds(const std::function<void()>& work, int64_t repeats) {
+  for (int i = 0; i < 2; ++i) work();
+  StageTimer timer;
+  for (int64_t i = 0; i < repeats; ++i) timer.stage(work);
+  return spread_of(timer.milliseconds()).median;
 }
 
 void print_bench(const std::vector<BenchCase>& cases) {

@@ -2,6 +2,7 @@
 // full attention in the same run (docs/attention.md, docs/benchmarks.md).
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -18,7 +19,6 @@ struct BenchOptions {
   std::vector<std::string> partitions = {"temporal", "spatial", "spatiotemporal"};
   int64_t repeats = 10, warmup = 3;
   bool check = true;  // error against the reference on a subsample of queries
-  std::string json;
 };
 
 struct Spread {
@@ -37,6 +37,8 @@ struct BenchCase {
 };
 
 std::vector<BenchCase> bench_attention(const BenchOptions& options);
+// Median of the GPU times of `work` on the current stream, after two unmeasured runs.
+double median_milliseconds(const std::function<void()>& work, int64_t repeats);
 void print_bench(const std::vector<BenchCase>& cases);
 std::string bench_to_json(const std::vector<BenchCase>& cases);
 
