@@ -240,7 +240,7 @@ class Problem {
   }
 
   // Runs the kernels; the gradients' rows, [B * tokens, 3, N, D].
-  std::vector<uint16_t> run(bool deterministic) {
+  std::vector<uint16_t> run(bool deterministic, int family = 0) {
     const Shape shape = c.shape();
     Fused gradients(c, kGradients);
     DeviceArray<char> workspace(backward_workspace_bytes(shape, deterministic));
@@ -266,6 +266,7 @@ class Problem {
     args.scale = scale();
     args.deterministic = deterministic;
     args.workspace = workspace.get();
+    args.family = family;
     CUDA_OK(backward(args, nullptr));
     CUDA_OK(cudaDeviceSynchronize());
     CHECK(workspace.guards_intact());
@@ -406,26 +407,35 @@ std::vector<Case> cases(int head_dim) {
   return all;
 }
 
-}  // namespace
-
-TEST_CASE("backward agrees with dense fp32 attention", "[gpu]") {
+void check_cases(int family) {
   for (int head_dim : {128, 64}) {
     unsigned seed = 1;
     for (const Case& c : cases(head_dim)) {
       Problem problem(c, seed++);
-      const auto sums = problem.run(false), fixed_point = problem.run(true);
+      const auto sums = problem.run(false, family), fixed_point = problem.run(true, family);
       problem.check(sums);
       problem.check(fixed_point);
     }
   }
 }
 
+}  // namespace
+
+TEST_CASE("backward agrees with dense fp32 attention", "[gpu]") {
+  check_cases(0);
+}
+
+TEST_CASE("backward of the sm_80 kernels agrees with dense fp32 attention", "[gpu]") {
+  check_cases(80);
+}
+
 TEST_CASE("deterministic backward repeats its bits, and dk and dv always do", "[gpu]") {
   for (int head_dim : {128, 64}) {
     Problem problem({"repeats", head_dim, 2, 4, 33, kRaggedBlocks, Rows::kRandom, 0.5}, 7);
-    const auto first = problem.run(true);
+    const auto first = problem.run(true), fallback = problem.run(true, 80);
     for (int i = 0; i < 10; ++i) {
       REQUIRE(problem.run(true) == first);
+      REQUIRE(problem.run(true, 80) == fallback);
       const auto sums = problem.run(false);
       int64_t different = 0;
       for (size_t at = 0; at < sums.size(); ++at) {

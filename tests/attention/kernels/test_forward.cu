@@ -205,7 +205,7 @@ HostLists lists_of(const Case& c, const TestPartition& p, const Shape& shape, st
   return h;
 }
 
-void check(const Case& c) {
+void check(const Case& c, int family = 0) {
   INFO(c.name);
   std::mt19937 rng(20261124);
   const TestPartition partition = partition_of(c, rng);
@@ -244,6 +244,7 @@ void check(const Case& c) {
   args.partial_slots = heads_per_wave * slots_per_head_capacity(shape);
   const DeviceArray<char> workspace(forward_workspace_bytes(shape, args.partial_slots));
   args.workspace = workspace.get();
+  args.family = family;
   CUDA_OK(forward(args, nullptr));
   CUDA_OK(cudaDeviceSynchronize());
   CHECK(out.guards_intact());
@@ -280,28 +281,37 @@ void check(const Case& c) {
   CHECK(largest_error(lse.host(), reference_lse) <= 1e-5 * (1 + largest_magnitude(reference_lse)));
 }
 
+void check_shapes(int family) {
+  const std::vector<int> ragged = {1, 7, 64, 127, 128, 129, 256, 257, 319, 320, 383, 864};
+  for (const int head_dim : {128, 64}) {
+    check({"one block", head_dim, 1, 1, 0, {200}, Rows::kOwn}, family);
+    check({"one token", head_dim, 1, 1, 0, {1}, Rows::kOwn}, family);
+    check({"own rows only", head_dim, 2, 2, 0, ragged, Rows::kOwn}, family);
+    check({"ragged", head_dim, 2, 3, 0, ragged, Rows::kRandom}, family);
+    check({"everything", head_dim, 1, 2, 0, ragged, Rows::kAll}, family);
+    check({"skewed", head_dim, 2, 2, 0, ragged, Rows::kSkewed}, family);
+    check({"text", head_dim, 2, 2, 77, ragged, Rows::kRandom, 0.1}, family);
+    check({"identity", head_dim, 1, 3, 0, {384, 384, 300}, Rows::kRandom, 0.5, true}, family);
+    for (const int block : {127, 144, 160, 176, 192}) {  // one and two of every key tile that a kernel may pick
+      check({"key tiles", head_dim, 1, 2, 0, {block, 2 * block, 2 * block}, Rows::kRandom, 0.3}, family);
+    }
+    check({"large scores", head_dim, 1, 2, 0, {300, 200, 400}, Rows::kRandom, 0.5, false, 0, 0, 12.f}, family);
+    for (const int length : {1, 127, 128, 129}) {
+      check({"exact lengths", head_dim, 1, 2, 0, {1, 1, 20, 127, 1, 90, 128}, Rows::kExactLength, double(length)},
+            family);
+    }
+    check({"many blocks", head_dim, 1, 2, 0, std::vector<int>(300, 5), Rows::kRandom, 0.2}, family);
+  }
+}
+
 }  // namespace
 
 TEST_CASE("forward equals masked attention", "[gpu]") {
-  const std::vector<int> ragged = {1, 7, 64, 127, 128, 129, 256, 257, 319, 320, 383, 864};
-  for (const int head_dim : {128, 64}) {
-    check({"one block", head_dim, 1, 1, 0, {200}, Rows::kOwn});
-    check({"one token", head_dim, 1, 1, 0, {1}, Rows::kOwn});
-    check({"own rows only", head_dim, 2, 2, 0, ragged, Rows::kOwn});
-    check({"ragged", head_dim, 2, 3, 0, ragged, Rows::kRandom});
-    check({"everything", head_dim, 1, 2, 0, ragged, Rows::kAll});
-    check({"skewed", head_dim, 2, 2, 0, ragged, Rows::kSkewed});
-    check({"text", head_dim, 2, 2, 77, ragged, Rows::kRandom, 0.1});
-    check({"identity", head_dim, 1, 3, 0, {384, 384, 300}, Rows::kRandom, 0.5, true});
-    for (const int block : {127, 144, 160, 176, 192}) {  // one and two of every key tile that a kernel may pick
-      check({"key tiles", head_dim, 1, 2, 0, {block, 2 * block, 2 * block}, Rows::kRandom, 0.3});
-    }
-    check({"large scores", head_dim, 1, 2, 0, {300, 200, 400}, Rows::kRandom, 0.5, false, 0, 0, 12.f});
-    for (const int length : {1, 127, 128, 129}) {
-      check({"exact lengths", head_dim, 1, 2, 0, {1, 1, 20, 127, 1, 90, 128}, Rows::kExactLength, double(length)});
-    }
-    check({"many blocks", head_dim, 1, 2, 0, std::vector<int>(300, 5), Rows::kRandom, 0.2});
-  }
+  check_shapes(0);
+}
+
+TEST_CASE("forward of the sm_80 kernels equals masked attention", "[gpu]") {
+  check_shapes(80);
 }
 
 TEST_CASE("forward of a long block", "[gpu]") {
