@@ -1,12 +1,12 @@
 // Main kernel of the backward on sm_90a: dk and dv of one 128-key tile stay in registers while the list of rows that
 // attend it goes by in tiles of kRows gathered rows.
 //
-// Persistent CTAs of three warpgroups take key tiles from a counter. Warpgroup 0 produces: its four warps gather q and
-// dout rows with cp.async (TMA has no row gather on this architecture) and add finished dq rows to the sums in global
-// memory; its first lane also loads K and V by TMA and fetches work. Warpgroups 1 and 2 own 64 keys each and compute
+// Persistent CTAs of four warpgroups take key tiles from a counter. Warpgroup 0 gathers q and dout rows with cp.async
+// (TMA has no row gather on this architecture); its first lane also loads K and V by TMA and fetches work. Warpgroup 1
+// adds finished dq rows to the sums in global memory. Warpgroups 2 and 3 own 64 keys each and compute
 //   S^T = K Q^T, dP^T = V dO^T, P = exp2(S c - lse2), dS = P (dP - delta), dV += P^T dO, dK += dS^T Q
-// with keys on the M side, so that P^T and dS^T are register operands; only dS^T goes through shared memory, for
-// dQ = dS K. dQ is staged in shared memory so that one warp adds a whole row at once, the fastest of the measured ways.
+// with keys on the M side, so that P^T is a register operand; dS^T goes through shared memory, where dK and dQ = dS K
+// read it. dQ is staged in shared memory so that one warp adds a whole row at once, the fastest of the measured ways.
 //
 // All tiles are the 128-byte-swizzled panels of hopper.cuh.
 #pragma once
@@ -51,16 +51,20 @@ struct alignas(1024) Storage {
   uint64_t dout_full[kStages], dout_empty[kStages];
   uint64_t keys_full, keys_empty;
   uint64_t dq_full, dq_empty;
+  uint64_t dq_rows_full[kDqRowStages];
   uint64_t scores_full[2][kStages];  // per math warpgroup
   uint64_t item_full[kStages], item_empty[kStages];
 };
 
-constexpr int kThreads = 384;
+constexpr int kThreads = 512;
 constexpr int kWarpgroup = 128;
-constexpr int kProducerWarps = 4;
+constexpr int kGatherWarps = 4;
+constexpr int kAddWarps = 4;
 constexpr int kMathWarps = 8;
-constexpr int kScoreBarrier = 1;        // named barriers kScoreBarrier + warpgroup: its own scores are written
-constexpr int kProducerRegisters = 56;  // 128 * 56 + 256 * 224 = 384 * 168, all there is: more would wait for ever
+constexpr int kScoreBarrier = 1;  // named barriers kScoreBarrier + warpgroup: its own scores are written
+// 128 * (40 + 24) + 256 * 224 = 512 * 128, all there is: more would wait for ever.
+constexpr int kGatherRegisters = 40;
+constexpr int kAddRegisters = 24;
 constexpr int kMathRegisters = 224;
 
 // Registers are short, so every ring has two places and one counter serves all rings that advance together.
@@ -74,6 +78,15 @@ __device__ __forceinline__ uint32_t parity(uint32_t count) {
 template <class T>
 __device__ __forceinline__ uint32_t address_of(T& object) {
   return hp::smem_address(&object);
+}
+
+// Keeps a value in its register: where registers are short the compiler would rather read the thread's number again
+// and again, with the latency of a special register in front of every use.
+__device__ __forceinline__ void keep(int& value) {
+  asm volatile("" : "+r"(value));
+}
+__device__ __forceinline__ void keep(const char*& pointer) {
+  asm volatile("" : "+l"(pointer));
 }
 
 __device__ __forceinline__ void cp_async_4(uint32_t destination, const void* source) {
@@ -108,21 +121,36 @@ __device__ __forceinline__ int row_tiles(const KeyTile& item) {
   return max(1, (item.rows + C::kRows - 1) / C::kRows);
 }
 
-// ---- producer ------------------------------------------------------------------------------------------------------
+// How four warps share the rows of a tile: eight lanes for each 128-byte line of a row, a group of lanes for eight rows
+// one after the other.
+template <class C>
+struct Share {
+  static constexpr int kPanels = C::kColumns / 64;
+  static constexpr int kOwnRows = C::kRows / 4;
+  static constexpr int kGroupRows = 8;
+  static constexpr int kGroupLanes = 8 * kPanels;
+  static_assert(kGroupRows * 32 / kGroupLanes == kOwnRows);
+};
 
-// What one warp does for the rows [warp * kOwnRows, + kOwnRows) of every tile. Lane i keeps the token of row i % 32.
-template <class C, bool kDeterministic>
-class Producer {
+// ---- gather --------------------------------------------------------------------------------------------------------
+
+// What one warp does for its share of every tile's rows; thread 0 also loads keys and fetches work. Every lane loads
+// the tokens of its rows with two wide loads, so that no shuffle's latency stands before a copy.
+template <class C>
+class Gather {
  public:
   using S = Storage<C>;
-  __device__ __forceinline__ Producer(S& shared, const BackwardProblem& problem, const CUtensorMap& k_map,
-                                      const CUtensorMap& v_map)
+  __device__ __forceinline__ Gather(S& shared, const BackwardProblem& problem, const CUtensorMap& k_map,
+                                    const CUtensorMap& v_map)
       : shared_(shared),
         problem_(problem),
         k_map_(k_map),
         v_map_(v_map),
         warp_(threadIdx.x / 32),
-        lane_(threadIdx.x % 32) {}
+        lane_(threadIdx.x % 32),
+        target_(lane_ / 8 % kPanels * C::kRowPanelBytes + group_row() * hp::kPanelRowBytes + lane_ % 8 * 16) {
+    keep(target_);
+  }
 
   __device__ __forceinline__ void run() {
     if (threadIdx.x == 0) publish_item(0);
@@ -131,17 +159,11 @@ class Producer {
       if (item.keys == 0) break;
       produce(item, count);
     }
-    add_dq_until(tile_);
   }
 
  private:
-  static constexpr int kPanels = C::kColumns / 64;
-  static constexpr int kOwnRows = C::kRows / kProducerWarps;
-  // Eight lanes for each 128-byte line of a row, a group of lanes for eight rows one after the other: every lane loads
-  // the tokens of its rows with two wide loads, and no shuffle's latency stands before a copy.
-  static constexpr int kGroupRows = 8;
-  static constexpr int kGroupLanes = 8 * kPanels;
-  static_assert(kGroupRows * 32 / kGroupLanes == kOwnRows);
+  static constexpr int kPanels = Share<C>::kPanels, kOwnRows = Share<C>::kOwnRows;
+  static constexpr int kGroupRows = Share<C>::kGroupRows, kGroupLanes = Share<C>::kGroupLanes;
 
   __device__ __forceinline__ void publish_item(uint32_t count) {
     hp::mbarrier_wait(address_of(shared_.item_empty[place(count)]), parity(count) ^ 1);
@@ -165,15 +187,15 @@ class Producer {
     stats_entry_ = row < row_count ? __ldg(rows + row) : problem_.tokens;
   }
 
-  // What is waited for comes in this order: a dout buffer, the dq of the tile three before, a q buffer; with the first
-  // tile of an item, all dq of the item before it, which the math warps wait for before they let its keys go.
   __device__ __forceinline__ void produce(const KeyTile& item, uint32_t count) {
     const int32_t* rows = problem_.lists.row + item.first_slot;
     const int head_index = item.sample * problem_.shape.heads + item.head;
     const int lane_offset = lane_ / 8 % kPanels * hp::kPanelRowBytes + lane_ % 8 * 16;
     const char* q = reinterpret_cast<const char*>(row_pointer(problem_.q, item.sample, item.head, 0)) + lane_offset;
+    keep(q);
     const char* dout =
         reinterpret_cast<const char*>(row_pointer(problem_.dout, item.sample, item.head, 0)) + lane_offset;
+    keep(dout);
     const RowStats* stats = problem_.stats + int64_t(head_index) * (problem_.tokens + 1);
     stats_entry_ = problem_.tokens;
 #pragma unroll
@@ -188,18 +210,18 @@ class Producer {
       gather(address_of(shared_.dout[stage]), dout, problem_.dout_row_bytes);
       hp::cp_async_arrive(address_of(shared_.dout_full[stage]));
 
-      if (tile_ >= 3) add_dq_until(tile_ - 2);
-
       hp::mbarrier_wait(address_of(shared_.q_empty[stage]), empty_parity);
       gather_stats(stats, stage);
       gather(address_of(shared_.q[stage]), q, problem_.q_row_bytes);
       hp::cp_async_arrive(address_of(shared_.q_full[stage]));
 
+      // Their slots are free: the adds of four tiles before are done, or q's buffer could not be empty.
       if (lane_ % 8 == 0 && lane_ / 8 % kPanels == 0) remember_rows(head_index * problem_.tokens);
+      __syncwarp();
+      if (lane_ == 0) hp::mbarrier_arrive(address_of(shared_.dq_rows_full[tile_ % kDqRowStages]));
       if (first + C::kRows < end) load_tokens(rows, item.rows, first + C::kRows);
       ++tile_;
       if (first == 0) {
-        add_dq_until(tile_ - 1);
         if (threadIdx.x == 0) load_keys(count);
         release_item(shared_, count);
         if (threadIdx.x == 0) publish_item(count + 1);
@@ -232,8 +254,7 @@ class Producer {
 
   // Each eight lanes fill one line of the tile, so that neither side of the copy has conflicts.
   __device__ __forceinline__ void gather(uint32_t tile, const char* lane_source, uint32_t row_bytes) const {
-    const uint32_t lane_target =
-        tile + lane_ / 8 % kPanels * C::kRowPanelBytes + group_row() * hp::kPanelRowBytes + lane_ % 8 * 16;
+    const uint32_t lane_target = tile + target_;
 #pragma unroll
     for (int i = 0; i < kGroupRows; ++i) {
       hp::cp_async_16((lane_target ^ (i << 4)) + i * hp::kPanelRowBytes,
@@ -248,29 +269,59 @@ class Producer {
     if (kOwnRows == 32 || lane_ >= kOwnRows) cp_async_4(address_of(shared_.delta[stage][row]), &entry->delta);
   }
 
-  __device__ __forceinline__ void add_dq_until(uint32_t end) {
+  S& shared_;
+  const BackwardProblem& problem_;
+  const CUtensorMap& k_map_;
+  const CUtensorMap& v_map_;
+  const int warp_, lane_;
+  uint32_t tile_ = 0;       // row tiles so far, over all items
+  int target_;              // byte of a tile where this lane's first copy goes
+  int tokens_[kGroupRows];  // of the rows this lane copies
+  int stats_entry_;         // of row lane % kOwnRows of the warp
+};
+
+// ---- adds ----------------------------------------------------------------------------------------------------------
+
+// Four warps add the finished dq rows of every tile to the sums.
+template <class C, bool kDeterministic>
+class Adder {
+ public:
+  using S = Storage<C>;
+  __device__ __forceinline__ Adder(S& shared, const BackwardProblem& problem)
+      : shared_(shared), problem_(problem), warp_(threadIdx.x % kWarpgroup / 32), lane_(threadIdx.x % 32) {}
+
+  __device__ __forceinline__ void run() {
+    uint32_t tile = 0;
+    for (uint32_t count = 0;; ++count) {
+      const KeyTile& item = wait_item(shared_, count);
+      if (item.keys == 0) break;
+      const uint32_t end = tile + row_tiles<C>(item);
+      release_item(shared_, count);
 #pragma unroll 1
-    while (added_ < end) add_dq(added_++);
+      for (; tile != end; ++tile) add_dq(tile);
+    }
   }
 
+ private:
   // A lane group adds half a row at a time: whole 128-byte lines. Pads add their exact zeros to a valid row: branches
   // around them would cost every tile more.
   __device__ __forceinline__ void add_dq(uint32_t tile) {
-    const int column = lane_ % kGroupLanes * 4;
-    const uint8_t* staged = shared_.dq + group_row() * C::kDqPitch + column * 4;
-    const int4* rows = reinterpret_cast<const int4*>(&shared_.dq_rows[tile % kDqRowStages][group_row()]);
-    const int4 low = rows[0], high = rows[1];
-    const int row[kGroupRows] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+    const int group_row = warp_ * Share<C>::kOwnRows + lane_ / Share<C>::kGroupLanes * Share<C>::kGroupRows;
+    const int column = lane_ % Share<C>::kGroupLanes * 4;
+    const uint8_t* staged = shared_.dq + group_row * C::kDqPitch + column * 4;
+    const int32_t* rows = &shared_.dq_rows[tile % kDqRowStages][group_row];
+    hp::mbarrier_wait(address_of(shared_.dq_rows_full[tile % kDqRowStages]), tile / kDqRowStages & 1);
     hp::mbarrier_wait(address_of(shared_.dq_full), tile & 1);
 #pragma unroll
-    for (int i = 0; i < kGroupRows; i += 2) {
+    for (int i = 0; i < Share<C>::kGroupRows; i += 2) {
+      const int2 row = *reinterpret_cast<const int2*>(rows + i);
       float4 v[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         v[j] = *reinterpret_cast<const float4*>(staged + (i + j / 2) * C::kDqPitch + j % 2 * C::kColumns * 2);
       }
 #pragma unroll
-      for (int j = 0; j < 4; ++j) add_piece(row[i + j / 2], column + j % 2 * C::kColumns / 2, v[j]);
+      for (int j = 0; j < 4; ++j) add_piece(j < 2 ? row.x : row.y, column + j % 2 * C::kColumns / 2, v[j]);
     }
     __syncwarp();
     if (lane_ == 0) hp::mbarrier_arrive(address_of(shared_.dq_empty));
@@ -292,13 +343,7 @@ class Producer {
 
   S& shared_;
   const BackwardProblem& problem_;
-  const CUtensorMap& k_map_;
-  const CUtensorMap& v_map_;
   const int warp_, lane_;
-  uint32_t tile_ = 0;       // row tiles so far, over all items
-  uint32_t added_ = 0;      // those whose dq is in the sums
-  int tokens_[kGroupRows];  // of the rows this lane copies
-  int stats_entry_;         // of row lane % kOwnRows of the warp
 };
 
 // ---- math ----------------------------------------------------------------------------------------------------------
@@ -310,9 +355,11 @@ class Math {
   __device__ __forceinline__ Math(S& shared, const BackwardProblem& problem)
       : shared_(shared),
         problem_(problem),
-        group_(__shfl_sync(0xffffffffu, int(threadIdx.x) / kWarpgroup - 1, 0)),
+        group_(__shfl_sync(0xffffffffu, int(threadIdx.x) / kWarpgroup - 2, 0)),
         warp_(threadIdx.x % kWarpgroup / 32),
-        lane_(threadIdx.x % 32) {}
+        lane_(threadIdx.x % 32) {
+    keep(lane_);
+  }
 
   __device__ __forceinline__ void run() {
     for (uint32_t count = 0;; ++count) {
@@ -388,32 +435,33 @@ class Math {
     hp::wgmma_commit();
   }
 
-  // s = exp2(s * scale - lse2), zero for keys behind the block's end; rows are columns of the transposed tile.
-  __device__ __forceinline__ void probabilities(float (&s)[kScores], const float* lse2, int keys) {
+  // A thread's rows of the tile, two of every eight: what the statistics of a tile are for it.
+  static constexpr int kOwnRows = C::kRows / 4;
+  __device__ __forceinline__ void load_statistics(float (&values)[kOwnRows], const float* of_tile) const {
 #pragma unroll
-    for (int j = 0; j < kScores / 4; ++j) {
-      const float2 l = *reinterpret_cast<const float2*>(lse2 + 8 * j + 2 * (lane_ % 4));
-      s[4 * j] = hp::exp2_approx(fmaf(s[4 * j], problem_.score_scale, -l.x));
-      s[4 * j + 1] = hp::exp2_approx(fmaf(s[4 * j + 1], problem_.score_scale, -l.y));
-      s[4 * j + 2] = hp::exp2_approx(fmaf(s[4 * j + 2], problem_.score_scale, -l.x));
-      s[4 * j + 3] = hp::exp2_approx(fmaf(s[4 * j + 3], problem_.score_scale, -l.y));
+    for (int j = 0; j < kOwnRows / 2; ++j) {
+      const float2 pair = *reinterpret_cast<const float2*>(of_tile + 8 * j + 2 * (lane_ % 4));
+      values[2 * j] = pair.x, values[2 * j + 1] = pair.y;
+    }
+  }
+
+  // s = exp2(s * scale - lse2), zero for keys behind the block's end; rows are columns of the transposed tile.
+  __device__ __forceinline__ void probabilities(float (&s)[kScores], const float (&lse2)[kOwnRows], int keys) {
+#pragma unroll
+    for (int i = 0; i < kScores; ++i) {
+      s[i] = hp::exp2_approx(fmaf(s[i], problem_.score_scale, -lse2[i / 4 * 2 + i % 2]));
     }
     if (keys == kBackwardKeys) return;
     // The rows of K and V behind the end are a neighbour's: finite, but not ours.
     const bool low = first_key() < keys, high = first_key() + 8 < keys;
 #pragma unroll
-    for (int j = 0; j < kScores / 4; ++j) {
-      s[4 * j] = low ? s[4 * j] : 0.0f;
-      s[4 * j + 1] = low ? s[4 * j + 1] : 0.0f;
-      s[4 * j + 2] = high ? s[4 * j + 2] : 0.0f;
-      s[4 * j + 3] = high ? s[4 * j + 3] : 0.0f;
-    }
+    for (int i = 0; i < kScores; ++i) s[i] = (i / 2 % 2 == 0 ? low : high) ? s[i] : 0.0f;
   }
 
   // dS^T = P (dP - delta) to shared memory, one row of 64 columns a key and panel. P comes back from its bf16 pairs:
   // the registers of the fp32 values are free then.
   __device__ __forceinline__ void store_score_gradients(const uint32_t (&p)[kScores / 2], const float (&dp)[kScores],
-                                                        const float* delta, uint32_t scores) {
+                                                        const float (&delta)[kOwnRows], uint32_t scores) {
     // The chunk's two parts do not overlap, so the swizzle of the second can follow later.
     const uint32_t row =
         scores + (group_ * 64 + warp_ * 16 + lane_ % 16) * hp::kPanelRowBytes + ((lane_ / 16 ^ lane_ % 8) << 4);
@@ -423,9 +471,8 @@ class Math {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int at = 4 * step + i;
-        const float2 d = *reinterpret_cast<const float2*>(delta + 8 * (at / 2) + 2 * (lane_ % 4));
-        packed[i] = hp::pack_bf16(__uint_as_float(p[at] << 16) * (dp[2 * at] - d.x),
-                                  __uint_as_float(p[at] & 0xffff0000u) * (dp[2 * at + 1] - d.y));
+        packed[i] = hp::pack_bf16(__uint_as_float(p[at] << 16) * (dp[2 * at] - delta[at / 2 * 2]),
+                                  __uint_as_float(p[at] & 0xffff0000u) * (dp[2 * at + 1] - delta[at / 2 * 2 + 1]));
       }
       hp::stmatrix_x4((row ^ (step % 4 * 32)) + (step / 4) * C::kKeyPanelBytes, packed[0], packed[1], packed[2],
                       packed[3]);
@@ -467,19 +514,22 @@ class Math {
       const int stage = place(tile_);
       const uint32_t q = address_of(shared_.q[stage]), dout = address_of(shared_.dout[stage]);
       const uint32_t scores = address_of(shared_.scores[stage]);
-      float dp[kScores];
+      float dp[kScores], lse2[kOwnRows];
+      load_statistics(lse2, shared_.lse2[stage]);
       hp::mbarrier_wait(address_of(shared_.dout_full[stage]), parity(tile_));
       multiply_keys(dp, address_of(shared_.v), dout);
-      probabilities(s, shared_.lse2[stage], keys);
+      probabilities(s, lse2, keys);
       uint32_t packed_p[kScores / 2];
 #pragma unroll
       for (int i = 0; i < kScores / 2; ++i) packed_p[i] = hp::pack_bf16(s[2 * i], s[2 * i + 1]);
       accumulate_dv(dv, packed_p, dout);
       // The other warpgroup's part of the tile before is there, and it no longer reads this buffer.
       if (!first) wait_other_scores(tile_ - 1);
+      float delta[kOwnRows];
+      load_statistics(delta, shared_.delta[stage]);
       hp::wgmma_wait<1>();  // dP
       hp::wgmma_fence_operand(dp);
-      store_score_gradients(packed_p, dp, shared_.delta[stage], scores);
+      store_score_gradients(packed_p, dp, delta, scores);
       hp::fence_async_proxy();
       float dq[32];
       multiply_scores(dq, address_of(shared_.scores[stage ^ 1]));  // of no use, and not staged, when this is the first
@@ -558,7 +608,8 @@ class Math {
 
   S& shared_;
   const BackwardProblem& problem_;
-  const int group_, warp_, lane_;
+  const int group_, warp_;
+  int lane_;
   uint32_t tile_ = 0;  // row tiles so far, over all items
 };
 
@@ -572,12 +623,13 @@ __device__ __forceinline__ void init_barriers(Storage<C>& shared) {
     hp::mbarrier_init(address_of(shared.dout_full[i]), kWarpgroup);
     hp::mbarrier_init(address_of(shared.dout_empty[i]), kMathWarps);
     hp::mbarrier_init(address_of(shared.item_full[i]), 1);
-    hp::mbarrier_init(address_of(shared.item_empty[i]), kProducerWarps + kMathWarps);
+    hp::mbarrier_init(address_of(shared.item_empty[i]), kGatherWarps + kAddWarps + kMathWarps);
   }
   hp::mbarrier_init(address_of(shared.keys_full), 1);
   hp::mbarrier_init(address_of(shared.keys_empty), kMathWarps);
   hp::mbarrier_init(address_of(shared.dq_full), kMathWarps);
-  hp::mbarrier_init(address_of(shared.dq_empty), kProducerWarps);
+  hp::mbarrier_init(address_of(shared.dq_empty), kAddWarps);
+  for (int i = 0; i < kDqRowStages; ++i) hp::mbarrier_init(address_of(shared.dq_rows_full[i]), kGatherWarps);
   for (int group = 0; group < 2; ++group) {
     for (int i = 0; i < kStages; ++i) hp::mbarrier_init(address_of(shared.scores_full[group][i]), kMathWarps / 2);
   }
@@ -595,8 +647,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) init_barriers(shared);
   __syncthreads();
   if (threadIdx.x < kWarpgroup) {
-    hp::register_decrease<kProducerRegisters>();
-    Producer<C, kDeterministic>(shared, problem, k_map, v_map).run();
+    hp::register_decrease<kGatherRegisters>();
+    Gather<C>(shared, problem, k_map, v_map).run();
+  } else if (threadIdx.x < 2 * kWarpgroup) {
+    hp::register_decrease<kAddRegisters>();
+    Adder<C, kDeterministic>(shared, problem).run();
   } else {
     hp::register_increase<kMathRegisters>();
     Math<C>(shared, problem).run();

@@ -13,7 +13,7 @@ namespace vmoba::attention::native {
 namespace {
 
 // Partial outputs held at a time: large enough that few groups of heads are needed, small beside activations.
-constexpr int64_t kPartialBudgetBytes = int64_t(640) << 20;
+constexpr int64_t kPartialBudgetBytes = int64_t(1100) << 20;
 
 kernels::TensorView view(const at::Tensor& x_BZND) {
   return {x_BZND.data_ptr(), x_BZND.stride(0), x_BZND.stride(1), x_BZND.stride(2)};
