@@ -34,6 +34,7 @@ const char* partition_name(Partition partition);  // "temporal" | "spatial" | "s
 struct AttentionConfig {
   std::string backend = "vmoba";        // full | vmoba
   std::string implementation = "auto";  // auto | reference | native
+  bool full_when_faster = true;
   int64_t temporal_chunk = 3;
   std::vector<int64_t> spatial_chunk = {6, 8};
   std::vector<int64_t> spatiotemporal_chunk = {6, 9, 16};
@@ -61,6 +62,7 @@ struct LayerAttention {
   double tau = 0.25;
   int64_t topk = 1;
   std::string implementation = "auto";
+  bool full_when_faster = false;  // with auto: full attention where the native kernels would be slower than it
 };
 
 // Layer `layer` of a network; `dense` forces full attention (dense_steps, dense_warmup_steps).

@@ -56,6 +56,10 @@ void AttentionConfig::visit(ConfigVisitor& v) {
           "Who computes VMoBA: native (CUDA kernels), reference (plain tensor operations on any device), or auto "
           "(native where the device has kernels, else reference).",
           one_of({"auto", "reference", "native"}));
+  v.field(
+      "full_when_faster", full_when_faster,
+      "With implementation auto on a GPU: run full attention where the native kernels would be slower than it, by a "
+      "measured rule on tokens and expected density (docs/attention.md).");
   v.field("temporal_chunk", temporal_chunk, "Temporal partition: latent frames per block.", at_least(1));
   v.field("spatial_chunk", spatial_chunk, "Spatial partition: patches per block as [height, width].", list_of(2, 1));
   v.field("spatiotemporal_chunk", spatiotemporal_chunk,
@@ -122,6 +126,7 @@ LayerAttention layer_attention(const AttentionConfig& config, int64_t layer, boo
   out.pool = pool_from_name(config.pool);
   out.tau = config.tau;
   out.implementation = config.implementation;
+  out.full_when_faster = config.full_when_faster;
   if (dense || config.backend == "full" || layer < config.dense_layers) return out;
 
   out.sparse = true;

@@ -1,16 +1,23 @@
 #include "attention/vmoba_op.h"
 
+#include <ATen/Context.h>
+#include <ATen/SDPBackend.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <c10/util/StringUtil.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <mutex>
+#include <set>
+#include <utility>
 
 #include "attention/native/native.h"
 #include "attention/reference/reference.h"
 #include "attention/vmoba_autograd.h"
 #include "core/check.h"
+#include "core/log.h"
 
 namespace vmoba::attention {
 namespace {
@@ -60,12 +67,57 @@ double all_pairs(const at::Tensor& q_BZND) {
   return static_cast<double>(q_BZND.size(0) * q_BZND.size(2)) * tokens * tokens;
 }
 
+// cuDNN's kernels first wherever they can run: the fastest of torch's on Hopper.
+void prefer_cudnn() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    std::vector<int64_t> order;
+    for (const at::SDPBackend backend :
+         {at::SDPBackend::cudnn_attention, at::SDPBackend::flash_attention, at::SDPBackend::efficient_attention,
+          at::SDPBackend::math, at::SDPBackend::overrideable})
+      order.push_back(static_cast<int64_t>(backend));
+    at::globalContext().setSDPPriorityOrder(order);
+  });
+}
+
 at::Tensor full_attention(const at::Tensor& q_BZND, const at::Tensor& k_BLND, const at::Tensor& v_BLND) {
+  if (q_BZND.is_cuda()) prefer_cudnn();
   return at::scaled_dot_product_attention(q_BZND.transpose(1, 2), k_BLND.transpose(1, 2), v_BLND.transpose(1, 2))
       .transpose(1, 2);
 }
 
+at::Tensor all_pairs_tensor(const at::Tensor& q_BZND) {
+  return at::scalar_tensor(all_pairs(q_BZND), at::TensorOptions().dtype(at::kDouble));
+}
+
+bool choose_full(const at::Tensor& q_BZND, int64_t blocks, const LayerAttention& layer) {
+  return layer.full_when_faster && layer.implementation == "auto" && native::unsupported_reason(q_BZND).empty() &&
+         full_is_faster(q_BZND.size(1), blocks, layer);
+}
+
+// Once for every size and partition.
+void log_full_choice(int64_t tokens, int64_t blocks, const LayerAttention& layer) {
+  static std::mutex mutex;
+  static std::set<std::pair<int64_t, int64_t>> seen;
+  const std::lock_guard lock(mutex);
+  if (!seen.emplace(tokens, blocks).second) return;
+  log_info(
+      "attention: full attention in place of the {} partition of {} tokens in {} blocks, which would be slower; "
+      "attention.full_when_faster=false keeps VMoBA",
+      partition_name(layer.partition), tokens, blocks);
+}
+
 }  // namespace
+
+bool full_is_faster(int64_t tokens, int64_t blocks, const LayerAttention& layer) {
+  // Break-even of forward and backward at about 2,400 tokens, of the forward alone at 4,100; at densities of 0.77
+  // (13,440 tokens) to 0.92 (55,296), which thresholds a little higher give. One rule for training and sampling: with
+  // activation checkpointing a layer runs in both modes and must compute the same.
+  constexpr int64_t kFewTokens = 3000;
+  constexpr double kDense = 0.8;
+  const double asked = layer.select == SelectMode::kTopk ? double(layer.topk) / double(blocks) : layer.tau;
+  return tokens < kFewTokens || std::max(asked, 1.0 / double(blocks)) >= kDense;
+}
 
 const SparseBackend& sparse_backend(const std::string& implementation, const at::Tensor& q_BZND) {
   VMOBA_CHECK_INPUT(implementation == "auto" || implementation == "reference" || implementation == "native",
@@ -100,12 +152,17 @@ at::Tensor self_attention(const at::Tensor& q_BSND, const at::Tensor& k_BSND, co
                     sizes(v_BSND));
   check_tokens(q_BSND, grid, text_tokens);
   if (layer.sparse) check_layer(layer);
-  if (block_count(grid, layer) == 1) {
+  const int64_t blocks = block_count(grid, layer);
+  if (blocks == 1) {
     if (stats != nullptr) {
       const double pairs = all_pairs(q_BSND);
-      stats->record(layer.sparse ? partition_name(layer.partition) : "full",
-                    at::scalar_tensor(pairs, at::TensorOptions().dtype(at::kDouble)), pairs);
+      stats->record(layer.sparse ? partition_name(layer.partition) : "full", all_pairs_tensor(q_BSND), pairs);
     }
+    return full_attention(q_BSND, k_BSND, v_BSND);
+  }
+  if (choose_full(q_BSND, blocks, layer)) {
+    log_full_choice(q_BSND.size(1), blocks, layer);
+    if (stats != nullptr) stats->record("full", all_pairs_tensor(q_BSND), all_pairs(q_BSND));
     return full_attention(q_BSND, k_BSND, v_BSND);
   }
   const SparseBackend& backend = sparse_backend(layer.implementation, q_BSND);

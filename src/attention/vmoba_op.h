@@ -63,6 +63,10 @@ class SparseBackend {
 // there is none.
 const SparseBackend& sparse_backend(const std::string& implementation, const at::Tensor& q_BZND);
 
+// Whether full attention is expected to take less time than the native kernels, forward and backward together: a rule
+// on tokens and on the density that the selection asks for, measured on an H200 (docs/benchmarks.md).
+bool full_is_faster(int64_t tokens, int64_t blocks, const LayerAttention& layer);
+
 // Checks layer and shapes (Error(kInput)) and looks up the partition of a call of self_attention.
 SparseProblem make_sparse_problem(const at::Tensor& q_BZND, const Grid& grid, int64_t text_tokens,
                                   const LayerAttention& layer);

@@ -1,6 +1,7 @@
 #include <ATen/ATen.h>
 
 #include "attention/attention.h"
+#include "attention/vmoba_op.h"
 #include "core/check.h"
 #include "core/config.h"
 #include "support/catch.h"
@@ -36,13 +37,14 @@ bool mentions(const std::string& message, const std::string& part) {
 
 TEST_CASE("every attention key is read and survives printing") {
   const std::string yaml =
-      "backend: full\nimplementation: reference\ntemporal_chunk: 2\nspatial_chunk: [3, 4]\n"
+      "backend: full\nimplementation: reference\nfull_when_faster: false\ntemporal_chunk: 2\nspatial_chunk: [3, 4]\n"
       "spatiotemporal_chunk: [4, 6, 5]\ntemporal_layers: 2\nspatial_layers: 0\nspatiotemporal_layers: 3\n"
       "select: topk\npool: overall\ntau: 0.5\ntemporal_topk: 3\nspatial_topk: 4\nspatiotemporal_topk: 5\n"
       "dense_layers: 1\ndense_steps: 6\ndense_warmup_steps: 7\n";
   AttentionConfig config = parse(yaml);
   CHECK(config.backend == "full");
   CHECK(config.implementation == "reference");
+  CHECK_FALSE(config.full_when_faster);
   CHECK(config.temporal_chunk == 2);
   CHECK(config.spatial_chunk == std::vector<int64_t>{3, 4});
   CHECK(config.spatiotemporal_chunk == std::vector<int64_t>{4, 6, 5});
@@ -189,4 +191,19 @@ TEST_CASE("density is attended pairs over all pairs, by partition and over all")
   CHECK(densities.at("all") == Approx(0.4));
   stats.clear();
   CHECK(stats.densities().empty());
+}
+
+TEST_CASE("full attention is the choice for few tokens and for selections that ask for most blocks") {
+  LayerAttention layer;
+  layer.sparse = true;
+  layer.tau = 0.25;
+  CHECK_FALSE(full_is_faster(55296, 64, layer));
+  CHECK_FALSE(full_is_faster(13440, 7, layer));
+  CHECK(full_is_faster(512, 8, layer));
+  layer.tau = 1;
+  CHECK(full_is_faster(55296, 64, layer));
+  layer.select = SelectMode::kTopk;
+  layer.topk = 8;
+  CHECK_FALSE(full_is_faster(55296, 64, layer));
+  CHECK(full_is_faster(55296, 8, layer));
 }
