@@ -79,7 +79,9 @@ using Line = std::vector<std::pair<double, double>>;
 
 constexpr double kLeft = 70, kRight = 560, kTop = 30, kBottom = 360;
 
-std::string line_svg(const std::string& name, Line points, const Axis& x, const Axis& y, const char* colour) {
+// A line and, as number `index`, its name in the legend.
+std::string line_svg(const std::string& name, Line points, const Axis& x, const Axis& y, const char* colour,
+                     size_t index) {
   std::sort(points.begin(), points.end());
   std::string path, dots;
   for (const auto& [at, value] : points) {
@@ -89,8 +91,8 @@ std::string line_svg(const std::string& name, Line points, const Axis& x, const 
   }
   return fmt::format(
       "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\"/>\n{}"
-      "<text x=\"{:.1f}\" y=\"{:.1f}\" fill=\"{}\">{}</text>\n",
-      path, colour, dots, x.pixel(points.back().first) + 8, y.pixel(points.back().second) + 4, colour, name);
+      "<text x=\"{}\" y=\"{}\" fill=\"{}\">{}</text>\n",
+      path, colour, dots, kRight + 16, kTop + 10 + 18 * index, colour, name);
 }
 
 std::string ticks_svg(const std::vector<double>& values, const Axis& x, const Axis& y) {
@@ -101,7 +103,8 @@ std::string ticks_svg(const std::vector<double>& values, const Axis& x, const Ax
   for (const double value : shown) {
     if (x.pixel(value) - last < 45) continue;
     last = x.pixel(value);
-    out += fmt::format("<text x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\">{:.4g}</text>\n", last, kBottom + 18, value);
+    out += fmt::format("<text x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n", last, kBottom + 18,
+                       value < 10 ? fmt::format("{:.2f}", value) : fmt::format("{:.0f}", value));
   }
   for (double value = std::pow(10, std::ceil(std::log10(y.low))); value <= y.high; value *= 10)
     out += fmt::format(
@@ -152,7 +155,10 @@ std::string cases_to_svg(const std::vector<BenchCase>& cases, const std::string&
       kLeft, (kLeft + kRight) / 2, axis);
   out += ticks_svg(xs, x, y);
   size_t index = 0;
-  for (const auto& [name, points] : lines) out += line_svg(name, points, x, y, kColours[index++ % kColours.size()]);
+  for (const auto& [name, points] : lines) {
+    out += line_svg(name, points, x, y, kColours[index % kColours.size()], index);
+    ++index;
+  }
   return out + "</svg>\n";
 }
 
