@@ -15,7 +15,7 @@ echo "quickstart: training (a few minutes on 2 cores; Ctrl-C saves, and running 
 build/bin/vmoba-train --config configs/quickstart.yaml --resume latest run.dir="$run_dir" "$@"
 
 checkpoint=$(ls -d "$run_dir"/checkpoint-* | grep -v unfinished | sort -t- -k2 -n | tail -1)
-prompt=$(head -1 assets/clips/"$(cd assets/clips && ls ./*.txt | head -1)")
+prompt=$(head -1 assets/clips/05_technician_and_mirror.txt)
 build/bin/vmoba-sample --checkpoint "$checkpoint" --prompt "$prompt" --out "$run_dir/sample.mp4"
 echo
 echo "quickstart: done"

@@ -68,7 +68,7 @@ TEST_CASE("the check notices a wrong mask, a wrong value and NaN") {
   REQUIRE(bench::check_golden(good, "reference", at::kFloat, at::kCPU).passed());
 
   bench::GoldenCase wrong_mask = good;
-  wrong_mask.mask_BNCS = good.mask_BNCS.clone();
+  wrong_mask.mask_BNCS = good.mask_BNCS.clone(at::MemoryFormat::Contiguous);
   wrong_mask.mask_BNCS.view(-1)[17].logical_not_();
   const auto mask_result = bench::check_golden(wrong_mask, "reference", at::kFloat, at::kCPU);
   CHECK(mask_result.mask_differences == 1);
@@ -77,7 +77,7 @@ TEST_CASE("the check notices a wrong mask, a wrong value and NaN") {
   for (const char* name : {"out", "lse", "dq", "dk", "dv"})
     for (const double value : {1.0, std::nan("")}) {
       bench::GoldenCase wrong = good;
-      wrong.expected[name] = good.expected.at(name).clone();
+      wrong.expected[name] = good.expected.at(name).clone(at::MemoryFormat::Contiguous);
       wrong.expected[name].view(-1)[5] += value;
       const auto result = bench::check_golden(wrong, "reference", at::kFloat, at::kCPU);
       INFO(name << " " << value);
