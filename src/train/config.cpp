@@ -9,6 +9,9 @@ void RunConfig::visit(ConfigVisitor& v) {
   v.field("device", device, "Where to compute; `auto` takes a CUDA GPU where one is present.",
           one_of({"auto", "cpu", "cuda"}));
   v.field("log_level", log_level, "Least severity that is printed.", one_of({"debug", "info", "warning", "error"}));
+  v.field("deterministic", deterministic,
+          "On a GPU: the same bytes in every run and after every resume, at a price (VMoBA's backward takes four times "
+          "as long). A CPU always repeats its bytes.");
   v.field("threads", threads, "CPU threads of tensor operations; 0 takes every core.", between(0, 1024));
 }
 

@@ -19,6 +19,7 @@ struct RunConfig {
   std::string dir = "runs/default";
   std::string device = "auto";  // auto | cpu | cuda
   std::string log_level = "info";
+  bool deterministic = false;  // GPU only
   int64_t threads = 0;  // CPU threads of tensor operations; 0: all cores
 
   void visit(ConfigVisitor& v);

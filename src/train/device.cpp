@@ -18,7 +18,7 @@ at::Device prepare_device(const RunConfig& config) {
   VMOBA_CHECK_INPUT(config.device != "cuda" || has_cuda,
                     "run.device: expected a CUDA GPU, found none; set run.device=cpu or check the driver (nvidia-smi)");
   if (config.device == "cpu" || !has_cuda) return at::Device(at::kCPU);
-  at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
+  at::globalContext().setDeterministicAlgorithms(config.deterministic, /*warn_only=*/true);
   return at::Device(at::kCUDA, 0);
 }
 
