@@ -63,14 +63,22 @@ void ModelConfig::validate() const {
   known.validate(*this);
 }
 
-void check_weights(const ModelConfig& config) {
-  config.validate();
-  const Architecture& known = architectures().find(config.architecture);
-  if (config.weights.empty()) return;
-  VMOBA_CHECK_INPUT(std::filesystem::exists(config.weights),
+namespace {
+
+void check_weights_exist(const ModelConfig& config, const Architecture& known) {
+  VMOBA_CHECK_INPUT(config.weights.empty() || std::filesystem::exists(config.weights),
                     "model.weights: expected pretrained weights at '{}', found nothing; get {}, or set model.weights "
                     "to \"\" to train from random weights",
                     config.weights, known.published_weights);
+}
+
+}  // namespace
+
+void check_weights(const ModelConfig& config) {
+  config.validate();
+  const Architecture& known = architectures().find(config.architecture);
+  check_weights_exist(config, known);
+  if (config.weights.empty()) return;
   check_pretrained(config.weights, known.specs(config), known.config_json(config));
 }
 
@@ -87,9 +95,11 @@ int64_t parameter_count(const ModelConfig& config) {
 
 std::unique_ptr<Dit> make_dit(const ModelConfig& config, const attention::AttentionConfig& attention, uint64_t seed,
                               at::Device device) {
-  check_weights(config);
+  config.validate();
   attention.validate();
-  return architectures().find(config.architecture).make(config, attention, seed, device);
+  const Architecture& known = architectures().find(config.architecture);
+  check_weights_exist(config, known);  // what is in them is checked as they are read
+  return known.make(config, attention, seed, device);
 }
 
 }  // namespace vmoba::model

@@ -64,7 +64,6 @@ void Trainer::start(const ResumeRequest& resume) {
   const std::string& dir = config_.run.dir;
   std::string from = resume.from;
   if (from == "latest") {
-    prepare_run_folder(dir);
     const std::vector<int64_t> steps = checkpoint_steps(dir);
     from = steps.empty() ? "" : checkpoint_path(dir, steps.back());
     if (from.empty()) log_warning("--resume latest: no checkpoint in {}, starting at step 0", dir);

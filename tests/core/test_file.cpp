@@ -12,26 +12,15 @@
 #include "core/check.h"
 #include "support/catch.h"
 #include "support/file_size_limit.h"
+#include "support/messages.h"
 #include "support/process.h"
 
 using namespace vmoba;
+using test::contains;
+using test::error_of;
 namespace fs = std::filesystem;
 
 namespace {
-
-std::string error_of(ErrorKind kind, const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& e) {
-    CHECK(e.kind() == kind);
-    return e.what();
-  }
-  return "";
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
 
 size_t entries(const std::string& folder) {
   return size_t(std::distance(fs::directory_iterator(folder), fs::directory_iterator()));

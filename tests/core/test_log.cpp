@@ -6,18 +6,13 @@
 
 #include "core/check.h"
 #include "support/catch.h"
+#include "support/messages.h"
 #include "support/stderr_capture.h"
 
 using namespace vmoba;
+using test::lines_of;
 
 namespace {
-
-std::vector<std::string> lines_of(const std::string& text) {
-  std::vector<std::string> lines;
-  for (size_t at = 0, end; (end = text.find('\n', at)) != std::string::npos; at = end + 1)
-    lines.push_back(text.substr(at, end - at));
-  return lines;
-}
 
 }  // namespace
 

@@ -5,9 +5,12 @@
 
 #include "core/log.h"
 #include "support/catch.h"
+#include "support/messages.h"
 #include "support/stderr_capture.h"
 
 using namespace vmoba;
+using test::contains;
+using test::lines_of;
 
 namespace {
 
@@ -24,17 +27,6 @@ ProgressReport report(int64_t step) {
   r.data_wait_s = 0.1;
   r.memory_bytes = int64_t{3} << 29;
   return r;
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
-std::vector<std::string> lines_of(const std::string& text) {
-  std::vector<std::string> lines;
-  for (size_t at = 0, end; (end = text.find('\n', at)) != std::string::npos; at = end + 1)
-    lines.push_back(text.substr(at, end - at));
-  return lines;
 }
 
 }  // namespace

@@ -5,8 +5,10 @@
 #include "core/check.h"
 #include "core/random.h"
 #include "support/catch.h"
+#include "support/messages.h"
 
 using namespace vmoba::data;
+using vmoba::test::refusal_of;
 
 namespace {
 
@@ -19,16 +21,6 @@ std::vector<Pair> pairs(const ManifestText& text) {
   std::vector<Pair> out;
   for (const ManifestRecord& record : text.records) out.push_back({record.media, record.caption});
   return out;
-}
-
-std::string message_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const vmoba::Error& error) {
-    CHECK(error.kind() == vmoba::ErrorKind::kInput);
-    return error.what();
-  }
-  return "";
 }
 
 }  // namespace
@@ -102,9 +94,9 @@ TEST_CASE("JSON lists, data lists and caption objects") {
 }
 
 TEST_CASE("Text that is no JSON document names file and line") {
-  CHECK(message_of([] { parse_json("[\n{\"path\": }\n]", "x/m.json", {}); }).find("x/m.json:2") != std::string::npos);
-  CHECK(message_of([] { parse_json("3", "m.json", {}); }).find("m.json") != std::string::npos);
-  CHECK(message_of([] { parse_json("", "m.json", {}); }).find("m.json:1") != std::string::npos);
+  CHECK(refusal_of([] { parse_json("[\n{\"path\": }\n]", "x/m.json", {}); }).find("x/m.json:2") != std::string::npos);
+  CHECK(refusal_of([] { parse_json("3", "m.json", {}); }).find("m.json") != std::string::npos);
+  CHECK(refusal_of([] { parse_json("", "m.json", {}); }).find("m.json:1") != std::string::npos);
 }
 
 TEST_CASE("CSV columns are found by name, and rows checked") {
@@ -115,17 +107,17 @@ TEST_CASE("CSV columns are found by name, and rows checked") {
   CHECK(out.problems[0].line == 3);
   CHECK(out.problems[1].line == 4);
   CHECK(out.problems[2].line == 5);
-  CHECK(message_of([] { parse_csv("id,words\n1,2\n", "m.csv", {}); }).find("data.video_column") != std::string::npos);
-  CHECK(message_of([] {
+  CHECK(refusal_of([] { parse_csv("id,words\n1,2\n", "m.csv", {}); }).find("data.video_column") != std::string::npos);
+  CHECK(refusal_of([] {
           parse_csv("path,words\n1,2\n", "m.csv", {"", "text"});
         }).find("data.caption_column") != std::string::npos);
-  CHECK(message_of([] { parse_csv("", "m.csv", {}); }).find("m.csv:1") != std::string::npos);
+  CHECK(refusal_of([] { parse_csv("", "m.csv", {}); }).find("m.csv:1") != std::string::npos);
 }
 
 TEST_CASE("Line-aligned lists") {
   const auto out = parse_lines("a.mp4\r\nb.mp4\n\n", "first\n\"\"\n", "videos.txt", "prompt.txt");
   CHECK(pairs(out) == std::vector<Pair>{{"a.mp4", "first"}, {"b.mp4", ""}});
-  const std::string message = message_of([] { parse_lines("a\nb\nc\n", "x\ny\n", "videos.txt", "prompt.txt"); });
+  const std::string message = refusal_of([] { parse_lines("a\nb\nc\n", "x\ny\n", "videos.txt", "prompt.txt"); });
   CHECK(message.find("2") != std::string::npos);
   CHECK(message.find("3") != std::string::npos);
   const auto gap = parse_lines("a\n\nc\n", "x\ny\nz\n", "videos.txt", "prompt.txt");

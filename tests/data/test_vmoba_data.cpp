@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "support/catch.h"
+#include "support/messages.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
@@ -37,10 +38,6 @@ json object_in(const std::string& output) {
   return json::parse(output.substr(begin, output.rfind('}') + 1 - begin));
 }
 
-bool has(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
 }  // namespace
 
 TEST_CASE("--json prints clips, dropped files with reasons, and buckets") {
@@ -61,8 +58,8 @@ TEST_CASE("--json prints clips, dropped files with reasons, and buckets") {
   CHECK(plan["buckets"][0].at("clips") == 2);
   REQUIRE(plan.at("dropped").size() == 2);
   CHECK(plan["dropped"][0].at("path") == folder.path() + "/empty.mp4");
-  CHECK(has(plan["dropped"][0].at("reason"), "empty:"));
-  CHECK(has(plan["dropped"][1].at("reason"), "corrupt:"));
+  CHECK(contains(plan["dropped"][0].at("reason"), "empty:"));
+  CHECK(contains(plan["dropped"][1].at("reason"), "corrupt:"));
 }
 
 TEST_CASE("The plan for people names buckets, clips and drops") {
@@ -70,12 +67,12 @@ TEST_CASE("The plan for people names buckets, clips and drops") {
   make_folder(folder.path());
   const ProcessResult result = run_data({"data.path=" + folder.path(), "run.log_level=error"});
   REQUIRE(result.exit_code == 0);
-  CHECK(has(result.output, "2 clips in 1 buckets, 2 dropped"));
-  CHECK(has(result.output, "02_mirror_close.mp4 [256x144,"));
-  CHECK(has(result.output, "16 tokens"));
-  CHECK(has(result.output, "/empty.mp4: empty: the file has 0 bytes"));
-  CHECK(has(result.output, "/noise.mp4: corrupt:"));
-  CHECK(has(result.output, "1 clips have no caption"));
+  CHECK(contains(result.output, "2 clips in 1 buckets, 2 dropped"));
+  CHECK(contains(result.output, "02_mirror_close.mp4 [256x144,"));
+  CHECK(contains(result.output, "16 tokens"));
+  CHECK(contains(result.output, "/empty.mp4: empty: the file has 0 bytes"));
+  CHECK(contains(result.output, "/noise.mp4: corrupt:"));
+  CHECK(contains(result.output, "1 clips have no caption"));
 }
 
 TEST_CASE("--bench measures the longest file and the sample stream") {
@@ -83,10 +80,10 @@ TEST_CASE("--bench measures the longest file and the sample stream") {
   make_folder(folder.path());
   const ProcessResult result = run_data({"data.path=" + folder.path(), "--bench"});
   REQUIRE(result.exit_code == 0);
-  CHECK(has(result.output, "02_mirror_close.mp4 (256x144, 138 frames, 2 threads)"));
-  CHECK(has(result.output, "decode"));
-  CHECK(has(result.output, "-f null -"));
-  CHECK(has(result.output, "(2 samples: open, seek, decode, crop, scale; 2 threads)"));
+  CHECK(contains(result.output, "02_mirror_close.mp4 (256x144, 138 frames, 2 threads)"));
+  CHECK(contains(result.output, "decode"));
+  CHECK(contains(result.output, "-f null -"));
+  CHECK(contains(result.output, "(2 samples: open, seek, decode, crop, scale; 2 threads)"));
 }
 
 TEST_CASE("What cannot be planned exits with 2 and says what to change") {
@@ -95,7 +92,7 @@ TEST_CASE("What cannot be planned exits with 2 and says what to change") {
     const ProcessResult result = run_data(extra);
     INFO(result.output);
     CHECK(result.exit_code == 2);
-    CHECK(has(result.output, word));
+    CHECK(contains(result.output, word));
   };
   refused({"data.path=" + folder.path() + "/none"}, "data.path");
   refused({"data.path="}, "data.path");

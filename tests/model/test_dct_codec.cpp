@@ -6,27 +6,16 @@
 #include "core/check.h"
 #include "model/codec.h"
 #include "support/catch.h"
+#include "support/messages.h"
 
 using namespace vmoba::model;
+using vmoba::test::contains;
+using vmoba::test::refusal_of;
 
 namespace {
 
 std::unique_ptr<Codec> dct() {
   return make_codec({}, at::kCPU);
-}
-
-std::string refusal(const std::function<void()>& call) {
-  try {
-    call();
-    return "";
-  } catch (const vmoba::Error& error) {
-    CHECK(error.kind() == vmoba::ErrorKind::kInput);
-    return error.what();
-  }
-}
-
-bool has(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 // A grey video whose blocks hold amplitude * cos over x (basis function k = 1 of 8 samples), constant in t and y.
@@ -104,10 +93,10 @@ TEST_CASE("decoded values stay in range") {
 
 TEST_CASE("sizes that do not fit are refused with those that do") {
   const auto codec = dct();
-  CHECK(has(refusal([&] { codec->encode(at::zeros({1, 3, 8, 16, 16})); }), "1 + 4n frames, found 8; use 5 or 9"));
-  CHECK(has(refusal([&] { codec->encode(at::zeros({1, 3, 5, 20, 16})); }), "found 20x16; use 24x16"));
-  CHECK(has(refusal([&] { codec->encode(at::zeros({1, 4, 5, 16, 16})); }), "[B, 3, F, H, W]"));
-  CHECK(has(refusal([&] { codec->decode(at::zeros({1, 4, 2, 2, 2})); }), "4 channels"));
-  CHECK(has(refusal([&] { make_codec({"dct", "vae.safetensors"}, at::kCPU); }), "codec.weights"));
-  CHECK(has(refusal([&] { make_codec({"vae", ""}, at::kCPU); }), "codec.type (dct), found 'vae'"));
+  CHECK(contains(refusal_of([&] { codec->encode(at::zeros({1, 3, 8, 16, 16})); }), "1 + 4n frames, found 8; use 5 or 9"));
+  CHECK(contains(refusal_of([&] { codec->encode(at::zeros({1, 3, 5, 20, 16})); }), "found 20x16; use 24x16"));
+  CHECK(contains(refusal_of([&] { codec->encode(at::zeros({1, 4, 5, 16, 16})); }), "[B, 3, F, H, W]"));
+  CHECK(contains(refusal_of([&] { codec->decode(at::zeros({1, 4, 2, 2, 2})); }), "4 channels"));
+  CHECK(contains(refusal_of([&] { make_codec({"dct", "vae.safetensors"}, at::kCPU); }), "codec.weights"));
+  CHECK(contains(refusal_of([&] { make_codec({"vae", ""}, at::kCPU); }), "codec.type (dct), found 'vae'"));
 }

@@ -6,25 +6,14 @@
 #include "core/check.h"
 #include "model/dit.h"
 #include "model/wan_fixture.h"
+#include "support/messages.h"
+#include "support/process.h"
 
 namespace {
 
 namespace fs = std::filesystem;
 using namespace vmoba::model;
-
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string pattern = (fs::temp_directory_path() / "vmoba-pretrained-XXXXXX").string();
-    REQUIRE(::mkdtemp(pattern.data()) != nullptr);
-    path_ = pattern;
-  }
-  ~TemporaryFolder() { fs::remove_all(path_); }
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
+using vmoba::test::contains;
 
 const char* kFile = "diffusion_pytorch_model.safetensors";
 
@@ -42,17 +31,7 @@ std::unique_ptr<Dit> load(const fs::path& path) {
 }
 
 std::string refusal(const fs::path& path) {
-  try {
-    load(path);
-    return "";
-  } catch (const vmoba::Error& error) {
-    CHECK(error.kind() == vmoba::ErrorKind::kInput);
-    return error.what();
-  }
-}
-
-bool has(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
+  return vmoba::test::refusal_of([&] { load(path); });
 }
 
 void check_equal(const Dit& model) {
@@ -88,36 +67,39 @@ void write_shards(const fs::path& folder) {
 TEST_CASE("a folder, a pipeline folder, shards and a single file load alike") {
   check_equal(*load(fixture_path("wan_t2v")));
   check_equal(*load(fixture_path(fmt::format("wan_t2v/{}", kFile))));
-  const TemporaryFolder temporary;
-  fs::create_directories(temporary.path() / "transformer");
-  write_shards(temporary.path() / "transformer");
-  check_equal(*load(temporary.path()));
-  check_equal(*load(temporary.path() / "transformer"));
+  const vmoba::test::TemporaryFolder temporary;
+  const fs::path folder = temporary.path();
+  fs::create_directories(folder / "transformer");
+  write_shards(folder / "transformer");
+  check_equal(*load(folder));
+  check_equal(*load(folder / "transformer"));
 }
 
 TEST_CASE("half-precision weights become fp32 masters") {
-  const TemporaryFolder temporary;
+  const vmoba::test::TemporaryFolder temporary;
+  const fs::path folder = temporary.path();
   std::vector<NamedTensor> weights = fixture_weights();
   for (NamedTensor& named : weights) named.tensor = named.tensor.to(at::kBFloat16);
-  write_safetensors(temporary.path() / kFile, weights);
-  const auto model = load(temporary.path());
+  write_safetensors(folder / kFile, weights);
+  const auto model = load(folder);
   for (const Parameter& parameter : model->parameters()) CHECK(parameter.tensor.scalar_type() == at::kFloat);
 }
 
 TEST_CASE("missing, extra and misshapen tensors are named") {
-  const TemporaryFolder temporary;
+  const vmoba::test::TemporaryFolder temporary;
+  const fs::path folder = temporary.path();
   std::vector<NamedTensor> weights = fixture_weights();
   for (NamedTensor& named : weights) {
     if (named.name == "proj_out.bias") named.name = "proj_out.bais";
     if (named.name == "patch_embedding.bias") named.tensor = at::zeros({41});
     if (named.name == "proj_out.weight") named.tensor = named.tensor.to(at::kInt);
   }
-  write_safetensors(temporary.path() / kFile, weights);
-  const std::string message = refusal(temporary.path());
-  CHECK(has(message, "missing: 1 (proj_out.bias)"));
-  CHECK(has(message, "unknown: 1 (proj_out.bais)"));
-  CHECK(has(message, "patch_embedding.bias: expected 40, found Float 41"));
-  CHECK(has(message, "proj_out.weight: expected 16x40, found Int 16x40"));
+  write_safetensors(folder / kFile, weights);
+  const std::string message = refusal(folder);
+  CHECK(contains(message, "missing: 1 (proj_out.bias)"));
+  CHECK(contains(message, "unknown: 1 (proj_out.bais)"));
+  CHECK(contains(message, "patch_embedding.bias: expected 40, found Float 41"));
+  CHECK(contains(message, "proj_out.weight: expected 16x40, found Int 16x40"));
 }
 
 TEST_CASE("weights can be checked without loading them") {
@@ -137,35 +119,36 @@ TEST_CASE("a config.json that disagrees is refused with key and values") {
     make_dit(config, full_attention(), 0, at::kCPU);
     FAIL("accepted");
   } catch (const vmoba::Error& error) {
-    CHECK(has(error.what(), "expected attention_head_dim 10"));
-    CHECK(has(error.what(), "found 20"));
+    CHECK(contains(error.what(), "expected attention_head_dim 10"));
+    CHECK(contains(error.what(), "found 20"));
   }
 }
 
 TEST_CASE("other layouts and damaged indices are refused by name") {
-  const TemporaryFolder temporary;
-  const fs::path index = temporary.path() / fmt::format("{}.index.json", kFile);
-  CHECK(has(refusal(temporary.path() / "none"), "found nothing"));
-  CHECK(has(refusal(temporary.path() / "none"), "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"));
-  CHECK(has(refusal(temporary.path()), "found neither"));
+  const vmoba::test::TemporaryFolder temporary;
+  const fs::path folder = temporary.path();
+  const fs::path index = folder / fmt::format("{}.index.json", kFile);
+  CHECK(contains(refusal(folder / "none"), "found nothing"));
+  CHECK(contains(refusal(folder / "none"), "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"));
+  CHECK(contains(refusal(folder), "found neither"));
   const auto with_index = [&](const std::string& text) {
     std::ofstream(index) << text;
-    return refusal(temporary.path());
+    return refusal(folder);
   };
-  CHECK(has(with_index("{"), "JSON object"));
-  CHECK(has(with_index("[]"), "JSON object"));
-  CHECK(has(with_index("{}"), "weight_map"));
-  CHECK(has(with_index(R"({"weight_map":{"a":1}})"), "file name for 'a'"));
-  CHECK(has(with_index(R"({"weight_map":{"a":"../x.safetensors"}})"), "file name for 'a'"));
-  CHECK(has(with_index(R"({"weight_map":{"a":"x.safetensors"}})"), "x.safetensors"));
-  write_safetensors(temporary.path() / "x.safetensors", {{"a", at::zeros({1})}});
-  write_safetensors(temporary.path() / "y.safetensors", {{"a", at::zeros({1})}});
-  CHECK(has(with_index(R"({"weight_map":{"a":"x.safetensors","b":"y.safetensors"}})"), "'a' twice"));
+  CHECK(contains(with_index("{"), "JSON object"));
+  CHECK(contains(with_index("[]"), "JSON object"));
+  CHECK(contains(with_index("{}"), "weight_map"));
+  CHECK(contains(with_index(R"({"weight_map":{"a":1}})"), "file name for 'a'"));
+  CHECK(contains(with_index(R"({"weight_map":{"a":"../x.safetensors"}})"), "file name for 'a'"));
+  CHECK(contains(with_index(R"({"weight_map":{"a":"x.safetensors"}})"), "x.safetensors"));
+  write_safetensors(folder / "x.safetensors", {{"a", at::zeros({1})}});
+  write_safetensors(folder / "y.safetensors", {{"a", at::zeros({1})}});
+  CHECK(contains(with_index(R"({"weight_map":{"a":"x.safetensors","b":"y.safetensors"}})"), "'a' twice"));
   const auto with_name = [&](const std::string& name) {
-    write_safetensors(temporary.path() / "z.safetensors", {{name, at::zeros({1})}});
-    return refusal(temporary.path() / "z.safetensors");
+    write_safetensors(folder / "z.safetensors", {{name, at::zeros({1})}});
+    return refusal(folder / "z.safetensors");
   };
-  CHECK(has(with_name("blocks.0.self_attn.q.weight"), "original Wan layout"));
-  CHECK(has(with_name("model.diffusion_model.blocks.0.self_attn.q.weight"), "ComfyUI layout"));
-  CHECK(has(with_name("transformer.blocks.0.attn1.to_q.lora_A.weight"), "LoRA layout"));
+  CHECK(contains(with_name("blocks.0.self_attn.q.weight"), "original Wan layout"));
+  CHECK(contains(with_name("model.diffusion_model.blocks.0.self_attn.q.weight"), "ComfyUI layout"));
+  CHECK(contains(with_name("transformer.blocks.0.attn1.to_q.lora_A.weight"), "LoRA layout"));
 }

@@ -12,6 +12,8 @@
 
 #include "core/check.h"
 #include "support/catch.h"
+#include "support/messages.h"
+#include "support/process.h"
 
 namespace {
 
@@ -19,25 +21,8 @@ namespace fs = std::filesystem;
 using vmoba::model::NamedTensor;
 using vmoba::model::SafetensorsFile;
 using vmoba::model::write_safetensors;
-
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string pattern = (fs::temp_directory_path() / "vmoba-safetensors-XXXXXX").string();
-    REQUIRE(::mkdtemp(pattern.data()) != nullptr);
-    path_ = pattern;
-  }
-  ~TemporaryFolder() { fs::remove_all(path_); }
-  std::string file(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  std::string path_;
-};
-
-std::string slurp(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
+using vmoba::test::contains;
+using vmoba::test::TemporaryFolder;
 
 void spit(const std::string& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary) << bytes;
@@ -52,24 +37,17 @@ std::string with_length(const std::string& json, const std::string& data = "") {
 // The message of the Error(kInput) that reading `bytes` throws; "" where it is accepted.
 std::string refusal(const std::string& bytes) {
   const TemporaryFolder folder;
-  spit(folder.file("x.safetensors"), bytes);
-  try {
-    const SafetensorsFile file(folder.file("x.safetensors"));
+  const std::string path = folder.path() + "/x.safetensors";
+  spit(path, bytes);
+  return vmoba::test::refusal_of([&] {
+    const SafetensorsFile file(path);
     for (const auto& [name, info] : file.tensors()) file.tensor(name).clone();
-    return "";
-  } catch (const vmoba::Error& error) {
-    CHECK(error.kind() == vmoba::ErrorKind::kInput);
-    return error.what();
-  }
-}
-
-bool has(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
+  });
 }
 
 int run_python(const TemporaryFolder& folder, const std::string& program) {
-  spit(folder.file("program.py"), program);
-  return std::system((std::string(VMOBA_PYTHON) + " " + folder.file("program.py") + " " + folder.file("")).c_str());
+  spit(folder.path() + "/program.py", program);
+  return std::system((std::string(VMOBA_PYTHON) + " " + folder.path() + "/program.py" + " " + folder.path() + "/").c_str());
 }
 
 const std::vector<at::ScalarType> kAllDtypes = {at::kBool,
@@ -106,8 +84,8 @@ TEST_CASE("every dtype survives writing and reading, bit for bit") {
   tensors.push_back({"scalar", at::scalar_tensor(2.5, at::kDouble)});
   tensors.push_back({"empty", at::empty({3, 0, 2}, at::kFloat)});
   tensors.push_back({"strided", at::arange(6, at::kFloat).reshape({2, 3}).t()});
-  write_safetensors(folder.file("x.safetensors"), tensors, {{"format", "pt"}, {"step", "7"}});
-  const SafetensorsFile file(folder.file("x.safetensors"));
+  write_safetensors(folder.path() + "/x.safetensors", tensors, {{"format", "pt"}, {"step", "7"}});
+  const SafetensorsFile file(folder.path() + "/x.safetensors");
   REQUIRE(file.tensors().size() == tensors.size());
   CHECK(file.metadata() == std::map<std::string, std::string>{{"format", "pt"}, {"step", "7"}});
   for (const auto& [name, tensor] : tensors) {
@@ -126,11 +104,11 @@ TEST_CASE("a tensor outlives the file object, and the file's replacement") {
   const TemporaryFolder folder;
   at::Tensor kept;
   {
-    write_safetensors(folder.file("x.safetensors"), {{"a", at::arange(1000, at::kFloat)}});
-    const SafetensorsFile file(folder.file("x.safetensors"));
+    write_safetensors(folder.path() + "/x.safetensors", {{"a", at::arange(1000, at::kFloat)}});
+    const SafetensorsFile file(folder.path() + "/x.safetensors");
     kept = file.tensor("a");
   }
-  write_safetensors(folder.file("x.safetensors"), {{"a", at::zeros({1000}, at::kFloat)}});
+  write_safetensors(folder.path() + "/x.safetensors", {{"a", at::zeros({1000}, at::kFloat)}});
   CHECK(kept.equal(at::arange(1000, at::kFloat)));
 }
 
@@ -144,7 +122,7 @@ TEST_CASE("the safetensors package reads our files and writes the same bytes") {
                                             {"bool", at::arange(3, at::kByte).remainder(2).to(at::kBool)},
                                             {"double", at::full({1, 2}, 0.1, at::kDouble)},
                                             {"\xc3\xa9\"\n", at::ones({1}, at::kInt)}};
-  write_safetensors(folder.file("ours.safetensors"), tensors, {{"format", "np"}});
+  write_safetensors(folder.path() + "/ours.safetensors", tensors, {{"format", "np"}});
   const int status = run_python(folder, R"(
 import sys, numpy as np
 from safetensors.numpy import load_file, save_file
@@ -162,18 +140,18 @@ for name, value in expected.items():
 save_file(expected, folder + "theirs.safetensors", metadata={"format": "np"})
 )");
   REQUIRE(status == 0);
-  const SafetensorsFile theirs(folder.file("theirs.safetensors"));
+  const SafetensorsFile theirs(folder.path() + "/theirs.safetensors");
   for (const auto& [name, tensor] : tensors) CHECK(theirs.tensor(name).equal(tensor));
   CHECK(theirs.metadata().at("format") == "np");
-  CHECK(slurp(folder.file("ours.safetensors")) == slurp(folder.file("theirs.safetensors")));
+  CHECK(vmoba::test::read_text(folder.path() + "/ours.safetensors") == vmoba::test::read_text(folder.path() + "/theirs.safetensors"));
 }
 
 TEST_CASE("a header length that is no multiple of 8 is read through an aligned copy") {
   std::string json = R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})";
   while (json.size() % 8 != 3) json += ' ';
   const TemporaryFolder folder;
-  spit(folder.file("x.safetensors"), with_length(json, std::string("\0\0\x80\x3f\0\0\0\x40", 8)));
-  const at::Tensor a = SafetensorsFile(folder.file("x.safetensors")).tensor("a");
+  spit(folder.path() + "/x.safetensors", with_length(json, std::string("\0\0\x80\x3f\0\0\0\x40", 8)));
+  const at::Tensor a = SafetensorsFile(folder.path() + "/x.safetensors").tensor("a");
   CHECK(reinterpret_cast<uintptr_t>(a.data_ptr()) % 4 == 0);
   CHECK(a.equal(at::arange(1, 3, at::kFloat)));
 }
@@ -183,72 +161,72 @@ TEST_CASE("damaged files are refused with the reason") {
     return refusal(with_length("{\"a\":" + entry + "}", std::string(data, '\0')));
   };
   CHECK(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})", 8).empty());
-  CHECK(has(refusal(""), "at least 8 bytes"));
-  CHECK(has(refusal(std::string("\0\0\0\0\0\0\0\x10", 8) + "{}"), "a length field (byte 0) of 1152921504606846976"));
-  CHECK(has(refusal(with_length("[]")), "expected '{'"));
-  CHECK(has(refusal(with_length("{\"a\"")), "JSON"));
-  CHECK(has(refusal(with_length("{} x")), "JSON"));
-  CHECK(has(refusal(with_length("{}", "x")), "bytes of no tensor"));
-  CHECK(has(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})", 7), "truncated"));
-  CHECK(has(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})", 9), "bytes of no tensor"));
-  CHECK(has(one(R"({"dtype":"F32","shape":[3],"data_offsets":[0,8]})", 8), "expected 12 bytes"));
-  CHECK(has(one(R"({"dtype":"F32","shape":[2],"data_offsets":[8,16]})", 16), "begin at data byte 0"));
-  CHECK(has(one(R"({"dtype":"F32","shape":[2],"data_offsets":[8,0]})", 8), "begin at data byte 0"));
-  CHECK(has(one(R"({"dtype":"F33","shape":[2],"data_offsets":[0,8]})", 8), "a dtype among BOOL"));
-  CHECK(has(one(R"({"dtype":"F32","shape":[-2],"data_offsets":[0,8]})", 8), "the number -2"));
-  CHECK(has(one(R"({"dtype":"F32","shape":[2.0],"data_offsets":[0,8]})", 8), "the number 2.0"));
-  CHECK(has(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0]})", 8), "found less"));
-  CHECK(has(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8,8]})", 8), "found less"));
-  CHECK(has(one(R"({"dtype":"F32","shape":[2]})", 8), "found less"));
-  CHECK(has(one(R"({"dtype":"F32","shape":[2],"shape":[2],"data_offsets":[0,8]})", 8), "one 'shape'"));
-  CHECK(has(one(R"({"dtype":"F32","shape":[[2]],"data_offsets":[0,8]})", 8), "a list"));
-  CHECK(has(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1})", 8), "the key 'x'"));
-  CHECK(has(one(R"({"dtype":"F32","shape":[4611686018427387904,4,0],"data_offsets":[0,0]})", 0), "2^63"));
-  CHECK(has(one(R"({"dtype":"F32","shape":[0,4611686018427387904,4],"data_offsets":[0,0]})", 0), "2^63"));
-  CHECK(has(one(R"({"dtype":"U8","shape":[18446744073709551615],"data_offsets":[0,8]})", 8), "the number 1844"));
+  CHECK(contains(refusal(""), "at least 8 bytes"));
+  CHECK(contains(refusal(std::string("\0\0\0\0\0\0\0\x10", 8) + "{}"), "a length field (byte 0) of 1152921504606846976"));
+  CHECK(contains(refusal(with_length("[]")), "expected '{'"));
+  CHECK(contains(refusal(with_length("{\"a\"")), "JSON"));
+  CHECK(contains(refusal(with_length("{} x")), "JSON"));
+  CHECK(contains(refusal(with_length("{}", "x")), "bytes of no tensor"));
+  CHECK(contains(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})", 7), "truncated"));
+  CHECK(contains(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})", 9), "bytes of no tensor"));
+  CHECK(contains(one(R"({"dtype":"F32","shape":[3],"data_offsets":[0,8]})", 8), "expected 12 bytes"));
+  CHECK(contains(one(R"({"dtype":"F32","shape":[2],"data_offsets":[8,16]})", 16), "begin at data byte 0"));
+  CHECK(contains(one(R"({"dtype":"F32","shape":[2],"data_offsets":[8,0]})", 8), "begin at data byte 0"));
+  CHECK(contains(one(R"({"dtype":"F33","shape":[2],"data_offsets":[0,8]})", 8), "a dtype among BOOL"));
+  CHECK(contains(one(R"({"dtype":"F32","shape":[-2],"data_offsets":[0,8]})", 8), "the number -2"));
+  CHECK(contains(one(R"({"dtype":"F32","shape":[2.0],"data_offsets":[0,8]})", 8), "the number 2.0"));
+  CHECK(contains(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0]})", 8), "found less"));
+  CHECK(contains(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8,8]})", 8), "found less"));
+  CHECK(contains(one(R"({"dtype":"F32","shape":[2]})", 8), "found less"));
+  CHECK(contains(one(R"({"dtype":"F32","shape":[2],"shape":[2],"data_offsets":[0,8]})", 8), "one 'shape'"));
+  CHECK(contains(one(R"({"dtype":"F32","shape":[[2]],"data_offsets":[0,8]})", 8), "a list"));
+  CHECK(contains(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1})", 8), "the key 'x'"));
+  CHECK(contains(one(R"({"dtype":"F32","shape":[4611686018427387904,4,0],"data_offsets":[0,0]})", 0), "2^63"));
+  CHECK(contains(one(R"({"dtype":"F32","shape":[0,4611686018427387904,4],"data_offsets":[0,0]})", 0), "2^63"));
+  CHECK(contains(one(R"({"dtype":"U8","shape":[18446744073709551615],"data_offsets":[0,8]})", 8), "the number 1844"));
   CHECK(one(R"({"dtype":"BOOL","shape":[2],"data_offsets":[0,2]})", 2).empty());
-  CHECK(has(refusal(with_length(R"({"a":{"dtype":"BOOL","shape":[1],"data_offsets":[0,1]}})", "\x02")), "0 or 1"));
-  CHECK(has(refusal(with_length(R"({"__metadata__":{"a":1}})")), "the number 1"));
-  CHECK(has(refusal(with_length(R"({"__metadata__":{"a":"1","a":"2"}})")), "twice"));
+  CHECK(contains(refusal(with_length(R"({"a":{"dtype":"BOOL","shape":[1],"data_offsets":[0,1]}})", "\x02")), "0 or 1"));
+  CHECK(contains(refusal(with_length(R"({"__metadata__":{"a":1}})")), "the number 1"));
+  CHECK(contains(refusal(with_length(R"({"__metadata__":{"a":"1","a":"2"}})")), "twice"));
   const std::string entry = R"({"dtype":"U8","shape":[2],"data_offsets":[0,2]})";
-  CHECK(has(refusal(with_length("{\"a\":" + entry + ",\"a\":" + entry + "}", "xx")), "'a' twice"));
-  CHECK(has(refusal(with_length("{\"a\":" + entry + ",\"b\":" + entry + "}", "xx")), "begin at data byte 2"));
-  CHECK(has(refusal(with_length("{\"a\":" + std::string(100000, '[') + "}")), "a list"));
+  CHECK(contains(refusal(with_length("{\"a\":" + entry + ",\"a\":" + entry + "}", "xx")), "'a' twice"));
+  CHECK(contains(refusal(with_length("{\"a\":" + entry + ",\"b\":" + entry + "}", "xx")), "begin at data byte 2"));
+  CHECK(contains(refusal(with_length("{\"a\":" + std::string(100000, '[') + "}")), "a list"));
   std::string dimensions = "1";
   for (int i = 0; i < 70; ++i) dimensions += ",1";
-  CHECK(has(one(R"({"dtype":"U8","shape":[)" + dimensions + R"(],"data_offsets":[0,1]})", 1), "at most 64"));
+  CHECK(contains(one(R"({"dtype":"U8","shape":[)" + dimensions + R"(],"data_offsets":[0,1]})", 1), "at most 64"));
 }
 
 TEST_CASE("missing files and tensors are named") {
   const TemporaryFolder folder;
-  CHECK_THROWS_AS(SafetensorsFile(folder.file("none.safetensors")), vmoba::Error);
-  CHECK_THROWS_AS(SafetensorsFile(folder.file("")), vmoba::Error);
-  write_safetensors(folder.file("x.safetensors"), {{"blocks.0.weight", at::zeros({1})}});
-  const SafetensorsFile file(folder.file("x.safetensors"));
+  CHECK_THROWS_AS(SafetensorsFile(folder.path() + "/none.safetensors"), vmoba::Error);
+  CHECK_THROWS_AS(SafetensorsFile(folder.path() + "/"), vmoba::Error);
+  write_safetensors(folder.path() + "/x.safetensors", {{"blocks.0.weight", at::zeros({1})}});
+  const SafetensorsFile file(folder.path() + "/x.safetensors");
   try {
     file.tensor("block.0.weight");
     FAIL("found a tensor that is not there");
   } catch (const vmoba::Error& error) {
-    CHECK(has(error.what(), "nearest name is 'blocks.0.weight'"));
+    CHECK(contains(error.what(), "nearest name is 'blocks.0.weight'"));
   }
 }
 
 TEST_CASE("a failed write leaves the old file and nothing else") {
   const TemporaryFolder folder;
-  const std::string path = folder.file("x.safetensors");
+  const std::string path = folder.path() + "/x.safetensors";
   write_safetensors(path, {{"a", at::ones({4})}});
-  const std::string before = slurp(path);
+  const std::string before = vmoba::test::read_text(path);
   CHECK_THROWS_AS(write_safetensors(path, {{"a", at::ones({4})}, {"a", at::ones({4})}}), vmoba::Error);
   CHECK_THROWS_AS(write_safetensors(path, {{"a", at::Tensor()}}), vmoba::Error);
   CHECK_THROWS_AS(write_safetensors(path, {{"a\xff", at::ones({4})}}), vmoba::Error);
   CHECK_THROWS_AS(write_safetensors(path, {{"__metadata__", at::ones({4})}}), vmoba::Error);
-  CHECK_THROWS_AS(write_safetensors(folder.file("none/x.safetensors"), {{"a", at::ones({4})}}), vmoba::Error);
-  CHECK(slurp(path) == before);
+  CHECK_THROWS_AS(write_safetensors(folder.path() + "/none/x.safetensors", {{"a", at::ones({4})}}), vmoba::Error);
+  CHECK(vmoba::test::read_text(path) == before);
   CHECK_FALSE(fs::exists(path + ".tmp"));
   // /dev/full takes no byte: the same code path as a full disk.
   if (fs::exists("/dev/full")) {
-    fs::create_symlink("/dev/full", folder.file("full.safetensors.tmp"));
-    CHECK_THROWS_AS(write_safetensors(folder.file("full.safetensors"), {{"a", at::ones({4})}}), vmoba::Error);
-    CHECK_FALSE(fs::exists(folder.file("full.safetensors")));
+    fs::create_symlink("/dev/full", folder.path() + "/full.safetensors.tmp");
+    CHECK_THROWS_AS(write_safetensors(folder.path() + "/full.safetensors", {{"a", at::ones({4})}}), vmoba::Error);
+    CHECK_FALSE(fs::exists(folder.path() + "/full.safetensors"));
   }
 }

@@ -7,11 +7,14 @@
 #include "core/random.h"
 #include "model/dit.h"
 #include "model/wan_fixture.h"
+#include "support/messages.h"
 
 namespace {
 
 using namespace vmoba::model;
 using vmoba::Error;
+using vmoba::test::contains;
+using vmoba::test::refusal_of;
 using vmoba::attention::Grid;
 
 void check_parity(const ModelConfig& config, const std::string& name) {
@@ -23,20 +26,6 @@ void check_parity(const ModelConfig& config, const std::string& name) {
     INFO(name << " " << key);
     CHECK(relative_error(found, fixture.tensor(key)) <= 1e-5);
   }
-}
-
-std::string refusal(const std::function<void()>& action) {
-  try {
-    action();
-    return "";
-  } catch (const Error& error) {
-    CHECK(error.kind() == vmoba::ErrorKind::kInput);
-    return error.what();
-  }
-}
-
-bool has(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 ModelConfig random_config() {
@@ -210,23 +199,23 @@ TEST_CASE("FLOPs are those of the matrix products") {
 TEST_CASE("wrong shapes are refused with the shape that works") {
   const auto model = make_dit(random_config(), full_attention(), 0, at::kCPU);
   CHECK(model->grid(3, 6, 8) == Grid{3, 3, 4});
-  CHECK(has(refusal([&] { model->grid(3, 7, 8); }), "multiple of 2 (model.patch_size), found 7; use 6 or 8"));
-  CHECK(has(refusal([&] { model->grid(3, 0, 8); }), "found 0"));
-  CHECK(has(refusal([&] { model->grid(1025, 2, 2); }), "at most 1024"));
+  CHECK(contains(refusal_of([&] { model->grid(3, 7, 8); }), "multiple of 2 (model.patch_size), found 7; use 6 or 8"));
+  CHECK(contains(refusal_of([&] { model->grid(3, 0, 8); }), "found 0"));
+  CHECK(contains(refusal_of([&] { model->grid(1025, 2, 2); }), "at most 1024"));
   const at::Tensor latents = at::zeros({2, 4, 3, 6, 8}), timestep = at::zeros({2}), text = at::zeros({2, 5, 12});
-  const auto forward = [&](DitInput input) { return refusal([&] { model->forward(input, {}); }); };
+  const auto forward = [&](DitInput input) { return refusal_of([&] { model->forward(input, {}); }); };
   CHECK(forward({latents, timestep, text}).empty());
-  CHECK(has(forward({at::zeros({2, 5, 3, 6, 8}), timestep, text}), "model.in_channels"));
-  CHECK(has(forward({latents, timestep, at::zeros({2, 5, 13})}), "model.text_dim"));
-  CHECK(has(forward({latents, timestep, at::zeros({1, 5, 12})}), "model.text_dim"));
-  CHECK(has(forward({latents, at::zeros({1}), text}), "2 timesteps"));
+  CHECK(contains(forward({at::zeros({2, 5, 3, 6, 8}), timestep, text}), "model.in_channels"));
+  CHECK(contains(forward({latents, timestep, at::zeros({2, 5, 13})}), "model.text_dim"));
+  CHECK(contains(forward({latents, timestep, at::zeros({1, 5, 12})}), "model.text_dim"));
+  CHECK(contains(forward({latents, at::zeros({1}), text}), "2 timesteps"));
   ModelConfig config = random_config();
   config.head_dim = 21;
-  CHECK(has(refusal([&] { make_dit(config, full_attention(), 0, at::kCPU); }), "model.head_dim"));
+  CHECK(contains(refusal_of([&] { make_dit(config, full_attention(), 0, at::kCPU); }), "model.head_dim"));
   config = random_config();
   config.freq_dim = 15;
-  CHECK(has(refusal([&] { config.validate(); }), "model.freq_dim"));
+  CHECK(contains(refusal_of([&] { config.validate(); }), "model.freq_dim"));
   config = random_config();
   config.architecture = "wam";
-  CHECK(has(refusal([&] { config.validate(); }), "model.architecture (wan)"));
+  CHECK(contains(refusal_of([&] { config.validate(); }), "model.architecture (wan)"));
 }

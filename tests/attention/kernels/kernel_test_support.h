@@ -73,6 +73,21 @@ struct TestPartition {
   int blocks() const { return int(block_start.size()) - 1; }
 };
 
+// Blocks of the given sizes; token order random unless identity.
+inline TestPartition partition_of(const std::vector<int>& blocks, bool identity, std::mt19937& rng) {
+  TestPartition p;
+  p.identity = identity;
+  p.block_start.push_back(0);
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    p.block_of.insert(p.block_of.end(), blocks[i], int(i));
+    p.block_start.push_back(p.block_start.back() + blocks[i]);
+    p.max_block = std::max(p.max_block, blocks[i]);
+  }
+  for (int i = 0; i < p.tokens(); ++i) p.token_of.push_back(i);
+  if (!identity) std::shuffle(p.token_of.begin(), p.token_of.end(), rng);
+  return p;
+}
+
 // `blocks` blocks of `tokens` tokens, sizes equal (ragged = false) or random; token order random unless identity.
 inline TestPartition make_partition(int tokens, int blocks, bool ragged, bool identity, std::mt19937& rng) {
   TestPartition p;

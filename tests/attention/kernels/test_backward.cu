@@ -124,20 +124,6 @@ struct Case {
   Shape shape() const { return {batch, heads, head_dim, video(), text, int(blocks.size())}; }
 };
 
-TestPartition partition_of(const Case& c, std::mt19937& rng) {
-  TestPartition p;
-  p.identity = c.identity;
-  p.block_start.push_back(0);
-  for (size_t i = 0; i < c.blocks.size(); ++i) {
-    p.block_of.insert(p.block_of.end(), c.blocks[i], int(i));
-    p.block_start.push_back(p.block_start.back() + c.blocks[i]);
-    p.max_block = std::max(p.max_block, c.blocks[i]);
-  }
-  for (int i = 0; i < p.tokens(); ++i) p.token_of.push_back(i);
-  if (!c.identity) std::shuffle(p.token_of.begin(), p.token_of.end(), rng);
-  return p;
-}
-
 // Lists of all (b, n), and the same as masks of row by key. Pads hold `pad_row`, or the last row where it is negative.
 struct HostLists {
   std::vector<int32_t> length, row;
@@ -229,7 +215,7 @@ enum Gradient { kDq, kDk, kDv, kGradients };
 class Problem {
  public:
   Problem(const Case& c, unsigned seed, const std::function<void(Problem&, std::vector<uint16_t>&)>& change_inputs = {})
-      : c(c), rng(seed), partition(partition_of(c, rng)), device_partition(partition), inputs(c, kInputs), keys(c, 2) {
+      : c(c), rng(seed), partition(partition_of(c.blocks, c.identity, rng)), device_partition(partition), inputs(c, kInputs), keys(c, 2) {
     lists = lists_of(c, partition, rng);
     input_rows = random_bf16(inputs.row_elements() * c.batch * c.tokens(), c.input_scale, rng);
     key_rows = random_bf16(keys.row_elements() * c.batch * c.tokens(), c.input_scale, rng);

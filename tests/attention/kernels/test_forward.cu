@@ -129,20 +129,6 @@ struct Case {
   float key_scale = 1;
 };
 
-TestPartition partition_of(const Case& c, std::mt19937& rng) {
-  TestPartition p;
-  p.identity = c.identity;
-  p.block_start.push_back(0);
-  for (size_t i = 0; i < c.blocks.size(); ++i) {
-    p.block_of.insert(p.block_of.end(), c.blocks[i], int(i));
-    p.block_start.push_back(p.block_start.back() + c.blocks[i]);
-    p.max_block = std::max(p.max_block, c.blocks[i]);
-  }
-  for (int i = 0; i < p.tokens(); ++i) p.token_of.push_back(i);
-  if (!c.identity) std::shuffle(p.token_of.begin(), p.token_of.end(), rng);
-  return p;
-}
-
 struct HostLists {
   std::vector<uint32_t> mask;
   std::vector<int32_t> word_rank, length, row;
@@ -208,7 +194,7 @@ HostLists lists_of(const Case& c, const TestPartition& p, const Shape& shape, st
 void check(const Case& c, int family = 0) {
   INFO(c.name);
   std::mt19937 rng(20261124);
-  const TestPartition partition = partition_of(c, rng);
+  const TestPartition partition = partition_of(c.blocks, c.identity, rng);
   const DevicePartition device_partition(partition);
   Shape shape;
   shape.batch = c.batch, shape.heads = c.heads, shape.head_dim = c.head_dim;
