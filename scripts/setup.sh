@@ -70,7 +70,13 @@ install_wheels() { # VENV FILE EXTRA_PIP_ARGS...
   sha256sum <"$file" >"$stamp"
 }
 install_wheels "$venv" scripts/requirements-build.txt --no-deps
-if [ $with_tests = 1 ]; then install_wheels .venv-tests scripts/requirements-test.txt; fi
+if [ $with_tests = 1 ]; then
+  install_wheels .venv-tests scripts/requirements-test.txt --no-deps
+  # The build's torch serves the tests too; the path is relative, so that the checkout can be moved.
+  for site in .venv-tests/lib/python3*/site-packages; do
+    echo "../../../../$venv/lib/$(basename "$(dirname "$site")")/site-packages" >"$site/vmoba_torch.pth"
+  done
+fi
 
 # The CUDA wheels form one tree, nvidia/cu13, that lacks what a toolkit installer adds.
 cu13=$(echo "$venv"/lib/python3*/site-packages/nvidia/cu13)
