@@ -24,13 +24,13 @@ struct Architecture {
 
 // One line per model.
 const Registry<Architecture>& architectures() {
-  static const Registry<Architecture> table(
-      "model.architecture",
-      {{"wan",
-        {validate_wan, wan_parameter_specs, wan_config_json,
-         "the folder transformer/ of Wan-AI/Wan2.1-T2V-1.3B-Diffusers or Wan-AI/Wan2.1-T2V-14B-Diffusers on Hugging "
-         "Face",
-         wan_forward_flops, make_wan_dit}}});
+  static const Registry<Architecture> table("model.architecture",
+                                            {{"wan",
+                                              {validate_wan, wan_parameter_specs, wan_config_json,
+                                               "the folder transformer/ of a Wan-AI/Wan2.1-...-Diffusers or "
+                                               "Wan-AI/Wan2.2-...-Diffusers repository on Hugging "
+                                               "Face (for example Wan-AI/Wan2.1-T2V-1.3B-Diffusers)",
+                                               wan_forward_flops, make_wan_dit}}});
   return table;
 }
 
@@ -42,10 +42,15 @@ void ModelConfig::visit(ConfigVisitor& v) {
   v.field("heads", heads, "Attention heads; the width is heads * head_dim.", at_least(1));
   v.field("head_dim", head_dim, "Size of an attention head; even.", at_least(6));
   v.field("ffn_dim", ffn_dim, "Hidden width of the feed-forward.", at_least(1));
-  v.field("in_channels", in_channels, "Latent channels in; those of the codec.", at_least(1));
+  v.field("in_channels", in_channels,
+          "Latent channels in: those of the codec; for model.task i2v twice as many and 4 for the mask.", at_least(1));
   v.field("out_channels", out_channels, "Latent channels out; those of the codec.", at_least(1));
   v.field("text_dim", text_dim, "Width of the text embeddings; that of the text encoder.", at_least(1));
   v.field("freq_dim", freq_dim, "Width of the sinusoidal timestep embedding; even.", at_least(2));
+  v.field("image_dim", image_dim,
+          "Width of the CLIP image tokens that the model attends to: 1280 for Wan2.1 I2V, 0: none.", at_least(0));
+  v.field("image_pos_tokens", image_pos_tokens,
+          "Image tokens with a learnt position: 514 for Wan2.1 FLF2V, 0 for every other model.", at_least(0));
   v.field("patch_size", patch_size, "Latents per token along (t, h, w).", list_of(3, 1));
   v.field("eps", eps, "Added to variances in the normalisations.", above(0));
   v.field("cross_attn_norm", cross_attn_norm, "Layer norm before cross attention.");

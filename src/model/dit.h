@@ -1,8 +1,9 @@
 // The denoiser's interface: a video diffusion transformer that predicts velocity from noisy latents.
 //
-// Shape letters: B samples, C latent channels, T latent frames, H x W latent size, L text tokens, E text width.
-// A model owns its parameters (fp32 masters unless loaded otherwise) on one device; forward computes in
-// `ForwardOptions::compute_dtype`, casting weights where they are used so that gradients reach the masters.
+// Shape letters: B samples, C latent channels, T latent frames, H x W latent size, G runs of tokens that share a
+// timestep, L text tokens, E text width, I image tokens, M image width. A model owns its parameters (fp32 masters
+// unless loaded otherwise) on one device; forward computes in `ForwardOptions::compute_dtype`, casting weights where
+// they are used so that gradients reach the masters.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -26,10 +27,12 @@ struct ModelConfig {
   int64_t out_channels = 16;
   int64_t text_dim = 4096;
   int64_t freq_dim = 256;
+  int64_t image_dim = 0;         // width of CLIP image tokens (1280 in Wan2.1 I2V); 0: the model takes none
+  int64_t image_pos_tokens = 0;  // image tokens with a learnt position (514 in Wan2.1 FLF2V); 0: none
   std::vector<int64_t> patch_size = {1, 2, 2};
   double eps = 1e-6;
   bool cross_attn_norm = true;
-  std::string weights;                // folder or file with pretrained weights; empty: random from the seed
+  std::string weights;                 // folder or file with pretrained weights; empty: random from the seed
   std::string compute_dtype = "bf16";  // bf16 | fp32
   bool activation_checkpointing = true;
 
@@ -43,14 +46,15 @@ struct Parameter {
 };
 
 struct DitInput {
-  at::Tensor latents_BCTHW;  // noisy latents
-  at::Tensor timestep_B;     // fp32, 0..1000
-  at::Tensor text_BLE;       // text embeddings, zeros behind the text
+  at::Tensor latents_BCTHW;  // noisy latents; behind their channels those of the condition, where the model takes one
+  at::Tensor timestep_BG;  // 0..1000: [B], or [B, G] for G equal runs of consecutive tokens (each latent frame, token)
+  at::Tensor text_BLE;     // text embeddings, zeros behind the text
+  at::Tensor image_BIM = {};  // CLIP tokens of the image; undefined exactly where model.image_dim is 0
 };
 
 struct ForwardOptions {
   at::ScalarType compute_dtype = at::kFloat;
-  bool dense = false;                    // full attention in every layer (dense steps)
+  bool dense = false;                     // full attention in every layer (dense steps)
   bool activation_checkpointing = false;  // recompute each block in backward
   attention::AttentionStats* stats = nullptr;
 };

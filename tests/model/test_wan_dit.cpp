@@ -1,11 +1,15 @@
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
+
+#include <fmt/ranges.h>
 
 #include "core/check.h"
 #include "core/file.h"
 #include "core/random.h"
 #include "model/dit.h"
+#include "model/wan/wan_parameters.h"
 #include "model/wan_fixture.h"
 #include "support/messages.h"
 
@@ -13,15 +17,16 @@ namespace {
 
 using namespace vmoba::model;
 using vmoba::Error;
+using vmoba::attention::Grid;
 using vmoba::test::contains;
 using vmoba::test::refusal_of;
-using vmoba::attention::Grid;
 
 void check_parity(const ModelConfig& config, const std::string& name) {
   const SafetensorsFile fixture(fixture_path(fmt::format("{}.safetensors", name)));
   const auto model = make_dit(config, full_attention(), 0, at::kCPU);
   const auto results = run_wan(*model, fixture, {});
-  CHECK(results.size() + 4 == fixture.tensors().size());  // the file also has latents, timestep, text, cotangent
+  // The file also has latents, timestep, text, cotangent, and the image where there is one.
+  CHECK(results.size() + 4 + fixture.contains("image") == fixture.tensors().size());
   for (const auto& [key, found] : results) {
     INFO(name << " " << key);
     CHECK(relative_error(found, fixture.tensor(key)) <= 1e-5);
@@ -39,18 +44,39 @@ ModelConfig random_config() {
 TEST_CASE("outputs and all gradients agree with diffusers' WanTransformer3DModel") {
   check_parity(wan_t2v_config(), "wan_t2v");
   check_parity(wan_variant_config(), "wan_variant");
+  check_parity(wan_i2v_config(), "wan_i2v");
+  check_parity(wan_flf2v_config(), "wan_flf2v");
+  check_parity(wan_ti2v_config(), "wan_ti2v");
+}
+
+TEST_CASE("a timestep for each latent frame equals the same timestep for each of its tokens") {
+  const SafetensorsFile fixture(fixture_path("wan_ti2v.safetensors"));
+  const auto model = make_dit(wan_ti2v_config(), small_vmoba(), 0, at::kCPU);
+  const at::Tensor timestep_BS = fixture.tensor("timestep");  // 3 frames of 2 x 3 patches, the first at 0
+  REQUIRE(timestep_BS.sizes() == at::IntArrayRef({2, 18}));
+  const auto forward = [&](const at::Tensor& timestep) {
+    return model->forward({fixture.tensor("latents"), timestep, fixture.tensor("text"), {}}, {}).detach();
+  };
+  const at::Tensor by_token = forward(timestep_BS);
+  CHECK(relative_error(forward(timestep_BS.view({2, 3, 6}).select(2, 0)), by_token) <= 1e-6);
+  const at::Tensor whole_B = timestep_BS.select(1, 17);
+  CHECK(relative_error(forward(whole_B), by_token) > 1e-3);  // the first frame's timestep matters
+  CHECK(forward(whole_B).equal(forward(whole_B.unsqueeze(1))));
 }
 
 TEST_CASE("activation checkpointing changes no bit") {
-  const SafetensorsFile fixture(fixture_path("wan_t2v.safetensors"));
-  for (const auto& attention : {full_attention(), small_vmoba()}) {
-    const auto model = make_dit(wan_t2v_config(), attention, 0, at::kCPU);
-    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+  for (const ModelConfig& config : {wan_t2v_config(), wan_i2v_config(), wan_ti2v_config()}) {
+    const SafetensorsFile fixture(config.weights + ".safetensors");
+    for (const auto& [attention, dtype] : {std::pair{full_attention(), at::kFloat},
+                                           {full_attention(), at::kBFloat16},
+                                           {small_vmoba(), at::kFloat},
+                                           {small_vmoba(), at::kBFloat16}}) {
+      const auto model = make_dit(config, attention, 0, at::kCPU);
       vmoba::attention::AttentionStats plain_stats, checkpointed_stats;
       const auto plain = run_wan(*model, fixture, {dtype, false, false, &plain_stats});
       const auto checkpointed = run_wan(*model, fixture, {dtype, false, true, &checkpointed_stats});
       for (const auto& [key, value] : plain) {
-        INFO(attention.backend << " " << c10::toString(dtype) << " " << key);
+        INFO(config.weights << " " << attention.backend << " " << c10::toString(dtype) << " " << key);
         CHECK(checkpointed.at(key).equal(value));
       }
       CHECK(plain_stats.densities() == checkpointed_stats.densities());
@@ -166,20 +192,44 @@ TEST_CASE("random weights follow Wan's rules and depend on seed and name alone")
   CHECK_FALSE(reseeded->parameters()[0].tensor.equal(model->parameters()[0].tensor));
 }
 
-TEST_CASE("published sizes") {
-  // Sums over diffusers' WanTransformer3DModel parameters, made with scripts/make_wan_fixtures.py --count.
+TEST_CASE("published sizes: every name and shape") {
+  // Of diffusers' WanTransformer3DModel, printed by scripts/make_wan_fixtures.py --count: number of tensors, of values,
+  // and the hash of the sorted lines "name AxBxC".
+  const auto check = [](const char* model, const ModelConfig& config, size_t tensors, int64_t values, uint64_t hash) {
+    INFO(model);
+    std::vector<std::string> lines;
+    for (const ParameterSpec& spec : wan_parameter_specs(config))
+      lines.push_back(fmt::format("{} {}", spec.name, fmt::join(spec.shape, "x")));
+    std::sort(lines.begin(), lines.end());
+    CHECK(lines.size() == tensors);
+    CHECK(parameter_count(config) == values);
+    CHECK(vmoba::hash_name(fmt::format("{}", fmt::join(lines, "\n"))) == hash);
+  };
   ModelConfig config;
-  CHECK(parameter_count(config) == 1418996800);
+  check("2.1 T2V 1.3B", config, 825, 1418996800, 0xcf7ad081df4f1f9d);
   config.heads = config.layers = 40;
   config.ffn_dim = 13824;
-  CHECK(parameter_count(config) == 14288491584);
+  check("2.1 T2V 14B, 2.2 T2V A14B", config, 1095, 14288491584, 0x19bca002ab584777);
+  config.in_channels = 36;
+  check("2.2 I2V A14B", config, 1095, 14288901184, 0x38241d25c447fff1);
+  config.image_dim = 1280;
+  check("2.1 I2V 14B", config, 1303, 16394878784, 0x19fe64b0e3852431);
+  config.image_pos_tokens = 514;
+  check("2.1 FLF2V 14B", config, 1304, 16395536704, 0x2da3833bfe09a1a5);
+  config = {};
+  config.heads = 24;
+  config.ffn_dim = 14336;
+  config.in_channels = config.out_channels = 48;
+  check("2.2 TI2V 5B", config, 825, 4999787712, 0xcc985bf3e1d3b617);
 }
 
 TEST_CASE("config.json is diffusers' own") {
   using nlohmann::json;
-  for (const auto& config : {wan_t2v_config(), wan_variant_config()}) {
+  for (const auto& config :
+       {wan_t2v_config(), wan_variant_config(), wan_i2v_config(), wan_flf2v_config(), wan_ti2v_config()}) {
     const auto model = make_dit(config, full_attention(), 0, at::kCPU);
-    const json expected = json::parse(vmoba::read_file(fmt::format("{}/config.json", config.weights), 1 << 20, "a configuration"));
+    const json expected =
+        json::parse(vmoba::read_file(fmt::format("{}/config.json", config.weights), 1 << 20, "a configuration"));
     CHECK(json::parse(model->config_json()) == expected);
   }
 }
@@ -194,6 +244,10 @@ TEST_CASE("FLOPs are those of the matrix products") {
   // Temporal layer: 3 blocks; spatial layer: 2 x 2 blocks. Gate: 2*S*C*E each.
   const double saved = 2 * 4 * s * s * e * 0.5, gate = 2 * s * (3 + 4) * e;
   CHECK(forward_flops(config, small_vmoba(), grid, 5, 0.5) == Approx(2 * layer + outer - saved + gate).epsilon(1e-12));
+  // 257 image tokens of width 7: two maps (7 -> 7 -> E), then keys, values and attention in every layer.
+  config.image_dim = 7;
+  const double image = 257, image_flops = 2 * image * (7 * 7 + 7 * e) + 2 * (4 * image * e * e + 4 * s * image * e);
+  CHECK(forward_flops(config, full_attention(), grid, 5, 1) == Approx(2 * layer + outer + image_flops).epsilon(1e-12));
 }
 
 TEST_CASE("wrong shapes are refused with the shape that works") {
@@ -209,9 +263,24 @@ TEST_CASE("wrong shapes are refused with the shape that works") {
   CHECK(contains(forward({latents, timestep, at::zeros({2, 5, 13})}), "model.text_dim"));
   CHECK(contains(forward({latents, timestep, at::zeros({1, 5, 12})}), "model.text_dim"));
   CHECK(contains(forward({latents, at::zeros({1}), text}), "2 timesteps"));
+  CHECK(forward({latents, at::zeros({2, 3}), text}).empty());
+  CHECK(contains(forward({latents, at::zeros({2, 7}), text}), "divisor of the 36 tokens"));
+  CHECK(contains(forward({latents, timestep, text, at::zeros({2, 7, 10})}), "without model.image_dim"));
+  const auto i2v = make_dit(wan_flf2v_config(), full_attention(), 0, at::kCPU);
+  const auto refusal = [&](const at::Tensor& image) {
+    return refusal_of([&] {
+      i2v->forward({at::zeros({1, 9, 1, 2, 2}), at::zeros({1}), at::zeros({1, 5, 4}), image}, {});
+    });
+  };
+  CHECK(refusal(at::zeros({1, 14, 10})).empty());
+  CHECK(contains(refusal(at::Tensor()), "model.image_dim"));
+  CHECK(contains(refusal(at::zeros({1, 7, 10})), "[1, 14, 10]"));
   ModelConfig config = random_config();
   config.head_dim = 21;
   CHECK(contains(refusal_of([&] { make_dit(config, full_attention(), 0, at::kCPU); }), "model.head_dim"));
+  config = random_config();
+  config.image_pos_tokens = 14;
+  CHECK(contains(refusal_of([&] { config.validate(); }), "model.image_pos_tokens"));
   config = random_config();
   config.freq_dim = 15;
   CHECK(contains(refusal_of([&] { config.validate(); }), "model.freq_dim"));

@@ -46,6 +46,41 @@ inline ModelConfig wan_variant_config() {
   return config;
 }
 
+// Wan2.1 I2V, FLF2V and Wan2.2 TI2V-5B in small.
+inline ModelConfig wan_small_config(const std::string& name) {
+  ModelConfig config;
+  config.layers = 2;
+  config.heads = 2;
+  config.head_dim = 12;
+  config.ffn_dim = 20;
+  config.text_dim = 4;
+  config.freq_dim = 8;
+  config.weights = fixture_path(name);
+  return config;
+}
+
+inline ModelConfig wan_i2v_config() {
+  ModelConfig config = wan_small_config("wan_i2v");
+  config.in_channels = 9;
+  config.out_channels = 3;
+  config.image_dim = 10;
+  return config;
+}
+
+inline ModelConfig wan_flf2v_config() {
+  ModelConfig config = wan_i2v_config();
+  config.layers = 1;
+  config.image_pos_tokens = 14;
+  config.weights = fixture_path("wan_flf2v");
+  return config;
+}
+
+inline ModelConfig wan_ti2v_config() {
+  ModelConfig config = wan_small_config("wan_ti2v");
+  config.in_channels = config.out_channels = 6;
+  return config;
+}
+
 inline attention::AttentionConfig full_attention() {
   attention::AttentionConfig config;
   config.backend = "full";
@@ -66,10 +101,12 @@ inline std::map<std::string, at::Tensor> run_wan(Dit& model, const SafetensorsFi
   const auto leaf = [&](const char* name) { return fixture.tensor(name).clone().requires_grad_(true); };
   const at::Tensor latents = leaf("latents"), text = leaf("text");
   for (const Parameter& parameter : model.parameters()) parameter.tensor.mutable_grad() = at::Tensor();
-  const at::Tensor output = model.forward({latents, fixture.tensor("timestep"), text}, options);
+  const at::Tensor image = fixture.contains("image") ? leaf("image") : at::Tensor();
+  const at::Tensor output = model.forward({latents, fixture.tensor("timestep"), text, image}, options);
   (output * fixture.tensor("cotangent")).sum().backward();
   std::map<std::string, at::Tensor> results = {
       {"output", output.detach()}, {"grad.input.latents", latents.grad()}, {"grad.input.text", text.grad()}};
+  if (image.defined()) results["grad.input.image"] = image.grad();
   for (const Parameter& parameter : model.parameters()) results["grad." + parameter.name] = parameter.tensor.grad();
   return results;
 }

@@ -29,11 +29,11 @@ class AnalyticDit : public model::Dit {
   at::Tensor forward(const model::DitInput& input, const model::ForwardOptions& options) override {
     const at::Tensor& x = input.latents_BCTHW;
     const double text = input.text_BLE.sum().item<double>();
-    const double timestep = input.timestep_B.item<double>();
+    const double timestep = input.timestep_BG.item<double>();
     calls.push_back({timestep, text, options.dense, options.compute_dtype, at::GradMode::is_enabled()});
     if (explode) return x * std::numeric_limits<float>::infinity();
     if (wrong_shape) return at::zeros({1, 1, 1, 1, 1});
-    const at::Tensor phase = at::cos(input.timestep_B / 150.0) * 0.3;
+    const at::Tensor phase = at::cos(input.timestep_BG / 150.0) * 0.3;
     return at::tanh(x * 0.7 + input.text_BLE.sum() + phase) + x * 0.2;
   }
   const std::vector<model::Parameter>& parameters() const override { return parameters_; }

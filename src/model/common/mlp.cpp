@@ -8,4 +8,8 @@ at::Tensor gelu_mlp(const at::Tensor& x, const Linear& up, const Linear& down) {
   return linear(at::gelu(linear(x, up), "tanh"), down);
 }
 
+at::Tensor exact_gelu_mlp(const at::Tensor& x, const Linear& up, const Linear& down) {
+  return linear(at::gelu(linear(x, up), "none"), down);
+}
+
 }  // namespace vmoba::model

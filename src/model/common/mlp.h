@@ -1,4 +1,4 @@
-// Two affine maps with a tanh-approximated GELU between them: Wan's feed-forward and text embedder.
+// Two affine maps with a GELU between them.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -6,6 +6,10 @@
 
 namespace vmoba::model {
 
+// The GELU is approximated by a tanh: Wan's feed-forward and text embedder.
 at::Tensor gelu_mlp(const at::Tensor& x, const Linear& up, const Linear& down);
+
+// With the exact GELU: Wan's image embedder.
+at::Tensor exact_gelu_mlp(const at::Tensor& x, const Linear& up, const Linear& down);
 
 }  // namespace vmoba::model

@@ -1,4 +1,5 @@
-// Shape letters: B samples, S video tokens, L text tokens, E width = N heads x D, P = D/2 rotated pairs.
+// Shape letters: B samples, S video tokens, G runs of tokens with a timestep each, L text tokens, I image tokens, E
+// width = N heads x D, P = D/2 rotated pairs.
 #include "model/wan/wan_block.h"
 
 #include "model/common/mlp.h"
@@ -27,12 +28,18 @@ at::Tensor self_attention_branch(const at::Tensor& x_BSE, const WanAttentionWeig
   return linear(out_BSND.flatten(2), weights.to_out);
 }
 
-at::Tensor cross_attention_branch(const at::Tensor& x_BSE, const at::Tensor& text_BLE,
+// Text and image each have keys, values and a softmax of their own; the two results are added.
+at::Tensor cross_attention_branch(const at::Tensor& x_BSE, const at::Tensor& text_BLE, const at::Tensor& image_BIE,
                                   const WanAttentionWeights& weights, const ModelConfig& config) {
   const at::Tensor q_BSND = split_heads(rms_norm(linear(x_BSE, weights.to_q), weights.norm_q, config.eps), config);
-  const at::Tensor k_BLND = split_heads(rms_norm(linear(text_BLE, weights.to_k), weights.norm_k, config.eps), config);
-  const at::Tensor v_BLND = split_heads(linear(text_BLE, weights.to_v), config);
-  return linear(attention::cross_attention(q_BSND, k_BLND, v_BLND).flatten(2), weights.to_out);
+  const auto attend = [&](const at::Tensor& context, const Linear& to_k, const Linear& to_v, const at::Tensor& norm_k) {
+    const at::Tensor k = split_heads(rms_norm(linear(context, to_k), norm_k, config.eps), config);
+    const at::Tensor v = split_heads(linear(context, to_v), config);
+    return attention::cross_attention(q_BSND, k, v).flatten(2);
+  };
+  at::Tensor out_BSE = attend(text_BLE, weights.to_k, weights.to_v, weights.norm_k);
+  if (image_BIE.defined()) out_BSE = out_BSE + attend(image_BIE, weights.add_k, weights.add_v, weights.norm_added_k);
+  return linear(out_BSE, weights.to_out);
 }
 
 }  // namespace
@@ -40,10 +47,11 @@ at::Tensor cross_attention_branch(const at::Tensor& x_BSE, const at::Tensor& tex
 at::Tensor wan_block(const WanBlockInput& input, const WanBlockWeights& weights, const WanBlockContext& context) {
   const ModelConfig& config = context.config;
   const at::ScalarType dtype = input.x_BSE.scalar_type();
-  // Keys and values both use the text. Through this view their gradients meet inside the block, in the same order of
-  // additions whether the block is recomputed or not.
+  // Keys and values both use the text (and the image). Through these views their gradients meet inside the block, in
+  // the same order of additions whether the block is recomputed or not.
   const at::Tensor text_BLE = input.text_BLE.view_as(input.text_BLE);
-  const auto parts = (weights.scale_shift_table.to(input.time_B6E.scalar_type()) + input.time_B6E).chunk(6, 1);
+  const at::Tensor image_BIE = input.image_BIE.defined() ? input.image_BIE.view_as(input.image_BIE) : at::Tensor();
+  const auto parts = (weights.scale_shift_table.to(input.time_BG6E.scalar_type()) + input.time_BG6E).unbind(2);
   const at::Tensor &shift_attn = parts[0], &scale_attn = parts[1], &gate_attn = parts[2];
   const at::Tensor &shift_ffn = parts[3], &scale_ffn = parts[4], &gate_ffn = parts[5];
 
@@ -54,7 +62,7 @@ at::Tensor wan_block(const WanBlockInput& input, const WanBlockWeights& weights,
   const at::Tensor norm2_BSE = config.cross_attn_norm
                                    ? layer_norm(x_BSE, weights.norm2_weight, weights.norm2_bias, config.eps).to(dtype)
                                    : x_BSE;
-  x_BSE = x_BSE + cross_attention_branch(norm2_BSE, text_BLE, weights.attn2, config);
+  x_BSE = x_BSE + cross_attention_branch(norm2_BSE, text_BLE, image_BIE, weights.attn2, config);
 
   const at::Tensor norm3_BSE = modulate(layer_norm(x_BSE, {}, {}, config.eps), scale_ffn, shift_ffn, dtype);
   return add_gated(x_BSE, gelu_mlp(norm3_BSE, weights.ffn_up, weights.ffn_down), gate_ffn);

@@ -9,9 +9,10 @@
 namespace vmoba::model {
 
 struct WanBlockInput {
-  at::Tensor x_BSE;     // tokens, in the compute dtype
-  at::Tensor text_BLE;  // embedded text, in the compute dtype
-  at::Tensor time_B6E;  // modulation of the timestep, precise
+  at::Tensor x_BSE;      // tokens, in the compute dtype
+  at::Tensor text_BLE;   // embedded text, in the compute dtype
+  at::Tensor time_BG6E;  // modulation of the timestep of each of G equal runs of tokens, precise
+  at::Tensor image_BIE;  // embedded image tokens, in the compute dtype; undefined where the model takes none
 };
 
 // What a block needs besides differentiable tensors.

@@ -1,5 +1,5 @@
-// Shape letters: B samples, C latent channels, T x H x W latents, S tokens, L text tokens, M text width, E width, P
-// values of a patch.
+// Shape letters: B samples, C latent channels, T x H x W latents, S tokens, G runs of tokens with a timestep each, L
+// text tokens, I image tokens, M image width, E width, P values of a patch.
 #include "model/wan/wan_dit.h"
 
 #include <ATen/ops/silu.h>
@@ -46,14 +46,15 @@ class WanDit : public Dit {
  private:
   struct Embedded {
     WanBlockInput tokens;
-    at::Tensor time_BE;  // for the head
+    at::Tensor time_BGE;  // for the head
   };
 
-  void check_input(const DitInput& input) const;
+  void check_input(const DitInput& input, int64_t tokens) const;
+  at::Tensor embed_image(const at::Tensor& image_BIM, const WanImageWeights& weights, at::ScalarType dtype) const;
   Embedded embed(const DitInput& input, const WanOuterWeights& weights, at::ScalarType dtype) const;
   at::Tensor run_block(int64_t index, const WanBlockInput& input, const attention::Grid& grid,
                        const at::Tensor& rope_SP, const ForwardOptions& options) const;
-  at::Tensor head(const at::Tensor& x_BSE, const at::Tensor& time_BE, const WanOuterWeights& weights) const;
+  at::Tensor head(const at::Tensor& x_BSE, const at::Tensor& time_BGE, const WanOuterWeights& weights) const;
   at::TensorList outer_tensors() const { return at::TensorList(tensors_).slice(0, outer_count_); }
   at::TensorList block_tensors(int64_t index) const {
     return at::TensorList(tensors_).slice(outer_count_ + size_t(index) * block_count_, block_count_);
@@ -66,62 +67,94 @@ class WanDit : public Dit {
   size_t outer_count_ = 0, block_count_ = 0;
 };
 
-void WanDit::check_input(const DitInput& input) const {
-  const at::Tensor &latents = input.latents_BCTHW, &text = input.text_BLE, &timestep = input.timestep_B;
-  VMOBA_CHECK_INPUT(latents.dim() == 5 && latents.size(1) == config_.in_channels,
+void WanDit::check_input(const DitInput& input, int64_t tokens) const {
+  const at::Tensor &latents = input.latents_BCTHW, &text = input.text_BLE, &timestep = input.timestep_BG;
+  VMOBA_CHECK_INPUT(latents.size(1) == config_.in_channels,
                     "expected latents [B, {}, T, H, W] (model.in_channels), found {}", config_.in_channels,
                     fmt::join(latents.sizes(), "x"));
   VMOBA_CHECK_INPUT(
       text.dim() == 3 && text.size(0) == latents.size(0) && text.size(1) > 0 && text.size(2) == config_.text_dim,
       "expected text embeddings [{}, L, {}] (model.text_dim), found {}", latents.size(0), config_.text_dim,
       fmt::join(text.sizes(), "x"));
-  VMOBA_CHECK_INPUT(timestep.dim() == 1 && timestep.size(0) == latents.size(0), "expected {} timesteps, found {}",
-                    latents.size(0), fmt::join(timestep.sizes(), "x"));
+  const int64_t runs = timestep.dim() == 2 ? timestep.size(1) : 1;
+  VMOBA_CHECK_INPUT((timestep.dim() == 1 || timestep.dim() == 2) && timestep.size(0) == latents.size(0) && runs > 0 &&
+                        tokens % runs == 0,
+                    "expected {0} timesteps, or [{0}, G] with G a divisor of the {1} tokens, found {2}",
+                    latents.size(0), tokens, fmt::join(timestep.sizes(), "x"));
+  const at::Tensor& image = input.image_BIM;
+  VMOBA_CHECK_INPUT(image.defined() == (config_.image_dim > 0), "expected {}, found {}",
+                    config_.image_dim > 0 ? "CLIP tokens of an image (model.image_dim)"
+                                          : "no image tokens for a model without model.image_dim",
+                    image.defined() ? "some" : "none");
+  if (!image.defined()) return;
+  VMOBA_CHECK_INPUT(image.dim() == 3 && image.size(0) == latents.size(0) && image.size(1) > 0 &&
+                        image.size(2) == config_.image_dim &&
+                        (config_.image_pos_tokens == 0 || image.size(1) == config_.image_pos_tokens),
+                    "expected image tokens [{}, {}, {}] (model.image_pos_tokens, model.image_dim), found {}",
+                    latents.size(0), config_.image_pos_tokens ? fmt::to_string(config_.image_pos_tokens) : "I",
+                    config_.image_dim, fmt::join(image.sizes(), "x"));
+}
+
+at::Tensor WanDit::embed_image(const at::Tensor& image_BIM, const WanImageWeights& weights,
+                               at::ScalarType dtype) const {
+  constexpr double kEps = 1e-5;  // of these two norms alone, whatever model.eps is
+  at::Tensor x = image_BIM.to(dtype);
+  if (weights.position.defined()) x = x + weights.position.to(dtype);
+  x = layer_norm(x, weights.norm1_weight, weights.norm1_bias, kEps).to(dtype);
+  x = exact_gelu_mlp(x, weights.up, weights.down);
+  return layer_norm(x, weights.norm2_weight, weights.norm2_bias, kEps).to(dtype);
 }
 
 WanDit::Embedded WanDit::embed(const DitInput& input, const WanOuterWeights& weights, at::ScalarType dtype) const {
   const at::ScalarType precise = precise_type(dtype);
   Embedded out;
   out.tokens.x_BSE = linear(patchify(input.latents_BCTHW.to(dtype), config_.patch_size), weights.patch_embedding);
-  const at::Tensor waves = timestep_embedding(input.timestep_B.to(precise), config_.freq_dim);
-  out.time_BE = linear(at::silu(linear(waves, weights.time_up)), weights.time_down);
-  out.tokens.time_B6E = linear(at::silu(out.time_BE), weights.time_proj).unflatten(1, {6, -1});
+  const at::Tensor timestep_BG = input.timestep_BG.view({input.timestep_BG.size(0), -1}).to(precise);
+  const at::Tensor waves = timestep_embedding(timestep_BG, config_.freq_dim);
+  out.time_BGE = linear(at::silu(linear(waves, weights.time_up)), weights.time_down);
+  out.tokens.time_BG6E = linear(at::silu(out.time_BGE), weights.time_proj).unflatten(2, {6, -1});
   out.tokens.text_BLE = gelu_mlp(input.text_BLE.to(dtype), weights.text_up, weights.text_down);
+  if (input.image_BIM.defined()) out.tokens.image_BIE = embed_image(input.image_BIM, weights.image, dtype);
   return out;
 }
 
 at::Tensor WanDit::run_block(int64_t index, const WanBlockInput& input, const attention::Grid& grid,
                              const at::Tensor& rope_SP, const ForwardOptions& options) const {
   const attention::LayerAttention attention = layer(index, options.dense);
-  std::vector<at::Tensor> inputs = {input.x_BSE, input.text_BLE, input.time_B6E};
+  const bool has_image = input.image_BIE.defined();
+  std::vector<at::Tensor> inputs = {input.x_BSE, input.text_BLE, input.time_BG6E};
+  if (has_image) inputs.push_back(input.image_BIE);
   for (const at::Tensor& tensor : block_tensors(index)) inputs.push_back(tensor);
-  const auto body = [this, rope_SP, grid, attention, stats = options.stats](const std::vector<at::Tensor>& all,
-                                                                            bool again) {
-    const WanBlockWeights weights = wan_block_weights(at::TensorList(all).slice(3), config_);
-    return wan_block({all[0], all[1], all[2]}, weights, {config_, rope_SP, grid, attention, again ? nullptr : stats});
+  const auto body = [this, rope_SP, grid, attention, has_image, stats = options.stats](
+                        const std::vector<at::Tensor>& all, bool again) {
+    const WanBlockWeights weights = wan_block_weights(at::TensorList(all).slice(has_image ? 4 : 3), config_);
+    return wan_block({all[0], all[1], all[2], has_image ? all[3] : at::Tensor()}, weights,
+                     {config_, rope_SP, grid, attention, again ? nullptr : stats});
   };
   return options.activation_checkpointing ? recompute_in_backward(body, inputs) : body(inputs, false);
 }
 
-at::Tensor WanDit::head(const at::Tensor& x_BSE, const at::Tensor& time_BE, const WanOuterWeights& weights) const {
-  const at::ScalarType precise = time_BE.scalar_type();
-  const auto parts = (weights.scale_shift_table.to(precise) + time_BE.unsqueeze(1)).chunk(2, 1);
-  const at::Tensor &shift_B1E = parts[0], &scale_B1E = parts[1];
-  return linear(modulate(layer_norm(x_BSE, {}, {}, config_.eps), scale_B1E, shift_B1E, precise), weights.proj_out);
+at::Tensor WanDit::head(const at::Tensor& x_BSE, const at::Tensor& time_BGE, const WanOuterWeights& weights) const {
+  const at::ScalarType precise = time_BGE.scalar_type();
+  const auto parts = (weights.scale_shift_table.to(precise) + time_BGE.unsqueeze(2)).unbind(2);
+  const at::Tensor &shift_BGE = parts[0], &scale_BGE = parts[1];
+  return linear(modulate(layer_norm(x_BSE, {}, {}, config_.eps), scale_BGE, shift_BGE, precise), weights.proj_out);
 }
 
 at::Tensor WanDit::forward(const DitInput& input, const ForwardOptions& options) {
-  check_input(input);
   const at::Tensor& latents = input.latents_BCTHW;
+  VMOBA_CHECK_INPUT(latents.dim() == 5, "expected latents [B, {}, T, H, W], found {} dimensions", config_.in_channels,
+                    latents.dim());
   const attention::Grid patches = grid(latents.size(2), latents.size(3), latents.size(4));
-  const WanOuterWeights weights = wan_outer_weights(outer_tensors());
+  check_input(input, patches.tokens());
+  const WanOuterWeights weights = wan_outer_weights(outer_tensors(), config_);
   Embedded embedded = embed(input, weights, options.compute_dtype);
   const at::Tensor rope_SP =
       rope_table(patches, config_.head_dim, precise_type(options.compute_dtype), latents.device());
   for (int64_t i = 0; i < config_.layers; ++i) {
     embedded.tokens.x_BSE = run_block(i, embedded.tokens, patches, rope_SP, options);
   }
-  return unpatchify(head(embedded.tokens.x_BSE, embedded.time_BE, weights), patches, config_.patch_size);
+  return unpatchify(head(embedded.tokens.x_BSE, embedded.time_BGE, weights), patches, config_.patch_size);
 }
 
 attention::Grid WanDit::grid(int64_t latent_frames, int64_t latent_height, int64_t latent_width) const {

@@ -1,5 +1,6 @@
-// Wan2.1's text-to-video transformer (Wan Team, arXiv 2503.20314; Wan-Video/Wan2.1 wan/modules/model.py; diffusers'
-// WanTransformer3DModel), with VMoBA or full self-attention in every layer.
+// Wan's video transformer (Wan Team, arXiv 2503.20314; Wan-Video/Wan2.1 and Wan2.2, wan/modules/model.py; diffusers'
+// WanTransformer3DModel) with VMoBA or full self-attention in every layer: text to video; image to video by channels
+// of the condition and CLIP tokens (2.1 I2V and FLF2V); a timestep of its own for each latent frame (2.2 TI2V-5B).
 #pragma once
 #include <memory>
 #include <vector>

@@ -20,6 +20,11 @@ class SpecList {
   }
   void linear(const std::string& name, int64_t in, int64_t out) { linear(name, in, out, xavier_uniform(in, out)); }
 
+  void layer_norm(const std::string& name, int64_t width) {
+    tensor(name + ".weight", {width}, constant(1));
+    tensor(name + ".bias", {width}, constant(0));
+  }
+
   std::vector<ParameterSpec> take() { return std::move(specs_); }
 
  private:
@@ -33,10 +38,27 @@ void attention_specs(SpecList& specs, const std::string& name, int64_t width) {
   specs.tensor(name + ".norm_k.weight", {width}, constant(1));
 }
 
+// What cross attention to image tokens adds.
+void image_attention_specs(SpecList& specs, int64_t width) {
+  specs.linear("attn2.add_k_proj", width, width);
+  specs.linear("attn2.add_v_proj", width, width);
+  specs.tensor("attn2.norm_added_k.weight", {width}, constant(1));
+}
+
+void image_embedder_specs(SpecList& specs, const ModelConfig& config) {
+  const std::string name = "condition_embedder.image_embedder";
+  if (config.image_pos_tokens > 0)
+    specs.tensor(name + ".pos_embed", {1, config.image_pos_tokens, config.image_dim}, constant(0));
+  specs.layer_norm(name + ".norm1", config.image_dim);
+  specs.linear(name + ".ff.net.0.proj", config.image_dim, config.image_dim);
+  specs.linear(name + ".ff.net.2", config.image_dim, config.heads * config.head_dim);
+  specs.layer_norm(name + ".norm2", config.heads * config.head_dim);
+}
+
 // Hands out tensors one after the other.
 class TensorCursor {
  public:
-  explicit TensorCursor(at::TensorList tensors) : tensors_(tensors) {}
+  TensorCursor(at::TensorList tensors, const ModelConfig& config) : tensors_(tensors), config_(config) {}
   const at::Tensor& tensor() { return tensors_.at(next_++); }
   Linear linear() {
     const at::Tensor& weight = tensor();
@@ -49,12 +71,33 @@ class TensorCursor {
     out.norm_k = tensor();
     return out;
   }
+  WanAttentionWeights cross_attention() {
+    WanAttentionWeights out = attention();
+    if (config_.image_dim == 0) return out;
+    out.add_k = linear();
+    out.add_v = linear();
+    out.norm_added_k = tensor();
+    return out;
+  }
+  WanImageWeights image() {
+    WanImageWeights out;
+    if (config_.image_dim == 0) return out;
+    if (config_.image_pos_tokens > 0) out.position = tensor();
+    out.norm1_weight = tensor();
+    out.norm1_bias = tensor();
+    out.up = linear();
+    out.down = linear();
+    out.norm2_weight = tensor();
+    out.norm2_bias = tensor();
+    return out;
+  }
   void finish() const {
     VMOBA_CHECK(next_ == tensors_.size(), "expected {} weights of a Wan layer, found {}", next_, tensors_.size());
   }
 
  private:
   at::TensorList tensors_;
+  const ModelConfig& config_;
   size_t next_ = 0;
 };
 
@@ -78,6 +121,7 @@ std::vector<ParameterSpec> wan_outer_specs(const ModelConfig& config) {
   specs.linear("condition_embedder.time_proj", width, 6 * width);
   specs.linear("condition_embedder.text_embedder.linear_1", config.text_dim, width, normal(0.02));
   specs.linear("condition_embedder.text_embedder.linear_2", width, width, normal(0.02));
+  if (config.image_dim > 0) image_embedder_specs(specs, config);
   specs.linear("proj_out", width, config.out_channels * patch_values(config), constant(0));
   return specs.take();
 }
@@ -88,10 +132,8 @@ std::vector<ParameterSpec> wan_block_specs(const ModelConfig& config, int64_t la
   specs.tensor("scale_shift_table", {1, 6, width}, normal(1 / std::sqrt(double(width))));
   attention_specs(specs, "attn1", width);
   attention_specs(specs, "attn2", width);
-  if (config.cross_attn_norm) {
-    specs.tensor("norm2.weight", {width}, constant(1));
-    specs.tensor("norm2.bias", {width}, constant(0));
-  }
+  if (config.image_dim > 0) image_attention_specs(specs, width);
+  if (config.cross_attn_norm) specs.layer_norm("norm2", width);
   specs.linear("ffn.net.0.proj", width, config.ffn_dim);
   specs.linear("ffn.net.2", config.ffn_dim, width);
   return specs.take();
@@ -105,24 +147,26 @@ std::vector<ParameterSpec> wan_parameter_specs(const ModelConfig& config) {
   return specs;
 }
 
-WanOuterWeights wan_outer_weights(at::TensorList tensors) {
-  TensorCursor cursor(tensors);
+WanOuterWeights wan_outer_weights(at::TensorList tensors, const ModelConfig& config) {
+  TensorCursor cursor(tensors, config);
   WanOuterWeights out;
   out.scale_shift_table = cursor.tensor();
-  for (Linear* map : {&out.patch_embedding, &out.time_up, &out.time_down, &out.time_proj, &out.text_up, &out.text_down,
-                      &out.proj_out}) {
+  for (Linear* map :
+       {&out.patch_embedding, &out.time_up, &out.time_down, &out.time_proj, &out.text_up, &out.text_down}) {
     *map = cursor.linear();
   }
+  out.image = cursor.image();
+  out.proj_out = cursor.linear();
   cursor.finish();
   return out;
 }
 
 WanBlockWeights wan_block_weights(at::TensorList tensors, const ModelConfig& config) {
-  TensorCursor cursor(tensors);
+  TensorCursor cursor(tensors, config);
   WanBlockWeights out;
   out.scale_shift_table = cursor.tensor();
   out.attn1 = cursor.attention();
-  out.attn2 = cursor.attention();
+  out.attn2 = cursor.cross_attention();
   if (config.cross_attn_norm) {
     out.norm2_weight = cursor.tensor();
     out.norm2_bias = cursor.tensor();
