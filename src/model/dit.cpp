@@ -36,6 +36,10 @@ const Registry<Architecture>& architectures() {
 
 }  // namespace
 
+void Dit::attach(const std::vector<Adapter>&) {
+  throw_input("expected a model that takes LoRA adapters, found one that does not");
+}
+
 void ModelConfig::visit(ConfigVisitor& v) {
   v.field("architecture", architecture, "Kind of transformer.", one_of(architectures().names()));
   v.field("layers", layers, "Transformer blocks.", at_least(1));
@@ -55,9 +59,13 @@ void ModelConfig::visit(ConfigVisitor& v) {
   v.field("eps", eps, "Added to variances in the normalisations.", above(0));
   v.field("cross_attn_norm", cross_attn_norm, "Layer norm before cross attention.");
   v.field("weights", weights,
-          "Pretrained weights: a diffusers folder or a safetensors file with diffusers' names. Empty: random.");
-  v.field("compute_dtype", compute_dtype, "Type of activations and matrix products; weights stay fp32.",
-          one_of({"bf16", "fp32"}));
+          "Pretrained weights: a folder, index or safetensors file in diffusers', the original or ComfyUI's layout "
+          "(docs/pretrained.md). Empty: random.");
+  v.field("compute_dtype", compute_dtype, "Type of activations and matrix products.", one_of({"bf16", "fp32"}));
+  v.field("weights_dtype", weights_dtype,
+          "How weights are kept. `fp32`: masters, which training of all weights needs. `bf16`, `fp8` (the matrices of "
+          "the blocks in e4m3 with scales, other matrices in bf16): a frozen base under LoRA, or sampling.",
+          one_of({"fp32", "bf16", "fp8"}));
   v.field("activation_checkpointing", activation_checkpointing,
           "Recompute each block in backward: less memory, about a third more time.");
 }

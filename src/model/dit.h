@@ -13,6 +13,7 @@
 
 #include "attention/attention.h"
 #include "core/config.h"
+#include "model/common/linear.h"
 
 namespace vmoba::model {
 
@@ -34,6 +35,7 @@ struct ModelConfig {
   bool cross_attn_norm = true;
   std::string weights;                 // folder or file with pretrained weights; empty: random from the seed
   std::string compute_dtype = "bf16";  // bf16 | fp32
+  std::string weights_dtype = "fp32";  // fp32 | bf16 | fp8: how weights are kept; only fp32 ones can be trained
   bool activation_checkpointing = true;
 
   void visit(ConfigVisitor& v);
@@ -43,6 +45,13 @@ struct ModelConfig {
 struct Parameter {
   std::string name;  // in diffusers' layout: "blocks.0.attn1.to_q.weight"
   at::Tensor tensor;
+  at::Tensor scale = {};  // of an fp8 weight (scaled_weight in model/common/linear.h); undefined: 1
+};
+
+// A low-rank adapter of one linear map.
+struct Adapter {
+  std::string module;  // in diffusers' layout: "blocks.0.attn1.to_q"
+  LowRank low_rank;    // fp32, on the model's device
 };
 
 struct DitInput {
@@ -64,8 +73,14 @@ class Dit {
   virtual ~Dit() = default;
   // Velocity [B, C_out, T, H, W] in fp32 (fp64 where compute_dtype is fp64). H and W must be multiples of the patch.
   virtual at::Tensor forward(const DitInput& input, const ForwardOptions& options) = 0;
-  // All parameters in a fixed order; leaf tensors that require grad.
+  // All parameters of the model without its adapters, in a fixed order; leaf tensors.
   virtual const std::vector<Parameter>& parameters() const = 0;
+  // What an optimiser changes: the adapters' matrices ("blocks.0.attn1.to_q.lora_A.weight") where there are any, else
+  // parameters(). Leaf tensors that require grad.
+  virtual const std::vector<Parameter>& trainable() const { return parameters(); }
+  // Freezes the parameters and adds adapters, which share their tensors with the caller; several of one module add up.
+  // Throws Error(kInput) naming an unknown module or a shape that does not fit.
+  virtual void attach(const std::vector<Adapter>& adapters);
   // diffusers' transformer/config.json of this model.
   virtual std::string config_json() const = 0;
   // Patches of a latent video; throws Error(kInput) naming the multiple where sizes do not divide.

@@ -49,8 +49,8 @@ Trainer::Trainer(const RootConfig& config)
   codec_ = model::make_codec(config_.codec, device_);
   text_ = model::make_text_encoder(config_.text, device_);
   dit_ = model::make_dit(config_.model, config_.attention, uint64_t(config_.seed), device_);
-  optimizer_ = std::make_unique<AdamW>(config_.train.optimizer, dit_->parameters());
-  if (config_.train.ema.enabled) ema_ = std::make_unique<Ema>(config_.train.ema, dit_->parameters());
+  optimizer_ = std::make_unique<AdamW>(config_.train.optimizer, dit_->trainable());
+  if (config_.train.ema.enabled) ema_ = std::make_unique<Ema>(config_.train.ema, dit_->trainable());
   state_.seed = uint64_t(config_.seed);
 }
 
@@ -136,9 +136,9 @@ StepReport Trainer::train_step() {
   StepInputs inputs;
   double loss = 0;
   for (int64_t pass = 0; pass < passes; ++pass) loss += accumulate(inputs, dense, passes) / double(passes);
-  const double norm = gradient_norm(dit_->parameters()).item<double>();
+  const double norm = gradient_norm(dit_->trainable()).item<double>();
   check_finite(loss, norm, inputs);
-  clip_gradients(dit_->parameters(), norm, config_.train.optimizer.max_grad_norm);
+  clip_gradients(dit_->trainable(), norm, config_.train.optimizer.max_grad_norm);
   const double lr = learning_rate(config_.train.optimizer, state_.step, config_.train.steps);
   optimizer_->step(lr);
   if (ema_) ema_->update(state_.step);

@@ -4,9 +4,24 @@
 
 namespace vmoba::model {
 
+at::Tensor scaled_weight(const at::Tensor& weight, const at::Tensor& scale, at::ScalarType dtype) {
+  if (!scale.defined()) return weight.to(dtype);
+  const at::ScalarType precise = precise_type(dtype);
+  const at::Tensor values = weight.to(precise), factor = scale.to(precise);
+  if (factor.numel() == 1) return (values * factor.view({})).to(dtype);
+  const int64_t runs = factor.numel() / weight.size(0);
+  return (values.view({weight.size(0), runs, -1}) * factor.view({weight.size(0), runs, 1}))
+      .view(weight.sizes())
+      .to(dtype);
+}
+
 at::Tensor linear(const at::Tensor& x, const Linear& map) {
+  const at::ScalarType dtype = x.scalar_type();
   const at::Tensor weight = map.weight.dim() == 2 ? map.weight : map.weight.flatten(1);
-  return at::linear(x, weight.to(x.scalar_type()), map.bias.to(x.scalar_type()));
+  const at::Tensor out = at::linear(x, scaled_weight(weight, map.scale, dtype), map.bias.to(dtype));
+  const LowRank& adapter = map.adapter;
+  if (!adapter.a.defined()) return out;
+  return out + at::linear(at::linear(x, adapter.a.to(dtype)), adapter.b.to(dtype)) * adapter.scale;
 }
 
 at::ScalarType precise_type(at::ScalarType compute_dtype) {

@@ -16,6 +16,7 @@
 #include "model/common/patchify.h"
 #include "model/common/recompute.h"
 #include "model/common/rope.h"
+#include "model/common/weight_bank.h"
 #include "model/wan/wan_block.h"
 #include "model/wan/wan_parameters.h"
 #include "model/weights/pretrained.h"
@@ -28,14 +29,15 @@ constexpr int64_t kMaxPatches = 1024;  // rope_max_seq_len of every published Wa
 class WanDit : public Dit {
  public:
   WanDit(const ModelConfig& config, const attention::AttentionConfig& attention, std::vector<Parameter> parameters)
-      : config_(config), attention_(attention), parameters_(std::move(parameters)) {
+      : config_(config), attention_(attention), bank_(std::move(parameters)) {
     outer_count_ = wan_outer_specs(config_).size();
     block_count_ = wan_block_specs(config_, 0).size();
-    for (const Parameter& parameter : parameters_) tensors_.push_back(parameter.tensor);
   }
 
   at::Tensor forward(const DitInput& input, const ForwardOptions& options) override;
-  const std::vector<Parameter>& parameters() const override { return parameters_; }
+  const std::vector<Parameter>& parameters() const override { return bank_.parameters(); }
+  const std::vector<Parameter>& trainable() const override { return bank_.trainable(); }
+  void attach(const std::vector<Adapter>& adapters) override { bank_.attach(adapters); }
   std::string config_json() const override { return wan_config_json(config_); }
   attention::LayerAttention layer(int64_t index, bool dense) const override {
     return attention::layer_attention(attention_, index, dense);
@@ -55,15 +57,11 @@ class WanDit : public Dit {
   at::Tensor run_block(int64_t index, const WanBlockInput& input, const attention::Grid& grid,
                        const at::Tensor& rope_SP, const ForwardOptions& options) const;
   at::Tensor head(const at::Tensor& x_BSE, const at::Tensor& time_BGE, const WanOuterWeights& weights) const;
-  at::TensorList outer_tensors() const { return at::TensorList(tensors_).slice(0, outer_count_); }
-  at::TensorList block_tensors(int64_t index) const {
-    return at::TensorList(tensors_).slice(outer_count_ + size_t(index) * block_count_, block_count_);
-  }
+  size_t block_begin(int64_t index) const { return outer_count_ + size_t(index) * block_count_; }
 
   ModelConfig config_;
   attention::AttentionConfig attention_;
-  std::vector<Parameter> parameters_;
-  std::vector<at::Tensor> tensors_;  // the same tensors, as block_tensors() slices them
+  WeightBank bank_;
   size_t outer_count_ = 0, block_count_ = 0;
 };
 
@@ -124,10 +122,11 @@ at::Tensor WanDit::run_block(int64_t index, const WanBlockInput& input, const at
   const bool has_image = input.image_BIE.defined();
   std::vector<at::Tensor> inputs = {input.x_BSE, input.text_BLE, input.time_BG6E};
   if (has_image) inputs.push_back(input.image_BIE);
-  for (const at::Tensor& tensor : block_tensors(index)) inputs.push_back(tensor);
-  const auto body = [this, rope_SP, grid, attention, has_image, stats = options.stats](
+  for (const at::Tensor& tensor : bank_.tensors(block_begin(index), block_count_)) inputs.push_back(tensor);
+  const auto body = [this, index, rope_SP, grid, attention, has_image, stats = options.stats](
                         const std::vector<at::Tensor>& all, bool again) {
-    const WanBlockWeights weights = wan_block_weights(at::TensorList(all).slice(has_image ? 4 : 3), config_);
+    const at::TensorList tensors = at::TensorList(all).slice(has_image ? 4 : 3);
+    const WanBlockWeights weights = wan_block_weights(bank_.bind(block_begin(index), block_count_, tensors), config_);
     return wan_block({all[0], all[1], all[2], has_image ? all[3] : at::Tensor()}, weights,
                      {config_, rope_SP, grid, attention, again ? nullptr : stats});
   };
@@ -147,7 +146,7 @@ at::Tensor WanDit::forward(const DitInput& input, const ForwardOptions& options)
                     latents.dim());
   const attention::Grid patches = grid(latents.size(2), latents.size(3), latents.size(4));
   check_input(input, patches.tokens());
-  const WanOuterWeights weights = wan_outer_weights(outer_tensors(), config_);
+  const WanOuterWeights weights = wan_outer_weights(bank_.weights(0, outer_count_), config_);
   Embedded embedded = embed(input, weights, options.compute_dtype);
   const at::Tensor rope_SP =
       rope_table(patches, config_.head_dim, precise_type(options.compute_dtype), latents.device());
@@ -170,13 +169,8 @@ attention::Grid WanDit::grid(int64_t latent_frames, int64_t latent_height, int64
 std::unique_ptr<Dit> make_wan_dit(const ModelConfig& config, const attention::AttentionConfig& attention, uint64_t seed,
                                   at::Device device) {
   const std::vector<ParameterSpec> specs = wan_parameter_specs(config);
-  std::vector<Parameter> parameters;
-  if (config.weights.empty()) {
-    for (const ParameterSpec& spec : specs) parameters.push_back({spec.name, draw_parameter(spec, seed, device)});
-  } else {
-    parameters = load_pretrained(config.weights, specs, wan_config_json(config), device);
-  }
-  return std::make_unique<WanDit>(config, attention, std::move(parameters));
+  return std::make_unique<WanDit>(config, attention,
+                                  make_parameters(config, specs, wan_config_json(config), seed, device));
 }
 
 }  // namespace vmoba::model

@@ -55,14 +55,14 @@ void image_embedder_specs(SpecList& specs, const ModelConfig& config) {
   specs.layer_norm(name + ".norm2", config.heads * config.head_dim);
 }
 
-// Hands out tensors one after the other.
-class TensorCursor {
+// Hands out weights one after the other.
+class WeightCursor {
  public:
-  TensorCursor(at::TensorList tensors, const ModelConfig& config) : tensors_(tensors), config_(config) {}
-  const at::Tensor& tensor() { return tensors_.at(next_++); }
+  WeightCursor(const std::vector<Weight>& weights, const ModelConfig& config) : weights_(weights), config_(config) {}
+  const at::Tensor& tensor() { return weights_.at(next_++).tensor; }
   Linear linear() {
-    const at::Tensor& weight = tensor();
-    return {weight, tensor()};
+    const Weight& weight = weights_.at(next_++);
+    return {weight.tensor, tensor(), weight.scale, weight.adapter};
   }
   WanAttentionWeights attention() {
     WanAttentionWeights out;
@@ -92,11 +92,11 @@ class TensorCursor {
     return out;
   }
   void finish() const {
-    VMOBA_CHECK(next_ == tensors_.size(), "expected {} weights of a Wan layer, found {}", next_, tensors_.size());
+    VMOBA_CHECK(next_ == weights_.size(), "expected {} weights of a Wan layer, found {}", next_, weights_.size());
   }
 
  private:
-  at::TensorList tensors_;
+  const std::vector<Weight>& weights_;
   const ModelConfig& config_;
   size_t next_ = 0;
 };
@@ -147,8 +147,8 @@ std::vector<ParameterSpec> wan_parameter_specs(const ModelConfig& config) {
   return specs;
 }
 
-WanOuterWeights wan_outer_weights(at::TensorList tensors, const ModelConfig& config) {
-  TensorCursor cursor(tensors, config);
+WanOuterWeights wan_outer_weights(const std::vector<Weight>& weights, const ModelConfig& config) {
+  WeightCursor cursor(weights, config);
   WanOuterWeights out;
   out.scale_shift_table = cursor.tensor();
   for (Linear* map :
@@ -161,8 +161,8 @@ WanOuterWeights wan_outer_weights(at::TensorList tensors, const ModelConfig& con
   return out;
 }
 
-WanBlockWeights wan_block_weights(at::TensorList tensors, const ModelConfig& config) {
-  TensorCursor cursor(tensors, config);
+WanBlockWeights wan_block_weights(const std::vector<Weight>& weights, const ModelConfig& config) {
+  WeightCursor cursor(weights, config);
   WanBlockWeights out;
   out.scale_shift_table = cursor.tensor();
   out.attn1 = cursor.attention();

@@ -9,6 +9,7 @@
 
 #include "model/common/linear.h"
 #include "model/common/parameters.h"
+#include "model/common/weight_bank.h"
 #include "model/dit.h"
 
 namespace vmoba::model {
@@ -48,8 +49,8 @@ std::vector<ParameterSpec> wan_block_specs(const ModelConfig& config, int64_t la
 // Outer parameters, then those of each block.
 std::vector<ParameterSpec> wan_parameter_specs(const ModelConfig& config);
 
-// Tensors in the order of wan_outer_specs and of wan_block_specs.
-WanOuterWeights wan_outer_weights(at::TensorList tensors, const ModelConfig& config);
-WanBlockWeights wan_block_weights(at::TensorList tensors, const ModelConfig& config);
+// Weights in the order of wan_outer_specs and of wan_block_specs.
+WanOuterWeights wan_outer_weights(const std::vector<Weight>& weights, const ModelConfig& config);
+WanBlockWeights wan_block_weights(const std::vector<Weight>& weights, const ModelConfig& config);
 
 }  // namespace vmoba::model

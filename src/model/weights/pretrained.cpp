@@ -4,15 +4,15 @@
 #include <fmt/ranges.h>
 
 #include <filesystem>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
 
 #include "core/check.h"
 #include "core/file.h"
-#include "model/weights/name_map.h"
-#include "model/weights/safetensors.h"
+#include "model/weights/fp8.h"
+#include "model/weights/transformer_config.h"
+#include "model/weights/weight_files.h"
 
 namespace vmoba::model {
 namespace {
@@ -20,51 +20,11 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr const char* kSingleFile = "diffusion_pytorch_model.safetensors";
-constexpr const char* kIndexFile = "diffusion_pytorch_model.safetensors.index.json";
-constexpr int64_t kMaxJsonBytes = 64 << 20;
-
-json read_json(const fs::path& path, const std::string& what) {
-  json parsed = json::parse(read_file(path.string(), kMaxJsonBytes, what), nullptr, /*allow_exceptions=*/false);
-  VMOBA_CHECK_INPUT(parsed.is_object(), "expected {} at '{}' to be a JSON object, found something else", what,
-                    path.string());
-  return parsed;
-}
-
-// The shards that an index names, each once.
-std::vector<fs::path> shard_files(const fs::path& index) {
-  const json parsed = read_json(index, "an index of weight files");
-  const auto map = parsed.find("weight_map");
-  VMOBA_CHECK_INPUT(map != parsed.end() && map->is_object() && !map->empty(),
-                    "expected a 'weight_map' of names to files in '{}', found none", index.string());
-  std::set<std::string> names;
-  for (const auto& [name, file] : map->items()) {
-    VMOBA_CHECK_INPUT(file.is_string() && fs::path(file.get<std::string>()).filename() == file.get<std::string>(),
-                      "expected a file name for '{}' in '{}', found {}", name, index.string(), file.dump());
-    names.insert(file.get<std::string>());
-  }
-  std::vector<fs::path> files;
-  for (const std::string& name : names) files.push_back(index.parent_path() / name);
-  return files;
-}
-
-std::vector<fs::path> weight_files(const fs::path& path) {
-  VMOBA_CHECK_INPUT(fs::exists(path), "expected pretrained weights at '{}' (model.weights), found nothing",
-                    path.string());
-  if (!fs::is_directory(path)) return {path};
-  for (const fs::path& folder : {path, path / "transformer"}) {
-    if (fs::exists(folder / kIndexFile)) return shard_files(folder / kIndexFile);
-    if (fs::exists(folder / kSingleFile)) return {folder / kSingleFile};
-  }
-  throw_input("expected {} or {} in '{}' or its transformer/ folder (model.weights), found neither", kSingleFile,
-              kIndexFile, path.string());
-}
-
 // Keys that both have must have equal values; keys that begin with '_' are bookkeeping.
 void check_config(const fs::path& folder, const std::string& config_json) {
   const fs::path file = folder / "config.json";
   if (!fs::exists(file)) return;
-  const json found = read_json(file, "a model configuration");
+  const json found = read_transformer_config(file.string());
   const json expected = json::parse(config_json);
   for (const auto& [key, value] : expected.items()) {
     if (key.starts_with('_') || !found.contains(key) || found[key] == value) continue;
@@ -81,60 +41,69 @@ std::string some_of(const std::vector<std::string>& names) {
   return fmt::format("{} ({}{})", names.size(), fmt::join(shown, ", "), names.size() > kShown ? ", ..." : "");
 }
 
-struct Shards {
-  std::vector<SafetensorsFile> files;
-  std::map<std::string, size_t> file_of;  // by tensor name
-};
-
-Shards open_shards(const std::string& path) {
-  Shards shards;
-  for (const fs::path& file : weight_files(path)) {
-    shards.files.emplace_back(file.string());
-    for (const auto& [name, info] : shards.files.back().tensors()) {
-      VMOBA_CHECK_INPUT(shards.file_of.emplace(name, shards.files.size() - 1).second,
-                        "expected each tensor once in the files of '{}', found '{}' twice", path, name);
-    }
-  }
-  std::vector<std::string> names;
-  for (const auto& [name, file] : shards.file_of) names.push_back(name);
-  const WeightLayout layout = detect_layout(names);
-  VMOBA_CHECK_INPUT(layout == WeightLayout::kDiffusers,
-                    "expected weights in diffusers' names at '{}' (model.weights), found the {} layout; use the "
-                    "model's diffusers folder",
-                    path, layout_name(layout));
-  return shards;
-}
-
-void check_tensors(const std::string& path, const Shards& shards, const std::vector<ParameterSpec>& specs) {
+void check_tensors(const std::string& path, const WeightFiles& files, const std::vector<ParameterSpec>& specs) {
   std::vector<std::string> missing, misshapen, extra;
   std::set<std::string> known;
   for (const ParameterSpec& spec : specs) {
     known.insert(spec.name);
-    const auto found = shards.file_of.find(spec.name);
-    if (found == shards.file_of.end()) {
-      missing.push_back(spec.name);
+    const auto found = files.entries().find(spec.name);
+    if (found == files.entries().end()) {
+      const auto original = diffusers_to_original(spec.name);
+      missing.push_back(files.layout() == WeightLayout::kDiffusers ? spec.name : original.value_or(spec.name));
       continue;
     }
-    const TensorInfo& info = shards.files[found->second].tensors().at(spec.name);
+    const TensorInfo& info = files.info(spec.name);
     if (info.shape != spec.shape || !at::isFloatingType(info.dtype)) {
-      misshapen.push_back(fmt::format("{}: expected {}, found {} {}", spec.name, fmt::join(spec.shape, "x"),
-                                      c10::toString(info.dtype), fmt::join(info.shape, "x")));
+      misshapen.push_back(fmt::format("{}: expected {}, found {} {}", found->second.stored_name,
+                                      fmt::join(spec.shape, "x"), c10::toString(info.dtype),
+                                      fmt::join(info.shape, "x")));
     }
   }
-  for (const auto& [name, file] : shards.file_of) {
-    if (!known.contains(name)) extra.push_back(name);
+  for (const auto& [name, entry] : files.entries()) {
+    if (!known.contains(name)) extra.push_back(entry.stored_name);
   }
   VMOBA_CHECK_INPUT(missing.empty() && misshapen.empty() && extra.empty(),
-                    "expected '{}' to hold the {} tensors of the configured model, found missing: {}, of another shape "
-                    "or type: {}, unknown: {}; make the model: group agree with the weights",
-                    path, specs.size(), some_of(missing), some_of(misshapen), some_of(extra));
+                    "expected '{}' ({} layout) to hold the {} tensors of the configured model, found missing: {}, of "
+                    "another shape or type: {}, unknown: {}; make the model: group agree with the weights",
+                    path, layout_name(files.layout()), specs.size(), some_of(missing), some_of(misshapen),
+                    some_of(extra));
 }
 
-Shards open_checked(const std::string& path, const std::vector<ParameterSpec>& specs, const std::string& config_json) {
-  check_config(weight_files(path).front().parent_path(), config_json);
-  Shards shards = open_shards(path);
-  check_tensors(path, shards, specs);
-  return shards;
+WeightFiles open_checked(const std::string& path, const std::vector<ParameterSpec>& specs,
+                         const std::string& config_json) {
+  WeightFiles files(path);
+  check_config(files.folder(), config_json);
+  check_tensors(path, files, specs);
+  return files;
+}
+
+bool is_fp8(at::ScalarType dtype) {
+  return dtype == at::kFloat8_e4m3fn || dtype == at::kFloat8_e5m2;
+}
+
+// What a parameter is kept in. Matrices alone are worth shrinking; in fp8 those of the blocks.
+at::ScalarType kept_dtype(const ParameterSpec& spec, const std::string& weights_dtype) {
+  const bool matrix = spec.shape.size() >= 2 && spec.name.ends_with(".weight");
+  if (!matrix || weights_dtype == "fp32") return at::kFloat;
+  const bool of_block = spec.shape.size() == 2 && spec.name.starts_with("blocks.");
+  return weights_dtype == "fp8" && of_block ? at::kFloat8_e4m3fn : at::kBFloat16;
+}
+
+Parameter load_one(const WeightFiles& files, const ParameterSpec& spec, at::ScalarType dtype, at::Device device) {
+  if (!is_fp8(dtype)) return {spec.name, files.read(spec.name, dtype, device)};
+  if (is_fp8(files.info(spec.name).dtype)) {
+    WeightFiles::Scaled stored = files.read_stored(spec.name, device);
+    return {spec.name, std::move(stored.tensor), std::move(stored.scale)};
+  }
+  auto [quantised, scale] = quantise_fp8(files.read(spec.name, at::kFloat, at::kCPU));
+  return {spec.name, quantised.to(device), scale.to(device)};
+}
+
+Parameter draw_one(const ParameterSpec& spec, at::ScalarType dtype, uint64_t seed, at::Device device) {
+  const at::Tensor drawn = draw_parameter(spec, seed, device).detach();
+  if (!is_fp8(dtype)) return {spec.name, drawn.to(dtype)};
+  auto [quantised, scale] = quantise_fp8(drawn);
+  return {spec.name, std::move(quantised), std::move(scale)};
 }
 
 }  // namespace
@@ -145,14 +114,26 @@ void check_pretrained(const std::string& path, const std::vector<ParameterSpec>&
 }
 
 std::vector<Parameter> load_pretrained(const std::string& path, const std::vector<ParameterSpec>& specs,
-                                       const std::string& config_json, at::Device device) {
-  const Shards shards = open_checked(path, specs, config_json);
+                                       const std::string& config_json, at::Device device,
+                                       const std::string& weights_dtype) {
+  const WeightFiles files = open_checked(path, specs, config_json);
   std::vector<Parameter> parameters;
   for (const ParameterSpec& spec : specs) {
-    const at::Tensor mapped = shards.files[shards.file_of.at(spec.name)].tensor(spec.name);
-    at::Tensor tensor = mapped.to(mapped.options().dtype(at::kFloat).device(device), /*non_blocking=*/false,
-                                  /*copy=*/true);
-    parameters.push_back({spec.name, tensor.requires_grad_(true)});
+    const at::ScalarType dtype = kept_dtype(spec, weights_dtype);
+    parameters.push_back(load_one(files, spec, dtype, device));
+    if (dtype == at::kFloat) parameters.back().tensor.requires_grad_(true);
+  }
+  return parameters;
+}
+
+std::vector<Parameter> make_parameters(const ModelConfig& config, const std::vector<ParameterSpec>& specs,
+                                       const std::string& config_json, uint64_t seed, at::Device device) {
+  if (!config.weights.empty()) return load_pretrained(config.weights, specs, config_json, device, config.weights_dtype);
+  std::vector<Parameter> parameters;
+  for (const ParameterSpec& spec : specs) {
+    const at::ScalarType dtype = kept_dtype(spec, config.weights_dtype);
+    parameters.push_back(draw_one(spec, dtype, seed, device));
+    if (dtype == at::kFloat) parameters.back().tensor.requires_grad_(true);
   }
   return parameters;
 }

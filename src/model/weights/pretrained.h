@@ -1,5 +1,5 @@
-// Loads a model's parameters from a diffusers folder (one file or an index of shards, also one level up, where the
-// transformer/ folder lies) or from a single safetensors file.
+// The parameters of a model: from pretrained weights in any layout of weight_files.h, or drawn from a seed; kept in the
+// types that the configuration asks for.
 #pragma once
 #include <string>
 #include <vector>
@@ -13,8 +13,14 @@ namespace vmoba::model {
 // model's own config.json would say; a config.json beside the weights must agree with it.
 void check_pretrained(const std::string& path, const std::vector<ParameterSpec>& specs, const std::string& config_json);
 
-// Checks, then loads: fp32 leaf tensors on `device`, in the order of `specs`, whatever floating-point type the file has.
+// Checks, then loads: leaf tensors on `device` in the order of `specs`, each copied once, straight to its type: fp32,
+// or for the matrices what `weights_dtype` (ModelConfig's) says. fp32 ones require grad.
 std::vector<Parameter> load_pretrained(const std::string& path, const std::vector<ParameterSpec>& specs,
-                                       const std::string& config_json, at::Device device);
+                                       const std::string& config_json, at::Device device,
+                                       const std::string& weights_dtype = "fp32");
+
+// The same of config.weights, or random values from `seed` where it is empty.
+std::vector<Parameter> make_parameters(const ModelConfig& config, const std::vector<ParameterSpec>& specs,
+                                       const std::string& config_json, uint64_t seed, at::Device device);
 
 }  // namespace vmoba::model

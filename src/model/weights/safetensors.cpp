@@ -156,6 +156,16 @@ at::Tensor SafetensorsFile::tensor(const std::string& name) const {
       bytes, info.shape, [mapping = mapping_](void*) {}, options);
 }
 
+void SafetensorsFile::release(const std::string& name) const {
+  const TensorInfo& info = tensors().at(name);
+  static const uintptr_t page = uintptr_t(::sysconf(_SC_PAGESIZE));
+  const uintptr_t data = reinterpret_cast<uintptr_t>(mapping_->base) + uintptr_t(mapping_->header.data_begin);
+  const uintptr_t begin = (data + uintptr_t(info.begin)) / page * page;
+  const uintptr_t end = data + uintptr_t(info.end);
+  // Pages shared with neighbours may go too: the mapping is only read. Failure costs memory, nothing else.
+  if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
 void write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
                        const std::map<std::string, std::string>& metadata) {
   std::vector<const NamedTensor*> order;

@@ -32,6 +32,8 @@ class SafetensorsFile {
   bool contains(const std::string& name) const;
   // A CPU tensor over the mapped bytes; do not write to it. Throws Error(kInput) naming near names.
   at::Tensor tensor(const std::string& name) const;
+  // Gives the memory of the pages that hold this tensor back; they are read from the file again where they are needed.
+  void release(const std::string& name) const;
 
  private:
   struct Mapping;

@@ -1,0 +1,91 @@
+#include "model/common/weight_bank.h"
+
+#include <ATen/ops/cat.h>
+#include <fmt/ranges.h>
+
+#include <utility>
+
+#include "core/check.h"
+#include "core/config.h"
+
+namespace vmoba::model {
+namespace {
+
+void check_fits(const Adapter& adapter, const at::Tensor& weight) {
+  VMOBA_CHECK_INPUT(weight.dim() == 2, "LoRA: expected the weight of a linear map as target, found '{}' of shape {}",
+                    adapter.module, fmt::join(weight.sizes(), "x"));
+  const at::Tensor &a = adapter.low_rank.a, &b = adapter.low_rank.b;
+  VMOBA_CHECK_INPUT(
+      a.dim() == 2 && b.dim() == 2 && a.size(0) == b.size(1) && a.size(1) == weight.size(1) &&
+          b.size(0) == weight.size(0),
+      "LoRA: expected A [r, {}] and B [{}, r] for '{}', found {} and {}; the file belongs to another model",
+      weight.size(1), weight.size(0), adapter.module, fmt::join(a.sizes(), "x"), fmt::join(b.sizes(), "x"));
+}
+
+// Ranks one behind the other; what differs in scale is folded into B.
+LowRank sum_of(const LowRank& x, const LowRank& y) {
+  return {at::cat({x.a, y.a}, 0).detach(), at::cat({x.b * x.scale, y.b * y.scale}, 1).detach(), 1};
+}
+
+}  // namespace
+
+WeightBank::WeightBank(std::vector<Parameter> parameters) : parameters_(std::move(parameters)) {}
+
+void WeightBank::attach(const std::vector<Adapter>& adapters) {
+  std::map<std::string, size_t> number_of;
+  std::vector<std::string> modules;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    parameters_[i].tensor.requires_grad_(false);
+    const std::string& name = parameters_[i].name;
+    if (!name.ends_with(".weight")) continue;
+    modules.push_back(name.substr(0, name.rfind('.')));
+    number_of[modules.back()] = i;
+  }
+  for (const Adapter& adapter : adapters) {
+    const auto found = number_of.find(adapter.module);
+    VMOBA_CHECK_INPUT(found != number_of.end(), "LoRA: expected modules of the model, found '{}'; the nearest is '{}'",
+                      adapter.module, nearest_name(adapter.module, modules));
+    check_fits(adapter, parameters_[found->second].tensor);
+    const auto [slot, fresh] = low_rank_.emplace(found->second, adapter.low_rank);
+    if (!fresh) slot->second = sum_of(slot->second, adapter.low_rank);
+  }
+  adapters_.clear();
+  for (auto& [number, low_rank] : low_rank_) {
+    const std::string& name = parameters_[number].name;
+    const std::string module = name.substr(0, name.rfind('.'));
+    adapters_.push_back({module + ".lora_A.weight", low_rank.a.requires_grad_(true)});
+    adapters_.push_back({module + ".lora_B.weight", low_rank.b.requires_grad_(true)});
+  }
+}
+
+std::vector<at::Tensor> WeightBank::tensors(size_t first, size_t count) const {
+  std::vector<at::Tensor> out;
+  for (size_t i = first; i < first + count; ++i) {
+    out.push_back(parameters_.at(i).tensor);
+    if (parameters_[i].scale.defined()) out.push_back(parameters_[i].scale);
+    const auto low_rank = low_rank_.find(i);
+    if (low_rank == low_rank_.end()) continue;
+    out.push_back(low_rank->second.a);
+    out.push_back(low_rank->second.b);
+  }
+  return out;
+}
+
+std::vector<Weight> WeightBank::bind(size_t first, size_t count, at::TensorList tensors) const {
+  std::vector<Weight> out;
+  size_t next = 0;
+  for (size_t i = first; i < first + count; ++i) {
+    Weight weight{tensors.at(next++), {}, {}};
+    if (parameters_.at(i).scale.defined()) weight.scale = tensors.at(next++);
+    if (const auto low_rank = low_rank_.find(i); low_rank != low_rank_.end()) {
+      weight.adapter.a = tensors.at(next++);
+      weight.adapter.b = tensors.at(next++);
+      weight.adapter.scale = low_rank->second.scale;
+    }
+    out.push_back(std::move(weight));
+  }
+  VMOBA_CHECK(next == tensors.size(), "expected {} tensors of {} parameters, found {}", next, count, tensors.size());
+  return out;
+}
+
+}  // namespace vmoba::model

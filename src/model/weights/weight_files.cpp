@@ -1,0 +1,186 @@
+#include "model/weights/weight_files.h"
+
+#include <ATen/ops/empty.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/check.h"
+#include "core/file.h"
+#include "model/common/linear.h"
+
+namespace vmoba::model {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr const char* kStems[] = {"diffusion_pytorch_model", "model"};
+constexpr const char* kIndexSuffix = ".safetensors.index.json";
+constexpr int64_t kMaxIndexBytes = 64 << 20;
+
+// Beside the weights of quantised files. The scale of x.weight is x.scale_weight (ComfyUI's and musubi-tuner's
+// fp8_scaled) or x.weight_scale (ComfyUI's later files); the rest describes how activations may be quantised.
+constexpr const char* kScaleSuffixes[] = {"scale_weight", "weight_scale"};
+constexpr const char* kIgnoredSuffixes[] = {".scale_input", ".input_scale", ".comfy_quant"};
+constexpr const char* kFp8Marker = "scaled_fp8";
+
+// Other models of ComfyUI's all-in-one checkpoints.
+constexpr const char* kOtherModels[] = {"first_stage_model.", "vae.",         "text_encoders.",
+                                        "cond_stage_model.",  "clip_vision.", "conditioner."};
+
+std::vector<std::string> shards_of(const fs::path& index) {
+  const json parsed =
+      json::parse(read_file(index.string(), kMaxIndexBytes, "an index of weight files"), nullptr, false);
+  VMOBA_CHECK_INPUT(parsed.is_object(),
+                    "expected an index of weight files at '{}' to be a JSON object, found something else",
+                    index.string());
+  const auto map = parsed.find("weight_map");
+  VMOBA_CHECK_INPUT(map != parsed.end() && map->is_object() && !map->empty(),
+                    "expected a 'weight_map' of names to files in '{}', found none", index.string());
+  std::set<std::string> names;
+  for (const auto& [name, file] : map->items()) {
+    VMOBA_CHECK_INPUT(file.is_string() && fs::path(file.get<std::string>()).filename() == file.get<std::string>(),
+                      "expected a file name for '{}' in '{}', found {}", name, index.string(), file.dump());
+    names.insert(file.get<std::string>());
+  }
+  std::vector<std::string> files;
+  for (const std::string& name : names) files.push_back((index.parent_path() / name).string());
+  return files;
+}
+
+std::vector<std::string> safetensors_in(const fs::path& folder) {
+  std::vector<std::string> files;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error))
+    if (entry.path().extension() == ".safetensors") files.push_back(entry.path().string());
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+template <size_t kCount>
+bool starts_with_any(const std::string& name, const char* const (&prefixes)[kCount]) {
+  return std::any_of(std::begin(prefixes), std::end(prefixes), [&](const char* p) { return name.starts_with(p); });
+}
+
+template <size_t kCount>
+bool ends_with_any(const std::string& name, const char* const (&suffixes)[kCount]) {
+  return std::any_of(std::begin(suffixes), std::end(suffixes), [&](const char* s) { return name.ends_with(s); });
+}
+
+}  // namespace
+
+std::vector<std::string> find_weight_files(const std::string& path) {
+  VMOBA_CHECK_INPUT(fs::exists(path), "expected pretrained weights at '{}', found nothing", path);
+  if (!fs::is_directory(path)) return path.ends_with(".json") ? shards_of(path) : std::vector<std::string>{path};
+  const std::vector<fs::path> folders = {fs::path(path), fs::path(path) / "transformer"};
+  for (const fs::path& folder : folders) {
+    for (const std::string stem : kStems) {
+      if (fs::exists(folder / (stem + kIndexSuffix))) return shards_of(folder / (stem + kIndexSuffix));
+      if (fs::exists(folder / (stem + ".safetensors"))) return {(folder / (stem + ".safetensors")).string()};
+    }
+  }
+  for (const fs::path& folder : folders) {
+    const std::vector<std::string> files = safetensors_in(folder);
+    VMOBA_CHECK_INPUT(files.size() <= 1,
+                      "expected one transformer in '{}', found {} files without an index; name the file to use",
+                      folder.string(), files.size());
+    if (files.size() == 1) return files;
+  }
+  throw_input(
+      "expected {0}.safetensors, {0}{1} or a single safetensors file in '{2}' or its transformer/ folder, "
+      "found neither",
+      kStems[0], kIndexSuffix, path);
+}
+
+WeightFiles::WeightFiles(const std::string& path) {
+  const std::vector<std::string> paths = find_weight_files(path);
+  folder_ = fs::path(paths.front()).parent_path().string();
+  std::vector<std::string> names;
+  for (const std::string& file : paths) {
+    files_.emplace_back(file);
+    for (const auto& [name, info] : files_.back().tensors()) names.push_back(name);
+  }
+  layout_ = detect_layout(names);
+  VMOBA_CHECK_INPUT(layout_ != WeightLayout::kLora,
+                    "expected the weights of a whole transformer at '{}', found the LoRA layout; LoRA files belong in "
+                    "lora.init_from, --lora or vmoba-convert",
+                    path);
+  for (size_t i = 0; i < files_.size(); ++i) add_file(i, path);
+  find_scales();
+}
+
+void WeightFiles::add_file(size_t number, const std::string& path) {
+  for (const auto& [stored, info] : files_[number].tensors()) {
+    if (layout_ == WeightLayout::kComfyUi && starts_with_any(stored, kOtherModels)) continue;
+    std::string name = stored;
+    if (layout_ != WeightLayout::kDiffusers) name = without_comfyui_prefix(stored);
+    if (name == kFp8Marker || ends_with_any(name, kIgnoredSuffixes)) continue;
+    if (layout_ != WeightLayout::kDiffusers) name = original_to_diffusers(name).value_or(stored);
+    VMOBA_CHECK_INPUT(entries_.emplace(name, Entry{number, stored, ""}).second,
+                      "expected each tensor once in the files of '{}', found '{}' twice", path, stored);
+  }
+}
+
+void WeightFiles::find_scales() {
+  for (auto& [name, entry] : entries_) {
+    if (!name.ends_with(".weight")) continue;
+    const std::string module = name.substr(0, name.size() - std::string("weight").size());
+    for (const char* suffix : kScaleSuffixes) {
+      const auto scale = entries_.find(module + suffix);
+      if (scale == entries_.end()) continue;
+      const TensorInfo& weight_info = info(name);
+      const std::vector<int64_t>& shape = info(module + suffix).shape;
+      int64_t values = 1;
+      for (const int64_t size : shape) values *= size;
+      const int64_t rows = weight_info.shape.empty() ? 1 : weight_info.shape[0];
+      const bool fits = values == 1 || (rows > 0 && weight_info.shape.size() == 2 && values % rows == 0 && values > 0 &&
+                                        weight_info.shape[1] % (values / rows) == 0);
+      VMOBA_CHECK_INPUT(fits && entry.file == scale->second.file,
+                        "expected one scale, one for each row or one for each run of columns of '{}' ({}), found '{}' "
+                        "of shape {}",
+                        entry.stored_name, fmt::join(weight_info.shape, "x"), scale->second.stored_name,
+                        fmt::join(shape, "x"));
+      entry.scale_name = scale->second.stored_name;
+      entries_.erase(scale);
+      break;
+    }
+  }
+}
+
+const TensorInfo& WeightFiles::info(const std::string& name) const {
+  const Entry& entry = entries_.at(name);
+  return files_[entry.file].tensors().at(entry.stored_name);
+}
+
+at::Tensor WeightFiles::read(const std::string& name, at::ScalarType dtype, at::Device device) const {
+  const Entry& entry = entries_.at(name);
+  const SafetensorsFile& file = files_[entry.file];
+  const at::Tensor mapped = file.tensor(entry.stored_name);
+  at::Tensor out;
+  if (entry.scale_name.empty()) {
+    out = at::empty(mapped.sizes(), mapped.options().dtype(dtype).device(device));
+    out.copy_(mapped);
+  } else {
+    out = scaled_weight(mapped, file.tensor(entry.scale_name), dtype).to(device);
+  }
+  file.release(entry.stored_name);
+  return out;
+}
+
+WeightFiles::Scaled WeightFiles::read_stored(const std::string& name, at::Device device) const {
+  const Entry& entry = entries_.at(name);
+  const SafetensorsFile& file = files_[entry.file];
+  const at::Tensor mapped = file.tensor(entry.stored_name);
+  Scaled out;
+  out.tensor = at::empty(mapped.sizes(), mapped.options().device(device));
+  out.tensor.copy_(mapped);
+  if (!entry.scale_name.empty()) out.scale = file.tensor(entry.scale_name).to(at::kFloat).clone().to(device);
+  file.release(entry.stored_name);
+  return out;
+}
+
+}  // namespace vmoba::model

@@ -1,0 +1,57 @@
+// The safetensors files of one transformer, in whatever layout they are: found, mapped, and read under diffusers'
+// names. Reading copies one tensor at a time and then gives its mapped pages back, so that loading needs little more
+// memory than the result.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "model/weights/name_map.h"
+#include "model/weights/safetensors.h"
+
+namespace vmoba::model {
+
+// The files of `path`: a safetensors file, an index of shards, or a folder that holds either (also one level down, in
+// transformer/). Throws Error(kInput) saying what was looked for.
+std::vector<std::string> find_weight_files(const std::string& path);
+
+class WeightFiles {
+ public:
+  struct Entry {
+    size_t file = 0;
+    std::string stored_name;
+    std::string scale_name;  // stored name of the scale of an fp8 weight; "" without
+  };
+
+  // Maps the files and reads their headers. LoRA files are refused: they hold no whole model.
+  explicit WeightFiles(const std::string& path);
+
+  WeightLayout layout() const { return layout_; }
+  // Folder of the files, where a config.json may lie.
+  const std::string& folder() const { return folder_; }
+  // By diffusers' name; a tensor that Wan does not have keeps its stored name.
+  const std::map<std::string, Entry>& entries() const { return entries_; }
+  const TensorInfo& info(const std::string& name) const;
+
+  // A new tensor: values times scale, in `dtype` on `device`.
+  at::Tensor read(const std::string& name, at::ScalarType dtype, at::Device device) const;
+
+  struct Scaled {
+    at::Tensor tensor, scale;  // scale undefined: 1
+  };
+  // A new tensor in the type of the file, and the scale in fp32, as scaled_weight (model/common/linear.h) takes it.
+  Scaled read_stored(const std::string& name, at::Device device) const;
+
+ private:
+  void add_file(size_t number, const std::string& path);
+  void find_scales();
+
+  std::string folder_;
+  WeightLayout layout_ = WeightLayout::kDiffusers;
+  std::vector<SafetensorsFile> files_;
+  std::map<std::string, Entry> entries_;
+};
+
+}  // namespace vmoba::model
