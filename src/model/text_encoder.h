@@ -1,4 +1,4 @@
-// Prompts -> embeddings. Implementations: `hash` (deterministic hashed words, no download) and pretrained encoders.
+// Prompts -> embeddings. Implementations: `hash` (deterministic hashed words, no download) and `umt5` (pretrained).
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -14,9 +14,12 @@ namespace vmoba::model {
 // The `text:` group.
 struct TextEncoderConfig {
   std::string type = "hash";
-  std::string weights;       // file or folder of a pretrained encoder
-  int64_t max_tokens = 512;  // L: longer prompts are cut, shorter ones padded with zeros
-  int64_t dim = 4096;        // E of the `hash` encoder; must equal model.text_dim
+  std::string weights;          // file or folder of a pretrained encoder
+  std::string tokenizer;        // spiece.model or its folder; empty: looked for near the weights
+  std::string device = "auto";  // auto | cpu | cuda: where a pretrained encoder lives; auto: where the run computes
+  std::string dtype = "bf16";   // bf16 | fp32: of a pretrained encoder
+  int64_t max_tokens = 512;     // L: longer prompts are cut, shorter ones padded with zeros
+  int64_t dim = 4096;           // E of the `hash` encoder; must equal model.text_dim
 
   void visit(ConfigVisitor& v);
 };
@@ -31,5 +34,13 @@ class TextEncoder {
 };
 
 std::unique_ptr<TextEncoder> make_text_encoder(const TextEncoderConfig& config, at::Device device);
+
+// Width E of the configured encoder's embeddings. Reads headers only, and throws Error(kInput) where make_text_encoder
+// would.
+int64_t check_text_encoder(const TextEncoderConfig& config);
+
+// The files on which the embeddings depend, weights and tokenizer; none for `hash`. Throws Error(kInput) where they are
+// missing.
+std::vector<std::string> text_encoder_files(const TextEncoderConfig& config);
 
 }  // namespace vmoba::model

@@ -70,6 +70,7 @@ void RootConfig::visit(ConfigVisitor& v) {
   v.group("model", "The diffusion transformer.", model);
   v.group("codec", "Video to latents.", codec);
   v.group("text", "Captions to embeddings.", text);
+  v.group("image_encoder", "First frames to embeddings, for models with image tokens.", image_encoder);
   v.group("attention", "Self attention of every layer: full or VMoBA (docs/attention.md).", attention);
   v.group("train", "The training loop.", train);
   v.group("sample", "Sampling: `vmoba-sample` and validation during training.", sample);

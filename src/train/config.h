@@ -9,6 +9,7 @@
 #include "data/clip_plan.h"
 #include "model/codec.h"
 #include "model/dit.h"
+#include "model/image_encoder.h"
 #include "model/text_encoder.h"
 #include "sample/pipeline.h"
 
@@ -82,6 +83,7 @@ struct RootConfig {
   model::ModelConfig model;
   model::CodecConfig codec;
   model::TextEncoderConfig text;
+  model::ImageEncoderConfig image_encoder;
   attention::AttentionConfig attention;
   TrainConfig train;
   sample::SampleConfig sample;

@@ -34,7 +34,7 @@ const std::map<std::string, std::vector<std::string>>& allowed_project_includes(
 }
 
 // Folders of src/model that every model may use; any other folder there is one model.
-const std::set<std::string> kSharedModelFolders = {"common", "text", "codec", "weights"};
+const std::set<std::string> kSharedModelFolders = {"common", "text", "image", "codec", "weights"};
 
 std::string folder_of(const std::string& path) {
   if (path.starts_with("attention/kernels/")) return "attention/kernels";

@@ -8,7 +8,7 @@ at::Tensor scaled_weight(const at::Tensor& weight, const at::Tensor& scale, at::
   if (!scale.defined()) return weight.to(dtype);
   const at::ScalarType precise = precise_type(dtype);
   const at::Tensor values = weight.to(precise), factor = scale.to(precise);
-  if (factor.numel() == 1) return (values * factor.view({})).to(dtype);
+  if (factor.numel() == 1) return (values * factor.reshape(at::IntArrayRef())).to(dtype);
   const int64_t runs = factor.numel() / weight.size(0);
   return (values.view({weight.size(0), runs, -1}) * factor.view({weight.size(0), runs, 1}))
       .view(weight.sizes())

@@ -74,9 +74,16 @@ std::vector<std::string> split_words(const std::string& prompt) {
   return words;
 }
 
-std::unique_ptr<TextEncoder> make_hash_text_encoder(const TextEncoderConfig& config, at::Device device) {
+int64_t check_hash_text_encoder(const TextEncoderConfig& config) {
   VMOBA_CHECK_INPUT(config.weights.empty(), "text.weights: expected empty for text.type hash, found {}",
                     config.weights);
+  VMOBA_CHECK_INPUT(config.tokenizer.empty(), "text.tokenizer: expected empty for text.type hash, found {}",
+                    config.tokenizer);
+  return config.dim;
+}
+
+std::unique_ptr<TextEncoder> make_hash_text_encoder(const TextEncoderConfig& config, at::Device device) {
+  check_hash_text_encoder(config);
   return std::make_unique<HashTextEncoder>(config, device);
 }
 

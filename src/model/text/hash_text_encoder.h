@@ -15,7 +15,8 @@ namespace vmoba::model {
 // whole); everything else separates.
 std::vector<std::string> split_words(const std::string& prompt);
 
-// Throws Error(kInput) where config.weights is set: there is nothing to load.
+// Both throw Error(kInput) where weights or a tokenizer are given: there is nothing to load.
 std::unique_ptr<TextEncoder> make_hash_text_encoder(const TextEncoderConfig& config, at::Device device);
+int64_t check_hash_text_encoder(const TextEncoderConfig& config);
 
 }  // namespace vmoba::model

@@ -1,0 +1,24 @@
+#include "model/weights/model_folder.h"
+
+#include <filesystem>
+
+#include "core/check.h"
+
+namespace vmoba::model {
+
+namespace fs = std::filesystem;
+
+std::string model_folder(const std::string& path, const std::string& part, const std::string& key) {
+  VMOBA_CHECK_INPUT(fs::exists(path), "{}: expected a file or folder, found nothing at '{}'", key, path);
+  const std::string kind = fs::path(path).extension().string();
+  VMOBA_CHECK_INPUT(
+      kind != ".pth" && kind != ".pt" && kind != ".bin" && kind != ".ckpt",
+      "{}: expected safetensors, found a pickle, '{}'; convert it once where torch is installed: python3 -c "
+      "\"import torch, safetensors.torch as s; s.save_file({{k: v.contiguous() for k, v in "
+      "torch.load('{}', map_location='cpu').items()}}, 'out.safetensors')\"",
+      key, path, path);
+  const fs::path inner = fs::path(path) / part;
+  return fs::is_directory(inner) ? inner.string() : path;
+}
+
+}  // namespace vmoba::model
