@@ -1,4 +1,5 @@
-// Video <-> latents. Implementations: `dct` (training-free, codec/dct_codec.cpp) and pretrained VAEs.
+// Video <-> latents. Implementations: `dct` (training-free, codec/dct_codec.h) and `wan_vae` (pretrained,
+// codec/wan_vae.h).
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -13,14 +14,17 @@ namespace vmoba::model {
 // The `codec:` group.
 struct CodecConfig {
   std::string type = "dct";
-  std::string weights;  // file of a pretrained codec
+  std::string weights;                 // folder or file of a pretrained codec
+  std::string compute_dtype = "fp32";  // fp32 | bf16
+  int64_t tile_size = 0;               // pixels; 0: no tiles
+  int64_t tile_overlap = 64;           // pixels
 
   void visit(ConfigVisitor& v);
 };
 
 struct CodecShape {
-  int64_t channels = 16;         // latent channels
-  int64_t temporal_stride = 4;   // 1 + temporal_stride * n frames -> 1 + n latent frames
+  int64_t channels = 16;        // latent channels
+  int64_t temporal_stride = 4;  // 1 + temporal_stride * n frames -> 1 + n latent frames
   int64_t spatial_stride = 8;
   int64_t latent_frames(int64_t frames) const { return 1 + (frames - 1) / temporal_stride; }
   int64_t frames(int64_t latent_frames) const { return 1 + (latent_frames - 1) * temporal_stride; }
@@ -37,7 +41,8 @@ class Codec {
   virtual at::Tensor decode(const at::Tensor& latents_BCTHW) const = 0;
 };
 
-// The shape of the configured codec, without loading it.
+// The shape of the configured codec, without loading it: of a pretrained one, config.json or the header of its file is
+// read. Throws Error(kInput) where that is missing.
 CodecShape codec_shape(const CodecConfig& config);
 
 std::unique_ptr<Codec> make_codec(const CodecConfig& config, at::Device device);

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/check.h"
+#include "model/codec/codec_checks.h"
 
 // Shape letters: B samples, F frames, H x W pixels, T x R x Q blocks (time, rows, columns), t, y, x inside a block,
 // P = 3*4*8*8 values of a block, C = 16 coefficients.
@@ -74,19 +75,6 @@ at::Tensor table_column(double Coefficient::*column) {
   return out_C;
 }
 
-void check_video(const at::Tensor& video) {
-  VMOBA_CHECK_INPUT(video.dim() == 5 && video.size(1) == 3 && video.size(2) > 0,
-                    "codec dct: expected a video [B, 3, F, H, W], found {} dimensions", video.dim());
-  const int64_t frames = video.size(2), height = video.size(3), width = video.size(4);
-  const int64_t down = 1 + (frames - 1) / kTime * kTime;
-  VMOBA_CHECK_INPUT(frames == down, "codec dct: expected 1 + {}n frames, found {}; use {} or {}", kTime, frames, down,
-                    down + kTime);
-  const auto near = [](int64_t size) { return std::max(kSpace, (size + kSpace / 2) / kSpace * kSpace); };
-  VMOBA_CHECK_INPUT(height > 0 && width > 0 && height % kSpace == 0 && width % kSpace == 0,
-                    "codec dct: expected height and width to be multiples of {}, found {}x{}; use {}x{}", kSpace,
-                    height, width, near(height), near(width));
-}
-
 class DctCodec : public Codec {
  public:
   explicit DctCodec(at::Device device)
@@ -94,11 +82,11 @@ class DctCodec : public Codec {
         mean_C_(table_column(&Coefficient::mean).to(device)),
         deviation_C_(table_column(&Coefficient::deviation).to(device)) {}
 
-  CodecShape shape() const override { return dct_codec_shape(); }
+  CodecShape shape() const override { return {kChannels, kTime, kSpace}; }
 
   at::Tensor encode(const at::Tensor& video_BCFHW) const override {
     const at::NoGradGuard no_grad;
-    check_video(video_BCFHW);
+    check_codec_video(video_BCFHW, shape(), "dct");
     const at::Tensor video = video_BCFHW.to(at::kFloat);
     const at::Tensor first = video.slice(2, 0, 1).expand({-1, -1, kTime, -1, -1});
     const at::Tensor whole = at::cat({first, video.slice(2, 1)}, 2);
@@ -113,9 +101,7 @@ class DctCodec : public Codec {
 
   at::Tensor decode(const at::Tensor& latents_BCTHW) const override {
     const at::NoGradGuard no_grad;
-    VMOBA_CHECK_INPUT(latents_BCTHW.dim() == 5 && latents_BCTHW.size(1) == kChannels && latents_BCTHW.size(2) > 0,
-                      "codec dct: expected latents [B, {}, T, H, W], found {} dimensions and {} channels", kChannels,
-                      latents_BCTHW.dim(), latents_BCTHW.dim() > 1 ? latents_BCTHW.size(1) : 0);
+    check_codec_latents(latents_BCTHW, shape(), "dct");
     const at::Tensor latents = latents_BCTHW.to(at::kFloat).permute({0, 2, 3, 4, 1});
     const int64_t batch = latents.size(0), T = latents.size(1), R = latents.size(2), Q = latents.size(3);
     const at::Tensor whole = at::matmul(latents * deviation_C_ + mean_C_, basis_CP_)
@@ -133,13 +119,16 @@ class DctCodec : public Codec {
 
 }  // namespace
 
-CodecShape dct_codec_shape() {
+CodecShape dct_codec_shape(const CodecConfig&) {
   return {kChannels, kTime, kSpace};
 }
 
 std::unique_ptr<Codec> make_dct_codec(const CodecConfig& config, at::Device device) {
   VMOBA_CHECK_INPUT(config.weights.empty(), "codec.weights: expected empty for codec.type dct, found {}",
                     config.weights);
+  VMOBA_CHECK_INPUT(config.compute_dtype == "fp32" && config.tile_size == 0,
+                    "codec.compute_dtype and codec.tile_size: expected fp32 and 0 for codec.type dct, found {} and {}",
+                    config.compute_dtype, config.tile_size);
   return std::make_unique<DctCodec>(device);
 }
 

@@ -9,9 +9,9 @@
 
 namespace vmoba::model {
 
-CodecShape dct_codec_shape();
+CodecShape dct_codec_shape(const CodecConfig& config);
 
-// Throws Error(kInput) where config.weights is set: there is nothing to load.
+// Throws Error(kInput) where a key of config is set that only pretrained codecs have.
 std::unique_ptr<Codec> make_dct_codec(const CodecConfig& config, at::Device device);
 
 }  // namespace vmoba::model

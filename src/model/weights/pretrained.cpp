@@ -1,7 +1,6 @@
 #include "model/weights/pretrained.h"
 
 #include <ATen/core/Tensor.h>
-#include <fmt/ranges.h>
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -11,6 +10,7 @@
 #include "core/check.h"
 #include "core/file.h"
 #include "model/weights/fp8.h"
+#include "model/weights/tensor_mismatch.h"
 #include "model/weights/transformer_config.h"
 #include "model/weights/weight_files.h"
 
@@ -35,38 +35,26 @@ void check_config(const fs::path& folder, const std::string& config_json) {
   }
 }
 
-std::string some_of(const std::vector<std::string>& names) {
-  constexpr size_t kShown = 5;
-  const std::vector<std::string> shown(names.begin(), names.begin() + ptrdiff_t(std::min(kShown, names.size())));
-  return fmt::format("{} ({}{})", names.size(), fmt::join(shown, ", "), names.size() > kShown ? ", ..." : "");
-}
-
 void check_tensors(const std::string& path, const WeightFiles& files, const std::vector<ParameterSpec>& specs) {
-  std::vector<std::string> missing, misshapen, extra;
+  TensorMismatch mismatch;
   std::set<std::string> known;
   for (const ParameterSpec& spec : specs) {
     known.insert(spec.name);
     const auto found = files.entries().find(spec.name);
     if (found == files.entries().end()) {
       const auto original = diffusers_to_original(spec.name);
-      missing.push_back(files.layout() == WeightLayout::kDiffusers ? spec.name : original.value_or(spec.name));
+      mismatch.missing.push_back(files.layout() == WeightLayout::kDiffusers ? spec.name : original.value_or(spec.name));
       continue;
     }
-    const TensorInfo& info = files.info(spec.name);
-    if (info.shape != spec.shape || !at::isFloatingType(info.dtype)) {
-      misshapen.push_back(fmt::format("{}: expected {}, found {} {}", found->second.stored_name,
-                                      fmt::join(spec.shape, "x"), c10::toString(info.dtype),
-                                      fmt::join(info.shape, "x")));
-    }
+    mismatch.compare(found->second.stored_name, spec.shape, files.info(spec.name));
   }
   for (const auto& [name, entry] : files.entries()) {
-    if (!known.contains(name)) extra.push_back(entry.stored_name);
+    if (!known.contains(name)) mismatch.unknown.push_back(entry.stored_name);
   }
-  VMOBA_CHECK_INPUT(missing.empty() && misshapen.empty() && extra.empty(),
-                    "expected '{}' ({} layout) to hold the {} tensors of the configured model, found missing: {}, of "
-                    "another shape or type: {}, unknown: {}; make the model: group agree with the weights",
-                    path, layout_name(files.layout()), specs.size(), some_of(missing), some_of(misshapen),
-                    some_of(extra));
+  VMOBA_CHECK_INPUT(mismatch.none(),
+                    "expected '{}' ({} layout) to hold the {} tensors of the configured model, found {}; make the "
+                    "model: group agree with the weights",
+                    path, layout_name(files.layout()), specs.size(), mismatch.text());
 }
 
 WeightFiles open_checked(const std::string& path, const std::vector<ParameterSpec>& specs,
