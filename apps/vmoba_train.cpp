@@ -16,7 +16,6 @@ using namespace vmoba;
 int dry_run(const train::RootConfig& config) {
   model::check_weights(config.model);
   const data::ClipPlan plan = data::plan_clips(config.data, train::clip_geometry(config));
-  for (const data::DroppedClip& drop : plan.dropped) log_warning("dropped {}: {}", drop.path, drop.reason);
   const train::RunEstimate estimate = train::estimate_run(config, plan.buckets);
   std::cout << train::estimate_to_text(config, estimate) << "everything that a run needs is there\n";
   return 0;

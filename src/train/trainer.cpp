@@ -35,9 +35,15 @@ std::string resolved_yaml(RootConfig config) {
   return config_to_yaml([&](ConfigVisitor& v) { config.visit(v); });
 }
 
-void log_plan(const data::ClipPlan& plan) {
+// Drops have been reported by plan_clips.
+void log_plan(const data::ClipPlan& plan, int64_t micro_batch) {
   log_info("data: {} clips in {} buckets, {} dropped", plan.clips.size(), plan.buckets.size(), plan.dropped.size());
-  for (const data::DroppedClip& drop : plan.dropped) log_warning("dropped {}: {}", drop.path, drop.reason);
+  int64_t clips = 0;
+  for (const data::Clip& clip : plan.clips) clips += clip.repeats;
+  const int64_t samples = data::SampleOrder(plan, /*seed=*/0, micro_batch).samples_per_epoch();
+  if (samples > clips)
+    log_info("data: an epoch is {} samples, {} of them shown again to fill micro batches of {} from one bucket",
+             samples, samples - clips, micro_batch);
 }
 
 }  // namespace
@@ -45,7 +51,7 @@ void log_plan(const data::ClipPlan& plan) {
 Trainer::Trainer(const RootConfig& config)
     : config_(config), device_(prepare_device(config.run)), compute_dtype_(dtype_of(config.model.compute_dtype)) {
   plan_ = data::plan_clips(config_.data, clip_geometry(config_));
-  log_plan(plan_);
+  log_plan(plan_, config_.train.micro_batch);
   codec_ = model::make_codec(config_.codec, device_);
   text_ = model::make_text_encoder(config_.text, device_);
   dit_ = model::make_dit(config_.model, config_.attention, uint64_t(config_.seed), device_);
@@ -83,6 +89,7 @@ void Trainer::start(const ResumeRequest& resume) {
   }
   prepare_run_folder(dir);
   write_file_atomically(dir + "/config.resolved.yaml", resolved_yaml(config_));
+  write_file_atomically(dir + "/clip_plan.json", data::plan_to_json(plan_));
   make_callbacks();
   stream_ = std::make_unique<data::SampleStream>(plan_, config_.data, uint64_t(config_.seed), config_.train.micro_batch,
                                                  state_.next_sample, 1);

@@ -7,6 +7,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -229,6 +230,52 @@ TEST_CASE("a non-finite loss stops before the update and names step and clips") 
   CHECK(result.exit_code == 1);
   CHECK(result.output.find("expected a finite loss") != std::string::npos);
   CHECK(result.output.find(".mp4") != std::string::npos);
+}
+
+TEST_CASE("images and videos of several sizes and lengths train in batches of one bucket, through the Wan VAE") {
+  const TemporaryFolder folder;
+  const std::string data = folder.path() + "/data", dir = folder.path() + "/run";
+  fs::create_directory(data);
+  const std::string wide = VMOBA_SOURCE_DIR "/assets/clips/02_mirror_close.mp4";
+  const auto make = [&](const std::string& name, const std::string& filters, const std::vector<std::string>& length) {
+    std::vector<std::string> command = {"ffmpeg", "-v", "error", "-nostdin", "-i", wide, "-vf", filters};
+    command.insert(command.end(), length.begin(), length.end());
+    command.push_back(data + "/" + name);
+    REQUIRE(run_process(command).exit_code == 0);
+  };
+  const std::string portrait = "crop=ih/2:ih";
+  make("a_wide.mp4", "scale=128:-2", {"-t", "1.5"});  // 9 frames at 8 a second
+  make("b_wide.mp4", "hflip,scale=128:-2", {"-t", "1.5"});
+  make("c_wide.mp4", "vflip,scale=128:-2", {"-t", "0.8"});  // 5 frames
+  make("d_high.mp4", portrait, {"-t", "1.5"});
+  make("e_high.png", portrait, {"-frames:v", "1"});
+  make("f_wide.png", "scale=128:-2", {"-frames:v", "1"});
+  make("g_wide.jpg", "scale=96:-2", {"-frames:v", "1"});
+  make("too_short.mp4", "scale=128:-2", {"-t", "0.2"});
+  std::ofstream(data + "/broken.mp4") << "no video";
+  std::ofstream(data + "/orphan.txt") << "a caption of nothing";
+
+  const ProcessResult result = run_process(train_command(
+      dir, {"data.path=" + data, "data.frames=[5, 9]", "data.aspect_buckets=3", "train.steps=8", "codec.type=wan_vae",
+            "codec.weights=" VMOBA_FIXTURES "/model/wan_vae_21", "sample.height=32"}));
+  INFO(result.output);
+  REQUIRE(result.exit_code == 0);
+  const nlohmann::json plan = nlohmann::json::parse(read_text(dir + "/clip_plan.json"));
+  std::map<int64_t, int64_t> clips_of_length;
+  for (const auto& bucket : plan.at("buckets"))
+    clips_of_length[bucket.at("frames")] += bucket.at("clips").get<int64_t>();
+  CHECK(clips_of_length == std::map<int64_t, int64_t>{{1, 3}, {5, 1}, {9, 3}});
+  CHECK(plan.at("buckets").size() == 5);  // wide and high of 1 and of 9 frames, wide of 5
+  CHECK(plan.at("dropped").size() == 3);
+  for (const std::string name : {"too_short.mp4", "broken.mp4", "orphan.txt"}) {
+    const size_t first = result.output.find("/" + name);
+    CHECK(first != std::string::npos);
+    CHECK(result.output.find("/" + name, first + 1) == std::string::npos);  // once
+  }
+  // Two clips of wide videos and two wide images fill their batches of 2; each of the three others is shown twice.
+  CHECK(result.output.find("an epoch is 10 samples, 3 of them shown again to fill micro batches of 2") !=
+        std::string::npos);
+  CHECK(exact_metrics(dir).size() == 8);  // 32 samples: three epochs, so every bucket was met
 }
 
 TEST_CASE("docs/config.md is what the program prints") {

@@ -47,13 +47,14 @@ WanVaeWeights::WanVaeWeights(const std::string& path) : path_(find_file(path)), 
   // A single file may lie in a folder of other models: only diffusers' own file name goes with a config.json.
   if (fs::path(path_).filename() == kFolderFile && fs::exists(config_file)) {
     config_ = read_wan_vae_config(config_file.string());
-    return;
+  } else {
+    const ShapeOf shape_of = [&](const std::string& name) {
+      const auto found = stored_.find(name);
+      return found == stored_.end() ? std::vector<int64_t>{} : file_.tensors().at(found->second).shape;
+    };
+    config_ = deduce_wan_vae_config(shape_of, path_);
   }
-  const ShapeOf shape_of = [&](const std::string& name) {
-    const auto found = stored_.find(name);
-    return found == stored_.end() ? std::vector<int64_t>{} : file_.tensors().at(found->second).shape;
-  };
-  config_ = deduce_wan_vae_config(shape_of, path_);
+  check_tensors();
 }
 
 void WanVaeWeights::check_tensors() const {
@@ -76,7 +77,6 @@ void WanVaeWeights::check_tensors() const {
 }
 
 TensorSource WanVaeWeights::load(at::ScalarType dtype, at::Device device) const {
-  check_tensors();
   const auto options = at::TensorOptions().dtype(dtype).device(device);
   return [this, options](const std::string& name, const std::vector<int64_t>&) {
     const std::string& stored = stored_.at(name);

@@ -14,13 +14,13 @@ namespace vmoba::model {
 
 class WanVaeWeights {
  public:
-  // Maps the file and reads headers. Throws Error(kInput) where there is none, saying where to get one.
+  // Maps the file and reads headers. Throws Error(kInput) where there is none, saying where to get one, and where it
+  // does not hold exactly the tensors of config(), naming missing, unknown and misshapen ones.
   explicit WanVaeWeights(const std::string& path);
 
   // From the config.json beside the weights, else from the shapes of the tensors.
   const WanVaeConfig& config() const { return config_; }
-  // Checks that the file holds the tensors of config() and nothing else; throws Error(kInput) naming missing, extra and
-  // misshapen ones. The source copies each tensor it is asked for; it borrows this object.
+  // Copies each tensor that it is asked for; borrows this object.
   TensorSource load(at::ScalarType dtype, at::Device device) const;
 
  private:
