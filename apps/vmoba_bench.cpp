@@ -1,4 +1,5 @@
-// vmoba-bench: is the attention of this build right on this machine? (docs/attention.md). Needs neither FFmpeg nor MPI.
+// vmoba-bench: is the attention of this build right on this machine, and how fast is it, alone and in a training step?
+// (docs/attention.md, docs/benchmarks.md). Needs neither FFmpeg nor MPI.
 #include <ATen/Context.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include "apps/bench/attention_sweep.h"
 #include "apps/bench/golden_check.h"
 #include "apps/bench/paper_comparison.h"
+#include "apps/bench/step_bench.h"
 #include "apps/main_guard.h"
 #include "core/file.h"
 
@@ -104,23 +106,28 @@ int attention_benchmark(AttentionArguments a) {
   return 0;
 }
 
+// What VMoBA computes: the same options for every timing.
+void add_vmoba_options(CLI::App& command, attention::AttentionConfig& config) {
+  command.add_option("--tau", config.tau, "Selection threshold");
+  command.add_option("--pool", config.pool, "query_head | block | head_global | overall");
+  command.add_option("--temporal-chunk", config.temporal_chunk, "ct");
+  command.add_option("--spatial-chunk", config.spatial_chunk, "ch cw")->expected(2);
+  command.add_option("--spatiotemporal-chunk", config.spatiotemporal_chunk, "ct ch cw")->expected(3);
+  command.add_option("--implementation", config.implementation, "auto | reference | native");
+}
+
 void add_attention_options(CLI::App& command, AttentionArguments& a) {
   bench::BenchOptions& o = a.options;
+  add_vmoba_options(command, o.attention);
   command.add_option("--grid", a.grid, "Latent patches TxHxW");
   command.add_option("--batch", o.batch, "Samples");
   command.add_option("--heads", o.heads, "Heads");
   command.add_option("--head-dim", o.head_dim, "Size of a head");
-  command.add_option("--tau", o.attention.tau, "Selection threshold");
   command.add_option("--density", o.density, "Search tau for this density instead");
-  command.add_option("--pool", o.attention.pool, "query_head | block | head_global | overall");
-  command.add_option("--temporal-chunk", o.attention.temporal_chunk, "ct");
-  command.add_option("--spatial-chunk", o.attention.spatial_chunk, "ch cw")->expected(2);
-  command.add_option("--spatiotemporal-chunk", o.attention.spatiotemporal_chunk, "ct ch cw")->expected(3);
   command.add_option("--partitions", o.partitions, "Which partitions")
       ->check(CLI::IsMember({"temporal", "spatial", "spatiotemporal"}));
   command.add_option("--inputs", o.inputs, "random | smooth (positional component, skewed lists)")
       ->check(CLI::IsMember({"random", "smooth"}));
-  command.add_option("--implementation", o.attention.implementation, "auto | reference | native");
   command.add_option("--repeats", o.repeats, "Timed rounds after warm-up")->check(CLI::PositiveNumber);
   command.add_option("--warmup", o.warmup, "Rounds before them")->check(CLI::NonNegativeNumber);
   command.add_flag("--check,!--no-check", o.check, "Compare with fp32 attention on a subsample (default)");
@@ -131,10 +138,46 @@ void add_attention_options(CLI::App& command, AttentionArguments& a) {
   command.add_option("--json", a.json, "Also write the results to this file");
 }
 
+struct StepArguments {
+  bench::StepOptions options;
+  std::string model = "1.3b", grid = "24x36x64", json;
+};
+
+int step_benchmark(StepArguments a) {
+  bench::StepOptions& o = a.options;
+  const int64_t layers = o.model.layers;
+  bench::set_model_size(o.model, a.model);
+  if (layers > 0) o.model.layers = layers;
+  o.grid = parse_grid(a.grid);
+  o.model.validate();
+  o.attention.validate();
+  const std::vector<bench::StepCase> cases = bench::bench_steps(o);
+  bench::print_steps(cases);
+  if (!a.json.empty()) write_file_atomically(a.json, bench::steps_to_json(cases));
+  return 0;
+}
+
+void add_step_options(CLI::App& command, StepArguments& a) {
+  bench::StepOptions& o = a.options;
+  o.model.layers = 0;  // those of --model
+  command.add_option("--model", a.model, "Sizes of Wan: 1.3b | 5b | 14b");
+  command.add_option("--layers", o.model.layers, "Layers, other than --model has")->check(CLI::PositiveNumber);
+  command.add_option("--grid", a.grid, "Latent patches TxHxW");
+  command.add_option("--batch", o.batch, "Samples")->check(CLI::PositiveNumber);
+  command.add_option("--backends", o.backends, "Which attention, in this order")
+      ->check(CLI::IsMember({"full", "vmoba"}));
+  add_vmoba_options(command, o.attention);
+  command.add_flag("--checkpointing,!--no-checkpointing", o.model.activation_checkpointing,
+                   "Recompute each layer in backward (default)");
+  command.add_option("--repeats", o.repeats, "Timed steps after warm-up")->check(CLI::PositiveNumber);
+  command.add_option("--warmup", o.warmup, "Steps before them")->check(CLI::NonNegativeNumber);
+  command.add_option("--json", a.json, "Also write the results to this file");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app{"Checks and times the attention of this build."};
+  CLI::App app{"Checks and times the attention of this build, and training steps."};
   app.require_subcommand(1);
   CheckArguments a;
   CLI::App* command = app.add_subcommand("check", "Runs every golden vector of a folder through a backend");
@@ -146,6 +189,11 @@ int main(int argc, char** argv) {
   AttentionArguments times;
   CLI::App* timing = app.add_subcommand("attention", "Times VMoBA beside cuDNN full attention on a GPU");
   add_attention_options(*timing, times);
-  return vmoba::apps::guarded_main(app, argc, argv,
-                                   [&] { return timing->parsed() ? attention_benchmark(times) : check(a); });
+  StepArguments steps;
+  CLI::App* step = app.add_subcommand("step", "Times training steps with full attention and VMoBA on a GPU");
+  add_step_options(*step, steps);
+  return vmoba::apps::guarded_main(app, argc, argv, [&] {
+    if (step->parsed()) return step_benchmark(steps);
+    return timing->parsed() ? attention_benchmark(times) : check(a);
+  });
 }

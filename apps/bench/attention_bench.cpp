@@ -1,8 +1,8 @@
 #include "apps/bench/attention_bench.h"
 
 #include <ATen/ATen.h>
-#include <c10/cuda/CUDAEvent.h>
 #include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAEvent.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>

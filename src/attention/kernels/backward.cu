@@ -65,7 +65,9 @@ int64_t divide_workspace(const Shape& shape, bool deterministic, void* workspace
   const int64_t rows = heads * shape.tokens();
   problem->next_item = divider.take<int32_t>(1);
   problem->item_count = divider.take<int32_t>(1);
-  problem->items = divider.take<KeyTile>(heads * key_tiles_per_head_limit(shape));
+  problem->items = divider.take<KeyTile>(work_item_limit(shape));
+  problem->split_sums = divider.take<float>(int64_t(kSplitTiles) * kSplitParts * kBackwardKeys * 2 * shape.head_dim);
+  problem->split_done = divider.take<int32_t>(kSplitTiles * 2);
   problem->stats = divider.take<RowStats>(rows + heads);
   if (deterministic) {
     problem->dq_sum = divider.take<int64_t>(rows * shape.head_dim);
@@ -124,7 +126,8 @@ cudaError_t backward(const BackwardArgs& args, cudaStream_t stream) {
   const int family = kernel_family(device, args.family);
   if (family == 0) return cudaErrorNotSupported;
 
-  const BackwardProblem problem = problem_of(args);
+  BackwardProblem problem = problem_of(args);
+  problem.split = family == 90;
   error = schedule_backward(problem, stream);
   if (error == cudaSuccess && problem.deterministic) error = bound_backward(problem, stream);
   if (error == cudaSuccess) error = prepare_backward(problem, stream);

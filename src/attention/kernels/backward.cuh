@@ -12,14 +12,19 @@ namespace vmoba::kernels {
 
 constexpr int kBackwardKeys = 128;  // keys of a work item
 
+// The launch's last key tiles are split into parts of their lists, so that its end is as long as a part and not as a
+// list, which counts most where there are few heads. The part that ends last adds the parts' dk and dv up, in order.
+constexpr int kSplitTiles = 132;
+constexpr int kSplitParts = 4;
+
 // One tile of keys of one block and the list of rows that attend it: the unit of work of the main kernel.
 struct alignas(16) KeyTile {
   int32_t sample = 0, head = 0;
   int32_t key_start = 0;   // permuted position of the first key
   int32_t keys = 0;        // 1..kBackwardKeys; 0: no more work
   int64_t first_slot = 0;  // into SlotLists::row
-  int32_t rows = 0;        // length of the list
-  int32_t unused = 0;
+  int32_t rows = 0;        // length of the list, or of the part
+  int32_t part = 0;        // 1 + split tile * kSplitParts + part; 0: the whole list
 };
 
 // What a softmax row needs besides q and dout. Entry `tokens` of each (b, n) is (+inf, 0): rows that pad a tile read
@@ -40,11 +45,14 @@ struct BackwardProblem {
   float scale = 0;
   float score_scale = 0;  // scale * log2(e): scores go through exp2
   bool deterministic = false;
+  bool split = false;                            // the last kSplitTiles key tiles of the last (b, n)
   uint32_t q_row_bytes = 0, dout_row_bytes = 0;  // between tokens
 
   int32_t* next_item = nullptr;   // [1] key tiles handed out
   int32_t* item_count = nullptr;  // [1]
   KeyTile* items = nullptr;       // [item_count]
+  float* split_sums = nullptr;    // [kSplitTiles, kSplitParts, 2 warpgroups, D values of dk and dv, 128 threads]
+  int32_t* split_done = nullptr;  // [kSplitTiles, 2] parts that are in split_sums
   RowStats* stats = nullptr;      // [B, N, tokens + 1]
   // Sums for dq, [B, N, tokens, D]: float, or in deterministic mode int64 fixed point with one power of two per row,
   // because integer sums do not depend on the order of the adds.
@@ -53,9 +61,10 @@ struct BackwardProblem {
   uint32_t* bounds = nullptr;  // [B, N, 2], deterministic mode: bits of max |k| and of max ||v||
 };
 
-// Key tiles of one (b, n) at most.
-inline int64_t key_tiles_per_head_limit(const Shape& s) {
-  return s.tokens() / kBackwardKeys + s.block_count();
+// Work items at most.
+inline int64_t work_item_limit(const Shape& s) {
+  const int64_t tiles_per_head = s.tokens() / kBackwardKeys + s.block_count();
+  return int64_t(s.batch) * s.heads * tiles_per_head + kSplitTiles * (kSplitParts - 1);
 }
 
 cudaError_t schedule_backward(const BackwardProblem& problem, cudaStream_t stream);

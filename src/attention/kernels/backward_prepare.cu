@@ -29,6 +29,22 @@ __device__ Block block_of(const BackwardProblem& problem, int head_index, int bl
   return b;
 }
 
+// Writes a key tile's work items, one or, of a split tile, kSplitParts; its first one is number `place`.
+__device__ void write_items(const BackwardProblem& problem, KeyTile item, int64_t place, int split_tile) {
+  if (split_tile < 0) {
+    problem.items[place] = item;
+    return;
+  }
+  const int rows = item.rows;
+  const int part_rows = (rows + kSplitParts * kSlotAlign - 1) / (kSplitParts * kSlotAlign) * kSlotAlign;
+  for (int part = 0; part < kSplitParts; ++part) {
+    item.rows = max(0, min(part_rows, rows - part * part_rows));
+    item.part = 1 + split_tile * kSplitParts + part;
+    problem.items[place + part] = item;
+    item.first_slot += item.rows;
+  }
+}
+
 // One CTA per (b, n). Heads stay in order, so that concurrent work shares one head's rows in L2; inside a head the
 // blocks with the longest lists come first, which keeps the end of the launch short. A block's place is the number of
 // tiles of the blocks that go before it: C^2 comparisons in parallel, less than a sort's passes for C of any size used.
@@ -36,10 +52,13 @@ __global__ void __launch_bounds__(kThreads) schedule_kernel(const BackwardProble
   const int head_index = blockIdx.x, block_count = problem.block_count;
   int head_tiles = 0;
   for (int c = 0; c < block_count; ++c) head_tiles += block_of(problem, head_index, c).tiles;
+  const int split_tiles = problem.split ? min(kSplitTiles, head_tiles) : 0;
+  const bool last = head_index == int(gridDim.x) - 1;
+  for (int i = threadIdx.x; last && i < kSplitTiles * 2; i += kThreads) problem.split_done[i] = 0;
   if (threadIdx.x == 0) {
     if (head_index == 0) {
       *problem.next_item = 0;
-      *problem.item_count = head_tiles * gridDim.x;
+      *problem.item_count = head_tiles * gridDim.x + split_tiles * (kSplitParts - 1);
     }
     if (problem.deterministic) problem.bounds[head_index * 2] = problem.bounds[head_index * 2 + 1] = 0;
   }
@@ -59,7 +78,9 @@ __global__ void __launch_bounds__(kThreads) schedule_kernel(const BackwardProble
     for (int tile = 0; tile < block.tiles; ++tile) {
       item.key_start = block.key_start + tile * kBackwardKeys;
       item.keys = min(kBackwardKeys, block.keys - tile * kBackwardKeys);
-      problem.items[int64_t(head_index) * head_tiles + place + tile] = item;
+      const int split_tile = last ? place + tile - (head_tiles - split_tiles) : -1;
+      const int64_t first = int64_t(head_index) * head_tiles + place + tile;
+      write_items(problem, item, first + max(0, split_tile) * (kSplitParts - 1), split_tile);
     }
   }
 }

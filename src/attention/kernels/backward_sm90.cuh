@@ -46,6 +46,7 @@ struct alignas(1024) Storage {
   alignas(16) float lse2[kStages][C::kRows];
   alignas(16) float delta[kStages][C::kRows];
   alignas(16) int32_t dq_rows[kDqRowStages][C::kRows];  // of the tiles whose dq is not added yet
+  int32_t parts_done[2];                                // of a split tile, before this part; per math warpgroup
   KeyTile items[kStages];
   uint64_t q_full[kStages], q_empty[kStages];
   uint64_t dout_full[kStages], dout_empty[kStages];
@@ -563,11 +564,47 @@ class Math {
     const KeyTile item = shared_.items[place(count)];
     release_item(shared_, count);
     arrive(shared_.keys_empty);
-    store_gradients(item, dk, dv);
+    if (item.part == 0 || add_parts(item.part - 1, dk, dv)) store_gradients(item, dk, dv);
   }
 
   __device__ __forceinline__ int first_key() const {
     return group_ * 64 + warp_ * 16 + lane_ / 4;
+  }
+
+  // This thread's values of one part of a split tile.
+  __device__ __forceinline__ float* sums_of_part(int part) const {
+    return problem_.split_sums + (int64_t(part) * 2 + group_) * 2 * kGradients * kWarpgroup + threadIdx.x % kWarpgroup;
+  }
+
+  // Leaves this part's sums for the others of its tile; true for the last one, with the sums of all parts.
+  __device__ __forceinline__ bool add_parts(int part, float (&dk)[kGradients], float (&dv)[kGradients]) {
+    float* mine = sums_of_part(part);
+#pragma unroll
+    for (int i = 0; i < kGradients; ++i) {
+      __stcg(mine + i * kWarpgroup, dk[i]);
+      __stcg(mine + (kGradients + i) * kWarpgroup, dv[i]);
+    }
+    __threadfence();
+    hp::named_barrier_sync(kScoreBarrier + group_, kWarpgroup);
+    const int tile = part / kSplitParts;
+    if (threadIdx.x % kWarpgroup == 0) {
+      shared_.parts_done[group_] = atomicAdd(problem_.split_done + tile * 2 + group_, 1);
+      __threadfence();
+    }
+    hp::named_barrier_sync(kScoreBarrier + group_, kWarpgroup);
+    if (shared_.parts_done[group_] != kSplitParts - 1) return false;
+#pragma unroll
+    for (int i = 0; i < kGradients; ++i) dk[i] = dv[i] = 0;
+#pragma unroll 1
+    for (int p = 0; p < kSplitParts; ++p) {
+      const float* theirs = sums_of_part(tile * kSplitParts + p);
+#pragma unroll
+      for (int i = 0; i < kGradients; ++i) {
+        dk[i] += __ldcg(theirs + i * kWarpgroup);
+        dv[i] += __ldcg(theirs + (kGradients + i) * kWarpgroup);
+      }
+    }
+    return true;
   }
 
   __device__ __forceinline__ void store_gradients(const KeyTile& item, const float (&dk)[kGradients],
