@@ -14,6 +14,7 @@ using namespace vmoba;
 
 // Everything that a run checks before its first step, without making the model.
 int dry_run(const train::RootConfig& config) {
+  train::validate_training(config);
   model::check_weights(config.model);
   const data::ClipPlan plan = data::plan_clips(config.data, train::clip_geometry(config));
   const train::RunEstimate estimate = train::estimate_run(config, plan.buckets);

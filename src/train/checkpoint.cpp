@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include <fmt/ranges.h>
@@ -13,6 +14,9 @@
 #include "core/check.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "model/weights/lora_file.h"
+#include "model/weights/save.h"
+#include "model/weights/weight_files.h"
 
 namespace vmoba::train {
 namespace {
@@ -20,7 +24,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kPrefix = "checkpoint-";
-constexpr const char* kWeights = "diffusion_pytorch_model.safetensors";
 constexpr const char* kUnfinished = ".unfinished";  // suffix of a folder that is being written or deleted
 
 void make_folder(const fs::path& path) {
@@ -43,20 +46,47 @@ void remove_folder(const fs::path& path) {
   if (error) log_warning("could not remove {}: {}", doomed.string(), error.message());
 }
 
-void write_transformer(const fs::path& folder, const std::string& config_json,
-                       const std::vector<model::NamedTensor>& tensors) {
+at::ScalarType file_dtype(const std::string& name) {
+  return name == "bf16" ? at::kBFloat16 : name == "fp16" ? at::kHalf : at::kFloat;
+}
+
+// Pairs of "<module>.lora_A.weight" and "<module>.lora_B.weight".
+std::vector<model::Adapter> adapters_of(const std::vector<model::NamedTensor>& tensors, double scale) {
+  std::vector<model::Adapter> out;
+  for (size_t i = 0; i + 1 < tensors.size(); i += 2) {
+    const std::string& name = tensors[i].name;
+    out.push_back({name.substr(0, name.rfind(".lora_A.")), {tensors[i].tensor, tensors[i + 1].tensor, scale}});
+  }
+  return out;
+}
+
+void write_lora_files(const fs::path& folder, const std::vector<model::NamedTensor>& tensors,
+                      const model::LoraConfig& lora) {
   make_folder(folder);
-  write_file_atomically((folder / "config.json").string(), config_json);
-  model::write_safetensors((folder / kWeights).string(), tensors, {{"format", "pt"}});
+  for (const std::string& format : lora.formats)
+    model::write_lora((folder / (format + ".safetensors")).string(), adapters_of(tensors, lora.scale()),
+                      model::lora_format(format), file_dtype(lora.save_dtype));
   sync_path(folder.string());
 }
 
+// Files of the weights or of the adapters, `suffix` "" or "_ema".
+void write_weights(const fs::path& folder, const std::string& suffix, const CheckpointParts& parts,
+                   const std::vector<model::NamedTensor>& tensors) {
+  if (!parts.lora.enabled()) {
+    model::save_transformer((folder / ("transformer" + suffix)).string(), parts.dit.config_json(),
+                            model::tensors_to_write(tensors));
+    return;
+  }
+  write_lora_files(folder / ("lora" + suffix), tensors, parts.lora);
+  model::write_safetensors((folder / "state" / ("lora" + suffix + ".safetensors")).string(), tensors);
+}
+
 void write_parts(const fs::path& folder, const TrainerState& state, const CheckpointParts& parts) {
-  std::vector<model::NamedTensor> weights;
-  for (const model::Parameter& p : parts.dit.parameters()) weights.push_back({p.name, p.tensor.detach()});
-  write_transformer(folder / "transformer", parts.dit.config_json(), weights);
-  if (parts.ema) write_transformer(folder / "transformer_ema", parts.dit.config_json(), parts.ema->weights());
   make_folder(folder / "state");
+  std::vector<model::NamedTensor> weights;
+  for (const model::Parameter& p : parts.dit.trainable()) weights.push_back({p.name, p.tensor.detach()});
+  write_weights(folder, "", parts, weights);
+  if (parts.ema) write_weights(folder, "_ema", parts, parts.ema->weights());
   model::write_safetensors((folder / "state" / "optimizer.safetensors").string(), parts.optimizer.state());
   const nlohmann::json info = {{"format", 1},
                                {"step", state.step},
@@ -127,21 +157,51 @@ std::string save_checkpoint(const std::string& run_dir, const TrainerState& stat
   return final_path.string();
 }
 
-void load_weights(const std::string& transformer_folder, model::Dit& dit) {
+namespace {
+
+// Copies tensors of `path` (a file or a transformer's folder) into `tensors` under the parameters' names.
+void copy_weights(const std::string& path, const std::vector<model::Parameter>& parameters,
+                  const std::vector<at::Tensor>& tensors) {
   const at::NoGradGuard no_grad;
-  const model::SafetensorsFile file(transformer_folder + "/" + kWeights);
-  VMOBA_CHECK_INPUT(file.tensors().size() == dit.parameters().size(),
-                    "'{}': expected {} tensors for this model configuration, found {}", transformer_folder,
-                    dit.parameters().size(), file.tensors().size());
-  for (const model::Parameter& p : dit.parameters()) {
-    const at::Tensor stored = file.tensor(p.name);
-    VMOBA_CHECK_INPUT(stored.sizes() == p.tensor.sizes(),
+  std::vector<model::SafetensorsFile> files;
+  std::map<std::string, const model::SafetensorsFile*> file_of;
+  for (const std::string& file : model::find_weight_files(path)) files.emplace_back(file);
+  for (const model::SafetensorsFile& file : files)
+    for (const auto& [name, info] : file.tensors()) file_of[name] = &file;
+  VMOBA_CHECK_INPUT(file_of.size() == parameters.size(),
+                    "'{}': expected {} tensors for this model configuration, found {}", path, parameters.size(),
+                    file_of.size());
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const std::string& name = parameters[i].name;
+    const auto found = file_of.find(name);
+    const at::Tensor stored = (found == file_of.end() ? files.front() : *found->second).tensor(name);
+    VMOBA_CHECK_INPUT(stored.sizes() == tensors[i].sizes(),
                       "'{}': expected '{}' with shape {}, found {}; the checkpoint belongs to another model "
                       "configuration",
-                      transformer_folder, p.name, fmt::format("[{}]", fmt::join(p.tensor.sizes(), ", ")),
+                      path, name, fmt::format("[{}]", fmt::join(tensors[i].sizes(), ", ")),
                       fmt::format("[{}]", fmt::join(stored.sizes(), ", ")));
-    p.tensor.detach().copy_(stored);
+    tensors[i].detach().copy_(stored);
+    if (found != file_of.end()) found->second->release(name);
   }
+}
+
+// Where a checkpoint keeps what the model's trainable tensors are, exactly.
+std::string weights_path(const std::string& folder, bool lora, bool average) {
+  const std::string suffix = average ? "_ema" : "";
+  return lora ? folder + "/state/lora" + suffix + ".safetensors" : folder + "/transformer" + suffix;
+}
+
+}  // namespace
+
+bool is_lora_checkpoint(const std::string& folder) {
+  return fs::exists(weights_path(folder, true, false));
+}
+
+std::vector<model::Adapter> load_adapters(const std::string& folder, const model::LoraConfig& config, bool average,
+                                          at::Device device) {
+  std::vector<model::Adapter> adapters = model::read_lora(weights_path(folder, true, average), device);
+  for (model::Adapter& adapter : adapters) adapter.low_rank.scale = config.scale();
+  return adapters;
 }
 
 TrainerState load_checkpoint(const std::string& folder, const CheckpointParts& parts) {
@@ -149,14 +209,21 @@ TrainerState load_checkpoint(const std::string& folder, const CheckpointParts& p
                     folder);
   const nlohmann::json info = read_trainer_json(folder);
   TrainerState state{info["step"].get<int64_t>(), info["next_sample"].get<int64_t>(), info["seed"].get<uint64_t>()};
-  load_weights(folder + "/transformer", parts.dit);
+  const bool lora = parts.lora.enabled();
+  const std::string weights = weights_path(folder, lora, false);
+  VMOBA_CHECK_INPUT(fs::exists(weights),
+                    "expected {} at '{}', found none; lora.rank must be as in the checkpoint's run",
+                    lora ? "adapters" : "weights", weights);
+  std::vector<at::Tensor> tensors;
+  for (const model::Parameter& p : parts.dit.trainable()) tensors.push_back(p.tensor);
+  copy_weights(weights, parts.dit.trainable(), tensors);
   parts.optimizer.load_state(model::SafetensorsFile(folder + "/state/optimizer.safetensors"), state.step);
   if (parts.ema) {
-    const std::string path = folder + "/transformer_ema/" + kWeights;
+    const std::string path = weights_path(folder, lora, true);
     VMOBA_CHECK_INPUT(fs::exists(path),
                       "train.ema.enabled: expected EMA weights at '{}', found none; the run was started without EMA",
                       path);
-    parts.ema->load(model::SafetensorsFile(path));
+    copy_weights(path, parts.dit.trainable(), parts.ema->tensors());
   }
   return state;
 }

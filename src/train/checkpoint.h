@@ -2,6 +2,9 @@
 //   transformer/config.json, transformer/diffusion_pytorch_model.safetensors   fp32 weights, diffusers' layout and keys
 //   transformer_ema/...                                                        the moving average, where enabled
 //   state/optimizer.safetensors, state/trainer.json, state/config.yaml         what an exact resume needs
+// and of a LoRA run, whose base is not repeated, instead of the transformer folders
+//   lora/<format>.safetensors, lora_ema/<format>.safetensors   for other tools, in lora.formats and lora.save_dtype
+//   state/lora.safetensors, state/lora_ema.safetensors         the adapters in fp32
 //
 // Written under a temporary name, every file fsynced, then the folder is renamed: a checkpoint-<step> folder is always
 // complete. A failed write (full disk) removes what it wrote and leaves all older checkpoints alone.
@@ -11,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "model/common/lora.h"
 #include "model/dit.h"
 #include "train/ema.h"
 #include "train/optimizer.h"
@@ -29,6 +33,7 @@ struct CheckpointParts {
   AdamW& optimizer;
   Ema* ema = nullptr;
   std::string config_yaml;
+  model::LoraConfig lora = {};  // enabled: the model's trainable tensors are adapters of it
 };
 
 // Saves and returns the folder; then deletes the oldest beyond `keep` (0 keeps all). Throws Error(kRuntime).
@@ -42,8 +47,12 @@ TrainerState load_checkpoint(const std::string& folder, const CheckpointParts& p
 std::vector<int64_t> checkpoint_steps(const std::string& run_dir);
 std::string checkpoint_path(const std::string& run_dir, int64_t step);
 
-// Copies weights of a transformer folder into the model; every name must be there once with its shape.
-void load_weights(const std::string& transformer_folder, model::Dit& dit);
+// Whether a checkpoint holds adapters and no transformer.
+bool is_lora_checkpoint(const std::string& folder);
+
+// The adapters of a LoRA checkpoint, averaged ones where `average` says so, with the scale of `config`.
+std::vector<model::Adapter> load_adapters(const std::string& folder, const model::LoraConfig& config, bool average,
+                                          at::Device device);
 
 // Makes the run folder and removes what an interrupted save left behind. Throws Error(kRuntime) where it cannot be
 // written.

@@ -68,6 +68,7 @@ void RootConfig::visit(ConfigVisitor& v) {
   v.group("run", "Where a run lives.", run);
   v.group("data", "Clips to train on.", data);
   v.group("model", "The diffusion transformer.", model);
+  v.group("lora", "Low-rank adapters beside a frozen transformer (docs/pretrained.md).", lora);
   v.group("codec", "Video to latents.", codec);
   v.group("text", "Captions to embeddings.", text);
   v.group("image_encoder", "First frames to embeddings, for models with image tokens.", image_encoder);
@@ -79,6 +80,7 @@ void RootConfig::visit(ConfigVisitor& v) {
 void RootConfig::validate() const {
   data.validate();
   model.validate();
+  lora.validate();
   attention.validate();
   VMOBA_CHECK_INPUT(train.global_batch % train.micro_batch == 0,
                     "train.global_batch: expected a multiple of train.micro_batch ({}), found {}", train.micro_batch,
@@ -100,6 +102,14 @@ RootConfig load_root_config(const std::string& path, const std::vector<std::stri
   load_config(path, overrides, [&](ConfigVisitor& v) { config.visit(v); });
   config.validate();
   return config;
+}
+
+void validate_training(const RootConfig& config) {
+  VMOBA_CHECK_INPUT(
+      config.lora.enabled() || config.model.weights_dtype == "fp32",
+      "model.weights_dtype: expected fp32 to train all weights, found {}; set it to fp32, or lora.rank to "
+      "train adapters beside a frozen base",
+      config.model.weights_dtype);
 }
 
 data::ClipGeometry clip_geometry(const RootConfig& config) {

@@ -8,6 +8,7 @@
 #include "core/config.h"
 #include "data/clip_plan.h"
 #include "model/codec.h"
+#include "model/common/lora.h"
 #include "model/dit.h"
 #include "model/image_encoder.h"
 #include "model/text_encoder.h"
@@ -21,7 +22,7 @@ struct RunConfig {
   std::string device = "auto";  // auto | cpu | cuda
   std::string log_level = "info";
   bool deterministic = false;  // GPU only
-  int64_t threads = 0;  // CPU threads of tensor operations; 0: all cores
+  int64_t threads = 0;         // CPU threads of tensor operations; 0: all cores
 
   void visit(ConfigVisitor& v);
 };
@@ -81,6 +82,7 @@ struct RootConfig {
   RunConfig run;
   data::DataConfig data;
   model::ModelConfig model;
+  model::LoraConfig lora;
   model::CodecConfig codec;
   model::TextEncoderConfig text;
   model::ImageEncoderConfig image_encoder;
@@ -95,6 +97,9 @@ struct RootConfig {
 
 // Reads, checks and returns a configuration. `path` empty: defaults and overrides only.
 RootConfig load_root_config(const std::string& path, const std::vector<std::string>& overrides);
+
+// What training asks beyond validate(): weights that can be trained. Throws Error(kInput).
+void validate_training(const RootConfig& config);
 
 // What clips the configured codec and model take.
 data::ClipGeometry clip_geometry(const RootConfig& config);

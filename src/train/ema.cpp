@@ -4,8 +4,6 @@
 
 #include <algorithm>
 
-#include "core/check.h"
-
 namespace vmoba::train {
 namespace {
 
@@ -32,18 +30,6 @@ std::vector<model::NamedTensor> Ema::weights() const {
   std::vector<model::NamedTensor> out;
   for (size_t i = 0; i < parameters_.size(); ++i) out.push_back({parameters_[i].name, average_[i]});
   return out;
-}
-
-void Ema::load(const model::SafetensorsFile& file) {
-  const at::NoGradGuard no_grad;
-  for (size_t i = 0; i < parameters_.size(); ++i) {
-    const at::Tensor stored = file.tensor(parameters_[i].name);
-    VMOBA_CHECK_INPUT(stored.sizes() == average_[i].sizes(),
-                      "EMA weights: expected '{}' with the shape of its parameter, found another; the checkpoint "
-                      "belongs to another model configuration",
-                      parameters_[i].name);
-    average_[i].copy_(stored);
-  }
 }
 
 void Ema::swap() {

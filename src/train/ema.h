@@ -19,7 +19,8 @@ class Ema {
   void update(int64_t step);
   // The average under the parameters' names.
   std::vector<model::NamedTensor> weights() const;
-  void load(const model::SafetensorsFile& file);
+  // The average, in the parameters' order, to be read or overwritten.
+  const std::vector<at::Tensor>& tensors() { return average_; }
   // Exchanges weights and average (values, not storage); call twice to undo. For validation with the average.
   void swap();
 

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -12,6 +13,7 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "data/video_writer.h"
+#include "model/weights/lora_file.h"
 #include "sample/pipeline.h"
 #include "train/callbacks/standard_callbacks.h"
 #include "train/lr_schedule.h"
@@ -55,6 +57,7 @@ Trainer::Trainer(const RootConfig& config)
   codec_ = model::make_codec(config_.codec, device_);
   text_ = model::make_text_encoder(config_.text, device_);
   dit_ = model::make_dit(config_.model, config_.attention, uint64_t(config_.seed), device_);
+  attach_adapters();
   optimizer_ = std::make_unique<AdamW>(config_.train.optimizer, dit_->trainable());
   if (config_.train.ema.enabled) ema_ = std::make_unique<Ema>(config_.train.ema, dit_->trainable());
   state_.seed = uint64_t(config_.seed);
@@ -62,8 +65,23 @@ Trainer::Trainer(const RootConfig& config)
 
 Trainer::~Trainer() = default;
 
+void Trainer::attach_adapters() {
+  validate_training(config_);
+  const model::LoraConfig& lora = config_.lora;
+  if (!lora.enabled()) return;
+  const auto adapters = model::make_adapters(lora, dit_->parameters(), uint64_t(config_.seed), device_);
+  dit_->attach(adapters);
+  if (config_.model.weights.empty()) log_warning("LoRA beside random weights: model.weights is empty");
+  log_info("LoRA: rank {} beside {} linear maps{}", lora.rank, adapters.size(),
+           lora.init_from.empty() ? "" : ", going on from " + lora.init_from);
+  const auto missing = model::missing_for_kohya(adapters);
+  if (std::count(lora.formats.begin(), lora.formats.end(), "kohya") && !missing.empty())
+    log_warning("lora.formats kohya: diffusers refuses such files without all of q, k, v, o and ffn; {} are missing",
+                missing.size());
+}
+
 CheckpointParts Trainer::parts() {
-  return {*dit_, *optimizer_, ema_.get(), resolved_yaml(config_)};
+  return {*dit_, *optimizer_, ema_.get(), resolved_yaml(config_), config_.lora};
 }
 
 void Trainer::start(const ResumeRequest& resume) {

@@ -35,6 +35,7 @@ class Trainer {
     std::vector<std::string> clips;  // paths, for messages
   };
 
+  void attach_adapters();
   void start(const ResumeRequest& resume);
   void make_callbacks();
   StepReport train_step();

@@ -79,6 +79,18 @@ std::optional<std::string> renamed(const std::string& name, const char* Pair::*f
   return name.substr(0, block) + *rest;
 }
 
+std::string flat(std::string name) {
+  std::replace(name.begin(), name.end(), '.', '_');
+  return name;
+}
+
+template <size_t kCount>
+std::optional<std::string> unflattened(const std::string& name, const Pair (&pairs)[kCount]) {
+  for (const Pair& pair : pairs)
+    if (name == flat(pair.original) || name == flat(pair.diffusers)) return pair.diffusers;
+  return std::nullopt;
+}
+
 }  // namespace
 
 WeightLayout detect_layout(const std::vector<std::string>& names) {
@@ -118,6 +130,18 @@ std::optional<std::string> original_to_diffusers(const std::string& name) {
 
 std::optional<std::string> diffusers_to_original(const std::string& name) {
   return renamed(name, &Pair::diffusers, &Pair::original);
+}
+
+std::optional<std::string> flattened_to_diffusers(const std::string& name) {
+  constexpr size_t kBegin = sizeof("blocks_") - 1;
+  const std::string rest = name.starts_with('_') ? name.substr(1) : name;
+  if (!rest.starts_with("blocks_")) return unflattened(rest, kOuter);
+  size_t end = kBegin;
+  while (end < rest.size() && std::isdigit(static_cast<unsigned char>(rest[end]))) ++end;
+  if (end == kBegin || end >= rest.size() || rest[end] != '_') return std::nullopt;
+  const auto module = unflattened(rest.substr(end + 1), kBlock);
+  if (!module) return std::nullopt;
+  return "blocks." + rest.substr(kBegin, end - kBegin) + "." + *module;
 }
 
 }  // namespace vmoba::model

@@ -25,4 +25,8 @@ std::string without_comfyui_prefix(const std::string& name);
 std::optional<std::string> original_to_diffusers(const std::string& name);
 std::optional<std::string> diffusers_to_original(const std::string& name);
 
+// A module's name with '_' for '.', as kohya's files have it ("blocks_0_self_attn_q", "_blocks_0_attn1_to_q"), to
+// diffusers' name.
+std::optional<std::string> flattened_to_diffusers(const std::string& name);
+
 }  // namespace vmoba::model

@@ -166,39 +166,90 @@ void SafetensorsFile::release(const std::string& name) const {
   if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
-void write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
-                       const std::map<std::string, std::string>& metadata) {
-  std::vector<const NamedTensor*> order;
+int64_t TensorToWrite::bytes() const {
+  int64_t count = int64_t(c10::elementSize(dtype));
+  for (const int64_t size : shape) count *= size;
+  return count;
+}
+
+std::vector<TensorToWrite> tensors_to_write(const std::vector<NamedTensor>& tensors) {
+  std::vector<TensorToWrite> out;
   for (const NamedTensor& named : tensors) {
     VMOBA_CHECK(named.tensor.defined() && named.tensor.layout() == at::kStrided,
-                "expected a dense tensor for '{}' in '{}', found none", named.name, path);
-    VMOBA_CHECK(named.name != "__metadata__", "expected another tensor name than '__metadata__' in '{}'", path);
-    order.push_back(&named);
+                "expected a dense tensor for '{}', found none", named.name);
+    out.push_back({named.name, named.tensor.scalar_type(), named.tensor.sizes().vec(),
+                   [tensor = named.tensor] { return tensor; }});
   }
-  // The reference implementation's order: widest dtype first, which keeps every tensor aligned; then by name.
-  std::sort(order.begin(), order.end(), [](const NamedTensor* a, const NamedTensor* b) {
-    const int rank_a = safetensors_dtype_rank(a->tensor.scalar_type());
-    const int rank_b = safetensors_dtype_rank(b->tensor.scalar_type());
+  return out;
+}
+
+uint64_t bytes_checksum(const void* bytes, size_t count) {
+  constexpr size_t kLanes = 4, kWord = sizeof(uint64_t);
+  constexpr uint64_t kMultiplier = 0x9E3779B97F4A7C15;
+  const auto mix = [](uint64_t hash, uint64_t word) {
+    const uint64_t mixed = (hash ^ word) * kMultiplier;
+    return mixed ^ (mixed >> 29);
+  };
+  const auto* at = static_cast<const uint8_t*>(bytes);
+  uint64_t lanes[kLanes] = {1, 2, 3, 4};
+  size_t done = 0;
+  for (; done + kLanes * kWord <= count; done += kLanes * kWord) {
+    uint64_t words[kLanes];
+    std::memcpy(words, at + done, sizeof words);
+    for (size_t i = 0; i < kLanes; ++i) lanes[i] = mix(lanes[i], words[i]);
+  }
+  uint64_t hash = count;
+  for (const uint64_t lane : lanes) hash = mix(hash, lane);
+  for (; done < count; ++done) hash = mix(hash, at[done]);
+  return hash;
+}
+
+namespace {
+
+// The reference implementation's order: widest dtype first, which keeps every tensor aligned; then by name.
+std::vector<const TensorToWrite*> file_order(const std::vector<TensorToWrite>& tensors, const std::string& path) {
+  std::vector<const TensorToWrite*> order;
+  for (const TensorToWrite& source : tensors) {
+    VMOBA_CHECK(source.name != "__metadata__", "expected another tensor name than '__metadata__' in '{}'", path);
+    order.push_back(&source);
+  }
+  std::sort(order.begin(), order.end(), [](const TensorToWrite* a, const TensorToWrite* b) {
+    const int rank_a = safetensors_dtype_rank(a->dtype), rank_b = safetensors_dtype_rank(b->dtype);
     return rank_a != rank_b ? rank_a > rank_b : a->name < b->name;
   });
-  std::vector<std::pair<std::string, TensorInfo>> infos;
-  for (const NamedTensor* named : order) {
-    infos.emplace_back(named->name, TensorInfo{named->tensor.scalar_type(), named->tensor.sizes().vec()});
-  }
   std::vector<std::string> names;
-  for (const NamedTensor& named : tensors) names.push_back(named.name);
+  for (const TensorToWrite& source : tensors) names.push_back(source.name);
   std::sort(names.begin(), names.end());
   const auto repeated = std::adjacent_find(names.begin(), names.end());
   VMOBA_CHECK(repeated == names.end(), "expected distinct tensor names in '{}', found '{}' twice", path, *repeated);
+  return order;
+}
 
+}  // namespace
+
+std::map<std::string, uint64_t> write_safetensors(const std::string& path, const std::vector<TensorToWrite>& tensors,
+                                                  const std::map<std::string, std::string>& metadata) {
+  const std::vector<const TensorToWrite*> order = file_order(tensors, path);
+  std::vector<std::pair<std::string, TensorInfo>> infos;
+  for (const TensorToWrite* source : order) infos.emplace_back(source->name, TensorInfo{source->dtype, source->shape});
   const std::string header = make_safetensors_header(infos, metadata);
   PendingFile file(path);
   file.write(header.data(), header.size());
-  for (const NamedTensor* named : order) {
-    const at::Tensor bytes = named->tensor.detach().cpu().resolve_conj().resolve_neg().contiguous();
+  std::map<std::string, uint64_t> checksums;
+  for (const TensorToWrite* source : order) {
+    const at::Tensor bytes = source->read().detach().cpu().resolve_conj().resolve_neg().contiguous();
+    VMOBA_CHECK(bytes.scalar_type() == source->dtype && bytes.sizes() == at::IntArrayRef(source->shape),
+                "expected '{}' of '{}' in the announced type and shape, found another", source->name, path);
     file.write(bytes.const_data_ptr(), bytes.nbytes());
+    checksums[source->name] = bytes_checksum(bytes.const_data_ptr(), bytes.nbytes());
   }
   file.commit();
+  return checksums;
+}
+
+void write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  write_safetensors(path, tensors_to_write(tensors), metadata);
 }
 
 }  // namespace vmoba::model

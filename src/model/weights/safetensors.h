@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -45,9 +46,25 @@ struct NamedTensor {
   at::Tensor tensor;
 };
 
-// Writes temporary name, fsync, rename. Tensors of any device; names unique. Throws Error(kRuntime) on I/O failure,
-// leaving what was at `path` before.
+// A tensor that is made when it is written.
+struct TensorToWrite {
+  std::string name;
+  at::ScalarType dtype;
+  std::vector<int64_t> shape;
+  std::function<at::Tensor()> read;
+
+  int64_t bytes() const;
+};
+std::vector<TensorToWrite> tensors_to_write(const std::vector<NamedTensor>& tensors);
+
+// Writes temporary name, fsync, rename. Tensors of any device; names unique; one is held at a time. Returns the
+// checksum of each tensor's bytes. Throws Error(kRuntime) on I/O failure, leaving what was at `path` before.
+std::map<std::string, uint64_t> write_safetensors(const std::string& path, const std::vector<TensorToWrite>& tensors,
+                                                  const std::map<std::string, std::string>& metadata = {});
 void write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
                        const std::map<std::string, std::string>& metadata = {});
+
+// A 64-bit hash of bytes and their order: it finds damage, it is no signature.
+uint64_t bytes_checksum(const void* bytes, size_t count);
 
 }  // namespace vmoba::model

@@ -1,0 +1,29 @@
+// vmoba-convert: transformers and LoRA files from any layout into any other; merges LoRAs (docs/pretrained.md).
+#include <iostream>
+
+#include "apps/main_guard.h"
+#include "model/weights/convert.h"
+
+int main(int argc, char** argv) {
+  using namespace vmoba;
+  CLI::App app{"Converts the weights of a Wan transformer, or a LoRA file, from any layout into another."};
+  model::ConvertOptions a;
+  double shard_gb = double(a.shard_bytes) / 1e9;
+  app.add_option("in", a.in, "Transformer (folder, index or file, any layout, fp8 too) or LoRA file")->required();
+  app.add_option("out", a.out, "Folder or .safetensors file to write")->required();
+  app.add_option("--layout", a.layout, "Layout to write; kohya for LoRA files only")
+      ->required()
+      ->check(CLI::IsMember({"diffusers", "original", "comfyui", "kohya"}));
+  app.add_option("--dtype", a.dtype, "Type to write; keep turns fp8 into bf16, LoRA files into fp32")
+      ->check(CLI::IsMember({"keep", "fp32", "bf16", "fp16"}));
+  app.add_option("--shard-gb", shard_gb, "Largest file of a folder in GB (10)")->check(CLI::Range(1e-6, 1e9));
+  app.add_option("--head-dim", a.head_dim, "Size of an attention head where no config.json tells (128)");
+  app.add_option("--lora", a.loras, "LoRA file to merge into the transformer; may be repeated");
+  app.add_option("--lora-strength", a.lora_strength, "Factor of the LoRA (1)");
+  app.set_version_flag("--version", VMOBA_VERSION);
+  return apps::guarded_main(app, argc, argv, [&] {
+    a.shard_bytes = int64_t(shard_gb * 1e9);
+    std::cout << model::convert_weights(a) << "\n";
+    return 0;
+  });
+}
