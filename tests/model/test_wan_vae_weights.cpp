@@ -172,6 +172,10 @@ TEST_CASE("wan_vae: missing files are asked for with where to get them") {
     CHECK(contains(message, "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"));
   }
   CHECK(contains(refusal_of([&] { codec_shape(wan_vae(root / "none")); }), "found nothing"));
+  std::ofstream(root / "Wan2.1_VAE.pth") << "PK";
+  const std::string pickle = refusal(root / "Wan2.1_VAE.pth");
+  CHECK(contains(pickle, "codec.weights"));
+  CHECK(contains(pickle, "safetensors"));
 }
 
 TEST_CASE("wan_vae: a config.json that makes no network is refused") {

@@ -8,6 +8,7 @@
 #include "core/check.h"
 #include "model/codec/wan_vae_names.h"
 #include "model/codec/wan_vae_network.h"
+#include "model/weights/model_folder.h"
 #include "model/weights/tensor_mismatch.h"
 
 namespace vmoba::model {
@@ -28,12 +29,12 @@ std::string find_file(const std::string& path) {
                     kWhereFrom);
   VMOBA_CHECK_INPUT(fs::exists(path), "codec.weights: expected the weights of a VAE at '{}', found nothing; {}", path,
                     kWhereFrom);
-  if (!fs::is_directory(path)) return path;
-  for (const fs::path& folder : {fs::path(path), fs::path(path) / "vae"}) {
-    if (fs::exists(folder / kFolderFile)) return (folder / kFolderFile).string();
-  }
-  throw_input("codec.weights: expected {} in '{}' or its vae/ folder, found neither; {}", kFolderFile, path,
-              kWhereFrom);
+  const std::string place = model_folder(path, "vae", "codec.weights");
+  if (!fs::is_directory(place)) return place;
+  const fs::path file = fs::path(place) / kFolderFile;
+  VMOBA_CHECK_INPUT(fs::exists(file), "codec.weights: expected {} in '{}' or its vae/ folder, found neither; {}",
+                    kFolderFile, path, kWhereFrom);
+  return file.string();
 }
 
 }  // namespace
