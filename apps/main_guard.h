@@ -2,10 +2,13 @@
 //   0 done, 1 runtime error, 2 usage, configuration or input error, 75 saved and left after a signal.
 #pragma once
 #include <c10/util/Exception.h>
+#include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
 #include <exception>
 #include <functional>
+#include <string>
+#include <vector>
 
 #include "core/check.h"
 #include "core/log.h"
@@ -32,6 +35,20 @@ inline int guarded_main(CLI::App& app, int argc, char** argv, const std::functio
     log_error("unexpected failure: {}", e.what());
   }
   return 1;
+}
+
+// Runs every check and throws one Error(kInput) with all that they refuse, so that it can be mended in one go.
+inline void check_all(const std::vector<std::function<void()>>& checks) {
+  std::vector<std::string> refusals;
+  for (const auto& check : checks) {
+    try {
+      check();
+    } catch (const Error& e) {
+      if (e.kind() != ErrorKind::kInput) throw;
+      refusals.push_back(e.what());
+    }
+  }
+  if (!refusals.empty()) throw_input("{}", fmt::join(refusals, "\n"));
 }
 
 // `--config FILE key.sub=value...`, shared by the programs that read a configuration.

@@ -14,9 +14,10 @@ using namespace vmoba;
 
 // Everything that a run checks before its first step, without making the model.
 int dry_run(const train::RootConfig& config) {
-  train::validate_training(config);
-  model::check_weights(config.model);
-  const data::ClipPlan plan = data::plan_clips(config.data, train::clip_geometry(config));
+  data::ClipPlan plan;
+  apps::check_all({[&] { train::validate_training(config); }, [&] { model::check_weights(config.model); },
+                   [&] { model::check_text_encoder(config.text); },
+                   [&] { plan = data::plan_clips(config.data, train::clip_geometry(config)); }});
   const train::RunEstimate estimate = train::estimate_run(config, plan.buckets);
   std::cout << train::estimate_to_text(config, estimate) << "everything that a run needs is there\n";
   return 0;

@@ -278,6 +278,25 @@ TEST_CASE("images and videos of several sizes and lengths train in batches of on
   CHECK(exact_metrics(dir).size() == 8);  // 32 samples: three epochs, so every bucket was met
 }
 
+TEST_CASE("every shipped configuration is valid and names the files that it lacks and where to get them") {
+  int64_t pretrained = 0;
+  for (const auto& entry : fs::directory_iterator(VMOBA_SOURCE_DIR "/configs")) {
+    if (entry.path().filename() == "quickstart.yaml") continue;
+    const ProcessResult result = run_process({kTrain, "--config", entry.path().string(), "--dry-run"});
+    INFO(entry.path() << "\n" << result.output);
+    CHECK(result.exit_code == 2);
+    const std::string text = read_text(entry.path().string());
+    for (size_t at = 0; (at = text.find("weights: models/", at)) != std::string::npos; ++at) {
+      const size_t begin = at + std::string("weights: ").size();
+      CHECK(result.output.find(text.substr(begin, text.find('\n', begin) - begin) + "'") != std::string::npos);
+      ++pretrained;
+    }
+    for (const char* hint : {"model.weights", "codec.weights", "text.weights", "Hugging Face", "docs/pretrained.md"})
+      CHECK(result.output.find(hint) != std::string::npos);
+  }
+  CHECK(pretrained >= 9);
+}
+
 TEST_CASE("docs/config.md is what the program prints") {
   const ProcessResult result = run_process({kTrain, "--config-reference"});
   REQUIRE(result.exit_code == 0);
