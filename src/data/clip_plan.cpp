@@ -104,6 +104,11 @@ void PlanBuilder::add(const ManifestEntry& entry, const Probe& probe) {
 
 void PlanBuilder::add_clip(const ManifestEntry& entry, const MediaInfo& info, const FrameSize& size, int64_t frames,
                            double start_s) {
+  if (frames < geometry_.least_frames)
+    return drop(entry.path,
+                fmt::format("{} of {} frame(s): a model that is given the first frame needs at least {} (model.task)",
+                            info.is_image ? "an image" : "a clip", frames, geometry_.least_frames),
+                entry.origin);
   VMOBA_CHECK_INPUT(static_cast<int64_t>(plan_.clips.size()) < kMaxClips, "expected at most {} clips, found more in {}",
                     kMaxClips, config_.path);
   const auto [found, added] =

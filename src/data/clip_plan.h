@@ -38,6 +38,7 @@ struct DataConfig {
 struct ClipGeometry {
   int64_t temporal_stride = 4;  // frames = 1 + temporal_stride * n
   int64_t pixel_multiple = 16;  // height and width: codec stride times patch size
+  int64_t least_frames = 1;     // shorter clips have nothing left to learn once the model was told its first frame
   // Tokens of one clip (T' * H' * W' patches).
   int64_t tokens(int64_t frames, int64_t height, int64_t width) const {
     return (1 + (frames - 1) / temporal_stride) * (height / pixel_multiple) * (width / pixel_multiple);

@@ -42,12 +42,18 @@ void Dit::attach(const std::vector<Adapter>&) {
 
 void ModelConfig::visit(ConfigVisitor& v) {
   v.field("architecture", architecture, "Kind of transformer.", one_of(architectures().names()));
+  v.field(
+      "task", task,
+      "t2v: from text. i2v: from text and the first frame (Wan2.1 I2V, Wan2.2 I2V-A14B). flf2v: from text, first and "
+      "last frame (Wan2.1 FLF2V). ti2v: from text, with or without the first frame (Wan2.2 TI2V-5B).",
+      one_of({"t2v", "i2v", "flf2v", "ti2v"}));
   v.field("layers", layers, "Transformer blocks.", at_least(1));
   v.field("heads", heads, "Attention heads; the width is heads * head_dim.", at_least(1));
   v.field("head_dim", head_dim, "Size of an attention head; even.", at_least(6));
   v.field("ffn_dim", ffn_dim, "Hidden width of the feed-forward.", at_least(1));
   v.field("in_channels", in_channels,
-          "Latent channels in: those of the codec; for model.task i2v twice as many and 4 for the mask.", at_least(1));
+          "Latent channels in: those of the codec; for tasks i2v and flf2v twice as many and 4 for the mask.",
+          at_least(1));
   v.field("out_channels", out_channels, "Latent channels out; those of the codec.", at_least(1));
   v.field("text_dim", text_dim, "Width of the text embeddings; that of the text encoder.", at_least(1));
   v.field("freq_dim", freq_dim, "Width of the sinusoidal timestep embedding; even.", at_least(2));
@@ -73,6 +79,9 @@ void ModelConfig::visit(ConfigVisitor& v) {
 void ModelConfig::validate() const {
   const Architecture& known = architectures().find(architecture);
   VMOBA_CHECK_INPUT(patch_size.size() == 3, "expected three sizes in model.patch_size, found {}", patch_size.size());
+  VMOBA_CHECK_INPUT(image_dim == 0 || task == "i2v" || task == "flf2v",
+                    "model.task: expected i2v or flf2v for a model with image tokens (model.image_dim {}), found {}",
+                    image_dim, task);
   known.validate(*this);
 }
 

@@ -20,6 +20,7 @@ namespace vmoba::model {
 // The `model:` group. Widths default to Wan2.1 T2V 1.3B.
 struct ModelConfig {
   std::string architecture = "wan";
+  std::string task = "t2v";  // t2v | i2v | flf2v | ti2v: what the model is told about images (model/conditioning.h)
   int64_t layers = 30;
   int64_t heads = 12;
   int64_t head_dim = 128;

@@ -1,6 +1,7 @@
 #include "train/config.h"
 
 #include "core/check.h"
+#include "model/conditioning.h"
 
 namespace vmoba::train {
 
@@ -41,6 +42,9 @@ void FlowConfig::visit(ConfigVisitor& v) {
   v.field("loss_weighting", loss_weighting, "Weight of a sample's loss by its noise level (as in diffusers' SD3).",
           one_of({"uniform", "sigma_sqrt", "cosmap"}));
   v.field("caption_dropout", caption_dropout, "Probability that a sample is trained with an empty caption.",
+          between(0, 1));
+  v.field("first_frame_rate", first_frame_rate,
+          "For model.task ti2v: probability that a sample is given its first frame; the others train text to video.",
           between(0, 1));
 }
 
@@ -114,13 +118,19 @@ void validate_training(const RootConfig& config) {
 
 data::ClipGeometry clip_geometry(const RootConfig& config) {
   const model::CodecShape codec = model::codec_shape(config.codec);
-  VMOBA_CHECK_INPUT(config.model.in_channels == codec.channels && config.model.out_channels == codec.channels,
-                    "model.in_channels and model.out_channels: expected {} (channels of codec '{}'), found {} and {}",
-                    codec.channels, config.codec.type, config.model.in_channels, config.model.out_channels);
+  const int64_t condition = model::condition_channels(config.model, codec);
+  VMOBA_CHECK_INPUT(
+      config.model.in_channels == codec.channels + condition && config.model.out_channels == codec.channels,
+      "model.in_channels and model.out_channels: expected {} and {} (codec '{}', model.task {}), found {} "
+      "and {}",
+      codec.channels + condition, codec.channels, config.codec.type, config.model.task, config.model.in_channels,
+      config.model.out_channels);
   VMOBA_CHECK_INPUT(config.model.patch_size[0] == 1 && config.model.patch_size[1] == config.model.patch_size[2],
                     "model.patch_size: expected [1, p, p], found [{}, {}, {}]", config.model.patch_size[0],
                     config.model.patch_size[1], config.model.patch_size[2]);
-  return {codec.temporal_stride, codec.spatial_stride * config.model.patch_size[1]};
+  data::ClipGeometry geometry{codec.temporal_stride, codec.spatial_stride * config.model.patch_size[1]};
+  if (model::needs_first_frame(config.model)) geometry.least_frames = 1 + codec.temporal_stride;
+  return geometry;
 }
 
 std::string config_reference() {

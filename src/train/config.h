@@ -49,6 +49,7 @@ struct FlowConfig {
   double min_timestep = 0.0, max_timestep = 1000.0;
   std::string loss_weighting = "uniform";  // uniform | sigma_sqrt | cosmap
   double caption_dropout = 0.1;
+  double first_frame_rate = 1.0;
 
   void visit(ConfigVisitor& v);
 };

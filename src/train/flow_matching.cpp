@@ -58,7 +58,10 @@ NoisyBatch make_noisy(const FlowConfig& config, uint64_t seed, const std::vector
 
 at::Tensor flow_loss(const at::Tensor& velocity_BCTHW, const NoisyBatch& batch) {
   const at::Tensor error = velocity_BCTHW.to(at::kFloat) - batch.target_BCTHW.to(at::kFloat);
-  return (error.square().flatten(1).mean(1) * batch.weight_B).mean();
+  if (!batch.made_BT.defined()) return (error.square().flatten(1).mean(1) * batch.weight_B).mean();
+  const at::Tensor by_frame_BT = error.square().mean({1, 3, 4});
+  const at::Tensor by_sample_B = (by_frame_BT * batch.made_BT).sum(1) / batch.made_BT.sum(1);
+  return (by_sample_B * batch.weight_B).mean();
 }
 
 }  // namespace vmoba::train

@@ -26,13 +26,14 @@ struct NoisyBatch {
   at::Tensor target_BCTHW;   // noise - x0
   at::Tensor timestep_B;     // 1000 s, fp32
   at::Tensor weight_B;       // fp32
+  at::Tensor made_BT = {};   // 1 for latent frames that count, 0 for those given to the model; undefined: all count
 };
 
 // Noises a batch of clean latents; `samples` are their global sample numbers.
 NoisyBatch make_noisy(const FlowConfig& config, uint64_t seed, const std::vector<int64_t>& samples,
                       const at::Tensor& x0_BCTHW);
 
-// Mean over the batch of weight * mean squared error of each sample; fp32 scalar.
+// Mean over the batch of weight * mean squared error of each sample (over the latent frames that count); fp32 scalar.
 at::Tensor flow_loss(const at::Tensor& velocity_BCTHW, const NoisyBatch& batch);
 
 }  // namespace vmoba::train

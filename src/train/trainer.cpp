@@ -15,6 +15,7 @@
 #include "data/video_writer.h"
 #include "model/weights/lora_file.h"
 #include "sample/pipeline.h"
+#include "train/batch.h"
 #include "train/callbacks/standard_callbacks.h"
 #include "train/lr_schedule.h"
 #include "train/signals.h"
@@ -56,6 +57,7 @@ Trainer::Trainer(const RootConfig& config)
   log_plan(plan_, config_.train.micro_batch);
   codec_ = model::make_codec(config_.codec, device_);
   text_ = model::make_text_encoder(config_.text, device_);
+  if (config_.model.image_dim > 0) image_ = model::make_image_encoder(config_.image_encoder, device_);
   dit_ = model::make_dit(config_.model, config_.attention, uint64_t(config_.seed), device_);
   attach_adapters();
   optimizer_ = std::make_unique<AdamW>(config_.train.optimizer, dit_->trainable());
@@ -130,13 +132,13 @@ double Trainer::accumulate(StepInputs& inputs, bool dense, int64_t passes) {
     inputs.samples.push_back(sample.index);
     inputs.clips.push_back(plan_.clips[size_t(sample.clip)].path);
   }
-  const at::Tensor x0 = codec_->encode(at::stack(videos).to(device_));
-  const NoisyBatch batch = make_noisy(config_.train.flow, state_.seed, samples, x0);
-  const attention::Grid grid = dit_->grid(x0.size(2), x0.size(3), x0.size(4));
-  step_tokens_ += grid.tokens() * x0.size(0);
+  const EncodedBatch encoded =
+      encode_batch(config_.model, {*codec_, *text_, image_.get()}, at::stack(videos).to(device_), captions);
+  const TrainingBatch batch = make_batch(config_.train.flow, state_.seed, samples, encoded);
+  const at::Tensor& x0 = encoded.x0_BCTHW;
+  step_tokens_ += dit_->grid(x0.size(2), x0.size(3), x0.size(4)).tokens() * x0.size(0);
   const model::ForwardOptions options{compute_dtype_, dense, config_.model.activation_checkpointing, &stats_};
-  const at::Tensor velocity = dit_->forward({batch.latents_BCTHW, batch.timestep_B, text_->encode(captions)}, options);
-  const at::Tensor loss = flow_loss(velocity, batch);
+  const at::Tensor loss = flow_loss(dit_->forward(batch.input, options), batch.noisy);
   (loss / double(passes)).backward();
   return loss.item<double>();
 }

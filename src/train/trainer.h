@@ -53,6 +53,7 @@ class Trainer {
   std::unique_ptr<model::Dit> dit_;
   std::unique_ptr<model::Codec> codec_;
   std::unique_ptr<model::TextEncoder> text_;
+  std::unique_ptr<model::ImageEncoder> image_;  // null for models without image tokens
   std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<Ema> ema_;
   std::unique_ptr<data::SampleStream> stream_;

@@ -302,3 +302,23 @@ TEST_CASE("docs/config.md is what the program prints") {
   REQUIRE(result.exit_code == 0);
   CHECK(result.output == read_text(VMOBA_SOURCE_DIR "/docs/config.md"));
 }
+
+TEST_CASE("image-to-video tasks train and repeat their bytes") {
+  // With the dct codec of 16 channels: 16 + 4 + 16 in for i2v; TI2V-5B's way with 16.
+  const TemporaryFolder folder;
+  const auto train = [&](const std::string& name, std::vector<std::string> extra) {
+    const std::string dir = folder.path() + "/" + name;
+    extra.insert(extra.end(), {"train.steps=4", "train.ema.enabled=false", "train.tensorboard=false"});
+    const ProcessResult result = run_process(train_command(dir, extra));
+    INFO(result.output);
+    REQUIRE(result.exit_code == 0);
+    return read_text(dir + "/checkpoint-4/transformer/diffusion_pytorch_model.safetensors");
+  };
+  const std::string i2v = train("i2v", {"model.task=i2v", "model.in_channels=36"});
+  CHECK(i2v == train("i2v_again", {"model.task=i2v", "model.in_channels=36"}));
+  const std::string ti2v = train("ti2v", {"model.task=ti2v"});
+  CHECK(ti2v != train("ti2v_without", {"model.task=ti2v", "train.flow.first_frame_rate=0"}));
+  const ProcessResult wrong = run_process(train_command(folder.path() + "/wrong", {"model.task=i2v"}));
+  CHECK(wrong.exit_code == 2);
+  CHECK(wrong.output.find("expected 36 and 16 (codec 'dct', model.task i2v), found 16 and 16") != std::string::npos);
+}

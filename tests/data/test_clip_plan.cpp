@@ -67,6 +67,21 @@ bool starts_with(const std::string& text, const std::string& head) {
 
 }  // namespace
 
+TEST_CASE("A model that is given the first frame drops clips that have no other, and says so") {
+  const TemporaryFolder folder;
+  make_mixed_folder(folder.path());
+  ClipGeometry geometry = kGeometry;
+  geometry.least_frames = 5;
+  const ClipPlan plan = plan_clips(config_of(folder.path(), {1, 17}), geometry);
+  for (const Clip& clip : plan.clips) CHECK(clip.frames == 17);
+  const std::map<std::string, std::string> dropped = reasons(plan, folder.path());
+  CHECK(dropped.at("short.mp4") ==
+        "a clip of 1 frame(s): a model that is given the first frame needs at least 5 (model.task)");
+  int64_t images = 0;
+  for (const auto& [name, reason] : dropped) images += starts_with(reason, "an image of 1 frame(s)");
+  CHECK(images == 1);
+}
+
 TEST_CASE("Every file is a clip or is dropped once with its reason") {
   const TemporaryFolder folder;
   make_mixed_folder(folder.path());

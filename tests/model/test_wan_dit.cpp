@@ -246,6 +246,7 @@ TEST_CASE("FLOPs are those of the matrix products") {
   CHECK(forward_flops(config, small_vmoba(), grid, 5, 0.5) == Approx(2 * layer + outer - saved + gate).epsilon(1e-12));
   // 257 image tokens of width 7: two maps (7 -> 7 -> E), then keys, values and attention in every layer.
   config.image_dim = 7;
+  config.task = "i2v";
   const double image = 257, image_flops = 2 * image * (7 * 7 + 7 * e) + 2 * (4 * image * e * e + 4 * s * image * e);
   CHECK(forward_flops(config, full_attention(), grid, 5, 1) == Approx(2 * layer + outer + image_flops).epsilon(1e-12));
 }

@@ -64,6 +64,7 @@ inline ModelConfig wan_i2v_config() {
   config.in_channels = 9;
   config.out_channels = 3;
   config.image_dim = 10;
+  config.task = "i2v";
   return config;
 }
 
@@ -71,6 +72,7 @@ inline ModelConfig wan_flf2v_config() {
   ModelConfig config = wan_i2v_config();
   config.layers = 1;
   config.image_pos_tokens = 14;
+  config.task = "flf2v";
   config.weights = fixture_path("wan_flf2v");
   return config;
 }
@@ -78,6 +80,7 @@ inline ModelConfig wan_flf2v_config() {
 inline ModelConfig wan_ti2v_config() {
   ModelConfig config = wan_small_config("wan_ti2v");
   config.in_channels = config.out_channels = 6;
+  config.task = "ti2v";
   return config;
 }
 

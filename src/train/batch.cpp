@@ -1,0 +1,46 @@
+#include "train/batch.h"
+
+#include <ATen/ATen.h>
+
+#include "core/random.h"
+
+namespace vmoba::train {
+namespace {
+
+at::Tensor draw_given_frames(const FlowConfig& config, uint64_t seed, const std::vector<int64_t>& samples,
+                             bool possible) {
+  at::Tensor given_B = at::zeros({int64_t(samples.size())}, at::kBool);
+  for (size_t i = 0; possible && i < samples.size(); ++i)
+    given_B[int64_t(i)] = RandomStream(seed, "first_frame", uint64_t(samples[i])).uniform() < config.first_frame_rate;
+  return given_B;
+}
+
+}  // namespace
+
+EncodedBatch encode_batch(const model::ModelConfig& model, const Encoders& encoders, const at::Tensor& video_BCFHW,
+                          const std::vector<std::string>& captions) {
+  EncodedBatch out;
+  out.x0_BCTHW = encoders.codec.encode(video_BCFHW);
+  out.text_BLE = encoders.text.encode(captions).to(video_BCFHW.device());
+  const int64_t frames = video_BCFHW.size(2);
+  if (model.task == "ti2v")  // the codec is causal: the first latent frame is that of the first frame alone
+    out.condition.first_BC1HW = out.x0_BCTHW.slice(2, 0, 1);
+  else
+    out.condition = model::encode_condition(model, encoders.codec, encoders.image, video_BCFHW.select(2, 0),
+                                            video_BCFHW.select(2, frames - 1), frames);
+  return out;
+}
+
+TrainingBatch make_batch(const FlowConfig& config, uint64_t seed, const std::vector<int64_t>& samples,
+                         const EncodedBatch& encoded) {
+  TrainingBatch out;
+  model::ImageCondition condition = encoded.condition;
+  if (condition.first_BC1HW.defined())
+    condition.given_B = draw_given_frames(config, seed, samples, encoded.x0_BCTHW.size(2) > 1);
+  out.noisy = make_noisy(config, seed, samples, encoded.x0_BCTHW);
+  out.noisy.made_BT = model::made_frames(encoded.x0_BCTHW, condition);
+  out.input = model::conditioned_input(out.noisy.latents_BCTHW, out.noisy.timestep_B, encoded.text_BLE, condition);
+  return out;
+}
+
+}  // namespace vmoba::train
