@@ -1,5 +1,6 @@
 // vmoba-train: trains or fine-tunes a video diffusion transformer (docs/running.md).
 #include <iostream>
+#include <optional>
 
 #include "apps/main_guard.h"
 #include "core/log.h"
@@ -40,17 +41,20 @@ int main(int argc, char** argv) {
   app.add_flag("--dry-run", dry, "Check everything, print parameters, tokens, FLOPs and memory, and leave");
   app.add_flag("--config-reference", reference, "Print docs/config.md and leave");
   app.set_version_flag("--version", VMOBA_VERSION);
-  return apps::guarded_main(app, argc, argv, [&] {
+  std::optional<train::dist::World> world;
+  const int code = apps::guarded_main(app, argc, argv, [&] {
     if (reference) {
       std::cout << train::config_reference();
       return 0;
     }
     VMOBA_CHECK_INPUT(!arguments.path.empty() || !arguments.overrides.empty(),
                       "expected --config FILE (for example configs/quickstart.yaml), found none");
+    if (!dry) world.emplace();
     const train::RootConfig config = train::load_root_config(arguments.path, arguments.overrides);
     set_log_level(log_level_from_name(config.run.log_level));
     if (dry) return dry_run(config);
-    train::Trainer trainer(config);
+    train::Trainer trainer(config, *world);
     return trainer.run({resume});
   });
+  return world ? world->leave(code) : code;
 }

@@ -12,6 +12,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/config.h"
@@ -75,6 +76,8 @@ class AttentionStats {
   void record(const std::string& name, const at::Tensor& pairs, double total);
   // Mean density (attended / all pairs) by partition name, "full" included where it ran, and "all" over every layer.
   std::map<std::string, double> densities() const;
+  // (attended, all) pairs by partition name, "full" included; for sums over ranks.
+  std::map<std::string, std::pair<double, double>> pairs() const;
   void clear();
 
  private:

@@ -164,7 +164,7 @@ void AttentionStats::record(const std::string& name, const at::Tensor& pairs, do
   entries_.push_back({name, pairs.detach(), total});
 }
 
-std::map<std::string, double> AttentionStats::densities() const {
+std::map<std::string, std::pair<double, double>> AttentionStats::pairs() const {
   const std::lock_guard lock(mutex_);
   // One copy per device, however many layers were recorded.
   std::map<std::string, std::vector<at::Tensor>> by_device;
@@ -177,13 +177,21 @@ std::map<std::string, double> AttentionStats::densities() const {
   for (const Entry& entry : entries_) {
     const std::string device = entry.pairs.device().str();
     const double pairs = read[device].const_data_ptr<double>()[next[device]++];
-    for (const std::string& name : {entry.name, std::string("all")}) {
-      sums[name].first += pairs;
-      sums[name].second += entry.total;
-    }
+    sums[entry.name].first += pairs;
+    sums[entry.name].second += entry.total;
   }
+  return sums;
+}
+
+std::map<std::string, double> AttentionStats::densities() const {
   std::map<std::string, double> densities;
-  for (const auto& [name, sum] : sums) densities[name] = sum.second > 0 ? sum.first / sum.second : 0.0;
+  std::pair<double, double> all;
+  for (const auto& [name, sum] : pairs()) {
+    densities[name] = sum.second > 0 ? sum.first / sum.second : 0.0;
+    all.first += sum.first;
+    all.second += sum.second;
+  }
+  if (!densities.empty()) densities["all"] = all.second > 0 ? all.first / all.second : 0.0;
   return densities;
 }
 

@@ -113,14 +113,17 @@ Sample SampleStream::State::produce(int64_t index, const std::atomic<bool>& canc
 }
 
 SampleStream::SampleStream(const ClipPlan& plan, const DataConfig& config, uint64_t seed, int64_t group, int64_t first,
-                           int64_t stride)
+                           int64_t stride, int64_t block)
     : state_(std::make_unique<State>(plan, config, seed, group)) {
-  VMOBA_CHECK(first >= 0 && stride >= 1,
-              "expected a first sample of at least 0 and a stride of at least 1, found {} and {}", first, stride);
+  VMOBA_CHECK(
+      first >= 0 && block >= 1 && stride >= block,
+      "expected a first sample of at least 0 and a stride of at least the block's size of at least 1, found {}, "
+      "{} and {}",
+      first, stride, block);
   State* s = state_.get();
   s->prefetcher = std::make_unique<OrderedPrefetcher<Sample>>(
-      s->workers, config.prefetch_clips, [s, first, stride](int64_t number, const std::atomic<bool>& cancel) {
-        return s->produce(first + number * stride, cancel);
+      s->workers, config.prefetch_clips, [s, first, stride, block](int64_t number, const std::atomic<bool>& cancel) {
+        return s->produce(first + number / block * stride + number % block, cancel);
       });
 }
 

@@ -44,9 +44,10 @@ struct StreamStats {
 
 class SampleStream {
  public:
-  // Delivers samples first, first + stride, first + 2*stride, ... in this order (ranks take strides).
+  // Delivers samples first .. first + block - 1, then the same behind first + stride, first + 2*stride, ... in this
+  // order (ranks take strides).
   SampleStream(const ClipPlan& plan, const DataConfig& config, uint64_t seed, int64_t group, int64_t first,
-               int64_t stride);
+               int64_t stride, int64_t block = 1);
   ~SampleStream();
   // Throws Error(kInput) where no clip of a bucket can be decoded (with the list of failures).
   Sample next();

@@ -55,8 +55,10 @@ void EmaConfig::visit(ConfigVisitor& v) {
 
 void TrainConfig::visit(ConfigVisitor& v) {
   v.field("steps", steps, "Optimiser steps of the whole run.", at_least(0));
-  v.field("global_batch", global_batch, "Samples per optimiser step; accumulation follows from it.", at_least(1));
-  v.field("micro_batch", micro_batch, "Samples of one forward pass; `global_batch` must be a multiple.", at_least(1));
+  v.field("global_batch", global_batch, "Samples per optimiser step over all ranks; accumulation follows from it.",
+          at_least(1));
+  v.field("micro_batch", micro_batch,
+          "Samples of one forward pass; `global_batch` must be a multiple. Less where a rank's share is.", at_least(1));
   v.field("checkpoint_every", checkpoint_every, "Steps between checkpoints; 0: only at the end and on a signal.",
           at_least(0));
   v.field("keep_checkpoints", keep_checkpoints, "Newest checkpoints that are kept; 0 keeps all.", at_least(0));
@@ -67,9 +69,20 @@ void TrainConfig::visit(ConfigVisitor& v) {
   v.group("ema", "Moving average of the weights.", ema);
 }
 
+void ParallelConfig::visit(ConfigVisitor& v) {
+  v.field("data", data,
+          "Ranks that hold a copy of the training state each; 0 fills in what the number of ranks leaves.",
+          at_least(0));
+  v.field("timeout_s", timeout_s,
+          "Seconds that a rank may keep the others waiting, or be silent, before the whole job ends.",
+          between(1, 86400));
+  v.field("report_every", report_every, "Steps between reports of the slowest rank; 0: none.", at_least(0));
+}
+
 void RootConfig::visit(ConfigVisitor& v) {
   v.field("seed", seed, "Every random draw is a function of it and of the sample or step number.", at_least(0));
   v.group("run", "Where a run lives.", run);
+  v.group("parallel", "Several ranks (docs/distributed.md).", parallel);
   v.group("data", "Clips to train on.", data);
   v.group("model", "The diffusion transformer.", model);
   v.group("lora", "Low-rank adapters beside a frozen transformer (docs/pretrained.md).", lora);

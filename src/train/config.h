@@ -78,9 +78,21 @@ struct TrainConfig {
   void visit(ConfigVisitor& v);
 };
 
+// The `parallel:` group: how the ranks of a job share the work (src/train/dist/mesh.h).
+struct ParallelConfig {
+  int64_t data = 0;  // 0: what the number of ranks leaves
+  int64_t shard = 1;
+  int64_t sequence = 1;
+  double timeout_s = 45;
+  int64_t report_every = 100;
+
+  void visit(ConfigVisitor& v);
+};
+
 struct RootConfig {
   int64_t seed = 0;
   RunConfig run;
+  ParallelConfig parallel;
   data::DataConfig data;
   model::ModelConfig model;
   model::LoraConfig lora;

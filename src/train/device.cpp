@@ -11,9 +11,10 @@
 
 namespace vmoba::train {
 
-at::Device prepare_device(const RunConfig& config) {
-  at::set_num_threads(config.threads > 0 ? int(config.threads)
-                                         : int(std::max(1u, std::thread::hardware_concurrency())));
+at::Device prepare_device(const RunConfig& config, int local_ranks) {
+  const int allowed = int(std::max(1u, std::thread::hardware_concurrency()));
+  const bool bound = allowed < int(::sysconf(_SC_NPROCESSORS_ONLN));
+  at::set_num_threads(config.threads > 0 ? int(config.threads) : std::max(1, bound ? allowed : allowed / local_ranks));
   const bool has_cuda = at::hasCUDA();
   VMOBA_CHECK_INPUT(config.device != "cuda" || has_cuda,
                     "run.device: expected a CUDA GPU, found none; set run.device=cpu or check the driver (nvidia-smi)");

@@ -51,10 +51,19 @@ void log_plan(const data::ClipPlan& plan, int64_t micro_batch) {
 
 }  // namespace
 
-Trainer::Trainer(const RootConfig& config)
-    : config_(config), device_(prepare_device(config.run)), compute_dtype_(dtype_of(config.model.compute_dtype)) {
+Trainer::Trainer(const RootConfig& config, dist::World& world)
+    : config_(config),
+      world_(world),
+      device_(dist::device_of_rank(prepare_device(config.run, world.local_size()), world)),
+      mesh_(world, config.parallel, device_),
+      share_(dist::batch_share(config.train, mesh_.sizes())),
+      compute_dtype_(dtype_of(config.model.compute_dtype)),
+      stragglers_(config.parallel.report_every, world.hosts()) {
+  world_.set_timeout_s(config_.parallel.timeout_s);
+  dist::log_rank(world_, mesh_, share_, device_);
+  if (world_.rank() != 0 && config_.run.log_level != "debug") set_log_level(LogLevel::kWarning);
   plan_ = data::plan_clips(config_.data, clip_geometry(config_));
-  log_plan(plan_, config_.train.micro_batch);
+  if (world_.rank() == 0) log_plan(plan_, config_.train.micro_batch);
   codec_ = model::make_codec(config_.codec, device_);
   text_ = model::make_text_encoder(config_.text, device_);
   if (config_.model.image_dim > 0) image_ = model::make_image_encoder(config_.image_encoder, device_);
@@ -62,6 +71,7 @@ Trainer::Trainer(const RootConfig& config)
   attach_adapters();
   optimizer_ = std::make_unique<AdamW>(config_.train.optimizer, dit_->trainable());
   if (config_.train.ema.enabled) ema_ = std::make_unique<Ema>(config_.train.ema, dit_->trainable());
+  if (mesh_.sizes().data > 1) buckets_ = std::make_unique<dist::GradientBuckets>(dit_->trainable(), mesh_.everyone());
   state_.seed = uint64_t(config_.seed);
 }
 
@@ -86,17 +96,26 @@ CheckpointParts Trainer::parts() {
   return {*dit_, *optimizer_, ema_.get(), resolved_yaml(config_), config_.lora};
 }
 
-void Trainer::start(const ResumeRequest& resume) {
+std::string Trainer::find_start(const ResumeRequest& resume) {
   const std::string& dir = config_.run.dir;
-  std::string from = resume.from;
-  if (from == "latest") {
+  if (resume.from == "latest") {
     const std::vector<int64_t> steps = checkpoint_steps(dir);
-    from = steps.empty() ? "" : checkpoint_path(dir, steps.back());
-    if (from.empty()) log_warning("--resume latest: no checkpoint in {}, starting at step 0", dir);
-  } else if (from.empty()) {
+    if (!steps.empty()) return checkpoint_path(dir, steps.back());
+    log_warning("--resume latest: no checkpoint in {}, starting at step 0", dir);
+    return "";
+  }
+  if (resume.from.empty()) {
     if (const auto place = set_aside_earlier_run(dir))
       log_warning("{} held an earlier run, now kept at {}; --resume latest would have continued it", dir, *place);
   }
+  return resume.from;
+}
+
+void Trainer::start(const ResumeRequest& resume) {
+  const std::string& dir = config_.run.dir;
+  world_.set_patient(true);  // until every rank has planned and loaded
+  const std::string from =
+      dist::all_gather_text(world_.control(), world_.rank() == 0 ? find_start(resume) : "").front();
   if (!from.empty()) {
     state_ = load_checkpoint(from, parts());
     VMOBA_CHECK_INPUT(state_.seed == uint64_t(config_.seed),
@@ -107,23 +126,29 @@ void Trainer::start(const ResumeRequest& resume) {
                       state_.step ? state_.next_sample / state_.step : 0, config_.train.global_batch);
     log_info("resumed from {} at step {}", from, state_.step);
   }
-  prepare_run_folder(dir);
-  write_file_atomically(dir + "/config.resolved.yaml", resolved_yaml(config_));
-  write_file_atomically(dir + "/clip_plan.json", data::plan_to_json(plan_));
-  make_callbacks();
+  if (world_.rank() == 0) {
+    prepare_run_folder(dir);
+    write_file_atomically(dir + "/config.resolved.yaml", resolved_yaml(config_));
+    write_file_atomically(dir + "/clip_plan.json", data::plan_to_json(plan_));
+    make_callbacks();
+  }
+  // Pass p of batch rank b takes chunk p * batch_ranks + b of the step.
   stream_ = std::make_unique<data::SampleStream>(plan_, config_.data, uint64_t(config_.seed), config_.train.micro_batch,
-                                                 state_.next_sample, 1);
+                                                 state_.next_sample + mesh_.batch_rank() * share_.micro,
+                                                 mesh_.sizes().batch_ranks() * share_.micro, share_.micro);
+  dist::barrier(world_.control());
+  world_.set_patient(false);
 }
 
 void Trainer::make_callbacks() {
   callbacks_ = standard_callbacks(config_.run.dir, state_.step, config_.train.tensorboard);
 }
 
-double Trainer::accumulate(StepInputs& inputs, bool dense, int64_t passes) {
+double Trainer::accumulate(StepInputs& inputs, bool dense) {
   std::vector<at::Tensor> videos;
   std::vector<std::string> captions;
   std::vector<int64_t> samples;
-  for (int64_t i = 0; i < config_.train.micro_batch; ++i) {
+  for (int64_t i = 0; i < share_.micro; ++i) {
     data::Sample sample = stream_->next();
     const bool drop = drop_caption(config_.train.flow, state_.seed, sample.index);
     videos.push_back(data::to_unit_range(sample.video_CFHW));
@@ -139,60 +164,100 @@ double Trainer::accumulate(StepInputs& inputs, bool dense, int64_t passes) {
   step_tokens_ += dit_->grid(x0.size(2), x0.size(3), x0.size(4)).tokens() * x0.size(0);
   const model::ForwardOptions options{compute_dtype_, dense, config_.model.activation_checkpointing, &stats_};
   const at::Tensor loss = flow_loss(dit_->forward(batch.input, options), batch.noisy);
-  (loss / double(passes)).backward();
+  (loss / double(share_.passes * mesh_.sizes().batch_ranks())).backward();
   return loss.item<double>();
 }
 
-void Trainer::check_finite(double loss, double norm, const StepInputs& inputs) const {
-  if (std::isfinite(loss) && std::isfinite(norm)) return;
+void Trainer::check_finite(const dist::StepTotals& totals, double norm, const StepInputs& inputs) const {
+  if (std::isfinite(totals.loss) && std::isfinite(norm)) return;
+  // The rank that met it knows the clips; the others leave the word to it.
+  if (totals.bad_loss_rank >= 0 && totals.bad_loss_rank != world_.rank()) dist::barrier(world_.control());
   throw_runtime(
       "step {}: expected a finite loss and gradient, found loss {} and gradient norm {}; samples {} of clips "
       "{}; the weights were not updated: lower train.optimizer.lr, look at these clips, or resume from the "
       "last checkpoint",
-      state_.step + 1, loss, norm, fmt::join(inputs.samples, ", "), fmt::join(inputs.clips, ", "));
+      state_.step + 1, totals.loss, norm, fmt::join(inputs.samples, ", "), fmt::join(inputs.clips, ", "));
+}
+
+void Trainer::begin_gradients() {
+  if (buckets_)
+    buckets_->begin_step();
+  else
+    optimizer_->zero_grad();
+}
+
+dist::StepResult Trainer::step_result(std::vector<double> losses) const {
+  dist::StepResult result;
+  result.losses = std::move(losses);
+  result.pairs = stats_.pairs();
+  result.signal = stop_signal();
+  result.tokens = step_tokens_;
+  result.failed_clips = stream_->stats().failed_clips;
+  result.memory_bytes = memory_in_use_bytes(device_);
+  return result;
+}
+
+StepReport Trainer::report(const dist::StepTotals& totals, double norm, double lr) const {
+  StepReport report;
+  report.step = state_.step;
+  report.steps = config_.train.steps;
+  report.loss = totals.loss;
+  report.lr = lr;
+  report.grad_norm = norm;
+  report.density = totals.density;
+  report.data_wait_s = totals.data_wait_s;
+  report.memory_bytes = totals.memory_bytes;
+  report.failed_clips = totals.failed_clips;
+  return report;
 }
 
 StepReport Trainer::train_step() {
   const Clock::time_point start = Clock::now();
-  const double waited_before = stream_->stats().wait_seconds;
-  const int64_t passes = config_.train.global_batch / config_.train.micro_batch;
+  const double data_before = stream_->stats().wait_seconds, others_before = world_.waited_s();
   const bool dense = state_.step < config_.attention.dense_warmup_steps;
   stats_.clear();
   step_tokens_ = 0;
-  optimizer_->zero_grad();
+  begin_gradients();
   StepInputs inputs;
-  double loss = 0;
-  for (int64_t pass = 0; pass < passes; ++pass) loss += accumulate(inputs, dense, passes) / double(passes);
+  std::vector<double> losses;
+  for (int64_t pass = 0; pass < share_.passes; ++pass) {
+    if (buckets_ && pass + 1 == share_.passes) buckets_->begin_last_pass();
+    losses.push_back(accumulate(inputs, dense));
+  }
+  if (buckets_) buckets_->finish();
+  dist::StepResult result = step_result(std::move(losses));
+  result.data_wait_s = stream_->stats().wait_seconds - data_before;
+  result.own_s = seconds_since(start) - result.data_wait_s - (world_.waited_s() - others_before);
+  world_.note(state_.step + 1, "ending the step");
+  const dist::StepTotals totals = dist::exchange_step(world_, mesh_.sizes(), result);
   const double norm = gradient_norm(dit_->trainable()).item<double>();
-  check_finite(loss, norm, inputs);
+  check_finite(totals, norm, inputs);
   clip_gradients(dit_->trainable(), norm, config_.train.optimizer.max_grad_norm);
   const double lr = learning_rate(config_.train.optimizer, state_.step, config_.train.steps);
   optimizer_->step(lr);
   if (ema_) ema_->update(state_.step);
   state_.step += 1;
   state_.next_sample += config_.train.global_batch;
+  stop_signal_ = totals.signal;
+  if (const std::string text = stragglers_.add(totals); !text.empty() && world_.rank() == 0) log_info("{}", text);
 
-  StepReport report;
-  report.step = state_.step;
-  report.steps = config_.train.steps;
-  report.loss = loss;
-  report.lr = lr;
-  report.grad_norm = norm;
-  report.step_s = seconds_since(start);
-  report.tokens_per_s = double(step_tokens_) / report.step_s;
-  report.density = stats_.densities();
-  report.data_wait_s = stream_->stats().wait_seconds - waited_before;
-  report.memory_bytes = memory_in_use_bytes(device_);
-  report.failed_clips = stream_->stats().failed_clips;
-  return report;
+  StepReport out = report(totals, norm, lr);
+  out.step_s = seconds_since(start);
+  out.tokens_per_s = double(totals.tokens) / out.step_s;
+  return out;
 }
 
 void Trainer::save() {
+  world_.note(state_.step, "saving");
+  if (world_.rank() != 0) return dist::wait_patiently(world_);
   const std::string folder = save_checkpoint(config_.run.dir, state_, parts(), config_.train.keep_checkpoints);
   for (const auto& callback : callbacks_) callback->on_checkpoint(state_.step, folder);
+  dist::wait_patiently(world_);
 }
 
 void Trainer::validate_now() {
+  world_.note(state_.step, "validating");
+  if (world_.rank() != 0) return dist::wait_patiently(world_);
   if (ema_) ema_->swap();
   sample::Pipeline pipeline(*dit_, *codec_, *text_, config_.sample, config_.attention, compute_dtype_, device_);
   std::vector<std::string> prompts = config_.sample.prompts;
@@ -209,20 +274,22 @@ void Trainer::validate_now() {
   }
   if (ema_) ema_->swap();
   for (const auto& callback : callbacks_) callback->on_validation(state_.step, videos);
+  dist::wait_patiently(world_);
 }
 
 int Trainer::run(const ResumeRequest& resume) {
   install_stop_signals();
   start(resume);
+  const bool lead = world_.rank() == 0;
   const int64_t warmup = config_.attention.dense_warmup_steps;
-  if (config_.attention.backend != "full" && state_.step < warmup)
+  if (lead && config_.attention.backend != "full" && state_.step < warmup)
     log_info("full attention in every layer until step {} (attention.dense_warmup_steps)", warmup);
   const auto due = [&](int64_t every) { return every > 0 && state_.step % every == 0; };
   int64_t saved_step = state_.step;
-  while (state_.step < config_.train.steps && stop_signal() == 0) {
+  while (state_.step < config_.train.steps && stop_signal_ == 0) {
     const StepReport report = train_step();
     for (const auto& callback : callbacks_) callback->on_step(report);
-    if (config_.attention.backend != "full" && state_.step == warmup)
+    if (lead && config_.attention.backend != "full" && state_.step == warmup)
       log_info("step {}: sparse attention from here on", state_.step + 1);
     if (due(config_.train.checkpoint_every) || state_.step == config_.train.steps) {
       save();
@@ -233,8 +300,8 @@ int Trainer::run(const ResumeRequest& resume) {
   const bool stopped = state_.step < config_.train.steps;
   if (stopped && (saved_step != state_.step || checkpoint_steps(config_.run.dir).empty())) save();
   for (const auto& callback : callbacks_) callback->on_end();
-  if (stopped)
-    log_info("stopped by signal {} after step {}; continue with --resume latest", stop_signal(), state_.step);
+  if (stopped && lead)
+    log_info("stopped by signal {} after step {}; continue with --resume latest", stop_signal_, state_.step);
   return stopped ? kExitStopped : 0;
 }
 

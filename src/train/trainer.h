@@ -10,6 +10,10 @@
 #include "train/callbacks/callback.h"
 #include "train/checkpoint.h"
 #include "train/config.h"
+#include "train/dist/gradient_buckets.h"
+#include "train/dist/mesh.h"
+#include "train/dist/step_exchange.h"
+#include "train/dist/world.h"
 #include "train/flow_matching.h"
 
 namespace vmoba::train {
@@ -21,8 +25,9 @@ struct ResumeRequest {
 
 class Trainer {
  public:
-  // Plans the data and makes all parts; touches nothing on disk.
-  explicit Trainer(const RootConfig& config);
+  // Plans the data and makes all parts; touches nothing on disk. Collective over the ranks of `world`, which must
+  // outlive it.
+  Trainer(const RootConfig& config, dist::World& world);
   ~Trainer();
 
   // Runs to train.steps, or until a stop signal. Returns the process's exit code: 0 or kExitStopped.
@@ -36,18 +41,27 @@ class Trainer {
   };
 
   void attach_adapters();
+  // The checkpoint to start from, or ""; an earlier run that this one does not continue is set aside.
+  std::string find_start(const ResumeRequest& resume);
   void start(const ResumeRequest& resume);
   void make_callbacks();
   StepReport train_step();
-  // Loss of one forward and backward pass over train.micro_batch samples (not yet divided by the accumulation).
-  double accumulate(StepInputs& inputs, bool dense, int64_t passes);
-  void check_finite(double loss, double norm, const StepInputs& inputs) const;
+  void begin_gradients();
+  // Mean loss of one forward and backward pass over a micro batch. Gradients add up to those of the mean over
+  // train.global_batch once they are summed over passes and ranks.
+  double accumulate(StepInputs& inputs, bool dense);
+  dist::StepResult step_result(std::vector<double> losses) const;
+  void check_finite(const dist::StepTotals& totals, double norm, const StepInputs& inputs) const;
+  StepReport report(const dist::StepTotals& totals, double norm, double lr) const;
   void save();
   void validate_now();
   CheckpointParts parts();
 
   RootConfig config_;
+  dist::World& world_;
   at::Device device_;
+  dist::Mesh mesh_;
+  dist::BatchShare share_;
   at::ScalarType compute_dtype_;
   data::ClipPlan plan_;
   std::unique_ptr<model::Dit> dit_;
@@ -56,15 +70,19 @@ class Trainer {
   std::unique_ptr<model::ImageEncoder> image_;  // null for models without image tokens
   std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<Ema> ema_;
+  std::unique_ptr<dist::GradientBuckets> buckets_;  // where several ranks hold all parameters each
   std::unique_ptr<data::SampleStream> stream_;
   std::vector<std::unique_ptr<Callback>> callbacks_;
   attention::AttentionStats stats_;
   TrainerState state_;
   int64_t step_tokens_ = 0;
+  int stop_signal_ = 0;  // as agreed by all ranks
+  dist::StragglerReport stragglers_;
 };
 
-// The device named by run.device; "auto" takes CUDA where present. Also sets the number of CPU threads.
-at::Device prepare_device(const RunConfig& config);
+// The device named by run.device; "auto" takes CUDA where present. Also sets the number of CPU threads: all of this
+// process's cores, or its share where the host's `local_ranks` ranks are not bound to cores of their own.
+at::Device prepare_device(const RunConfig& config, int local_ranks = 1);
 
 // Bytes in use: peak of the GPU allocator, or resident memory of the process.
 int64_t memory_in_use_bytes(const at::Device& device);

@@ -1,0 +1,66 @@
+#include "train/dist/launch.h"
+
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
+
+#include "core/check.h"
+
+namespace vmoba::train::dist {
+namespace {
+
+// The number in the first of these variables that is set; `fallback` where none is.
+int number_of(std::initializer_list<const char*> names, int fallback) {
+  for (const char* name : names) {
+    const char* text = std::getenv(name);
+    if (text == nullptr) continue;
+    int value = 0;
+    const auto parsed = std::from_chars(text, text + std::strlen(text), value);
+    VMOBA_CHECK_INPUT(parsed.ec == std::errc() && *parsed.ptr == '\0' && value >= 0,
+                      "{}: expected a number of at least 0 from the launcher, found '{}'; unset it or mend it", name,
+                      text);
+    return value;
+  }
+  return fallback;
+}
+
+bool is_set(const char* name) {
+  return std::getenv(name) != nullptr;
+}
+
+Launch mpi_launch() {
+  Launch out;
+  if (is_set("OMPI_COMM_WORLD_SIZE")) {
+    out.launcher = "mpirun";
+    out.size = number_of({"OMPI_COMM_WORLD_SIZE"}, 1);
+    out.rank = number_of({"OMPI_COMM_WORLD_RANK"}, 0);
+  } else if (is_set("PMIX_RANK") || is_set("PMI_RANK")) {
+    out.launcher = is_set("SLURM_PROCID") ? "srun" : "PMI";
+    out.size = number_of({"PMI_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"}, 1);
+    out.rank = number_of({"PMIX_RANK", "PMI_RANK"}, 0);
+  } else {
+    return out;
+  }
+  out.under_mpi = true;
+  out.local_rank = number_of({"OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID", "MPI_LOCALRANKID"}, 0);
+  out.local_size = number_of({"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"}, 1);
+  return out;
+}
+
+}  // namespace
+
+Launch detect_launch() {
+  const Launch launch = mpi_launch();
+  const int world = number_of({"WORLD_SIZE"}, launch.size), rank = number_of({"RANK"}, launch.rank);
+  VMOBA_CHECK_INPUT(launch.under_mpi || world <= 1,
+                    "expected {} ranks (WORLD_SIZE) to be started by MPI, found no MPI launcher; torchrun cannot "
+                    "connect them: use `mpirun -n {} vmoba-train ...` or `srun --mpi=pmix vmoba-train ...`, or unset "
+                    "WORLD_SIZE for a run on one process",
+                    world, world);
+  VMOBA_CHECK_INPUT(!launch.under_mpi || (world == launch.size && rank == launch.rank),
+                    "expected RANK and WORLD_SIZE to be {} and {} as {} says, found {} and {}; unset them", launch.rank,
+                    launch.size, launch.launcher, rank, world);
+  return launch;
+}
+
+}  // namespace vmoba::train::dist

@@ -1,0 +1,100 @@
+#include "train/dist/mesh.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/cuda/CUDAContextLight.h>
+#include <c10/cuda/CUDAFunctions.h>
+
+#include <numeric>
+
+#include "core/check.h"
+#include "core/log.h"
+#include "train/dist/nccl_communicator.h"
+
+namespace vmoba::train::dist {
+namespace {
+
+std::vector<int> ranks_from(int first, int count, int stride) {
+  std::vector<int> out;
+  for (int i = 0; i < count; ++i) out.push_back(first + i * stride);
+  return out;
+}
+
+}  // namespace
+
+MeshSizes mesh_sizes(const ParallelConfig& config, int64_t ranks) {
+  const int64_t inner = config.shard * config.sequence;
+  if (config.data == 0) {
+    VMOBA_CHECK_INPUT(ranks % inner == 0,
+                      "expected a number of ranks that parallel.shard x parallel.sequence ({} x {}) divides, found {}; "
+                      "start {} or {} ranks, or change these keys",
+                      config.shard, config.sequence, ranks, std::max<int64_t>(1, ranks / inner) * inner,
+                      (ranks / inner + 1) * inner);
+  } else {
+    VMOBA_CHECK_INPUT(config.data * inner == ranks,
+                      "expected parallel.data x shard x sequence = {} ranks, found {} x {} x {} = {}; start {} ranks, "
+                      "or set parallel.data to 0 to fill it in",
+                      ranks, config.data, config.shard, config.sequence, config.data * inner, config.data * inner);
+  }
+  return {int(ranks / inner), int(config.shard), int(config.sequence)};
+}
+
+BatchShare batch_share(const TrainConfig& config, const MeshSizes& sizes) {
+  const int64_t groups = sizes.batch_ranks(), batch = config.global_batch;
+  VMOBA_CHECK_INPUT(batch % groups == 0,
+                    "train.global_batch: expected a multiple of {} (parallel.data {} x parallel.shard {} take samples "
+                    "of their own), found {}; use {} or {}",
+                    groups, sizes.data, sizes.shard, batch, std::max<int64_t>(1, batch / groups) * groups,
+                    (batch / groups + 1) * groups);
+  BatchShare out;
+  out.samples = batch / groups;
+  // Batches of one bucket are made of train.micro_batch consecutive samples, whatever the number of ranks; a divisor
+  // keeps every pass inside one.
+  out.micro = std::gcd(config.micro_batch, out.samples);
+  out.passes = out.samples / out.micro;
+  return out;
+}
+
+at::Device device_of_rank(const at::Device& device, const World& world) {
+  if (!device.is_cuda()) return device;
+  const int count = int(c10::cuda::device_count());
+  // Where the launcher shows each rank a GPU of its own (Slurm's --gpus-per-task), that is number 0.
+  VMOBA_CHECK_INPUT(count == 1 || world.local_rank() < count,
+                    "expected a GPU for each of the {} ranks on {}, found {}; start at most {} ranks per host",
+                    world.local_size(), world.host(world.rank()), count, count);
+  return at::Device(at::kCUDA, c10::DeviceIndex(count == 1 ? 0 : world.local_rank()));
+}
+
+Mesh::Mesh(World& world, const ParallelConfig& config, const at::Device& device)
+    : sizes_(mesh_sizes(config, world.size())) {
+  const int rank = world.rank(), state = sizes_.state_ranks();
+  batch_rank_ = rank / sizes_.sequence;
+  data_rank_ = rank / state;
+  everyone_ = make_group(world, ranks_from(0, world.size(), 1), device);
+  state_ = make_group(world, ranks_from(data_rank_ * state, state, 1), device);
+  replicas_ = make_group(world, ranks_from(rank % state, sizes_.data, state), device);
+  sequence_ = make_group(world, ranks_from(batch_rank_ * sizes_.sequence, sizes_.sequence, 1), device);
+}
+
+std::shared_ptr<Communicator> Mesh::make_group(World& world, const std::vector<int>& ranks, const at::Device& device) {
+  // A collective call even for groups of one: other ranks' groups may have the same shape.
+  std::shared_ptr<Communicator> group = world.make_group(ranks);
+  if (ranks.size() == 1) return make_single_communicator();
+  if (!device.is_cuda()) return group;
+  control_.push_back(group);
+  return make_nccl_communicator(*group, device);
+}
+
+void log_rank(const World& world, const Mesh& mesh, const BatchShare& share, const at::Device& device) {
+  if (world.size() == 1) return;
+  const std::string gpu =
+      device.is_cuda() ? fmt::format(" ({})", at::cuda::getDeviceProperties(device.index())->name) : "";
+  log_info(
+      "rank {} of {} ({}) on {}, number {} of {} there: {}{}, {} CPU threads; copy {} of {}, samples of part {} of "
+      "{}: {} passes of {} per step",
+      world.rank(), world.size(), world.launcher(), world.host(world.rank()), world.local_rank(), world.local_size(),
+      device.str(), gpu, at::get_num_threads(), mesh.data_rank(), mesh.sizes().data, mesh.batch_rank(),
+      mesh.sizes().batch_ranks(), share.passes, share.micro);
+}
+
+}  // namespace vmoba::train::dist

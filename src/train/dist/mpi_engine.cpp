@@ -1,0 +1,287 @@
+#include "train/dist/mpi_engine.h"
+
+#include <fmt/ranges.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/check.h"
+#include "core/log.h"
+
+namespace vmoba::train::dist {
+namespace {
+
+constexpr int64_t kPartBytes = int64_t{1} << 30;
+constexpr int kTag = 1;
+constexpr double kPatientTimeoutSeconds = 3600;
+// Rank 0 knows what everyone does and so has the better message: the others leave it this much time to give it.
+constexpr double kCourtesySeconds = 3;
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+void check_mpi(int code, const char* call) {
+  if (code == MPI_SUCCESS) return;
+  char text[MPI_MAX_ERROR_STRING];
+  int length = 0;
+  MPI_Error_string(code, text, &length);
+  throw_runtime("expected {} to succeed, found: {}", call, std::string(text, size_t(length)));
+}
+
+}  // namespace
+
+void Exchange::send(const void* bytes, int64_t count, int to, MPI_Comm group) {
+  const char* at = static_cast<const char*>(bytes);
+  for (int64_t done = 0; done < count; done += kPartBytes) {
+    requests_.push_back(MPI_REQUEST_NULL);
+    peers_.push_back(-1);
+    check_mpi(
+        MPI_Isend(at + done, int(std::min(kPartBytes, count - done)), MPI_BYTE, to, kTag, group, &requests_.back()),
+        "MPI_Isend");
+  }
+}
+
+void Exchange::receive(void* bytes, int64_t count, int from, int peer, MPI_Comm group) {
+  char* at = static_cast<char*>(bytes);
+  for (int64_t done = 0; done < count; done += kPartBytes) {
+    requests_.push_back(MPI_REQUEST_NULL);
+    peers_.push_back(peer);
+    check_mpi(
+        MPI_Irecv(at + done, int(std::min(kPartBytes, count - done)), MPI_BYTE, from, kTag, group, &requests_.back()),
+        "MPI_Irecv");
+  }
+}
+
+bool Exchange::finished() {
+  int all = 0;
+  if (!requests_.empty())
+    check_mpi(MPI_Testall(int(requests_.size()), requests_.data(), &all, MPI_STATUSES_IGNORE), "MPI_Testall");
+  return requests_.empty() || all != 0;
+}
+
+std::vector<int> Exchange::awaited() const {
+  std::vector<int> out;
+  for (size_t i = 0; i < requests_.size(); ++i) {
+    int arrived = 0;
+    if (peers_[i] < 0 || requests_[i] == MPI_REQUEST_NULL) continue;
+    // Testall leaves finished requests alone until all are: ask for each.
+    MPI_Request_get_status(requests_[i], &arrived, MPI_STATUS_IGNORE);
+    if (!arrived) out.push_back(peers_[i]);
+  }
+  std::sort(out.begin(), out.end());
+  out.erase(std::unique(out.begin(), out.end()), out.end());
+  return out;
+}
+
+struct MpiEngine::Operation {
+  std::string name;
+  std::vector<Stage> stages;
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool done = false;
+  std::exception_ptr error;
+
+  void finish(std::exception_ptr failure) {
+    stages.clear();  // lets the tensors go
+    const std::lock_guard lock(mutex);
+    error = std::move(failure);
+    done = true;
+    changed.notify_all();
+  }
+};
+
+struct MpiEngine::OperationWork final : Work {
+  OperationWork(MpiEngine& engine, std::shared_ptr<Operation> operation)
+      : engine(engine), operation(std::move(operation)) {}
+  void wait() override {
+    const Clock::time_point start = Clock::now();
+    std::unique_lock lock(operation->mutex);
+    operation->changed.wait(lock, [&] { return operation->done; });
+    engine.waited_us_ += int64_t(1e6 * seconds_since(start));
+    if (operation->error) std::rethrow_exception(operation->error);
+  }
+  MpiEngine& engine;
+  std::shared_ptr<Operation> operation;
+};
+
+MpiEngine::MpiEngine(std::vector<std::string> hosts, double timeout_s)
+    : hosts_(std::move(hosts)), timeout_s_(timeout_s), size_(int(hosts_.size())) {
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
+  check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &pulses_), "MPI_Comm_dup");
+  MPI_Comm_set_errhandler(pulses_, MPI_ERRORS_RETURN);
+  heard_.resize(size_t(size_));
+  heard_at_.assign(size_t(size_), Clock::now());
+  sends_.assign(size_t(size_), MPI_REQUEST_NULL);
+  thread_ = std::thread([this] { loop(); });
+}
+
+MpiEngine::~MpiEngine() {
+  {
+    const std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  queued_.notify_all();
+  thread_.join();
+}
+
+WorkPtr MpiEngine::submit(std::string name, std::vector<Stage> stages) {
+  auto operation = std::make_shared<Operation>();
+  operation->name = std::move(name);
+  operation->stages = std::move(stages);
+  {
+    const std::lock_guard lock(mutex_);
+    queue_.push_back(operation);
+  }
+  queued_.notify_one();
+  return std::make_shared<OperationWork>(*this, std::move(operation));
+}
+
+void MpiEngine::run(const std::string& name, const std::function<void()>& action) {
+  submit(name, {[action](Exchange&) { action(); }})->wait();
+}
+
+void MpiEngine::note(int64_t step, const std::string& phase) {
+  const std::lock_guard lock(pulse_mutex_);
+  own_.step = step;
+  const size_t length = phase.copy(own_.phase, sizeof own_.phase - 1);
+  own_.phase[length] = '\0';
+}
+
+void MpiEngine::abort(int code) {
+  abort_code_ = code;
+  queued_.notify_all();
+  ::sleep(10);  // the engine's thread ends the process meanwhile
+  ::_exit(code);
+}
+
+void MpiEngine::loop() {
+  while (true) {
+    std::shared_ptr<Operation> operation;
+    {
+      std::unique_lock lock(mutex_);
+      queued_.wait_for(lock, std::chrono::milliseconds(200), [this] { return closing_ || !queue_.empty(); });
+      if (!queue_.empty()) {
+        operation = std::move(queue_.front());
+        queue_.pop_front();
+      } else if (closing_) {
+        break;
+      }
+    }
+    attend();
+    if (operation) run_operation(*operation);
+  }
+  for (MPI_Request* request : {&receive_}) {
+    if (*request == MPI_REQUEST_NULL) continue;
+    MPI_Cancel(request);
+    MPI_Request_free(request);
+  }
+}
+
+void MpiEngine::run_operation(Operation& operation) {
+  try {
+    for (const Stage& stage : operation.stages) {
+      Exchange exchange;
+      stage(exchange);
+      const Clock::time_point start = Clock::now();
+      for (int64_t polls = 0; !exchange.finished(); ++polls) {
+        if (polls < 200) {
+          ::sched_yield();
+          continue;
+        }
+        ::usleep(polls < 1000 ? 50 : 500);
+        attend();
+        check_patience(operation, exchange, start);
+      }
+    }
+    {
+      const std::lock_guard lock(pulse_mutex_);
+      own_.operations += 1;
+    }
+    operation.finish(nullptr);
+  } catch (...) {
+    operation.finish(std::current_exception());
+  }
+}
+
+void MpiEngine::attend() {
+  if (abort_code_ >= 0) {
+    MPI_Abort(MPI_COMM_WORLD, abort_code_);
+    ::_exit(abort_code_);
+  }
+  beat();
+}
+
+// Rank 0 hears everyone and everyone hears rank 0; a message that cannot be sent yet is left out, never queued.
+void MpiEngine::beat() {
+  if (size_ == 1) return;
+  int arrived = 1;
+  while (arrived != 0) {
+    if (receive_ == MPI_REQUEST_NULL)
+      MPI_Irecv(&incoming_, sizeof incoming_, MPI_BYTE, rank_ == 0 ? MPI_ANY_SOURCE : 0, kTag, pulses_, &receive_);
+    MPI_Status status;
+    MPI_Test(&receive_, &arrived, &status);
+    if (arrived == 0) break;
+    heard_[size_t(status.MPI_SOURCE)] = incoming_;
+    heard_at_[size_t(status.MPI_SOURCE)] = Clock::now();
+  }
+  if (seconds_since(last_beat_) < 1) return;
+  last_beat_ = Clock::now();
+  int sent = 1;
+  MPI_Testall(int(sends_.size()), sends_.data(), &sent, MPI_STATUSES_IGNORE);
+  if (sent != 0) {
+    {
+      const std::lock_guard lock(pulse_mutex_);
+      outgoing_ = own_;
+    }
+    for (int to = rank_ == 0 ? 1 : 0; to < (rank_ == 0 ? size_ : 1); ++to)
+      MPI_Isend(&outgoing_, sizeof outgoing_, MPI_BYTE, to, kTag, pulses_, &sends_[size_t(to)]);
+  }
+  check_silence();
+}
+
+void MpiEngine::check_silence() {
+  const double limit = timeout_s_ + (rank_ == 0 ? 0 : kCourtesySeconds);
+  std::vector<std::string> silent;
+  for (int other = rank_ == 0 ? 1 : 0; other < (rank_ == 0 ? size_ : 1); ++other)
+    if (seconds_since(heard_at_[size_t(other)]) > limit) silent.push_back(describe(other));
+  if (!silent.empty())
+    fail(
+        fmt::format("expected a sign of life every second, found {} rank(s) silent for more than {:.0f} s: {}; the "
+                    "process is stopped, or its host or network is down",
+                    silent.size(), limit, fmt::join(silent, "; ")));
+}
+
+void MpiEngine::check_patience(const Operation& operation, const Exchange& exchange, Clock::time_point since) {
+  const double limit = (patient_ ? kPatientTimeoutSeconds : timeout_s_.load()) + (rank_ == 0 ? 0 : kCourtesySeconds);
+  if (seconds_since(since) < limit) return;
+  std::vector<std::string> missing;
+  for (const int peer : exchange.awaited()) missing.push_back(describe(peer));
+  fail(fmt::format("expected {} to finish within {:.0f} s (parallel.timeout_s), found these ranks missing: {}",
+                   operation.name, limit,
+                   missing.empty() ? "none, but a message is not taken" : fmt::format("{}", fmt::join(missing, "; "))));
+}
+
+std::string MpiEngine::describe(int rank) const {
+  const std::string who = fmt::format("rank {} on {}", rank, hosts_[size_t(rank)]);
+  if (rank_ != 0 && rank != 0) return who;
+  const Pulse& pulse = heard_[size_t(rank)];
+  return fmt::format("{} (last heard {:.0f} s ago in step {}: {})", who, seconds_since(heard_at_[size_t(rank)]),
+                     pulse.step, std::string(pulse.phase, ::strnlen(pulse.phase, sizeof pulse.phase)));
+}
+
+void MpiEngine::fail(const std::string& message) {
+  int64_t step;
+  {
+    const std::lock_guard lock(pulse_mutex_);
+    step = own_.step;
+  }
+  log_error("{} (here: rank {} on {}, step {}); all {} ranks end, --resume latest goes on", message, rank_,
+            hosts_[size_t(rank_)], step, size_);
+  MPI_Abort(MPI_COMM_WORLD, 1);
+  ::_exit(1);
+}
+
+}  // namespace vmoba::train::dist

@@ -1,0 +1,109 @@
+// The one thread that talks to MPI. Operations are queued by any thread and run one after the other, in the order of
+// submission, which all ranks share; so communication goes on while the submitting thread computes.
+//
+// It is the watchman too. Ranks tell rank 0 once a second what they do, and rank 0 answers. An operation whose messages
+// from some ranks do not come within the time limit, or a rank that falls silent, ends the whole job with a message
+// that names the missing ranks, their hosts and what they were last heard to do. Included by src/train/dist only.
+#pragma once
+#include <mpi.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "train/dist/communicator.h"
+
+namespace vmoba::train::dist {
+
+// The messages under way of an operation's stage.
+class Exchange {
+ public:
+  // `peer`: rank in the world, for reports. Counts above MPI's int go in parts.
+  void send(const void* bytes, int64_t count, int to, MPI_Comm group);
+  void receive(void* bytes, int64_t count, int from, int peer, MPI_Comm group);
+  // Whether all have arrived; never blocks.
+  bool finished();
+  // World ranks from which something is still awaited, ascending.
+  std::vector<int> awaited() const;
+
+ private:
+  std::vector<MPI_Request> requests_;
+  std::vector<int> peers_;  // of each request; -1 for sends
+};
+
+// A stage computes, then posts messages; the next stage starts when they have arrived.
+using Stage = std::function<void(Exchange&)>;
+
+class MpiEngine {
+ public:
+  // MPI must be initialised with MPI_THREAD_SERIALIZED; until the destructor no other thread may call MPI.
+  MpiEngine(std::vector<std::string> hosts, double timeout_s);
+  // Runs what is queued, then ends the thread.
+  ~MpiEngine();
+  MpiEngine(const MpiEngine&) = delete;
+  MpiEngine& operator=(const MpiEngine&) = delete;
+
+  WorkPtr submit(std::string name, std::vector<Stage> stages);
+  // Runs `action` on the engine's thread and waits (for MPI calls that are not messages).
+  void run(const std::string& name, const std::function<void()>& action);
+  // While `patient`, operations may take an hour (validation, loading): only a silent rank ends the job.
+  void set_patient(bool patient) { patient_ = patient; }
+  void set_timeout_s(double timeout_s) { timeout_s_ = timeout_s; }
+  // What this rank does now, for reports of others.
+  void note(int64_t step, const std::string& phase);
+  // Ends every rank of the job with this code; does not return.
+  [[noreturn]] void abort(int code);
+  // Seconds that wait() has blocked so far.
+  double waited_s() const { return waited_us_ * 1e-6; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct Operation;
+  struct OperationWork;
+  struct Pulse {  // the message between watchmen
+    int64_t step = 0, operations = 0;
+    char phase[48] = "starting";
+  };
+
+  void loop();
+  void run_operation(Operation& operation);
+  // Between two polls: heartbeats, an abort that another thread asked for.
+  void attend();
+  void beat();
+  void check_silence();
+  void check_patience(const Operation& operation, const Exchange& exchange, Clock::time_point since);
+  std::string describe(int rank) const;
+  [[noreturn]] void fail(const std::string& message);
+
+  const std::vector<std::string> hosts_;  // by world rank
+  std::atomic<double> timeout_s_;
+  int rank_ = 0, size_ = 1;
+  MPI_Comm pulses_ = MPI_COMM_NULL;
+
+  std::mutex mutex_;
+  std::condition_variable queued_;
+  std::deque<std::shared_ptr<Operation>> queue_;
+  bool closing_ = false;
+  std::atomic<bool> patient_{false};
+  std::atomic<int> abort_code_{-1};
+  std::atomic<int64_t> waited_us_{0};
+
+  std::mutex pulse_mutex_;
+  Pulse own_;
+  // The engine thread's alone.
+  Clock::time_point last_beat_{};
+  std::vector<Pulse> heard_;  // rank 0: of everyone
+  std::vector<Clock::time_point> heard_at_;
+  Pulse incoming_, outgoing_;
+  MPI_Request receive_ = MPI_REQUEST_NULL;
+  std::vector<MPI_Request> sends_;
+  std::thread thread_;  // last: it uses everything above
+};
+
+}  // namespace vmoba::train::dist

@@ -1,0 +1,102 @@
+#include "train/dist/step_exchange.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "core/check.h"
+
+namespace vmoba::train::dist {
+namespace {
+
+// Names that attention::AttentionStats knows.
+constexpr std::array<const char*, 4> kLayerKinds = {"temporal", "spatial", "spatiotemporal", "full"};
+constexpr size_t kFixed = 6;
+
+std::vector<double> pack(const StepResult& result) {
+  std::vector<double> out = {double(result.signal),       double(result.tokens), double(result.failed_clips),
+                             double(result.memory_bytes), result.data_wait_s,    result.own_s};
+  for (const char* kind : kLayerKinds) {
+    const auto found = result.pairs.find(kind);
+    out.push_back(found == result.pairs.end() ? 0 : found->second.first);
+    out.push_back(found == result.pairs.end() ? 0 : found->second.second);
+  }
+  out.insert(out.end(), result.losses.begin(), result.losses.end());
+  return out;
+}
+
+std::map<std::string, double> densities(const std::array<double, 2 * kLayerKinds.size()>& sums) {
+  std::map<std::string, double> out;
+  double attended = 0, all = 0;
+  for (size_t k = 0; k < kLayerKinds.size(); ++k) {
+    if (sums[2 * k + 1] > 0) out[kLayerKinds[k]] = sums[2 * k] / sums[2 * k + 1];
+    attended += sums[2 * k];
+    all += sums[2 * k + 1];
+  }
+  if (all > 0) out["all"] = attended / all;
+  return out;
+}
+
+}  // namespace
+
+StepTotals exchange_step(World& world, const MeshSizes& sizes, const StepResult& result) {
+  const std::vector<double> mine = pack(result);
+  const std::vector<double> all = all_gather_numbers(world.control(), mine);
+  const size_t passes = result.losses.size();
+  const auto row = [&](int rank) { return all.data() + size_t(rank) * mine.size(); };
+  StepTotals totals;
+  std::array<double, 2 * kLayerKinds.size()> pairs{};
+  for (int rank = 0; rank < world.size(); ++rank) {
+    const double* values = row(rank);
+    totals.signal = std::max(totals.signal, int(values[0]));
+    totals.memory_bytes = std::max(totals.memory_bytes, int64_t(values[3]));
+    totals.data_wait_s = std::max(totals.data_wait_s, values[4]);
+    totals.data_wait_s_by_rank.push_back(values[4]);
+    totals.own_s.push_back(values[5]);
+    for (size_t i = 0; i < pairs.size(); ++i) pairs[i] += values[kFixed + i];
+    if (rank % sizes.sequence != 0) continue;  // shares its samples with the rank before it
+    totals.tokens += int64_t(values[1]);
+    totals.failed_clips += int64_t(values[2]);
+  }
+  totals.density = densities(pairs);
+  // Pass p of batch rank b holds chunk p * batch_ranks + b of the step's samples: the order of a single process.
+  const double chunks = double(passes) * sizes.batch_ranks();
+  for (size_t p = 0; p < passes; ++p) {
+    for (int b = 0; b < sizes.batch_ranks(); ++b) {
+      const double loss = row(b * sizes.sequence)[kFixed + pairs.size() + p];
+      if (!std::isfinite(loss) && totals.bad_loss_rank < 0) totals.bad_loss_rank = b * sizes.sequence;
+      totals.loss += loss / chunks;
+    }
+  }
+  return totals;
+}
+
+std::string StragglerReport::add(const StepTotals& totals) {
+  if (every_ == 0 || totals.own_s.size() < 2) return "";
+  own_s_.resize(totals.own_s.size());
+  wait_s_.resize(totals.own_s.size());
+  for (size_t r = 0; r < own_s_.size(); ++r) {
+    own_s_[r] += totals.own_s[r];
+    wait_s_[r] += totals.data_wait_s_by_rank[r];
+  }
+  if (++steps_ < every_) return "";
+  const auto steps = double(steps_);
+  std::vector<double> sorted = own_s_;
+  std::sort(sorted.begin(), sorted.end());
+  const auto slowest = size_t(std::max_element(own_s_.begin(), own_s_.end()) - own_s_.begin());
+  const auto starved = size_t(std::max_element(wait_s_.begin(), wait_s_.end()) - wait_s_.begin());
+  std::string text = fmt::format(
+      "last {} steps: slowest rank {} on {}, {:.3f} s of its own work per step (median {:.3f} s); longest wait for "
+      "data "
+      "rank {} on {}, {:.3f} s per step",
+      steps_, slowest, hosts_[slowest], own_s_[slowest] / steps, sorted[sorted.size() / 2] / steps, starved,
+      hosts_[starved], wait_s_[starved] / steps);
+  steps_ = 0;
+  own_s_.clear();
+  wait_s_.clear();
+  return text;
+}
+
+}  // namespace vmoba::train::dist

@@ -1,0 +1,19 @@
+// model::SequenceParallel over a group of ranks: one all_to_all on each side of self attention, one all_gather at the
+// model's end.
+#pragma once
+#include <memory>
+
+#include "model/sequence_parallel.h"
+#include "train/config.h"
+#include "train/dist/communicator.h"
+
+namespace vmoba::train::dist {
+
+// `ranks` must outlive it and every graph made with it.
+std::unique_ptr<model::SequenceParallel> make_ulysses(Communicator& ranks);
+
+// Throws Error(kInput) where the model's heads or its selection cannot be split over parallel.sequence ranks, with what
+// could.
+void check_sequence(const RootConfig& config);
+
+}  // namespace vmoba::train::dist

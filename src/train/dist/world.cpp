@@ -1,0 +1,111 @@
+#include "train/dist/world.h"
+
+#include <mpi.h>
+#include <unistd.h>
+
+#include "core/check.h"
+#include "core/log.h"
+#include "train/dist/mpi_communicator.h"
+#include "train/dist/mpi_engine.h"
+#include "train/signals.h"
+
+namespace vmoba::train::dist {
+namespace {
+
+constexpr double kDefaultTimeoutSeconds = 45;
+
+std::vector<std::string> gather_hosts(int size) {
+  char own[MPI_MAX_PROCESSOR_NAME] = {};
+  int length = 0;
+  MPI_Get_processor_name(own, &length);
+  std::vector<char> all(size_t(size) * sizeof own);
+  MPI_Allgather(own, sizeof own, MPI_CHAR, all.data(), sizeof own, MPI_CHAR, MPI_COMM_WORLD);
+  std::vector<std::string> hosts;
+  for (int r = 0; r < size; ++r) hosts.emplace_back(all.data() + size_t(r) * sizeof own);
+  return hosts;
+}
+
+}  // namespace
+
+World::World() : launch_(detect_launch()) {
+  if (launch_.under_mpi) {
+    join();
+  } else {
+    char own[256] = "localhost";
+    ::gethostname(own, sizeof own - 1);
+    hosts_ = {own};
+    control_ = make_single_communicator();
+  }
+}
+
+void World::join() {
+  int provided = 0;
+  MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided);
+  MPI_Comm_rank(MPI_COMM_WORLD, &launch_.rank);
+  MPI_Comm_size(MPI_COMM_WORLD, &launch_.size);
+  hosts_ = gather_hosts(launch_.size);
+  // Not every launcher says who shares a host.
+  MPI_Comm local = MPI_COMM_NULL;
+  MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, launch_.rank, MPI_INFO_NULL, &local);
+  MPI_Comm_rank(local, &launch_.local_rank);
+  MPI_Comm_size(local, &launch_.local_size);
+  MPI_Comm_free(&local);
+  set_log_rank(launch_.rank, launch_.size);
+  VMOBA_CHECK(provided >= MPI_THREAD_SERIALIZED || launch_.size == 1,
+              "expected an MPI library that threads may call in turn (MPI_THREAD_SERIALIZED), found level {}; use Open "
+              "MPI 4 or a build of yours with threads",
+              provided);
+  engine_ = std::make_unique<MpiEngine>(hosts_, kDefaultTimeoutSeconds);
+  std::vector<int> everyone(size_t(launch_.size));
+  for (int r = 0; r < launch_.size; ++r) everyone[size_t(r)] = r;
+  control_ = make_mpi_communicator(*engine_, everyone);
+}
+
+// After leave(0) nothing is left to do; where an exception passes by, leave() ends the job.
+World::~World() = default;
+
+std::unique_ptr<Communicator> World::make_group(const std::vector<int>& world_ranks) {
+  return engine_ ? make_mpi_communicator(*engine_, world_ranks) : make_single_communicator();
+}
+
+void World::set_timeout_s(double timeout_s) {
+  if (engine_) engine_->set_timeout_s(timeout_s);
+}
+
+void World::set_patient(bool patient) {
+  if (engine_) engine_->set_patient(patient);
+}
+
+void World::note(int64_t step, const std::string& phase) {
+  step_ = step;
+  if (engine_) engine_->note(step, phase);
+}
+
+double World::waited_s() const {
+  return engine_ ? engine_->waited_s() : 0;
+}
+
+int World::leave(int code) {
+  if (!engine_) return code;
+  if (code != 0 && code != kExitStopped) {
+    if (size() > 1)
+      log_error("rank {} on {} failed in step {} and ends all {} ranks with exit code {}", rank(), host(rank()), step_,
+                size(), code);
+    engine_->abort(code);
+  }
+  note(step_, "leaving");
+  set_patient(true);
+  barrier(*control_);
+  control_.reset();
+  engine_.reset();
+  MPI_Finalize();
+  return code;
+}
+
+void wait_patiently(World& world) {
+  world.set_patient(true);
+  barrier(world.control());
+  world.set_patient(false);
+}
+
+}  // namespace vmoba::train::dist
