@@ -148,6 +148,7 @@ double Trainer::accumulate(StepInputs& inputs, bool dense) {
   std::vector<at::Tensor> videos;
   std::vector<std::string> captions;
   std::vector<int64_t> samples;
+  world_.note(state_.step + 1, "waiting for data");
   for (int64_t i = 0; i < share_.micro; ++i) {
     data::Sample sample = stream_->next();
     const bool drop = drop_caption(config_.train.flow, state_.seed, sample.index);
@@ -157,6 +158,7 @@ double Trainer::accumulate(StepInputs& inputs, bool dense) {
     inputs.samples.push_back(sample.index);
     inputs.clips.push_back(plan_.clips[size_t(sample.clip)].path);
   }
+  world_.note(state_.step + 1, "computing");
   const EncodedBatch encoded =
       encode_batch(config_.model, {*codec_, *text_, image_.get()}, at::stack(videos).to(device_), captions);
   const TrainingBatch batch = make_batch(config_.train.flow, state_.seed, samples, encoded);

@@ -5,6 +5,8 @@
 #include <ATen/cuda/CUDAContextLight.h>
 #include <c10/cuda/CUDAFunctions.h>
 
+#include <unistd.h>
+
 #include <numeric>
 
 #include "core/check.h"
@@ -45,7 +47,7 @@ BatchShare batch_share(const TrainConfig& config, const MeshSizes& sizes) {
                     "train.global_batch: expected a multiple of {} (parallel.data {} x parallel.shard {} take samples "
                     "of their own), found {}; use {} or {}",
                     groups, sizes.data, sizes.shard, batch, std::max<int64_t>(1, batch / groups) * groups,
-                    (batch / groups + 1) * groups);
+                    (std::max<int64_t>(1, batch / groups) + 1) * groups);
   BatchShare out;
   out.samples = batch / groups;
   // Batches of one bucket are made of train.micro_batch consecutive samples, whatever the number of ranks; a divisor
@@ -90,11 +92,12 @@ void log_rank(const World& world, const Mesh& mesh, const BatchShare& share, con
   const std::string gpu =
       device.is_cuda() ? fmt::format(" ({})", at::cuda::getDeviceProperties(device.index())->name) : "";
   log_info(
-      "rank {} of {} ({}) on {}, number {} of {} there: {}{}, {} CPU threads; copy {} of {}, samples of part {} of "
+      "rank {} of {} ({}) on {}, pid {}, number {} of {} there: {}{}, {} CPU threads; copy {} of {}, samples of part "
+      "{} of "
       "{}: {} passes of {} per step",
-      world.rank(), world.size(), world.launcher(), world.host(world.rank()), world.local_rank(), world.local_size(),
-      device.str(), gpu, at::get_num_threads(), mesh.data_rank(), mesh.sizes().data, mesh.batch_rank(),
-      mesh.sizes().batch_ranks(), share.passes, share.micro);
+      world.rank(), world.size(), world.launcher(), world.host(world.rank()), ::getpid(), world.local_rank(),
+      world.local_size(), device.str(), gpu, at::get_num_threads(), mesh.data_rank(), mesh.sizes().data,
+      mesh.batch_rank(), mesh.sizes().batch_ranks(), share.passes, share.micro);
 }
 
 }  // namespace vmoba::train::dist

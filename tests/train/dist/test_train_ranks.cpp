@@ -1,0 +1,269 @@
+// vmoba-train as several ranks, as its users meet it: same losses as one process, signals, deaths, hangs, exit codes.
+#include <signal.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <regex>
+#include <sstream>
+#include <thread>
+
+#include "support/catch.h"
+#include "support/messages.h"
+#include "support/process.h"
+
+using namespace vmoba::test;
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+namespace {
+
+const std::string kTrain = VMOBA_BIN_DIR "/vmoba-train";
+const std::string kTiny = VMOBA_FIXTURES "/train/tiny.yaml";
+const std::string kQuickstart = VMOBA_SOURCE_DIR "/configs/quickstart.yaml";
+const std::vector<std::string> kEnvironment = {"OMP_NUM_THREADS=1"};
+
+std::vector<std::string> train_command(int ranks, const std::string& config, const std::string& run_dir,
+                                       const std::vector<std::string>& extra = {}) {
+  std::vector<std::string> out;
+  if (ranks > 0) {
+    std::istringstream words(VMOBA_MPIRUN);
+    for (std::string word; words >> word;) out.push_back(word);
+    out.insert(out.end(), {"-n", std::to_string(ranks)});
+  }
+  out.insert(out.end(), {kTrain, "--config", config, "run.dir=" + run_dir, "run.threads=1", "train.tensorboard=false"});
+  out.insert(out.end(), extra.begin(), extra.end());
+  return out;
+}
+
+ProcessResult train(int ranks, const std::string& config, const std::string& run_dir,
+                    const std::vector<std::string>& extra = {}) {
+  const ProcessResult result = run_process(train_command(ranks, config, run_dir, extra), kEnvironment);
+  INFO(result.output);
+  REQUIRE(result.exit_code == 0);
+  return result;
+}
+
+std::vector<nlohmann::json> metrics(const std::string& run_dir) {
+  std::ifstream file(run_dir + "/metrics.jsonl");
+  std::vector<nlohmann::json> out;
+  for (std::string line; std::getline(file, line);) out.push_back(nlohmann::json::parse(line));
+  return out;
+}
+
+// Losses and gradient norms of two runs, step by step.
+void check_same_metrics(const std::string& a, const std::string& b, double relative) {
+  const auto of_a = metrics(a), of_b = metrics(b);
+  REQUIRE(of_a.size() == of_b.size());
+  REQUIRE_FALSE(of_a.empty());
+  for (size_t i = 0; i < of_a.size(); ++i) {
+    CHECK(of_a[i]["step"] == of_b[i]["step"]);
+    for (const char* key : {"loss", "grad_norm", "density"}) {
+      const double x = of_a[i][key], y = of_b[i][key];
+      INFO("step " << i + 1 << " " << key << ": " << x << " and " << y);
+      CHECK(std::abs(x - y) <= relative * std::abs(x));
+    }
+  }
+}
+
+// Whether the process exists and is more than an exit code that nobody has collected.
+bool runs(pid_t pid) {
+  std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
+  std::string text;
+  std::getline(stat, text);
+  const size_t name_end = text.rfind(") ");
+  return name_end != std::string::npos && text[name_end + 2] != 'Z';
+}
+
+// A job that runs until something happens to it.
+class Job {
+ public:
+  Job(int ranks, const std::string& run_dir, const std::vector<std::string>& extra) : run_dir_(run_dir) {
+    std::vector<std::string> all = {"train.steps=100000", "train.checkpoint_every=5"};
+    all.insert(all.end(), extra.begin(), extra.end());
+    pid_ = start_process(train_command(ranks, kTiny, run_dir, all), log(), kEnvironment);
+  }
+  ~Job() {
+    if (pid_ > 0) ::kill(pid_, SIGKILL);
+  }
+  Job(const Job&) = delete;
+  Job& operator=(const Job&) = delete;
+
+  void wait_for_steps(size_t steps) const {
+    for (int i = 0; i < 1500 && metrics_lines() < steps; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    INFO(output());
+    REQUIRE(metrics_lines() >= steps);
+  }
+  // Of every rank, from the line that each writes at its start.
+  std::map<int, pid_t> ranks() const {
+    static const std::regex line(R"(rank (\d+) of \d+ \(mpirun\) on [^,]+, pid (\d+),)");
+    const std::string text = output();
+    std::map<int, pid_t> out;
+    for (std::sregex_iterator found(text.begin(), text.end(), line), end; found != end; ++found)
+      out[std::stoi((*found)[1])] = pid_t(std::stol((*found)[2]));
+    return out;
+  }
+  // The launcher's exit code; every rank must be gone within `seconds`.
+  int end(double seconds) {
+    const auto pids = ranks();
+    const Clock::time_point start = Clock::now();
+    const int code = wait_process(pid_);
+    pid_ = 0;
+    INFO(output());
+    CHECK(std::chrono::duration<double>(Clock::now() - start).count() < seconds);
+    // No orphans: the launcher may leave before the last of them is quite gone.
+    for (const auto& [rank, pid] : pids) {
+      while (runs(pid) && std::chrono::duration<double>(Clock::now() - start).count() < seconds)
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      CHECK_FALSE(runs(pid));
+    }
+    return code;
+  }
+  std::string output() const { return read_text(log()); }
+
+ private:
+  std::string log() const { return run_dir_ + ".log"; }
+  size_t metrics_lines() const {
+    const std::string text = fs::exists(run_dir_ + "/metrics.jsonl") ? read_text(run_dir_ + "/metrics.jsonl") : "";
+    return size_t(std::count(text.begin(), text.end(), '\n'));
+  }
+
+  std::string run_dir_;
+  pid_t pid_ = 0;
+};
+
+}  // namespace
+
+TEST_CASE("one and two ranks of the quickstart log the same losses") {
+  const TemporaryFolder folder;
+  const std::vector<std::string> few = {"train.steps=8", "train.global_batch=4", "train.validate_every=0"};
+  train(0, kQuickstart, folder.path() + "/one", few);
+  const ProcessResult two = train(2, kQuickstart, folder.path() + "/two", few);
+  // Batches of 4 and of 2 x 2 samples: products of other sizes round differently in fp32 (6e-8 per operation).
+  check_same_metrics(folder.path() + "/one", folder.path() + "/two", 1e-5);
+  CHECK(contains(two.output, "[rank 0] rank 0 of 2 (mpirun)"));
+  CHECK(contains(two.output, "[rank 1] rank 1 of 2 (mpirun)"));
+  CHECK_FALSE(contains(two.output, "[rank 1] step"));
+}
+
+TEST_CASE("samples, noise and timesteps do not depend on the number of ranks") {
+  const TemporaryFolder folder;
+  const std::vector<std::string> few = {"train.steps=3", "train.micro_batch=1", "train.checkpoint_every=0"};
+  const std::string one = folder.path() + "/one";
+  train(0, kTiny, one, few);
+  for (const int ranks : {1, 2, 4}) {
+    const std::string dir = folder.path() + "/" + std::to_string(ranks);
+    train(ranks, kTiny, dir, few);
+    // The first loss is a sum over samples computed one by one, in their order: not a bit differs.
+    CHECK(metrics(dir)[0]["loss"] == metrics(one)[0]["loss"]);
+    check_same_metrics(one, dir, 1e-5);
+  }
+}
+
+TEST_CASE("the same ranks twice give the same bytes") {
+  const TemporaryFolder folder;
+  std::vector<std::string> weights;
+  for (const char* name : {"/a", "/b"}) {
+    train(2, kTiny, folder.path() + name, {"train.steps=10"});
+    weights.push_back(
+        read_text(folder.path() + name + "/checkpoint-10/transformer/diffusion_pytorch_model.safetensors"));
+  }
+  REQUIRE_FALSE(weights[0].empty());
+  CHECK(weights[0] == weights[1]);
+}
+
+TEST_CASE("a signal to any rank saves and ends all; the run goes on exactly, with another number of ranks too") {
+  const TemporaryFolder folder;
+  const std::string dir = folder.path() + "/run";
+  Job job(2, dir, {});
+  job.wait_for_steps(4);
+  ::kill(job.ranks().at(1), SIGTERM);
+  CHECK(job.end(30) == 75);
+  const std::string output = job.output();
+  CHECK(contains(output, "stopped by signal 15"));
+  const auto before = metrics(dir);
+  const int64_t done = before.back()["step"];
+  CHECK(fs::exists(dir + "/checkpoint-" + std::to_string(done)));
+  fs::copy(dir, dir + "-copy", fs::copy_options::recursive);
+  const std::string until = "train.steps=" + std::to_string(done + 4);
+  for (const int ranks : {2, 1}) {
+    const std::string from = ranks == 2 ? dir : dir + "-copy";
+    train(ranks, kTiny, from, {"--resume", "latest", until, "train.optimizer.schedule=constant"});
+  }
+  check_same_metrics(dir, dir + "-copy", 1e-5);
+}
+
+TEST_CASE("a rank that dies ends the job; the newest checkpoint goes on") {
+  const TemporaryFolder folder;
+  const std::string dir = folder.path() + "/run";
+  Job job(3, dir, {"train.global_batch=6", "train.micro_batch=1"});
+  job.wait_for_steps(7);
+  ::kill(job.ranks().at(2), SIGKILL);
+  const int code = job.end(60);
+  CHECK(code != 0);
+  CHECK(code != 75);
+  const int64_t done = metrics(dir).back()["step"];
+  train(
+      3, kTiny, dir,
+      {"--resume", "latest", "train.global_batch=6", "train.micro_batch=1", "train.steps=" + std::to_string(done + 2)});
+  CHECK(metrics(dir).back()["step"] == done + 2);
+}
+
+TEST_CASE("a rank that hangs ends the job, which names it") {
+  const TemporaryFolder folder;
+  for (const int hanging : {0, 1}) {
+    const std::string dir = folder.path() + "/run" + std::to_string(hanging);
+    Job job(2, dir, {"parallel.timeout_s=2"});
+    job.wait_for_steps(3);
+    ::kill(job.ranks().at(hanging), SIGSTOP);
+    CHECK(job.end(40) == 1);
+    const std::string output = job.output();
+    INFO(output);
+    CHECK(contains(output, "rank " + std::to_string(hanging) + " on "));
+    CHECK((contains(output, "missing") || contains(output, "silent")));
+    CHECK(contains(output, "--resume latest"));
+  }
+}
+
+TEST_CASE("a rank that throws ends the job and says where and why") {
+  const TemporaryFolder folder;
+  const std::string dir = folder.path() + "/run";
+  const ProcessResult result =
+      run_process(train_command(2, kTiny, dir,
+                                {"train.optimizer.lr=1e30", "train.optimizer.warmup_steps=0",
+                                 "train.optimizer.max_grad_norm=0", "train.checkpoint_every=1"}),
+                  kEnvironment);
+  INFO(result.output);
+  CHECK(result.exit_code == 1);
+  CHECK(contains(result.output, "expected a finite loss"));
+  CHECK(contains(result.output, "failed in step"));
+}
+
+TEST_CASE("exit codes and messages for ranks that cannot work together") {
+  const TemporaryFolder folder;
+  const std::string dir = folder.path() + "/run";
+  struct Case {
+    int ranks;
+    std::vector<std::string> extra, environment;
+    std::string says;
+  };
+  const Case cases[] = {
+      {3, {}, {}, "use 3 or 6"},
+      {2, {"parallel.data=3"}, {}, "start 3 ranks"},
+      {0, {}, {"RANK=0", "WORLD_SIZE=4"}, "mpirun -n 4"},
+  };
+  for (const Case& c : cases) {
+    std::vector<std::string> environment = kEnvironment;
+    environment.insert(environment.end(), c.environment.begin(), c.environment.end());
+    const ProcessResult result = run_process(train_command(c.ranks, kTiny, dir, c.extra), environment);
+    INFO(result.output);
+    CHECK(result.exit_code == 2);
+    CHECK(contains(result.output, c.says));
+  }
+  CHECK_FALSE(fs::exists(dir));
+}
