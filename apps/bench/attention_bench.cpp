@@ -126,12 +126,6 @@ double subsample_error(const SparseProblem& problem, const Tensors& t, const Spa
   return worst / largest;
 }
 
-int64_t peak_bytes() {
-  return c10::cuda::CUDACachingAllocator::getDeviceStats(0)
-      .allocated_bytes[size_t(c10::CachingAllocator::StatType::AGGREGATE)]
-      .peak;
-}
-
 int64_t current_bytes() {
   return c10::cuda::CUDACachingAllocator::getDeviceStats(0)
       .allocated_bytes[size_t(c10::CachingAllocator::StatType::AGGREGATE)]
@@ -241,6 +235,12 @@ std::vector<BenchCase> bench_attention(const BenchOptions& options) {
   std::vector<BenchCase> out;
   for (const std::string& partition : options.partitions) out.push_back(bench_case(options, partition, tensors));
   return out;
+}
+
+int64_t peak_bytes() {
+  return c10::cuda::CUDACachingAllocator::getDeviceStats(0)
+      .allocated_bytes[size_t(c10::CachingAllocator::StatType::AGGREGATE)]
+      .peak;
 }
 
 double median_milliseconds(const std::function<void()>& work, int64_t repeats) {

@@ -39,6 +39,8 @@ struct BenchCase {
 std::vector<BenchCase> bench_attention(const BenchOptions& options);
 // Median of the GPU times of `work` on the current stream, after two unmeasured runs.
 double median_milliseconds(const std::function<void()>& work, int64_t repeats);
+// Most bytes that tensors on the GPU held at a time since the allocator's statistics were reset.
+int64_t peak_bytes();
 void print_bench(const std::vector<BenchCase>& cases);
 std::string bench_to_json(const std::vector<BenchCase>& cases);
 

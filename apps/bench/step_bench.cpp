@@ -9,6 +9,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "apps/bench/attention_bench.h"
 #include "core/check.h"
 #include "train/flow_matching.h"
 #include "train/optimizer.h"
@@ -98,9 +99,7 @@ StepCase bench_backend(const StepOptions& options, const std::string& backend) {
   out.step_ms_max = ms.back();
   out.tokens_per_s = double(out.tokens) / out.step_ms * 1e3;
   out.tflops = step.flops(out.density) / (out.step_ms * 1e9);
-  out.peak_bytes = c10::cuda::CUDACachingAllocator::getDeviceStats(0)
-                       .allocated_bytes[size_t(c10::CachingAllocator::StatType::AGGREGATE)]
-                       .peak;
+  out.peak_bytes = peak_bytes();
   return out;
 }
 
