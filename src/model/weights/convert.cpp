@@ -24,14 +24,14 @@ at::ScalarType output_dtype(const std::string& name, at::ScalarType stored) {
 
 bool is_lora(const std::string& path) {
   if (!fs::exists(path)) return false;
-  std::vector<std::string> names;
-  std::error_code error;
   if (fs::is_directory(path)) {
     if (fs::exists(fs::path(path) / "adapter_model.safetensors")) return true;
     return fs::exists(fs::path(path) / "pytorch_lora_weights.safetensors");
   }
   if (!path.ends_with(".safetensors")) return false;
-  for (const auto& [name, info] : SafetensorsFile(path).tensors()) names.push_back(name);
+  std::vector<std::string> names;
+  const SafetensorsFile file(path);
+  for (const auto& [name, info] : file.tensors()) names.push_back(name);
   return detect_layout(names) == WeightLayout::kLora;
 }
 

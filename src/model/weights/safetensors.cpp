@@ -158,12 +158,17 @@ at::Tensor SafetensorsFile::tensor(const std::string& name) const {
 
 void SafetensorsFile::release(const std::string& name) const {
   const TensorInfo& info = tensors().at(name);
+  release(name, 0, info.end - info.begin);
+}
+
+void SafetensorsFile::release(const std::string& name, int64_t begin, int64_t end) const {
   static const uintptr_t page = uintptr_t(::sysconf(_SC_PAGESIZE));
-  const uintptr_t data = reinterpret_cast<uintptr_t>(mapping_->base) + uintptr_t(mapping_->header.data_begin);
-  const uintptr_t begin = (data + uintptr_t(info.begin)) / page * page;
-  const uintptr_t end = data + uintptr_t(info.end);
+  const TensorInfo& info = tensors().at(name);
+  const uintptr_t data =
+      reinterpret_cast<uintptr_t>(mapping_->base) + uintptr_t(mapping_->header.data_begin + info.begin);
+  const uintptr_t first = (data + uintptr_t(begin)) / page * page, last = data + uintptr_t(end);
   // Pages shared with neighbours may go too: the mapping is only read. Failure costs memory, nothing else.
-  if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
 }
 
 int64_t TensorToWrite::bytes() const {

@@ -33,8 +33,10 @@ class SafetensorsFile {
   bool contains(const std::string& name) const;
   // A CPU tensor over the mapped bytes; do not write to it. Throws Error(kInput) naming near names.
   at::Tensor tensor(const std::string& name) const;
-  // Gives the memory of the pages that hold this tensor back; they are read from the file again where they are needed.
+  // Gives the memory of the pages that hold this tensor, or bytes [begin, end) of it, back; they are read from the file
+  // again where they are needed.
   void release(const std::string& name) const;
+  void release(const std::string& name, int64_t begin, int64_t end) const;
 
  private:
   struct Mapping;

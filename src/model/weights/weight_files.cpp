@@ -71,6 +71,18 @@ bool ends_with_any(const std::string& name, const char* const (&suffixes)[kCount
   return std::any_of(std::begin(suffixes), std::end(suffixes), [&](const char* s) { return name.ends_with(s); });
 }
 
+// Copies a mapped tensor piece by piece, giving pages back on the way.
+void copy_mapped(const SafetensorsFile& file, const std::string& stored_name, const at::Tensor& out) {
+  constexpr int64_t kPieceValues = 4 << 20;
+  const at::Tensor mapped = file.tensor(stored_name).view(-1), flat = out.view(-1);
+  const int64_t value_bytes = int64_t(mapped.element_size());
+  for (int64_t first = 0; first < mapped.numel(); first += kPieceValues) {
+    const int64_t count = std::min(kPieceValues, mapped.numel() - first);
+    flat.narrow(0, first, count).copy_(mapped.narrow(0, first, count));
+    file.release(stored_name, first * value_bytes, (first + count) * value_bytes);
+  }
+}
+
 }  // namespace
 
 std::vector<std::string> find_weight_files(const std::string& path) {
@@ -163,11 +175,11 @@ at::Tensor WeightFiles::read(const std::string& name, at::ScalarType dtype, at::
   at::Tensor out;
   if (entry.scale_name.empty()) {
     out = at::empty(mapped.sizes(), mapped.options().dtype(dtype).device(device));
-    out.copy_(mapped);
+    copy_mapped(file, entry.stored_name, out);
   } else {
     out = scaled_weight(mapped, file.tensor(entry.scale_name), dtype).to(device);
+    file.release(entry.stored_name);
   }
-  file.release(entry.stored_name);
   return out;
 }
 
@@ -177,9 +189,8 @@ WeightFiles::Scaled WeightFiles::read_stored(const std::string& name, at::Device
   const at::Tensor mapped = file.tensor(entry.stored_name);
   Scaled out;
   out.tensor = at::empty(mapped.sizes(), mapped.options().device(device));
-  out.tensor.copy_(mapped);
+  copy_mapped(file, entry.stored_name, out.tensor);
   if (!entry.scale_name.empty()) out.scale = file.tensor(entry.scale_name).to(at::kFloat).clone().to(device);
-  file.release(entry.stored_name);
   return out;
 }
 
