@@ -1,0 +1,130 @@
+// vmoba-convert and LoRA runs of vmoba-train against the real packages (wan_weights_parity.py); exact resume.
+#include <filesystem>
+
+#include "support/catch.h"
+#include "support/process.h"
+
+using namespace vmoba::test;
+namespace fs = std::filesystem;
+
+namespace {
+
+const std::string kConvert = VMOBA_BIN_DIR "/vmoba-convert";
+
+void succeed(const std::vector<std::string>& command) {
+  const ProcessResult result = run_process(command, {"OMP_NUM_THREADS=1", "HF_HUB_OFFLINE=1"});
+  INFO(command[0] << " " << command[1] << "\n" << result.output);
+  REQUIRE(result.exit_code == 0);
+}
+
+void parity(const std::vector<std::string>& arguments) {
+  std::vector<std::string> command = {VMOBA_PYTHON, VMOBA_SOURCE_DIR "/tests/apps/wan_weights_parity.py"};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  succeed(command);
+}
+
+// The random transformers that the cases of this program share.
+const std::string& transformers() {
+  static const TemporaryFolder folder;
+  static const bool made = [] {
+    parity({"make", folder.path()});
+    return true;
+  }();
+  REQUIRE(made);
+  return folder.path();
+}
+
+std::vector<std::string> lora_run(const std::string& run_dir, std::vector<std::string> extra = {}) {
+  std::vector<std::string> command = {VMOBA_BIN_DIR "/vmoba-train",
+                                      "--config",
+                                      VMOBA_FIXTURES "/train/tiny.yaml",
+                                      "run.dir=" + run_dir,
+                                      "model.weights=" + transformers() + "/t2v",
+                                      "train.steps=10",
+                                      "train.optimizer.lr=0.02",
+                                      "lora.rank=4",
+                                      "lora.alpha=6",
+                                      "lora.formats=[comfyui, diffusers, kohya]",
+                                      "lora.save_dtype=fp32"};
+  command.insert(command.end(), extra.begin(), extra.end());
+  return command;
+}
+
+}  // namespace
+
+TEST_CASE("diffusers' converter and loaders read what vmoba-convert writes, and it reads theirs") {
+  const std::string& folder = transformers();
+  for (const std::string kind : {"t2v", "i2v"}) {
+    const std::string base = folder + "/" + kind, original = base + "_original.safetensors";
+    succeed({kConvert, base, original, "--layout", "original"});
+    succeed({kConvert, base, base + "_comfyui.safetensors", "--layout", "comfyui"});
+    succeed(
+        {kConvert, original, base + "_sharded", "--layout", "diffusers", "--shard-gb", "0.0001", "--head-dim", "24"});
+  }
+  parity({"layouts", folder});
+}
+
+TEST_CASE("a LoRA run: resumed exactly, every file loads in diffusers with the same output, merged too") {
+  const TemporaryFolder temporary;
+  const std::string whole = temporary.path() + "/whole", resumed = temporary.path() + "/resumed";
+  succeed(lora_run(whole));
+  succeed(lora_run(resumed, {"--resume", whole + "/checkpoint-5"}));
+  const std::string last = "/checkpoint-10";
+  for (const std::string file :
+       {"/state/lora.safetensors", "/state/lora_ema.safetensors", "/state/optimizer.safetensors",
+        "/lora/comfyui.safetensors", "/lora/diffusers.safetensors", "/lora/kohya.safetensors",
+        "/lora_ema/comfyui.safetensors"}) {
+    INFO(file);
+    REQUIRE(!read_text(whole + last + file).empty());
+    CHECK(read_text(whole + last + file) == read_text(resumed + last + file));
+  }
+  CHECK_FALSE(fs::exists(whole + last + "/transformer"));
+  const std::string lora = whole + last + "/lora/kohya.safetensors";
+  succeed({kConvert, transformers() + "/t2v", transformers() + "/merged", "--layout", "diffusers", "--lora", lora});
+  parity({"lora", transformers(), whole + last, "6"});
+
+  // vmoba-sample takes the checkpoint, and the same adapters as a file on top of none.
+  const auto sample = [&](const std::string& out, const std::vector<std::string>& extra) {
+    std::vector<std::string> command = {
+        VMOBA_BIN_DIR "/vmoba-sample", "--checkpoint", whole + last, "--no-ema", "--prompt", "x", "--out",
+        temporary.path() + "/" + out};
+    command.insert(command.end(), extra.begin(), extra.end());
+    succeed(command);
+    return read_text(temporary.path() + "/" + out);
+  };
+  const std::string plain = sample("a.mp4", {});
+  CHECK(plain == sample("b.mp4", {"--lora", lora, "--lora-strength", "0"}));
+  CHECK(plain != sample("c.mp4", {"--lora", lora, "--lora-strength", "-1"}));
+}
+
+TEST_CASE("a LoRA run goes on from another tool's file; vmoba-convert turns LoRA files into each other") {
+  const TemporaryFolder temporary;
+  const std::string first = temporary.path() + "/first", kohya = temporary.path() + "/kohya.safetensors";
+  succeed(lora_run(first, {"train.steps=2"}));
+  succeed({kConvert, first + "/checkpoint-2/lora/comfyui.safetensors", kohya, "--layout", "kohya"});
+  succeed({kConvert, kohya, temporary.path() + "/d.safetensors", "--layout", "diffusers"});
+  CHECK(read_text(temporary.path() + "/d.safetensors") ==
+        read_text(first + "/checkpoint-2/lora/diffusers.safetensors"));
+  succeed(lora_run(temporary.path() + "/second", {"train.steps=1", "train.optimizer.lr=0", "lora.init_from=" + kohya}));
+  const std::string second = temporary.path() + "/second/checkpoint-1/state/lora.safetensors";
+  REQUIRE(fs::exists(second));
+}
+
+TEST_CASE("vmoba-convert and vmoba-train say what is wrong") {
+  const TemporaryFolder temporary;
+  const auto refused = [](const std::vector<std::string>& command, const std::string& says) {
+    const ProcessResult result = run_process(command);
+    INFO(result.output);
+    CHECK(result.exit_code == 2);
+    CHECK(result.output.find(says) != std::string::npos);
+  };
+  const std::string out = temporary.path() + "/x";
+  refused({kConvert}, "in is required");
+  refused({kConvert, transformers() + "/t2v", out, "--layout", "gguf"}, "--layout");
+  refused({kConvert, temporary.path() + "/none", out, "--layout", "diffusers"}, "found nothing");
+  refused({kConvert, transformers() + "/t2v", out, "--layout", "comfyui"}, ".safetensors");
+  refused(lora_run(out, {"lora.targets=[to_z]"}), "to_z");
+  refused(lora_run(out, {"lora.formats=[gguf]"}), "gguf");
+  refused(lora_run(out, {"lora.rank=0", "model.weights_dtype=bf16"}), "model.weights_dtype");
+  refused(lora_run(out, {"lora.init_from=" + temporary.path() + "/none"}), "found nothing");
+}
