@@ -62,11 +62,16 @@ struct DitInput {
   at::Tensor image_BIM = {};  // CLIP tokens of the image; undefined exactly where model.image_dim is 0
 };
 
+class SequenceParallel;  // model/sequence_parallel.h
+
 struct ForwardOptions {
   at::ScalarType compute_dtype = at::kFloat;
   bool dense = false;                     // full attention in every layer (dense steps)
   bool activation_checkpointing = false;  // recompute each block in backward
   attention::AttentionStats* stats = nullptr;
+  // Where several ranks compute this sample together, all with the same input; each gets the whole velocity, and
+  // gradients of its tokens' part.
+  SequenceParallel* sequence = nullptr;
 };
 
 class Dit {

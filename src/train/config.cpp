@@ -73,6 +73,10 @@ void ParallelConfig::visit(ConfigVisitor& v) {
   v.field("data", data,
           "Ranks that hold a copy of the training state each; 0 fills in what the number of ranks leaves.",
           at_least(0));
+  v.field("sequence", sequence,
+          "Ranks that compute each sample together (Ulysses): its tokens are split, around self attention its heads; a "
+          "divisor of model.heads.",
+          at_least(1));
   v.field("timeout_s", timeout_s,
           "Seconds that a rank may keep the others waiting, or be silent, before the whole job ends.",
           between(1, 86400));

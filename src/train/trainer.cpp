@@ -59,6 +59,7 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
       share_(dist::batch_share(config.train, mesh_.sizes())),
       compute_dtype_(dtype_of(config.model.compute_dtype)),
       stragglers_(config.parallel.report_every, world.hosts()) {
+  dist::check_sequence(config_);
   world_.set_timeout_s(config_.parallel.timeout_s);
   dist::log_rank(world_, mesh_, share_, device_);
   if (world_.rank() != 0 && config_.run.log_level != "debug") set_log_level(LogLevel::kWarning);
@@ -71,7 +72,8 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
   attach_adapters();
   optimizer_ = std::make_unique<AdamW>(config_.train.optimizer, dit_->trainable());
   if (config_.train.ema.enabled) ema_ = std::make_unique<Ema>(config_.train.ema, dit_->trainable());
-  if (mesh_.sizes().data > 1) buckets_ = std::make_unique<dist::GradientBuckets>(dit_->trainable(), mesh_.everyone());
+  if (mesh_.sizes().sequence > 1) sequence_ = dist::make_ulysses(mesh_.sequence());
+  if (world_.size() > 1) buckets_ = std::make_unique<dist::GradientBuckets>(dit_->trainable(), mesh_.everyone());
   state_.seed = uint64_t(config_.seed);
 }
 
@@ -164,7 +166,8 @@ double Trainer::accumulate(StepInputs& inputs, bool dense) {
   const TrainingBatch batch = make_batch(config_.train.flow, state_.seed, samples, encoded);
   const at::Tensor& x0 = encoded.x0_BCTHW;
   step_tokens_ += dit_->grid(x0.size(2), x0.size(3), x0.size(4)).tokens() * x0.size(0);
-  const model::ForwardOptions options{compute_dtype_, dense, config_.model.activation_checkpointing, &stats_};
+  const model::ForwardOptions options{compute_dtype_, dense, config_.model.activation_checkpointing, &stats_,
+                                      sequence_.get()};
   const at::Tensor loss = flow_loss(dit_->forward(batch.input, options), batch.noisy);
   (loss / double(share_.passes * mesh_.sizes().batch_ranks())).backward();
   return loss.item<double>();

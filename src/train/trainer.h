@@ -13,6 +13,7 @@
 #include "train/dist/gradient_buckets.h"
 #include "train/dist/mesh.h"
 #include "train/dist/step_exchange.h"
+#include "train/dist/ulysses.h"
 #include "train/dist/world.h"
 #include "train/flow_matching.h"
 
@@ -70,7 +71,8 @@ class Trainer {
   std::unique_ptr<model::ImageEncoder> image_;  // null for models without image tokens
   std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<Ema> ema_;
-  std::unique_ptr<dist::GradientBuckets> buckets_;  // where several ranks hold all parameters each
+  std::unique_ptr<model::SequenceParallel> sequence_;  // where ranks share samples
+  std::unique_ptr<dist::GradientBuckets> buckets_;     // where several ranks hold all parameters each
   std::unique_ptr<data::SampleStream> stream_;
   std::vector<std::unique_ptr<Callback>> callbacks_;
   attention::AttentionStats stats_;

@@ -23,9 +23,11 @@ at::Tensor self_attention_branch(const at::Tensor& x_BSE, const WanAttentionWeig
   const at::Tensor q_BSND = project(weights.to_q, weights.norm_q);
   const at::Tensor k_BSND = project(weights.to_k, weights.norm_k);
   const at::Tensor v_BSND = split_heads(linear(x_BSE, weights.to_v), config);
+  const TokenShare& share = context.share;
   const at::Tensor out_BSND =
-      attention::self_attention(q_BSND, k_BSND, v_BSND, context.grid, /*text_tokens=*/0, context.layer, context.stats);
-  return linear(out_BSND.flatten(2), weights.to_out);
+      attention::self_attention(share.to_heads(q_BSND), share.to_heads(k_BSND), share.to_heads(v_BSND), context.grid,
+                                /*text_tokens=*/0, context.layer, context.stats);
+  return linear(share.to_tokens(out_BSND).flatten(2), weights.to_out);
 }
 
 // Text and image each have keys, values and a softmax of their own; the two results are added.

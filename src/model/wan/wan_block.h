@@ -4,12 +4,13 @@
 
 #include "attention/attention.h"
 #include "model/dit.h"
+#include "model/sequence_parallel.h"
 #include "model/wan/wan_parameters.h"
 
 namespace vmoba::model {
 
 struct WanBlockInput {
-  at::Tensor x_BSE;      // tokens, in the compute dtype
+  at::Tensor x_BSE;      // this rank's tokens (TokenShare), in the compute dtype
   at::Tensor text_BLE;   // embedded text, in the compute dtype
   at::Tensor time_BG6E;  // modulation of the timestep of each of G equal runs of tokens, precise
   at::Tensor image_BIE;  // embedded image tokens, in the compute dtype; undefined where the model takes none
@@ -18,10 +19,11 @@ struct WanBlockInput {
 // What a block needs besides differentiable tensors.
 struct WanBlockContext {
   const ModelConfig& config;
-  at::Tensor rope_SP;
+  at::Tensor rope_SP;  // of this rank's tokens
   attention::Grid grid;
   attention::LayerAttention layer;
   attention::AttentionStats* stats;  // may be null
+  TokenShare share;
 };
 
 at::Tensor wan_block(const WanBlockInput& input, const WanBlockWeights& weights, const WanBlockContext& context);

@@ -17,6 +17,7 @@
 #include "model/common/recompute.h"
 #include "model/common/rope.h"
 #include "model/common/weight_bank.h"
+#include "model/sequence_parallel.h"
 #include "model/wan/wan_block.h"
 #include "model/wan/wan_parameters.h"
 #include "model/weights/pretrained.h"
@@ -53,9 +54,10 @@ class WanDit : public Dit {
 
   void check_input(const DitInput& input, int64_t tokens) const;
   at::Tensor embed_image(const at::Tensor& image_BIM, const WanImageWeights& weights, at::ScalarType dtype) const;
-  Embedded embed(const DitInput& input, const WanOuterWeights& weights, at::ScalarType dtype) const;
+  Embedded embed(const DitInput& input, const WanOuterWeights& weights, const TokenShare& share,
+                 at::ScalarType dtype) const;
   at::Tensor run_block(int64_t index, const WanBlockInput& input, const attention::Grid& grid,
-                       const at::Tensor& rope_SP, const ForwardOptions& options) const;
+                       const at::Tensor& rope_SP, const TokenShare& share, const ForwardOptions& options) const;
   at::Tensor head(const at::Tensor& x_BSE, const at::Tensor& time_BGE, const WanOuterWeights& weights) const;
   size_t block_begin(int64_t index) const { return outer_count_ + size_t(index) * block_count_; }
 
@@ -103,32 +105,35 @@ at::Tensor WanDit::embed_image(const at::Tensor& image_BIM, const WanImageWeight
   return layer_norm(x, weights.norm2_weight, weights.norm2_bias, kEps).to(dtype);
 }
 
-WanDit::Embedded WanDit::embed(const DitInput& input, const WanOuterWeights& weights, at::ScalarType dtype) const {
+WanDit::Embedded WanDit::embed(const DitInput& input, const WanOuterWeights& weights, const TokenShare& share,
+                               at::ScalarType dtype) const {
   const at::ScalarType precise = precise_type(dtype);
   Embedded out;
-  out.tokens.x_BSE = linear(patchify(input.latents_BCTHW.to(dtype), config_.patch_size), weights.patch_embedding);
+  const at::Tensor patches_BSP = share.own(patchify(input.latents_BCTHW.to(dtype), config_.patch_size));
+  out.tokens.x_BSE = linear(patches_BSP, weights.patch_embedding);
   const at::Tensor timestep_BG = input.timestep_BG.view({input.timestep_BG.size(0), -1}).to(precise);
   const at::Tensor waves = timestep_embedding(timestep_BG, config_.freq_dim);
   out.time_BGE = linear(at::silu(linear(waves, weights.time_up)), weights.time_down);
-  out.tokens.time_BG6E = linear(at::silu(out.time_BGE), weights.time_proj).unflatten(2, {6, -1});
+  out.tokens.time_BG6E = share.own_runs(linear(at::silu(out.time_BGE), weights.time_proj).unflatten(2, {6, -1}));
+  out.time_BGE = share.own_runs(out.time_BGE);
   out.tokens.text_BLE = gelu_mlp(input.text_BLE.to(dtype), weights.text_up, weights.text_down);
   if (input.image_BIM.defined()) out.tokens.image_BIE = embed_image(input.image_BIM, weights.image, dtype);
   return out;
 }
 
 at::Tensor WanDit::run_block(int64_t index, const WanBlockInput& input, const attention::Grid& grid,
-                             const at::Tensor& rope_SP, const ForwardOptions& options) const {
+                             const at::Tensor& rope_SP, const TokenShare& share, const ForwardOptions& options) const {
   const attention::LayerAttention attention = layer(index, options.dense);
   const bool has_image = input.image_BIE.defined();
   std::vector<at::Tensor> inputs = {input.x_BSE, input.text_BLE, input.time_BG6E};
   if (has_image) inputs.push_back(input.image_BIE);
   for (const at::Tensor& tensor : bank_.tensors(block_begin(index), block_count_)) inputs.push_back(tensor);
-  const auto body = [this, index, rope_SP, grid, attention, has_image, stats = options.stats](
+  const auto body = [this, index, rope_SP, grid, share, attention, has_image, stats = options.stats](
                         const std::vector<at::Tensor>& all, bool again) {
     const at::TensorList tensors = at::TensorList(all).slice(has_image ? 4 : 3);
     const WanBlockWeights weights = wan_block_weights(bank_.bind(block_begin(index), block_count_, tensors), config_);
     return wan_block({all[0], all[1], all[2], has_image ? all[3] : at::Tensor()}, weights,
-                     {config_, rope_SP, grid, attention, again ? nullptr : stats});
+                     {config_, rope_SP, grid, attention, again ? nullptr : stats, share});
   };
   return options.activation_checkpointing ? recompute_in_backward(body, inputs) : body(inputs, false);
 }
@@ -147,13 +152,15 @@ at::Tensor WanDit::forward(const DitInput& input, const ForwardOptions& options)
   const attention::Grid patches = grid(latents.size(2), latents.size(3), latents.size(4));
   check_input(input, patches.tokens());
   const WanOuterWeights weights = wan_outer_weights(bank_.weights(0, outer_count_), config_);
-  Embedded embedded = embed(input, weights, options.compute_dtype);
+  const TokenShare share(options.sequence, patches.tokens());
+  Embedded embedded = embed(input, weights, share, options.compute_dtype);
   const at::Tensor rope_SP =
-      rope_table(patches, config_.head_dim, precise_type(options.compute_dtype), latents.device());
+      share.own_rows(rope_table(patches, config_.head_dim, precise_type(options.compute_dtype), latents.device()));
   for (int64_t i = 0; i < config_.layers; ++i) {
-    embedded.tokens.x_BSE = run_block(i, embedded.tokens, patches, rope_SP, options);
+    embedded.tokens.x_BSE = run_block(i, embedded.tokens, patches, rope_SP, share, options);
   }
-  return unpatchify(head(embedded.tokens.x_BSE, embedded.time_BGE, weights), patches, config_.patch_size);
+  const at::Tensor out_BSP = share.gather(head(embedded.tokens.x_BSE, embedded.time_BGE, weights));
+  return unpatchify(out_BSP, patches, config_.patch_size);
 }
 
 attention::Grid WanDit::grid(int64_t latent_frames, int64_t latent_height, int64_t latent_width) const {

@@ -1,0 +1,213 @@
+// Training in fp64 as several ranks against the same samples on one: after 20 steps losses and weights agree to 1e-10,
+// for every way to share the work that the number of ranks allows.
+#include <ATen/ATen.h>
+
+#include "attention/attention.h"
+#include "core/random.h"
+#include "model/dit.h"
+#include "support/catch.h"
+#include "support/messages.h"
+#include "train/dist/dist_world.h"
+#include "train/dist/gradient_buckets.h"
+#include "train/dist/mesh.h"
+#include "train/dist/nccl_communicator.h"
+#include "train/dist/ulysses.h"
+#include "train/flow_matching.h"
+#include "train/optimizer.h"
+
+using namespace vmoba;
+using namespace vmoba::train;
+using namespace vmoba::train::dist;
+
+namespace {
+
+constexpr int64_t kSteps = 20, kBatch = 12;
+constexpr int64_t kLatents[3] = {3, 6, 10};  // 45 tokens, which 2 and 4 ranks do not divide; ragged blocks
+
+RootConfig small_config(bool checkpointing) {
+  RootConfig config;
+  config.model.layers = 3;
+  config.model.heads = 12;
+  config.model.head_dim = 6;
+  config.model.ffn_dim = 40;
+  config.model.in_channels = config.model.out_channels = 4;
+  config.model.text_dim = 8;
+  config.model.freq_dim = 16;
+  config.model.activation_checkpointing = checkpointing;
+  config.attention.temporal_chunk = 1;
+  config.attention.spatial_chunk = {2, 2};
+  config.attention.spatiotemporal_chunk = {2, 2, 2};
+  config.attention.tau = 0.5;
+  config.train.global_batch = kBatch;
+  config.train.optimizer.weight_decay = 0.1;
+  return config;
+}
+
+at::Tensor normals(const char* stream, int64_t index, at::IntArrayRef shape) {
+  const at::Tensor out = at::empty(shape, at::kFloat);
+  fill_normal(3, stream, uint64_t(index), out.mutable_data_ptr<float>(), out.numel());
+  return out.to(at::kDouble);
+}
+
+// One replica of a run with everything in fp64.
+class Run {
+ public:
+  Run(const RootConfig& config, bool token_runs)
+      : config_(config), token_runs_(token_runs), dit_(model::make_dit(config.model, config.attention, 5, at::kCPU)) {
+    for (const model::Parameter& p : dit_->parameters()) {
+      at::Tensor parameter = p.tensor;
+      // proj_out starts at zero, which would hide what lies before it in the first step.
+      parameter.set_data(p.tensor.detach().to(at::kDouble) + 0.02 * normals("start", 0, p.tensor.sizes()));
+    }
+    optimizer_ = std::make_unique<AdamW>(config.train.optimizer, dit_->parameters());
+  }
+
+  // Adds the gradients of the mean loss over kBatch; returns the sample's loss.
+  double backward(int64_t sample, model::SequenceParallel* sequence) {
+    const at::Tensor x0 = normals("latents", sample, {1, 4, kLatents[0], kLatents[1], kLatents[2]});
+    const at::Tensor noise = normals("noise", sample, x0.sizes()), text = normals("text", sample, {1, 3, 8});
+    const double sigma = draw_sigma(config_.train.flow, 3, sample);
+    // A timestep for each latent frame, or one for the sample.
+    const at::Tensor timestep = token_runs_ ? at::tensor({{0.0, 1000 * sigma, 500 * sigma}}, at::kDouble)
+                                            : at::full({1}, 1000 * sigma, at::kDouble);
+    model::ForwardOptions options{at::kDouble, false, config_.model.activation_checkpointing, &stats};
+    options.sequence = sequence;
+    const at::Tensor velocity = dit_->forward({(1 - sigma) * x0 + sigma * noise, timestep, text}, options);
+    const at::Tensor loss = (velocity - (noise - x0)).square().mean();
+    (loss / double(kBatch)).backward();
+    return loss.item<double>();
+  }
+  void begin() { optimizer_->zero_grad(); }
+  void update() {
+    clip_gradients(parameters(), gradient_norm(parameters()).item<double>(), 1.0);
+    optimizer_->step(3e-3);
+  }
+  const std::vector<model::Parameter>& parameters() const { return dit_->parameters(); }
+
+  attention::AttentionStats stats;
+
+ private:
+  RootConfig config_;
+  bool token_runs_;
+  std::unique_ptr<model::Dit> dit_;
+  std::unique_ptr<AdamW> optimizer_;
+};
+
+struct Outcome {
+  std::vector<double> losses;
+  std::vector<at::Tensor> weights;
+  std::map<std::string, std::pair<double, double>> pairs;
+};
+
+Outcome outcome_of(const Run& run, std::vector<double> losses) {
+  Outcome out{std::move(losses), {}, run.stats.pairs()};
+  for (const model::Parameter& p : run.parameters()) out.weights.push_back(p.tensor.detach().clone());
+  return out;
+}
+
+Outcome train_alone(const RootConfig& config, bool token_runs) {
+  Run run(config, token_runs);
+  std::vector<double> losses;
+  for (int64_t step = 0; step < kSteps; ++step) {
+    run.begin();
+    double sum = 0;
+    for (int64_t i = 0; i < kBatch; ++i) sum += run.backward(step * kBatch + i, nullptr);
+    run.update();
+    losses.push_back(sum / double(kBatch));
+  }
+  return outcome_of(run, losses);
+}
+
+Outcome train_together(World& world, const RootConfig& config, bool token_runs) {
+  Mesh mesh(world, config.parallel, at::kCPU);
+  const BatchShare share = batch_share(config.train, mesh.sizes());
+  const auto ulysses = mesh.sizes().sequence > 1 ? make_ulysses(mesh.sequence()) : nullptr;
+  Run run(config, token_runs);
+  GradientBuckets buckets(run.parameters(), mesh.everyone(), /*bucket_bytes=*/20000);
+  std::vector<double> losses;
+  for (int64_t step = 0; step < kSteps; ++step) {
+    buckets.begin_step();
+    StepResult mine;
+    for (int64_t pass = 0; pass < share.passes; ++pass) {
+      if (pass + 1 == share.passes) buckets.begin_last_pass();
+      const int64_t chunk = pass * mesh.sizes().batch_ranks() + mesh.batch_rank();
+      mine.losses.push_back(run.backward(step * kBatch + chunk, ulysses.get()));
+    }
+    buckets.finish();
+    losses.push_back(exchange_step(world, mesh.sizes(), mine).loss);
+    run.update();
+  }
+  Outcome out = outcome_of(run, losses);
+  // Pairs are of this rank's samples and heads.
+  StepResult all;
+  all.losses = {0};
+  all.pairs = out.pairs;
+  const auto density = exchange_step(world, mesh.sizes(), all).density;
+  out.pairs.clear();
+  for (const auto& [name, value] : density)
+    if (name != "all") out.pairs[name] = {value, 1};
+  return out;
+}
+
+void check_agreement(const Outcome& alone, const Outcome& together) {
+  for (size_t i = 0; i < alone.losses.size(); ++i)
+    CHECK(std::abs(alone.losses[i] - together.losses[i]) < 1e-10 * alone.losses[i]);
+  for (size_t i = 0; i < alone.weights.size(); ++i)
+    CHECK((alone.weights[i] - together.weights[i]).abs().max().item<double>() < 1e-10);
+  CHECK(alone.losses.back() < alone.losses.front());  // it did learn
+  REQUIRE(alone.pairs.size() == together.pairs.size());
+  for (const auto& [name, pairs] : alone.pairs)
+    CHECK(pairs.first / pairs.second == Approx(together.pairs.at(name).first).epsilon(1e-12));
+}
+
+}  // namespace
+
+TEST_CASE("every way to share the work gives the mathematics of one process", "[mpi]") {
+  World& world = test::world();
+  struct Variant {
+    bool sparse, checkpointing, token_runs;
+  };
+  for (const Variant variant : {Variant{true, true, false}, Variant{false, false, true}}) {
+    RootConfig config = small_config(variant.checkpointing);
+    config.attention.backend = variant.sparse ? "vmoba" : "full";
+    const Outcome alone = train_alone(config, variant.token_runs);
+    if (variant.sparse) {
+      const auto& pairs = alone.pairs.at("spatial");
+      REQUIRE(pairs.first < 0.9 * pairs.second);  // blocks were left out
+    }
+    for (int sequence = 1; sequence <= world.size(); ++sequence) {
+      if (world.size() % sequence != 0) continue;
+      config.parallel.sequence = sequence;
+      INFO(world.size() << " ranks, sequence " << sequence << ", " << config.attention.backend);
+      check_agreement(alone, train_together(world, config, variant.token_runs));
+    }
+  }
+}
+
+TEST_CASE("heads and pools that ranks cannot share are refused with what could") {
+  RootConfig config;
+  config.model.heads = 12;
+  config.parallel.sequence = 8;
+  CHECK(test::contains(test::refusal_of([&] { check_sequence(config); }), "use one of 1, 2, 3, 4, 6, 12"));
+  config.parallel.sequence = 4;
+  check_sequence(config);
+  for (const char* pool : {"block", "overall"}) {
+    config.attention.pool = pool;
+    CHECK(test::contains(test::refusal_of([&] { check_sequence(config); }), "head_global"));
+  }
+  config.attention.backend = "full";
+  check_sequence(config);
+}
+
+TEST_CASE("sequence parallel over NCCL on one GPU changes nothing", "[gpu]") {
+  const at::Device device(at::kCUDA, 0);
+  const auto alone = make_single_communicator();
+  const auto ranks = make_nccl_communicator(*alone, device);
+  const auto ulysses = make_ulysses(*ranks);
+  const at::Tensor x_BSND = at::randn({2, 5, 4, 3}, at::TensorOptions(device)).requires_grad_();
+  const at::Tensor there = ulysses->to_heads(x_BSND), back = ulysses->to_tokens(there);
+  CHECK(at::equal(back, x_BSND));
+  const at::Tensor weight = at::randn_like(x_BSND);
+  (ulysses->gather_tokens(back.flatten(2)) * weight.flatten(2)).sum().backward();
+  CHECK(at::equal(x_BSND.grad(), weight));
+}
