@@ -1,92 +1,73 @@
-// vmoba-sample: text -> video from a checkpoint of vmoba-train (docs/running.md).
-#include <filesystem>
+// vmoba-sample: text (and an image) -> video, from a checkpoint of vmoba-train or from pretrained weights as they are
+// (docs/running.md).
 #include <iostream>
 
 #include "apps/main_guard.h"
-#include "core/file.h"
+#include "apps/sample/job.h"
 #include "core/log.h"
 #include "data/video_writer.h"
-#include "model/weights/lora_file.h"
-#include "sample/pipeline.h"
-#include "train/checkpoint.h"
-#include "train/config.h"
+#include "model/weights/safetensors.h"
 #include "train/trainer.h"
 
 namespace {
 
 using namespace vmoba;
-namespace fs = std::filesystem;
 
-struct Arguments {
-  std::string checkpoint, prompt, out = "sample.mp4", negative;
-  std::vector<std::string> overrides;
-  int64_t seed = -1;
-  bool use_ema = true;
-  std::vector<std::string> loras;
-  double lora_strength = 1;
-};
-
-// The adapters of a LoRA checkpoint and of --lora.
-std::vector<model::Adapter> adapters_of(const Arguments& a, const train::RootConfig& config, bool average,
-                                        at::Device device) {
-  std::vector<model::Adapter> out;
-  if (train::is_lora_checkpoint(a.checkpoint)) out = train::load_adapters(a.checkpoint, config.lora, average, device);
-  for (const std::string& path : a.loras) {
-    for (model::Adapter& adapter : model::read_lora(path, device)) {
-      adapter.low_rank.scale *= a.lora_strength;
-      out.push_back(std::move(adapter));
-    }
-  }
-  return out;
-}
-
-train::RootConfig config_of(const Arguments& a) {
-  std::vector<std::string> overrides = a.overrides;
-  train::RootConfig config = train::load_root_config(a.checkpoint + "/state/config.yaml", overrides);
-  if (a.seed >= 0) config.sample.seed = a.seed;
-  if (!a.negative.empty()) config.sample.negative_prompt = a.negative;
-  return config;
-}
-
-int write_sample(const Arguments& a) {
-  const bool lora = train::is_lora_checkpoint(a.checkpoint);
-  VMOBA_CHECK_INPUT(lora || fs::is_directory(a.checkpoint + "/transformer"),
-                    "--checkpoint: expected a folder with transformer/ or lora/, and state/, found none at '{}'",
-                    a.checkpoint);
-  train::RootConfig config = config_of(a);
-  const bool average = a.use_ema && fs::exists(a.checkpoint + (lora ? "/lora_ema" : "/transformer_ema"));
-  if (!lora) config.model.weights = a.checkpoint + (average ? "/transformer_ema" : "/transformer");
+int write_sample(const apps::SampleArguments& a) {
+  const train::RootConfig config = apps::sample_config(a);
   set_log_level(log_level_from_name(config.run.log_level));
   const at::Device device = train::prepare_device(config.run);
-  const auto codec = model::make_codec(config.codec, device);
-  const auto text = model::make_text_encoder(config.text, device);
-  const auto dit = model::make_dit(config.model, config.attention, uint64_t(config.seed), device);
-  const std::vector<model::Adapter> adapters = adapters_of(a, config, average, device);
-  if (!adapters.empty()) dit->attach(adapters);
-  log_info("weights: {}{}", config.model.weights, average ? ", averaged" : "");
-  sample::Pipeline pipeline(*dit, *codec, *text, config.sample, config.attention,
-                            config.model.compute_dtype == "bf16" ? at::kBFloat16 : at::kFloat, device);
-  const at::Tensor frames =
-      pipeline.generate({a.prompt, uint64_t(config.sample.seed), 0},
-                        [](int64_t step, int64_t steps) { log_info("sampling step {}/{}", step, steps); });
-  data::write_video(a.out, frames, config.sample.fps);
-  std::cout << a.out << "\n";
+  const sample::SampleRequest request = apps::sample_request(a, config);
+  const std::string out = a.out.empty() && a.output_latents.empty() ? "sample.mp4" : a.out;
+
+  // Encoders whose work was given are not loaded.
+  std::unique_ptr<model::Codec> codec;
+  std::unique_ptr<model::TextEncoder> text;
+  std::unique_ptr<model::ImageEncoder> image;
+  if (!out.empty() || request.first_CHW.defined()) codec = model::make_codec(config.codec, device);
+  const bool needs_negative = config.sample.guidance > 1 && !request.given.negative_1LE.defined();
+  if (!request.given.prompt_1LE.defined() || needs_negative) text = model::make_text_encoder(config.text, device);
+  if (config.model.image_dim > 0 && !request.given.image_1IM.defined())
+    image = model::make_image_encoder(config.image_encoder, device);
+
+  const apps::SampleModel model = apps::load_sample_model(a, config, device);
+  sample::Pipeline pipeline(
+      {*model.dit, model.low_noise_dit.get(), model::codec_shape(config.codec), codec.get(), text.get(), image.get()},
+      config.model, sample::resolved(config.sample, config.model, config.text), config.attention, device);
+  const at::Tensor latents = pipeline.generate_latents(
+      request, [](int64_t step, int64_t steps) { log_info("sampling step {}/{}", step, steps); });
+  if (!a.output_latents.empty()) {
+    model::write_safetensors(a.output_latents, {{"latents", latents}});
+    std::cout << a.output_latents << "\n";
+  }
+  if (!out.empty()) {
+    data::write_video(out, pipeline.decode(latents), config.sample.fps);
+    std::cout << out << "\n";
+  }
   return 0;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app{"Samples a video from a checkpoint of vmoba-train."};
-  Arguments a;
-  app.add_option("--checkpoint", a.checkpoint, "checkpoint-<step> folder of a run")->required();
-  app.add_option("--prompt", a.prompt, "What to show")->required();
-  app.add_option("--out", a.out, "The .mp4 to write");
+  CLI::App app{"Samples a video from a checkpoint of vmoba-train, or from the pretrained weights of a configuration."};
+  apps::SampleArguments a;
+  app.add_option("--checkpoint", a.checkpoint, "checkpoint-<step> folder of a run");
+  app.add_option("--config", a.config, "Configuration whose model.weights are sampled from, untrained");
+  app.add_option("--prompt", a.prompt, "What to show");
   app.add_option("--negative-prompt", a.negative, "What to steer away from (default: the configuration's)");
+  app.add_option("--image", a.image, "First frame: an image, or a video whose first frame is taken (model.task)");
+  app.add_option("--last-image", a.last_image, "Last frame (model.task flf2v)");
+  app.add_option("--out", a.out, "The .mp4 to write (sample.mp4; none where only --output-latents is given)");
+  app.add_option("--latents", a.latents, "safetensors file with starting noise: latents");
+  app.add_option("--embeds", a.embeds,
+                 "safetensors file with prompt_embeds, negative_prompt_embeds, image_embeds (any of them)");
+  app.add_option("--output-latents", a.output_latents, "safetensors file to write the final latents to");
   app.add_option("--seed", a.seed, "Seed of the noise (default: sample.seed)");
   app.add_flag("--ema,!--no-ema", a.use_ema, "Use the averaged weights where the checkpoint has them (default)");
   app.add_option("--lora", a.loras, "LoRA file to add, in any format of docs/pretrained.md; may be repeated");
-  app.add_option("--lora-strength", a.lora_strength, "Factor of what --lora adds (1)");
+  app.add_option("--lora-2", a.loras_2, "The same for the expert of low noise of a model with model.boundary");
+  app.add_option("--lora-strength", a.lora_strength, "Factor of what --lora and --lora-2 add (1)");
   app.add_option("overrides", a.overrides, "key.sub=value, for example sample.steps=20 attention.backend=full");
-  return vmoba::apps::guarded_main(app, argc, argv, [&] { return write_sample(a); });
+  return apps::guarded_main(app, argc, argv, [&] { return write_sample(a); });
 }

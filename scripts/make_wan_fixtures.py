@@ -30,12 +30,12 @@ CASES = {
                      freq_dim=10, ffn_dim=20, num_layers=2, patch_size=(2, 1, 3), cross_attn_norm=False, eps=1e-4),
                 (1, 5, 4, 3, 9), 3),
     # Wan2.1 I2V: condition channels, image tokens. diffusers counts 512 of the tokens as text, the rest as image.
-    "i2v": (dict(num_attention_heads=2, attention_head_dim=12, in_channels=9, out_channels=3, text_dim=4, freq_dim=8,
-                 ffn_dim=20, num_layers=2, image_dim=10, added_kv_proj_dim=24), (2, 9, 2, 4, 6), 512),
+    "i2v": (dict(num_attention_heads=2, attention_head_dim=12, in_channels=10, out_channels=3, text_dim=4, freq_dim=8,
+                 ffn_dim=20, num_layers=2, image_dim=10, added_kv_proj_dim=24), (2, 10, 2, 4, 6), 512),
     # Wan2.1 FLF2V: tokens of two images (7 each) with learnt positions.
-    "flf2v": (dict(num_attention_heads=2, attention_head_dim=12, in_channels=9, out_channels=3, text_dim=4, freq_dim=8,
+    "flf2v": (dict(num_attention_heads=2, attention_head_dim=12, in_channels=10, out_channels=3, text_dim=4, freq_dim=8,
                    ffn_dim=20, num_layers=1, image_dim=10, added_kv_proj_dim=24, pos_embed_seq_len=14),
-              (1, 9, 2, 4, 6), 512),
+              (1, 10, 2, 4, 6), 512),
     # Wan2.2 TI2V-5B: a timestep for each token, the first latent frame at 0.
     "ti2v": (dict(num_attention_heads=2, attention_head_dim=12, in_channels=6, out_channels=6, text_dim=4, freq_dim=8,
                   ffn_dim=20, num_layers=2), (2, 6, 3, 4, 6), 5),

@@ -20,6 +20,7 @@ struct Architecture {
   double (*forward_flops)(const ModelConfig&, const attention::AttentionConfig&, const attention::Grid&, int64_t,
                           double);
   std::unique_ptr<Dit> (*make)(const ModelConfig&, const attention::AttentionConfig&, uint64_t, at::Device);
+  std::string (*negative_prompt)(const ModelConfig&);
 };
 
 // One line per model.
@@ -30,7 +31,7 @@ const Registry<Architecture>& architectures() {
                                                "the folder transformer/ of a Wan-AI/Wan2.1-...-Diffusers or "
                                                "Wan-AI/Wan2.2-...-Diffusers repository on Hugging "
                                                "Face (for example Wan-AI/Wan2.1-T2V-1.3B-Diffusers)",
-                                               wan_forward_flops, make_wan_dit}}});
+                                               wan_forward_flops, make_wan_dit, wan_negative_prompt}}});
   return table;
 }
 
@@ -67,6 +68,13 @@ void ModelConfig::visit(ConfigVisitor& v) {
   v.field("weights", weights,
           "Pretrained weights: a folder, index or safetensors file in diffusers', the original or ComfyUI's layout "
           "(docs/pretrained.md). Empty: random.");
+  v.field("weights_2", weights_2,
+          "Weights of the expert of low noise (model.boundary). Empty: the folder transformer_2 in model.weights.");
+  v.field(
+      "boundary", boundary,
+      "Timestep below which a second transformer, the expert of low noise, takes over: 875 for Wan2.2 T2V-A14B, 900 "
+      "for I2V-A14B; 0: one transformer for all.",
+      between(0, 1000));
   v.field("compute_dtype", compute_dtype, "Type of activations and matrix products.", one_of({"bf16", "fp32"}));
   v.field("weights_dtype", weights_dtype,
           "How weights are kept. `fp32`: masters, which training of all weights needs. `bf16`, `fp8` (the matrices of "
@@ -82,6 +90,8 @@ void ModelConfig::validate() const {
   VMOBA_CHECK_INPUT(image_dim == 0 || task == "i2v" || task == "flf2v",
                     "model.task: expected i2v or flf2v for a model with image tokens (model.image_dim {}), found {}",
                     image_dim, task);
+  VMOBA_CHECK_INPUT(boundary > 0 || weights_2.empty(),
+                    "model.weights_2: expected none without a second expert (model.boundary 0), found '{}'", weights_2);
   known.validate(*this);
 }
 
@@ -102,6 +112,30 @@ void check_weights(const ModelConfig& config) {
   check_weights_exist(config, known);
   if (config.weights.empty()) return;
   check_pretrained(config.weights, known.specs(config), known.config_json(config));
+  if (config.boundary == 0) return;
+  check_pretrained(low_noise_expert(config).weights, known.specs(config), known.config_json(config));
+}
+
+ModelConfig low_noise_expert(const ModelConfig& config) {
+  VMOBA_CHECK_INPUT(config.boundary > 0, "model.boundary: expected above 0 for a model of two experts, found 0");
+  ModelConfig out = config;
+  if (config.weights.empty()) return out;
+  out.weights = config.weights_2;
+  if (out.weights.empty()) {
+    const std::filesystem::path folder = std::filesystem::path(config.weights) / "transformer_2";
+    VMOBA_CHECK_INPUT(
+        std::filesystem::is_directory(folder),
+        "model.weights_2: expected the weights of the expert of low noise (model.boundary {}), found none "
+        "and no folder '{}'; set model.weights_2",
+        config.boundary, folder.string());
+    out.weights = folder.string();
+  }
+  out.weights_2.clear();
+  return out;
+}
+
+std::string default_negative_prompt(const ModelConfig& config) {
+  return architectures().find(config.architecture).negative_prompt(config);
 }
 
 double forward_flops(const ModelConfig& config, const attention::AttentionConfig& attention,

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <fmt/ranges.h>
+
 #include "core/check.h"
 #include "core/log.h"
 #include "core/random.h"
@@ -46,11 +48,17 @@ at::Tensor initial_noise(const LatentSize& size, const SampleRequest& request, a
 
 void SampleConfig::visit(ConfigVisitor& v) {
   v.field("prompts", prompts, "Prompts of the validation videos; empty: the captions of the first clips.");
-  v.field("negative_prompt", negative_prompt, "What the video should not show; used where guidance is above 1.");
+  v.field("negative_prompt", negative_prompt,
+          "What the video should not show; used where guidance is above 1. `default`: the model's published one (none "
+          "with text.type hash).");
   v.field("steps", steps, "Denoising steps.", between(1, 1000));
   v.field("guidance", guidance,
           "Scale of classifier-free guidance: uncond + guidance * (cond - uncond). 1 turns it off and halves the time.",
           at_least(1.0));
+  v.field(
+      "guidance_2", guidance_2,
+      "Guidance of the expert of low noise (model.boundary); 0: as `guidance`, which also says whether there is any.",
+      at_least(0.0));
   v.field("shift", shift, "Shift of the noise schedule; higher spends more steps on the layout (3 to 5 for 480p).",
           above(0.0));
   v.field("scheduler", scheduler, "Solver.", one_of({"unipc", "euler"}));
@@ -63,64 +71,138 @@ void SampleConfig::visit(ConfigVisitor& v) {
           above(0.0));
 }
 
-Pipeline::Pipeline(model::Dit& dit, const model::Codec& codec, const model::TextEncoder& text,
-                   const SampleConfig& config, const attention::AttentionConfig& attention,
-                   at::ScalarType compute_dtype, at::Device device)
-    : dit_(dit),
-      codec_(codec),
-      text_(text),
+Pipeline::Pipeline(const PipelineParts& parts, const model::ModelConfig& model, const SampleConfig& config,
+                   const attention::AttentionConfig& attention, at::Device device)
+    : parts_(parts),
+      model_(model),
       config_(config),
       attention_(attention),
-      compute_dtype_(compute_dtype),
+      compute_dtype_(model.compute_dtype == "bf16" ? at::kBFloat16 : at::kFloat),
       device_(device) {
-  latent_size(config_, codec_.shape(), dit_);
+  latent_size(config_, parts_.latents, parts_.dit);
   make_scheduler(config_.scheduler, config_.steps, config_.shift);
+  VMOBA_CHECK_INPUT((parts_.low_noise_dit != nullptr) == (model_.boundary > 0),
+                    "model.boundary {}: expected {} transformer(s), found another number", model_.boundary,
+                    model_.boundary > 0 ? 2 : 1);
   if (attention_.backend != "full" && attention_.dense_steps > 0) {
     log_info("sampling: full attention in the first {} of {} denoising steps (attention.dense_steps)",
              std::min(attention_.dense_steps, config_.steps), config_.steps);
   }
 }
 
+at::Tensor Pipeline::embed(const std::string& prompt, const at::Tensor& given_1LE, const char* name) const {
+  if (!given_1LE.defined()) {
+    VMOBA_CHECK_INPUT(parts_.text != nullptr, "expected a text encoder or {} among the given embeddings, found neither",
+                      name);
+    return parts_.text->encode({prompt}).to(device_);
+  }
+  VMOBA_CHECK_INPUT(given_1LE.dim() == 3 && given_1LE.size(0) == 1 && given_1LE.size(2) == model_.text_dim,
+                    "{}: expected [1, L, {}] (model.text_dim), found {}", name, model_.text_dim,
+                    fmt::join(given_1LE.sizes(), "x"));
+  return given_1LE.to(at::TensorOptions(device_).dtype(at::kFloat));
+}
+
+at::Tensor Pipeline::starting_latents(const SampleRequest& request) const {
+  const LatentSize size = latent_size(config_, parts_.latents, parts_.dit);
+  const at::Tensor& given = request.given.latents_1CTHW;
+  if (!given.defined()) return initial_noise(size, request, device_);
+  const std::vector<int64_t> expected = {1, size.channels, size.frames, size.height, size.width};
+  VMOBA_CHECK_INPUT(
+      given.sizes() == at::IntArrayRef(expected),
+      "latents: expected {} for {} frames of {}x{} (sample.frames, sample.height, sample.width), found {}",
+      fmt::join(expected, "x"), config_.frames, config_.height, config_.width, fmt::join(given.sizes(), "x"));
+  return given.to(at::TensorOptions(device_).dtype(at::kFloat));
+}
+
+namespace {
+
+at::Tensor batch_of_one(const at::Tensor& image_CHW, const SampleConfig& config, at::Device device) {
+  if (!image_CHW.defined()) return {};
+  VMOBA_CHECK_INPUT(image_CHW.dim() == 3 && image_CHW.size(0) == 3 && image_CHW.size(1) == config.height &&
+                        image_CHW.size(2) == config.width,
+                    "expected an image of {}x{} pixels (sample.height, sample.width), found {}", config.height,
+                    config.width, fmt::join(image_CHW.sizes(), "x"));
+  return image_CHW.unsqueeze(0).to(at::TensorOptions(device).dtype(at::kFloat));
+}
+
+}  // namespace
+
+model::ImageCondition Pipeline::condition_of(const SampleRequest& request) const {
+  const at::Tensor first_BCHW = batch_of_one(request.first_CHW, config_, device_);
+  if (!first_BCHW.defined() && !model::needs_first_frame(model_)) return {};
+  VMOBA_CHECK_INPUT(model_.task != "t2v", "model.task: expected i2v, flf2v or ti2v for an image, found t2v");
+  VMOBA_CHECK(parts_.codec != nullptr, "expected a codec for the image, found none");
+  at::Tensor tokens_BIM = request.given.image_1IM;
+  if (tokens_BIM.defined()) tokens_BIM = tokens_BIM.to(at::TensorOptions(device_).dtype(at::kFloat));
+  return model::encode_condition(model_, *parts_.codec, parts_.image, first_BCHW,
+                                 batch_of_one(request.last_CHW, config_, device_), config_.frames, tokens_BIM);
+}
+
+at::Tensor Pipeline::velocity(int64_t step, double timestep, const at::Tensor& latents_BCTHW, const Words& words,
+                              const model::ImageCondition& condition) const {
+  model::ForwardOptions options;
+  options.compute_dtype = compute_dtype_;
+  options.dense = step < attention_.dense_steps;
+  const bool low_noise = model_.boundary > 0 && timestep < model_.boundary;
+  model::Dit& dit = low_noise ? *parts_.low_noise_dit : parts_.dit;
+  const at::Tensor timestep_B = at::full({1}, timestep, latents_BCTHW.options());
+  const auto ask = [&](const at::Tensor& text_BLE) {
+    return dit.forward(model::conditioned_input(latents_BCTHW, timestep_B, text_BLE, condition), options);
+  };
+  const at::Tensor velocity_BCTHW = ask(words.prompt_BLE);
+  VMOBA_CHECK(velocity_BCTHW.sizes() == latents_BCTHW.sizes(),
+              "expected the model's velocity to have the latents' shape, found another; model.out_channels and the "
+              "codec's channels must agree");
+  if (!words.negative_BLE.defined()) return velocity_BCTHW;
+  const double guidance = low_noise && config_.guidance_2 > 0 ? config_.guidance_2 : config_.guidance;
+  const at::Tensor unconditional_BCTHW = ask(words.negative_BLE);
+  return unconditional_BCTHW + (velocity_BCTHW - unconditional_BCTHW) * guidance;
+}
+
 at::Tensor Pipeline::generate_latents(const SampleRequest& request,
                                       const std::function<void(int64_t, int64_t)>& progress) {
   const at::NoGradGuard no_grad;
-  const bool guided = config_.guidance > 1.0;
-  const at::Tensor text_BLE = text_.encode({request.prompt}).to(device_);
-  const at::Tensor negative_BLE = guided ? text_.encode({config_.negative_prompt}).to(device_) : at::Tensor();
-  at::Tensor latents_BCTHW = initial_noise(latent_size(config_, codec_.shape(), dit_), request, device_);
-
+  Words words{embed(request.prompt, request.given.prompt_1LE, "prompt_embeds"), {}};
+  if (config_.guidance > 1.0)
+    words.negative_BLE = embed(config_.negative_prompt, request.given.negative_1LE, "negative_prompt_embeds");
+  const model::ImageCondition condition = condition_of(request);
+  at::Tensor latents_BCTHW = starting_latents(request);
   const auto scheduler = make_scheduler(config_.scheduler, config_.steps, config_.shift);
   for (int64_t step = 0; step < config_.steps; ++step) {
-    model::ForwardOptions options;
-    options.compute_dtype = compute_dtype_;
-    options.dense = step < attention_.dense_steps;
-    const at::Tensor timestep_B = at::full({1}, scheduler->timesteps()[step], latents_BCTHW.options());
-    at::Tensor velocity_BCTHW = dit_.forward({latents_BCTHW, timestep_B, text_BLE}, options);
-    VMOBA_CHECK(velocity_BCTHW.sizes() == latents_BCTHW.sizes(),
-                "expected the model's velocity to have the latents' shape, found another; model.out_channels and the "
-                "codec's channels must agree");
-    if (guided) {
-      const at::Tensor unconditional_BCTHW = dit_.forward({latents_BCTHW, timestep_B, negative_BLE}, options);
-      velocity_BCTHW = unconditional_BCTHW + (velocity_BCTHW - unconditional_BCTHW) * config_.guidance;
-    }
-    latents_BCTHW = scheduler->step(step, velocity_BCTHW, latents_BCTHW);
+    const double timestep = scheduler->timesteps()[size_t(step)];
+    latents_BCTHW = scheduler->step(step, velocity(step, timestep, latents_BCTHW, words, condition), latents_BCTHW);
     if (progress) progress(step + 1, config_.steps);
   }
+  // A given first frame is itself, whatever the solver made of its velocity.
+  if (condition.first_BC1HW.defined())
+    latents_BCTHW = at::cat({condition.first_BC1HW.to(latents_BCTHW.options()), latents_BCTHW.slice(2, 1)}, 2);
   VMOBA_CHECK(at::isfinite(latents_BCTHW).all().item<bool>(),
               "expected finite latents after sampling, found NaN or infinity; the weights are broken, or "
               "model.compute_dtype has too little range (try fp32)");
   return latents_BCTHW;
 }
 
-at::Tensor Pipeline::generate(const SampleRequest& request, const std::function<void(int64_t, int64_t)>& progress) {
-  const at::Tensor latents_BCTHW = generate_latents(request, progress);
+at::Tensor Pipeline::decode(const at::Tensor& latents_1CTHW) const {
+  VMOBA_CHECK(parts_.codec != nullptr, "expected a codec to decode latents, found none");
   const at::NoGradGuard no_grad;
-  const at::Tensor video_CFHW = codec_.decode(latents_BCTHW)[0];
+  const at::Tensor video_CFHW = parts_.codec->decode(latents_1CTHW)[0];
   return ((video_CFHW.to(at::kFloat) * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0)
       .round()
       .to(at::kByte)
       .to(at::kCPU)
       .contiguous();
+}
+
+at::Tensor Pipeline::generate(const SampleRequest& request, const std::function<void(int64_t, int64_t)>& progress) {
+  return decode(generate_latents(request, progress));
+}
+
+SampleConfig resolved(const SampleConfig& config, const model::ModelConfig& model,
+                      const model::TextEncoderConfig& text) {
+  SampleConfig out = config;
+  if (config.negative_prompt == "default")
+    out.negative_prompt = text.type == "hash" ? "" : model::default_negative_prompt(model);
+  return out;
 }
 
 }  // namespace vmoba::sample

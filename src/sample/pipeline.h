@@ -1,4 +1,5 @@
-// Text -> latents -> frames, with classifier-free guidance. Owns nothing but references to model, codec and encoder.
+// Text (and an image) -> latents -> frames, with classifier-free guidance and one or two experts. The loop is that of
+// diffusers' WanPipeline and WanImageToVideoPipeline. Owns nothing but references to the parts.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -8,7 +9,9 @@
 
 #include "core/config.h"
 #include "model/codec.h"
+#include "model/conditioning.h"
 #include "model/dit.h"
+#include "model/image_encoder.h"
 #include "model/text_encoder.h"
 
 namespace vmoba::sample {
@@ -16,9 +19,10 @@ namespace vmoba::sample {
 // The `sample:` group; also vmoba-sample's options.
 struct SampleConfig {
   std::vector<std::string> prompts;  // validation prompts; empty: captions of the first clips
-  std::string negative_prompt;
+  std::string negative_prompt = "default";
   int64_t steps = 50;
-  double guidance = 5.0;  // 1: no guidance (one model call per step)
+  double guidance = 5.0;    // 1: no guidance (one model call per step)
+  double guidance_2 = 0.0;  // of the expert of low noise; 0: as `guidance`
   double shift = 5.0;
   std::string scheduler = "unipc";  // unipc | euler
   int64_t seed = 0;
@@ -28,29 +32,65 @@ struct SampleConfig {
   void visit(ConfigVisitor& v);
 };
 
+// Borrowed. Only `dit` is always needed: the codec for images and frames, the text encoder for prompts that come as
+// words, the image encoder for models with image tokens.
+struct PipelineParts {
+  model::Dit& dit;  // the expert of high noise where there are two
+  model::Dit* low_noise_dit = nullptr;
+  model::CodecShape latents;
+  const model::Codec* codec = nullptr;
+  const model::TextEncoder* text = nullptr;
+  const model::ImageEncoder* image = nullptr;
+};
+
+// Tensors that stand for what would be drawn or encoded; undefined: none. Any floating-point type and device.
+struct GivenTensors {
+  at::Tensor latents_1CTHW;  // the starting noise
+  at::Tensor prompt_1LE, negative_1LE;
+  at::Tensor image_1IM;
+};
+
 struct SampleRequest {
   std::string prompt;
   uint64_t seed = 0;
-  int64_t index = 0;  // number of the video, so that several of one seed differ
+  int64_t index = 0;                         // number of the video, so that several of one seed differ
+  at::Tensor first_CHW = {}, last_CHW = {};  // images, fp32 in [-1, 1] at the video's size; see model/conditioning.h
+  GivenTensors given = {};
 };
 
 class Pipeline {
  public:
-  Pipeline(model::Dit& dit, const model::Codec& codec, const model::TextEncoder& text, const SampleConfig& config,
-           const attention::AttentionConfig& attention, at::ScalarType compute_dtype, at::Device device);
+  // `negative_prompt` of the configuration is taken literally. Throws Error(kInput) where sizes do not fit.
+  Pipeline(const PipelineParts& parts, const model::ModelConfig& model, const SampleConfig& config,
+           const attention::AttentionConfig& attention, at::Device device);
   // Frames uint8 [3, F, H, W] on the CPU. Noise is a function of (seed, index). `progress(step, steps)` may be empty.
   at::Tensor generate(const SampleRequest& request, const std::function<void(int64_t, int64_t)>& progress);
   // The final latents [1, C, T, H, W] in fp32, before decoding.
   at::Tensor generate_latents(const SampleRequest& request, const std::function<void(int64_t, int64_t)>& progress);
+  at::Tensor decode(const at::Tensor& latents_1CTHW) const;
 
  private:
-  model::Dit& dit_;
-  const model::Codec& codec_;
-  const model::TextEncoder& text_;
+  struct Words {
+    at::Tensor prompt_BLE, negative_BLE;  // the second undefined without guidance
+  };
+
+  at::Tensor embed(const std::string& prompt, const at::Tensor& given_1LE, const char* name) const;
+  at::Tensor starting_latents(const SampleRequest& request) const;
+  model::ImageCondition condition_of(const SampleRequest& request) const;
+  at::Tensor velocity(int64_t step, double timestep, const at::Tensor& latents_BCTHW, const Words& words,
+                      const model::ImageCondition& condition) const;
+
+  PipelineParts parts_;
+  model::ModelConfig model_;
   SampleConfig config_;
   attention::AttentionConfig attention_;
   at::ScalarType compute_dtype_;
   at::Device device_;
 };
+
+// The group's settings with `negative_prompt: default` replaced by what it stands for: the architecture's published
+// one, or nothing where the built-in `hash` encoder could not read it.
+SampleConfig resolved(const SampleConfig& config, const model::ModelConfig& model,
+                      const model::TextEncoderConfig& text);
 
 }  // namespace vmoba::sample

@@ -131,6 +131,12 @@ void validate_training(const RootConfig& config) {
       "model.weights_dtype: expected fp32 to train all weights, found {}; set it to fp32, or lora.rank to "
       "train adapters beside a frozen base",
       config.model.weights_dtype);
+  VMOBA_CHECK_INPUT(
+      config.model.boundary == 0,
+      "model.boundary: expected 0 in training, found {}; experts are trained one at a time: set "
+      "model.weights to one of them, and train.flow.min_timestep (high noise) or max_timestep (low noise) "
+      "to the boundary",
+      config.model.boundary);
 }
 
 data::ClipGeometry clip_geometry(const RootConfig& config) {

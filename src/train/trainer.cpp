@@ -12,6 +12,7 @@
 #include "core/check.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "data/picture.h"
 #include "data/video_writer.h"
 #include "model/weights/lora_file.h"
 #include "sample/pipeline.h"
@@ -47,6 +48,16 @@ void log_plan(const data::ClipPlan& plan, int64_t micro_batch) {
   if (samples > clips)
     log_info("data: an epoch is {} samples, {} of them shown again to fill micro batches of {} from one bucket",
              samples, samples - clips, micro_batch);
+}
+
+// First and last frame of a clip, for validation videos that begin or end with one.
+void add_images(const data::Clip& clip, const RootConfig& config, sample::SampleRequest& request) {
+  const auto frame_at = [&](double time_s) {
+    return data::to_unit_range(data::read_picture(clip.path, time_s, config.sample.height, config.sample.width));
+  };
+  request.first_CHW = frame_at(clip.start_s);
+  if (model::needs_last_frame(config.model))
+    request.last_CHW = frame_at(clip.start_s + double(clip.frames - 1) / config.data.fps);
 }
 
 }  // namespace
@@ -264,7 +275,8 @@ void Trainer::validate_now() {
   world_.note(state_.step, "validating");
   if (world_.rank() != 0) return dist::wait_patiently(world_);
   if (ema_) ema_->swap();
-  sample::Pipeline pipeline(*dit_, *codec_, *text_, config_.sample, config_.attention, compute_dtype_, device_);
+  sample::Pipeline pipeline({*dit_, nullptr, codec_->shape(), codec_.get(), text_.get(), image_.get()}, config_.model,
+                            sample::resolved(config_.sample, config_.model, config_.text), config_.attention, device_);
   std::vector<std::string> prompts = config_.sample.prompts;
   for (size_t i = 0; prompts.size() < 2 && i < plan_.clips.size() && config_.sample.prompts.empty(); ++i)
     prompts.push_back(plan_.clips[i].caption);
@@ -272,8 +284,9 @@ void Trainer::validate_now() {
   std::vector<ValidationVideo> videos;
   for (size_t i = 0; i < prompts.size(); ++i) {
     const std::string path = fmt::format("{}/samples/step-{:06d}-{}.mp4", config_.run.dir, state_.step, i);
-    const at::Tensor frames =
-        pipeline.generate({prompts[i], uint64_t(config_.sample.seed), int64_t(i)}, [](int64_t, int64_t) {});
+    sample::SampleRequest request{prompts[i], uint64_t(config_.sample.seed), int64_t(i)};
+    if (config_.model.task != "t2v") add_images(plan_.clips[i % plan_.clips.size()], config_, request);
+    const at::Tensor frames = pipeline.generate(request, [](int64_t, int64_t) {});
     data::write_video(path, frames, config_.sample.fps);
     videos.push_back({prompts[i], path, frames, config_.sample.fps});
   }

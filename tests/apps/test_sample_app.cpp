@@ -53,3 +53,76 @@ TEST_CASE("vmoba-sample says what is wrong") {
   CHECK(missing.output.find("--checkpoint") != std::string::npos);
   CHECK(run_process({kSample}).exit_code == 2);
 }
+
+TEST_CASE("pretrained weights sample without a checkpoint, from given noise, and hand out their latents") {
+  // The pretrained model is what a short run left behind.
+  const TemporaryFolder folder;
+  const std::string run = folder.path() + "/run", weights = "model.weights=" + run + "/checkpoint-1/transformer";
+  const ProcessResult trained =
+      run_process({VMOBA_BIN_DIR "/vmoba-train", "--config", VMOBA_FIXTURES "/train/tiny.yaml", "run.dir=" + run,
+                   "train.steps=1", "train.ema.enabled=false"});
+  INFO(trained.output);
+  REQUIRE(trained.exit_code == 0);
+  const auto latents = [&](const std::string& name, std::vector<std::string> command) {
+    const std::string path = folder.path() + "/" + name;
+    command.insert(command.begin(), kSample);
+    command.insert(command.end(), {"--prompt", "a rocket", "--output-latents", path});
+    const ProcessResult result = run_process(command);
+    INFO(result.output);
+    REQUIRE(result.exit_code == 0);
+    return read_text(path);
+  };
+  const std::vector<std::string> from_config = {"--config", VMOBA_FIXTURES "/train/tiny.yaml", weights};
+  const auto with = [&](std::vector<std::string> extra) {
+    extra.insert(extra.begin(), from_config.begin(), from_config.end());
+    return extra;
+  };
+  const std::string plain = latents("a.safetensors", from_config);
+  CHECK(plain == latents("b.safetensors", {"--checkpoint", run + "/checkpoint-1"}));
+  CHECK_FALSE(fs::exists("sample.mp4"));  // no video was asked for
+  // The file that was written is a file of starting latents.
+  const std::string again = latents("c.safetensors", with({"--latents", folder.path() + "/a.safetensors"}));
+  CHECK(again != plain);
+  CHECK(again == latents("d.safetensors", with({"--latents", folder.path() + "/a.safetensors", "--seed", "9"})));
+  // Two experts of the same weights are one model; a guidance of the second one's own is not.
+  const std::vector<std::string> experts = {"model.boundary=900",
+                                            "model.weights_2=" + run + "/checkpoint-1/transformer"};
+  CHECK(plain == latents("e.safetensors", with(experts)));
+  CHECK(plain != latents("f.safetensors", with({experts[0], experts[1], "sample.guidance_2=4"})));
+}
+
+TEST_CASE("an image becomes the first frame") {
+  const TemporaryFolder folder;
+  const std::string run = folder.path() + "/run";
+  const ProcessResult trained =
+      run_process({VMOBA_BIN_DIR "/vmoba-train", "--config", VMOBA_FIXTURES "/train/tiny.yaml", "run.dir=" + run,
+                   "train.steps=1", "train.validate_every=1", "model.task=i2v", "model.in_channels=36"});
+  INFO(trained.output);
+  REQUIRE(trained.exit_code == 0);
+  CHECK(fs::exists(run + "/samples/step-000001-0.mp4"));  // its first frame came from a clip
+  const auto sample = [&](std::vector<std::string> extra) {
+    std::vector<std::string> command = {kSample,
+                                        "--checkpoint",
+                                        run + "/checkpoint-1",
+                                        "--prompt",
+                                        "a rocket",
+                                        "--out",
+                                        folder.path() + "/out.mp4",
+                                        "--output-latents",
+                                        folder.path() + "/latents.safetensors"};
+    command.insert(command.end(), extra.begin(), extra.end());
+    return run_process(command);
+  };
+  const std::string clips = VMOBA_SOURCE_DIR "/assets/clips/";
+  const ProcessResult one = sample({"--image", clips + "03_red_lift_far.mp4"});
+  INFO(one.output);
+  REQUIRE(one.exit_code == 0);
+  CHECK(probe(folder.path() + "/out.mp4", "width,height,nb_read_frames") == "64,32,5\n");
+  const std::string latents = read_text(folder.path() + "/latents.safetensors");
+  REQUIRE(sample({"--image", clips + "07_gold_hexagons.mp4"}).exit_code == 0);
+  CHECK(latents != read_text(folder.path() + "/latents.safetensors"));
+  const ProcessResult none = sample({});
+  CHECK(none.exit_code == 2);
+  CHECK(none.output.find("first frame") != std::string::npos);
+  CHECK(sample({"--image", folder.path() + "/nothing.png"}).exit_code == 2);
+}

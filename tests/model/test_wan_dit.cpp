@@ -270,7 +270,7 @@ TEST_CASE("wrong shapes are refused with the shape that works") {
   const auto i2v = make_dit(wan_flf2v_config(), full_attention(), 0, at::kCPU);
   const auto refusal = [&](const at::Tensor& image) {
     return refusal_of([&] {
-      i2v->forward({at::zeros({1, 9, 1, 2, 2}), at::zeros({1}), at::zeros({1, 5, 4}), image}, {});
+      i2v->forward({at::zeros({1, 10, 1, 2, 2}), at::zeros({1}), at::zeros({1, 5, 4}), image}, {});
     });
   };
   CHECK(refusal(at::zeros({1, 14, 10})).empty());

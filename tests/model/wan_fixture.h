@@ -61,7 +61,7 @@ inline ModelConfig wan_small_config(const std::string& name) {
 
 inline ModelConfig wan_i2v_config() {
   ModelConfig config = wan_small_config("wan_i2v");
-  config.in_channels = 9;
+  config.in_channels = 10;
   config.out_channels = 3;
   config.image_dim = 10;
   config.task = "i2v";

@@ -92,7 +92,12 @@ struct House {
     config.steps = 4;
     config.negative_prompt = "blur";
   }
-  Pipeline pipeline() { return Pipeline(dit, codec, text, config, attention, at::kFloat, at::kCPU); }
+  Pipeline pipeline(const std::string& compute_dtype = "fp32") {
+    model::ModelConfig model;
+    model.compute_dtype = compute_dtype;
+    model.text_dim = 3;
+    return Pipeline({dit, nullptr, codec.shape(), &codec, &text, nullptr}, model, config, attention, at::kCPU);
+  }
 };
 
 double text_sum(const std::string& prompt) {
@@ -160,7 +165,7 @@ TEST_CASE("the first dense_steps steps are dense, both calls of them") {
 TEST_CASE("the compute dtype reaches the model and progress is told every step") {
   House house;
   std::vector<std::pair<int64_t, int64_t>> told;
-  Pipeline pipeline(house.dit, house.codec, house.text, house.config, house.attention, at::kBFloat16, at::kCPU);
+  Pipeline pipeline = house.pipeline("bf16");
   pipeline.generate_latents({.prompt = "fox"}, [&](int64_t step, int64_t steps) { told.push_back({step, steps}); });
   CHECK(house.dit.calls[0].compute_dtype == at::kBFloat16);
   CHECK(told == std::vector<std::pair<int64_t, int64_t>>{{1, 4}, {2, 4}, {3, 4}, {4, 4}});

@@ -20,6 +20,17 @@ void validate_wan(const ModelConfig& config) {
                     config.image_pos_tokens);
 }
 
+std::string wan_negative_prompt(const ModelConfig& config) {
+  // Wan2.1's models with image tokens put words against a shaking camera and against cuts in front.
+  const bool shakes = config.image_dim > 0, cuts = shakes && config.task == "flf2v";
+  return std::string(cuts ? "镜头切换，" : "") + (shakes ? "镜头晃动，" : "") +
+         "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩"
+         "残留，"
+         "丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不"
+         "动的画面，"
+         "杂乱的背景，三条腿，背景人很多，倒着走";
+}
+
 std::string wan_config_json(const ModelConfig& config) {
   const auto or_null = [](int64_t value) { return value > 0 ? nlohmann::json(value) : nlohmann::json(); };
   const nlohmann::json json = {

@@ -19,6 +19,9 @@ std::unique_ptr<Dit> make_wan_dit(const ModelConfig& config, const attention::At
 double wan_forward_flops(const ModelConfig& config, const attention::AttentionConfig& attention,
                          const attention::Grid& grid, int64_t text_tokens, double density);
 
+// The published default (wan/configs of Wan-Video/Wan2.1 and Wan2.2, which agree).
+std::string wan_negative_prompt(const ModelConfig& config);
+
 // diffusers' transformer/config.json.
 std::string wan_config_json(const ModelConfig& config);
 
