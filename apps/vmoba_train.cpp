@@ -6,6 +6,7 @@
 #include "core/log.h"
 #include "data/clip_plan.h"
 #include "model/weights/model_folder.h"
+#include "train/cache/encode_cache.h"
 #include "train/config.h"
 #include "train/estimate.h"
 #include "train/trainer.h"
@@ -18,12 +19,12 @@ using namespace vmoba;
 int dry_run(const train::RootConfig& config) {
   data::ClipPlan plan;
   apps::check_all({[&] { train::validate_training(config); }, [&] { model::check_weights(config.model); },
-                   [&] { model::check_text_encoder(config.text); },
                    [&] {
                      if (config.image_encoder.type != "none")
                        model::model_folder(config.image_encoder.weights, "image_encoder", "image_encoder.weights");
                    },
-                   [&] { plan = data::plan_clips(config.data, train::clip_geometry(config)); }});
+                   [&] { plan = data::plan_clips(config.data, train::clip_geometry(config)); },
+                   [&] { train::check_captions(config, plan); }});
   const train::RunEstimate estimate = train::estimate_run(config, plan.buckets);
   std::cout << train::estimate_to_text(config, estimate) << "everything that a run needs is there\n";
   return 0;

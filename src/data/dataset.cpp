@@ -20,8 +20,13 @@
 namespace vmoba::data {
 
 struct SampleStream::State {
-  State(const ClipPlan& plan, const DataConfig& config, uint64_t seed, int64_t group)
-      : plan(plan), config(config), seed(seed), order(plan, seed, group), by_bucket(plan.buckets.size()) {
+  State(const ClipPlan& plan, const DataConfig& config, uint64_t seed, int64_t group, const EncodedClips* encoded)
+      : plan(plan),
+        config(config),
+        seed(seed),
+        order(plan, seed, group),
+        encoded(encoded),
+        by_bucket(plan.buckets.size()) {
     for (size_t i = 0; i < plan.clips.size(); ++i)
       by_bucket[static_cast<size_t>(plan.clips[i].bucket)].push_back(static_cast<int64_t>(i));
     const int64_t threads = decode_threads(config);
@@ -30,8 +35,8 @@ struct SampleStream::State {
   }
 
   Sample produce(int64_t index, const std::atomic<bool>& cancel);
-  // Empty tensor where the clip cannot be decoded.
-  at::Tensor try_clip(int64_t clip, int64_t index, const std::atomic<bool>& cancel);
+  // Fills the sample's frames, or what was made of them before; false where the clip cannot be decoded.
+  bool try_clip(int64_t clip, Sample& sample, const std::atomic<bool>& cancel);
   void record_failure(int64_t clip, const std::string& reason);
   [[noreturn]] void fail_bucket(int64_t bucket);
 
@@ -39,6 +44,7 @@ struct SampleStream::State {
   const DataConfig config;
   const uint64_t seed;
   const SampleOrder order;
+  const EncodedClips* const encoded;
   std::vector<std::vector<int64_t>> by_bucket;
   int64_t workers = 1;
   int threads_per_clip = 1;
@@ -51,29 +57,34 @@ struct SampleStream::State {
   std::unique_ptr<OrderedPrefetcher<Sample>> prefetcher;
 };
 
-at::Tensor SampleStream::State::try_clip(int64_t index_of_clip, int64_t index, const std::atomic<bool>& cancel) {
+bool SampleStream::State::try_clip(int64_t index_of_clip, Sample& sample, const std::atomic<bool>& cancel) {
   const Clip& clip = plan.clips[static_cast<size_t>(index_of_clip)];
   // A clip with a fixed start fails each time alike. One with a random start may succeed elsewhere, and whether it is
   // tried must not depend on what other threads have met.
   if (!clip.random_start) {
     const std::lock_guard lock(mutex);
-    if (failures.count(index_of_clip)) return {};
+    if (failures.count(index_of_clip)) return false;
   }
-  const Bucket& bucket = plan.buckets[static_cast<size_t>(clip.bucket)];
-  ClipRequest request{clip.start_s, config.fps, clip.frames, bucket.height, bucket.width, false};
-  const auto number = static_cast<uint64_t>(index);
+  const auto number = static_cast<uint64_t>(sample.index);
+  double start_s = clip.start_s;
   if (clip.random_start) {
     const double slack_s = clip.source_duration_s - needed_seconds(clip.frames, clip.source_fps, config.fps);
-    request.start_s = std::max(0.0, slack_s) * RandomStream(seed, "data.start", number).uniform();
+    start_s = std::max(0.0, slack_s) * RandomStream(seed, "data.start", number).uniform();
   }
-  request.flip = RandomStream(seed, "data.flip", number).uniform() < config.horizontal_flip;
+  const bool flip = RandomStream(seed, "data.flip", number).uniform() < config.horizontal_flip;
   try {
-    VideoReader reader(clip.path, threads_per_clip, &cancel);
-    return decode_clip(reader, request);
+    std::optional<EncodedClip> known;
+    if (encoded && !clip.random_start) known = encoded->find(index_of_clip, flip);
+    if (known && !known->failure.empty()) throw MediaError(known->failure);
+    if (known)
+      sample.encoded = std::move(known->tensors);
+    else
+      sample.video_CFHW = decode_planned_clip(plan, config, index_of_clip, start_s, flip, threads_per_clip, cancel);
+    return true;
   } catch (const MediaError& error) {
     if (cancel) throw;
     record_failure(index_of_clip, error.what());
-    return {};
+    return false;
   }
 }
 
@@ -97,24 +108,27 @@ void SampleStream::State::fail_bucket(int64_t bucket) {
 }
 
 Sample SampleStream::State::produce(int64_t index, const std::atomic<bool>& cancel) {
-  int64_t clip = order.clip_of(index);
-  at::Tensor video = try_clip(clip, index, cancel);
-  if (!video.defined()) {
-    const int64_t bucket = plan.clips[static_cast<size_t>(clip)].bucket;
+  Sample sample;
+  sample.index = index;
+  sample.clip = order.clip_of(index);
+  if (!try_clip(sample.clip, sample, cancel)) {
+    const int64_t bucket = plan.clips[static_cast<size_t>(sample.clip)].bucket;
     const std::vector<int64_t>& others = by_bucket[static_cast<size_t>(bucket)];
     const uint64_t first = RandomStream(seed, "data.replacement", static_cast<uint64_t>(index)).below(others.size());
-    for (size_t i = 0; i < others.size() && !video.defined(); ++i) {
-      clip = others[(first + i) % others.size()];
-      video = try_clip(clip, index, cancel);
+    bool found = false;
+    for (size_t i = 0; i < others.size() && !found; ++i) {
+      sample.clip = others[(first + i) % others.size()];
+      found = try_clip(sample.clip, sample, cancel);
     }
-    if (!video.defined()) fail_bucket(bucket);
+    if (!found) fail_bucket(bucket);
   }
-  return {index, clip, plan.clips[static_cast<size_t>(clip)].caption, std::move(video)};
+  sample.caption = plan.clips[static_cast<size_t>(sample.clip)].caption;
+  return sample;
 }
 
 SampleStream::SampleStream(const ClipPlan& plan, const DataConfig& config, uint64_t seed, int64_t group, int64_t first,
-                           int64_t stride, int64_t block)
-    : state_(std::make_unique<State>(plan, config, seed, group)) {
+                           int64_t stride, int64_t block, const EncodedClips* encoded)
+    : state_(std::make_unique<State>(plan, config, seed, group, encoded)) {
   VMOBA_CHECK(
       first >= 0 && block >= 1 && stride >= block,
       "expected a first sample of at least 0 and a stride of at least the block's size of at least 1, found {}, "
@@ -140,6 +154,14 @@ Sample SampleStream::next() {
 StreamStats SampleStream::stats() const {
   const std::lock_guard lock(state_->mutex);
   return {static_cast<int64_t>(state_->failures.size()), state_->wait_seconds};
+}
+
+at::Tensor decode_planned_clip(const ClipPlan& plan, const DataConfig& config, int64_t clip, double start_s, bool flip,
+                               int threads, const std::atomic<bool>& cancel) {
+  const Clip& c = plan.clips[static_cast<size_t>(clip)];
+  const Bucket& bucket = plan.buckets[static_cast<size_t>(c.bucket)];
+  VideoReader reader(c.path, threads, &cancel);
+  return decode_clip(reader, {start_s, config.fps, c.frames, bucket.height, bucket.width, flip});
 }
 
 at::Tensor to_unit_range(const at::Tensor& video) {

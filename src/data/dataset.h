@@ -7,8 +7,11 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -34,7 +37,22 @@ struct Sample {
   int64_t index = 0;  // global sample number
   int64_t clip = 0;   // index into the plan
   std::string caption;
-  at::Tensor video_CFHW;  // uint8, RGB [3, F, H, W], CPU
+  at::Tensor video_CFHW;  // uint8, RGB [3, F, H, W], CPU; undefined where `encoded` holds what was made of it before
+  std::map<std::string, at::Tensor> encoded;
+};
+
+// What is already known of a clip from an earlier encoding: its tensors, or why it could not be decoded.
+struct EncodedClip {
+  std::map<std::string, at::Tensor> tensors;
+  std::string failure;
+};
+
+// Clips that need no decoding any more.
+class EncodedClips {
+ public:
+  virtual ~EncodedClips() = default;
+  // Of clip `clip` of the plan, mirrored or not; nothing where it must be decoded. Called from several threads.
+  virtual std::optional<EncodedClip> find(int64_t clip, bool flip) const = 0;
 };
 
 struct StreamStats {
@@ -45,9 +63,10 @@ struct StreamStats {
 class SampleStream {
  public:
   // Delivers samples first .. first + block - 1, then the same behind first + stride, first + 2*stride, ... in this
-  // order (ranks take strides).
+  // order (ranks take strides). Clips that `encoded` knows are not decoded; it may be null, and must outlive the
+  // stream.
   SampleStream(const ClipPlan& plan, const DataConfig& config, uint64_t seed, int64_t group, int64_t first,
-               int64_t stride, int64_t block = 1);
+               int64_t stride, int64_t block = 1, const EncodedClips* encoded = nullptr);
   ~SampleStream();
   // Throws Error(kInput) where no clip of a bucket can be decoded (with the list of failures).
   Sample next();
@@ -57,6 +76,10 @@ class SampleStream {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+// Frames of clip `clip` of the plan, begun at `start_s`, uint8 [3, F, H, W]. Throws MediaError (video_reader.h).
+at::Tensor decode_planned_clip(const ClipPlan& plan, const DataConfig& config, int64_t clip, double start_s, bool flip,
+                               int threads, const std::atomic<bool>& cancel);
 
 // uint8 [.., 3, F, H, W] -> fp32 in [-1, 1].
 at::Tensor to_unit_range(const at::Tensor& video);

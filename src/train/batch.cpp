@@ -17,16 +17,15 @@ at::Tensor draw_given_frames(const FlowConfig& config, uint64_t seed, const std:
 
 }  // namespace
 
-EncodedBatch encode_batch(const model::ModelConfig& model, const Encoders& encoders, const at::Tensor& video_BCFHW,
-                          const std::vector<std::string>& captions) {
+EncodedBatch encode_videos(const model::ModelConfig& model, const model::Codec& codec, const model::ImageEncoder* image,
+                           const at::Tensor& video_BCFHW) {
   EncodedBatch out;
-  out.x0_BCTHW = encoders.codec.encode(video_BCFHW);
-  out.text_BLE = encoders.text.encode(captions).to(video_BCFHW.device());
+  out.x0_BCTHW = codec.encode(video_BCFHW);
   const int64_t frames = video_BCFHW.size(2);
   if (model.task == "ti2v")  // the codec is causal: the first latent frame is that of the first frame alone
     out.condition.first_BC1HW = out.x0_BCTHW.slice(2, 0, 1);
   else
-    out.condition = model::encode_condition(model, encoders.codec, encoders.image, video_BCFHW.select(2, 0),
+    out.condition = model::encode_condition(model, codec, image, video_BCFHW.select(2, 0),
                                             video_BCFHW.select(2, frames - 1), frames);
   return out;
 }

@@ -13,23 +13,17 @@
 
 namespace vmoba::train {
 
-// What turns clips into latents and embeddings; borrowed. `image` is null for models without image tokens.
-struct Encoders {
-  const model::Codec& codec;
-  const model::TextEncoder& text;
-  const model::ImageEncoder* image = nullptr;
-};
-
-// What does not depend on noise, so that it could come from a cache.
+// What does not depend on noise, so that it may come from a cache (cache/encode_cache.h).
 struct EncodedBatch {
   at::Tensor x0_BCTHW;  // clean latents
   at::Tensor text_BLE;
   model::ImageCondition condition;  // of each clip's own first (and last) frame
 };
 
-// Videos [B, 3, F, H, W], fp32 in [-1, 1] on the model's device, with their captions ("" where dropped).
-EncodedBatch encode_batch(const model::ModelConfig& model, const Encoders& encoders, const at::Tensor& video_BCFHW,
-                          const std::vector<std::string>& captions);
+// Everything but the text, of videos [B, 3, F, H, W], fp32 in [-1, 1] on the model's device. `image` is null for models
+// without image tokens.
+EncodedBatch encode_videos(const model::ModelConfig& model, const model::Codec& codec, const model::ImageEncoder* image,
+                           const at::Tensor& video_BCFHW);
 
 struct TrainingBatch {
   model::DitInput input;

@@ -93,6 +93,7 @@ void RootConfig::visit(ConfigVisitor& v) {
   v.group("codec", "Video to latents.", codec);
   v.group("text", "Captions to embeddings.", text);
   v.group("image_encoder", "First frames to embeddings, for models with image tokens.", image_encoder);
+  v.group("cache", "Latents and embeddings made once (`vmoba-encode`, docs/running.md).", cache);
   v.group("attention", "Self attention of every layer: full or VMoBA (docs/attention.md).", attention);
   v.group("train", "The training loop.", train);
   v.group("sample", "Sampling: `vmoba-sample` and validation during training.", sample);
@@ -154,6 +155,12 @@ data::ClipGeometry clip_geometry(const RootConfig& config) {
   data::ClipGeometry geometry{codec.temporal_stride, codec.spatial_stride * config.model.patch_size[1]};
   if (model::needs_first_frame(config.model)) geometry.least_frames = 1 + codec.temporal_stride;
   return geometry;
+}
+
+void check_text_width(const RootConfig& config, int64_t width) {
+  VMOBA_CHECK_INPUT(width == config.model.text_dim,
+                    "model.text_dim: expected {} (width of the embeddings of text.type {}), found {}", width,
+                    config.text.type, config.model.text_dim);
 }
 
 std::string config_reference() {

@@ -13,6 +13,7 @@
 #include "model/image_encoder.h"
 #include "model/text_encoder.h"
 #include "sample/pipeline.h"
+#include "train/cache/cache_config.h"
 
 namespace vmoba::train {
 
@@ -100,6 +101,7 @@ struct RootConfig {
   model::TextEncoderConfig text;
   model::ImageEncoderConfig image_encoder;
   attention::AttentionConfig attention;
+  CacheConfig cache;
   TrainConfig train;
   sample::SampleConfig sample;
 
@@ -116,6 +118,9 @@ void validate_training(const RootConfig& config);
 
 // What clips the configured codec and model take.
 data::ClipGeometry clip_geometry(const RootConfig& config);
+
+// Throws Error(kInput) where embeddings of this width do not fit the model.
+void check_text_width(const RootConfig& config, int64_t width);
 
 // docs/config.md
 std::string config_reference();

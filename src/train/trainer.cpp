@@ -76,9 +76,7 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
   if (world_.rank() != 0 && config_.run.log_level != "debug") set_log_level(LogLevel::kWarning);
   plan_ = data::plan_clips(config_.data, clip_geometry(config_));
   if (world_.rank() == 0) log_plan(plan_, config_.train.micro_batch);
-  codec_ = model::make_codec(config_.codec, device_);
-  text_ = model::make_text_encoder(config_.text, device_);
-  if (config_.model.image_dim > 0) image_ = model::make_image_encoder(config_.image_encoder, device_);
+  open_cache();
   dit_ = model::make_dit(config_.model, config_.attention, uint64_t(config_.seed), device_);
   attach_adapters();
   optimizer_ = std::make_unique<AdamW>(config_.train.optimizer, dit_->trainable());
@@ -103,6 +101,21 @@ void Trainer::attach_adapters() {
   if (std::count(lora.formats.begin(), lora.formats.end(), "kohya") && !missing.empty())
     log_warning("lora.formats kohya: diffusers refuses such files without all of q, k, v, o and ffn; {} are missing",
                 missing.size());
+}
+
+void Trainer::open_cache() {
+  cache_ = open_encode_cache(config_, plan_);
+  codec_ = std::make_unique<LazyCodec>(config_.codec, device_);
+  text_ = std::make_unique<CachedTextEncoder>(config_, device_, cache_.get());
+  if (config_.model.image_dim > 0) image_ = make_lazy_image_encoder(config_.image_encoder, device_);
+  if (!cache_ || !cache_->coverage().complete()) load_encoders();
+}
+
+// Before the first step, so that what is wrong with them is said at the start.
+void Trainer::load_encoders() {
+  codec_->load();
+  text_->load();
+  if (image_) image_->load();
 }
 
 CheckpointParts Trainer::parts() {
@@ -146,9 +159,10 @@ void Trainer::start(const ResumeRequest& resume) {
     make_callbacks();
   }
   // Pass p of batch rank b takes chunk p * batch_ranks + b of the step.
-  stream_ = std::make_unique<data::SampleStream>(plan_, config_.data, uint64_t(config_.seed), config_.train.micro_batch,
-                                                 state_.next_sample + mesh_.batch_rank() * share_.micro,
-                                                 mesh_.sizes().batch_ranks() * share_.micro, share_.micro);
+  stream_ =
+      std::make_unique<data::SampleStream>(plan_, config_.data, uint64_t(config_.seed), config_.train.micro_batch,
+                                           state_.next_sample + mesh_.batch_rank() * share_.micro,
+                                           mesh_.sizes().batch_ranks() * share_.micro, share_.micro, cache_.get());
   dist::barrier(world_.control());
   world_.set_patient(false);
 }
@@ -157,23 +171,28 @@ void Trainer::make_callbacks() {
   callbacks_ = standard_callbacks(config_.run.dir, state_.step, config_.train.tensorboard);
 }
 
+NamedTensors Trainer::encoded_clip(const data::Sample& sample) const {
+  if (!sample.encoded.empty()) return sample.encoded;
+  const at::Tensor video_1CFHW = data::to_unit_range(sample.video_CFHW).unsqueeze(0).to(device_);
+  return clip_tensors(encode_videos(config_.model, *codec_, image_.get(), video_1CFHW));
+}
+
 double Trainer::accumulate(StepInputs& inputs, bool dense) {
-  std::vector<at::Tensor> videos;
+  std::vector<NamedTensors> clips;
   std::vector<std::string> captions;
   std::vector<int64_t> samples;
   world_.note(state_.step + 1, "waiting for data");
   for (int64_t i = 0; i < share_.micro; ++i) {
     data::Sample sample = stream_->next();
     const bool drop = drop_caption(config_.train.flow, state_.seed, sample.index);
-    videos.push_back(data::to_unit_range(sample.video_CFHW));
+    clips.push_back(encoded_clip(sample));
     captions.push_back(drop ? "" : sample.caption);
     samples.push_back(sample.index);
     inputs.samples.push_back(sample.index);
     inputs.clips.push_back(plan_.clips[size_t(sample.clip)].path);
   }
   world_.note(state_.step + 1, "computing");
-  const EncodedBatch encoded =
-      encode_batch(config_.model, {*codec_, *text_, image_.get()}, at::stack(videos).to(device_), captions);
+  const EncodedBatch encoded = batch_of_clips(config_.model, clips, text_->encode(captions), device_);
   const TrainingBatch batch = make_batch(config_.train.flow, state_.seed, samples, encoded);
   const at::Tensor& x0 = encoded.x0_BCTHW;
   step_tokens_ += dit_->grid(x0.size(2), x0.size(3), x0.size(4)).tokens() * x0.size(0);
@@ -291,6 +310,10 @@ void Trainer::validate_now() {
     videos.push_back({prompts[i], path, frames, config_.sample.fps});
   }
   if (ema_) ema_->swap();
+  if (cache_ && cache_->coverage().complete()) {  // training itself needs neither
+    codec_->release();
+    text_->release();
+  }
   for (const auto& callback : callbacks_) callback->on_validation(state_.step, videos);
   dist::wait_patiently(world_);
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "data/dataset.h"
+#include "train/cache/lazy_encoders.h"
 #include "train/callbacks/callback.h"
 #include "train/checkpoint.h"
 #include "train/config.h"
@@ -42,12 +43,16 @@ class Trainer {
   };
 
   void attach_adapters();
+  void open_cache();
+  void load_encoders();
   // The checkpoint to start from, or ""; an earlier run that this one does not continue is set aside.
   std::string find_start(const ResumeRequest& resume);
   void start(const ResumeRequest& resume);
   void make_callbacks();
   StepReport train_step();
   void begin_gradients();
+  // From the cache, or made now.
+  NamedTensors encoded_clip(const data::Sample& sample) const;
   // Mean loss of one forward and backward pass over a micro batch. Gradients add up to those of the mean over
   // train.global_batch once they are summed over passes and ranks.
   double accumulate(StepInputs& inputs, bool dense);
@@ -66,9 +71,10 @@ class Trainer {
   at::ScalarType compute_dtype_;
   data::ClipPlan plan_;
   std::unique_ptr<model::Dit> dit_;
-  std::unique_ptr<model::Codec> codec_;
-  std::unique_ptr<model::TextEncoder> text_;
-  std::unique_ptr<model::ImageEncoder> image_;  // null for models without image tokens
+  std::unique_ptr<EncodeCache> cache_;  // null without
+  std::unique_ptr<LazyCodec> codec_;
+  std::unique_ptr<CachedTextEncoder> text_;
+  std::unique_ptr<LazyImageEncoder> image_;  // null for models without image tokens
   std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<Ema> ema_;
   std::unique_ptr<model::SequenceParallel> sequence_;  // where ranks share samples

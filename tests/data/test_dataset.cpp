@@ -288,3 +288,43 @@ TEST_CASE("Bytes become -1 to 1") {
   CHECK(out[1].item<float>() == Approx(-0.6));
   CHECK(out[2].item<float>() == 1.0f);
 }
+
+namespace {
+
+// Knows the odd clips, each side apart, and that clip 3 cannot be decoded.
+class OddClips : public EncodedClips {
+ public:
+  std::optional<EncodedClip> find(int64_t clip, bool flip) const override {
+    if (clip == 3) return EncodedClip{{}, "truncated"};
+    if (clip % 2 == 0) return std::nullopt;
+    return EncodedClip{{{"latents", at::tensor({clip, int64_t(flip)})}}, ""};
+  }
+};
+
+}  // namespace
+
+TEST_CASE("clips that were encoded before are not decoded; the stream is the same otherwise") {
+  VideoFolder folder(4);
+  folder.config().horizontal_flip = 0.5;
+  const ClipPlan plan = plan_clips(folder.config(), kGeometry);
+  REQUIRE(plan.clips.size() == 4);
+  const OddClips known;
+  SampleStream stream(plan, folder.config(), 3, 1, 0, 1, 1, &known), plain(plan, folder.config(), 3, 1, 0, 1);
+  std::set<int64_t> sides, shown;
+  for (int i = 0; i < 24; ++i) {
+    const Sample sample = stream.next(), expected = plain.next();
+    CHECK(sample.index == expected.index);
+    CHECK(sample.clip != 3);
+    if (expected.clip != 3) CHECK(sample.clip == expected.clip);
+    CHECK(sample.caption == plan.clips[size_t(sample.clip)].caption);
+    CHECK(sample.encoded.empty() == (sample.clip % 2 == 0));
+    CHECK(sample.video_CFHW.defined() == sample.encoded.empty());
+    shown.insert(sample.clip);
+    if (sample.encoded.empty()) continue;
+    CHECK(sample.encoded.at("latents")[0].item<int64_t>() == sample.clip);
+    sides.insert(sample.encoded.at("latents")[1].item<int64_t>());
+  }
+  CHECK(shown == std::set<int64_t>{0, 1, 2});
+  CHECK(sides == std::set<int64_t>{0, 1});
+  CHECK(stream.stats().failed_clips == 1);
+}

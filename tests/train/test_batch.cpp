@@ -32,7 +32,9 @@ struct House {
     return at::tensor(values).view({batch, 3, frames, 16, 16}).clamp(-1, 1);
   }
   EncodedBatch encode(const at::Tensor& video) const {
-    return encode_batch(model, {*codec, *text}, video, std::vector<std::string>(size_t(video.size(0)), "fox"));
+    EncodedBatch out = encode_videos(model, *codec, nullptr, video);
+    out.text_BLE = text->encode(std::vector<std::string>(size_t(video.size(0)), "fox"));
+    return out;
   }
   TrainingBatch batch(const at::Tensor& video, const std::vector<int64_t>& samples) const {
     return make_batch(flow, 11, samples, encode(video));

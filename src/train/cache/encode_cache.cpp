@@ -1,0 +1,158 @@
+#include "train/cache/encode_cache.h"
+
+#include <ATen/ATen.h>
+
+#include <filesystem>
+#include <set>
+
+#include "core/check.h"
+#include "core/log.h"
+
+namespace vmoba::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kLatents = "latents";
+constexpr const char* kCondition = "condition";
+constexpr const char* kImageTokens = "image_tokens";
+constexpr const char* kEmbedding = "embedding";
+
+const std::string& existing_folder(const std::string& dir) {
+  VMOBA_CHECK_INPUT(
+      fs::is_directory(dir),
+      "cache.dir: expected a folder that vmoba-encode wrote, found none at '{}'; run vmoba-encode with this "
+      "configuration, or set cache.mode=off",
+      dir);
+  return dir;
+}
+
+// The entry `name` of each clip, fp32 [B, ...] on `device`.
+at::Tensor stack_clips(const std::vector<NamedTensors>& clips, const char* name, at::Device device) {
+  std::vector<at::Tensor> parts;
+  for (const NamedTensors& clip : clips) {
+    const auto found = clip.find(name);
+    VMOBA_CHECK(found != clip.end(), "expected '{}' of an encoded clip, found none; remove cache.dir and encode again",
+                name);
+    parts.push_back(found->second.to(device, at::kFloat));
+  }
+  return at::stack(parts);
+}
+
+}  // namespace
+
+std::vector<ClipVariant> cacheable_clips(const data::ClipPlan& plan, const data::DataConfig& config) {
+  std::vector<ClipVariant> out;
+  for (int64_t clip = 0; clip < int64_t(plan.clips.size()); ++clip) {
+    if (plan.clips[size_t(clip)].random_start) continue;
+    if (config.horizontal_flip < 1) out.push_back({clip, false});
+    if (config.horizontal_flip > 0) out.push_back({clip, true});
+  }
+  return out;
+}
+
+std::vector<std::string> wanted_captions(const RootConfig& config, const data::ClipPlan& plan) {
+  std::vector<std::string> out;
+  std::set<std::string> seen;
+  const auto add = [&](const std::string& caption) {
+    if (seen.insert(caption).second) out.push_back(caption);
+  };
+  if (config.train.flow.caption_dropout > 0) add("");
+  for (const data::Clip& clip : plan.clips) add(clip.caption);
+  if (config.train.validate_every > 0) {
+    for (const std::string& prompt : config.sample.prompts) add(prompt);
+    if (config.sample.guidance > 1) add(config.sample.negative_prompt);
+  }
+  return out;
+}
+
+NamedTensors clip_tensors(const EncodedBatch& one) {
+  NamedTensors out = {{kLatents, one.x0_BCTHW[0]}};
+  if (one.condition.channels_BKTHW.defined()) out[kCondition] = one.condition.channels_BKTHW[0];
+  if (one.condition.tokens_BIM.defined()) out[kImageTokens] = one.condition.tokens_BIM[0];
+  return out;
+}
+
+EncodedBatch batch_of_clips(const model::ModelConfig& model, const std::vector<NamedTensors>& clips,
+                            const at::Tensor& text_BLE, at::Device device) {
+  EncodedBatch out;
+  out.x0_BCTHW = stack_clips(clips, kLatents, device);
+  out.text_BLE = text_BLE.to(device);
+  if (model.task == "ti2v") out.condition.first_BC1HW = out.x0_BCTHW.slice(2, 0, 1);
+  if (!model::needs_first_frame(model)) return out;
+  out.condition.channels_BKTHW = stack_clips(clips, kCondition, device);
+  if (model.image_dim > 0) out.condition.tokens_BIM = stack_clips(clips, kImageTokens, device);
+  return out;
+}
+
+NamedTensors text_tensors(const at::Tensor& embedding_LE) {
+  const at::Tensor used = embedding_LE.ne(0).any(1).nonzero();
+  const int64_t rows = used.numel() > 0 ? used.max().item<int64_t>() + 1 : 0;
+  return {{kEmbedding, embedding_LE.narrow(0, 0, rows).clone()}};
+}
+
+at::Tensor embedding_of(const NamedTensors& tensors, int64_t max_tokens, int64_t width) {
+  const at::Tensor& rows_LE = tensors.at(kEmbedding);
+  VMOBA_CHECK_INPUT(
+      rows_LE.dim() == 2 && rows_LE.size(0) <= max_tokens && rows_LE.size(1) == width,
+      "text: expected cached embeddings of at most {} tokens and width {} (model.text_dim), found {} and {}",
+      max_tokens, width, rows_LE.size(0), rows_LE.size(1));
+  at::Tensor out_LE = at::zeros({max_tokens, width}, at::kFloat);
+  out_LE.narrow(0, 0, rows_LE.size(0)).copy_(rows_LE);
+  return out_LE;
+}
+
+EncodeCache::EncodeCache(const RootConfig& config, const data::ClipPlan& plan)
+    : text_(config.text),
+      text_width_(config.model.text_dim),
+      tensors_(existing_folder(config.cache.dir)),
+      files_(config.cache.dir, 0),
+      keys_(config, files_) {
+  for (const ClipVariant& variant : cacheable_clips(plan, config.data)) {
+    const std::string key = keys_.clip(plan, variant.clip, variant.flip);
+    coverage_.clips += 1;
+    coverage_.clips_found += tensors_.has(key) || tensors_.failure(key) ? 1 : 0;
+    clip_keys_[{variant.clip, variant.flip}] = key;
+  }
+  for (const data::Clip& clip : plan.clips) coverage_.random_clips += clip.random_start ? 1 : 0;
+  for (const std::string& caption : wanted_captions(config, plan)) {
+    coverage_.texts += 1;
+    coverage_.texts_found += tensors_.has(keys_.text(caption)) ? 1 : 0;
+  }
+}
+
+std::optional<data::EncodedClip> EncodeCache::find(int64_t clip, bool flip) const {
+  const auto key = clip_keys_.find({clip, flip});
+  if (key == clip_keys_.end()) return std::nullopt;
+  if (auto tensors = tensors_.load(key->second)) return data::EncodedClip{std::move(*tensors), ""};
+  if (const auto reason = tensors_.failure(key->second)) return data::EncodedClip{{}, *reason};
+  return std::nullopt;
+}
+
+at::Tensor EncodeCache::find_text(const std::string& caption) const {
+  const auto tensors = tensors_.load(keys_.text(caption));
+  return tensors ? embedding_of(*tensors, text_.max_tokens, text_width_) : at::Tensor();
+}
+
+std::unique_ptr<EncodeCache> open_encode_cache(const RootConfig& config, const data::ClipPlan& plan) {
+  if (config.cache.dir.empty() || config.cache.mode == "off") return nullptr;
+  auto cache = std::make_unique<EncodeCache>(config, plan);
+  const EncodeCache::Coverage found = cache->coverage();
+  const std::string there = fmt::format("{} of {} clips and {} of {} captions in {}", found.clips_found, found.clips,
+                                        found.texts_found, found.texts, config.cache.dir);
+  VMOBA_CHECK_INPUT(config.cache.mode != "require" || found.complete(),
+                    "cache.mode require: expected every clip and caption, found {}{}; run vmoba-encode with this "
+                    "configuration, or set cache.mode=auto",
+                    there, found.random_clips > 0 ? " and clips with a random start (data.frame_extraction)" : "");
+  log_info("cache: {}{}", there, found.complete() ? "" : "; the rest is encoded while training");
+  return cache;
+}
+
+void check_captions(const RootConfig& config, const data::ClipPlan& plan) {
+  // Without clips the plan itself has failed, and the cache says nothing.
+  const auto cache = plan.clips.empty() ? nullptr : open_encode_cache(config, plan);
+  if (cache && cache->coverage().complete()) return;
+  check_text_width(config, model::check_text_encoder(config.text));
+}
+
+}  // namespace vmoba::train

@@ -1,0 +1,71 @@
+// What a run finds of its clips and captions in the cache folder. Read only; owns the mapped shards.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/dataset.h"
+#include "train/batch.h"
+#include "train/cache/cache_keys.h"
+#include "train/cache/tensor_cache.h"
+#include "train/config.h"
+
+namespace vmoba::train {
+
+// A clip as the data loader can show it.
+struct ClipVariant {
+  int64_t clip = 0;  // index into the plan
+  bool flip = false;
+};
+// All variants of the plan's clips that a cache can hold. Clips with a random start have one for each sample and none
+// here.
+std::vector<ClipVariant> cacheable_clips(const data::ClipPlan& plan, const data::DataConfig& config);
+// Distinct captions of the plan in the order of their first clips; "" where captions are dropped; the prompts that
+// sampling during training uses.
+std::vector<std::string> wanted_captions(const RootConfig& config, const data::ClipPlan& plan);
+
+// One clip's part of a batch (its batch size 1) under the names of the cache, and back, fp32.
+NamedTensors clip_tensors(const EncodedBatch& one);
+EncodedBatch batch_of_clips(const model::ModelConfig& model, const std::vector<NamedTensors>& clips,
+                            const at::Tensor& text_BLE, at::Device device);
+// Rows of an [L, E] embedding up to the last one that is not zero, and back.
+NamedTensors text_tensors(const at::Tensor& embedding_LE);
+at::Tensor embedding_of(const NamedTensors& tensors, int64_t max_tokens, int64_t width);
+
+class EncodeCache : public data::EncodedClips {
+ public:
+  // Hashes the files of `plan` that the folder does not remember. Throws Error(kInput) where cache.dir is missing.
+  EncodeCache(const RootConfig& config, const data::ClipPlan& plan);
+
+  std::optional<data::EncodedClip> find(int64_t clip, bool flip) const override;
+  // [L, E] fp32 on the CPU; undefined where the caption is not there.
+  at::Tensor find_text(const std::string& caption) const;
+
+  struct Coverage {
+    int64_t clips = 0, clips_found = 0, random_clips = 0, texts = 0, texts_found = 0;
+    bool complete() const { return clips == clips_found && random_clips == 0 && texts == texts_found; }
+  };
+  Coverage coverage() const { return coverage_; }
+
+ private:
+  model::TextEncoderConfig text_;
+  int64_t text_width_;
+  TensorCache tensors_;
+  FileHashes files_;
+  CacheKeys keys_;
+  std::map<std::pair<int64_t, bool>, std::string> clip_keys_;
+  Coverage coverage_;
+};
+
+// What cache.dir holds for the run, logged; null where the configuration uses no cache. Throws Error(kInput) where
+// cache.mode require finds something missing.
+std::unique_ptr<EncodeCache> open_encode_cache(const RootConfig& config, const data::ClipPlan& plan);
+
+// From headers alone: that the cache, or else the text encoder, gives embeddings of the model's width.
+void check_captions(const RootConfig& config, const data::ClipPlan& plan);
+
+}  // namespace vmoba::train
