@@ -11,12 +11,14 @@
 #include <vector>
 
 #include "core/check.h"
+#include "core/cpu_numerics.h"
 #include "core/log.h"
 
 namespace vmoba::apps {
 
 // Parses with `app`, then runs `body`.
 inline int guarded_main(CLI::App& app, int argc, char** argv, const std::function<int()>& body) {
+  make_products_repeatable();
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -1,3 +1,4 @@
+#include "core/cpu_numerics.h"
 #ifdef VMOBA_CATCH2_V3
 #include <catch2/catch_session.hpp>
 #else
@@ -6,5 +7,6 @@
 #endif
 
 int main(int argc, char** argv) {
+  vmoba::make_products_repeatable();
   return Catch::Session().run(argc, argv);
 }

@@ -11,6 +11,7 @@
 #include "train/dist/gradient_buckets.h"
 #include "train/dist/mesh.h"
 #include "train/dist/nccl_communicator.h"
+#include "train/dist/step_exchange.h"
 #include "train/dist/ulysses.h"
 #include "train/flow_matching.h"
 #include "train/optimizer.h"
@@ -68,7 +69,7 @@ class Run {
     const at::Tensor noise = normals("noise", sample, x0.sizes()), text = normals("text", sample, {1, 3, 8});
     const double sigma = draw_sigma(config_.train.flow, 3, sample);
     // A timestep for each latent frame, or one for the sample.
-    const at::Tensor timestep = token_runs_ ? at::tensor({{0.0, 1000 * sigma, 500 * sigma}}, at::kDouble)
+    const at::Tensor timestep = token_runs_ ? at::tensor({0.0, 1000 * sigma, 500 * sigma}, at::kDouble).unsqueeze(0)
                                             : at::full({1}, 1000 * sigma, at::kDouble);
     model::ForwardOptions options{at::kDouble, false, config_.model.activation_checkpointing, &stats};
     options.sequence = sequence;
