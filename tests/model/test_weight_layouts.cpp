@@ -290,8 +290,10 @@ int64_t status_kib(const std::string& key) {
 }  // namespace
 
 TEST_CASE("child of the next case: loads and prints peak memory", "[.peak]") {
+  const char* file = std::getenv("VMOBA_PEAK_FILE");
+  if (file == nullptr) return;  // an exclusion on the command line brings hidden cases in
   ModelConfig config = peak_config();
-  config.weights = std::getenv("VMOBA_PEAK_FILE");
+  config.weights = file;
   make_dit(wan_t2v_config(), full_attention(), 0, at::kCPU);  // what the library itself takes
   const int64_t before = status_kib("VmRSS:");
   std::ofstream("/proc/self/clear_refs") << 5;  // VmHWM begins anew

@@ -61,7 +61,7 @@ std::vector<std::string> wanted_captions(const RootConfig& config, const data::C
   for (const data::Clip& clip : plan.clips) add(clip.caption);
   if (config.train.validate_every > 0) {
     for (const std::string& prompt : config.sample.prompts) add(prompt);
-    if (config.sample.guidance > 1) add(config.sample.negative_prompt);
+    if (config.sample.guidance > 1) add(sample::resolved(config.sample, config.model, config.text).negative_prompt);
   }
   return out;
 }
