@@ -291,8 +291,10 @@ TEST_CASE("every shipped configuration is valid and names the files that it lack
       CHECK(result.output.find(text.substr(begin, text.find('\n', begin) - begin) + "'") != std::string::npos);
       ++pretrained;
     }
-    for (const char* hint : {"model.weights", "codec.weights", "text.weights", "Hugging Face", "docs/pretrained.md"})
+    for (const char* hint : {"codec.weights", "text.weights", "Hugging Face", "docs/pretrained.md"})
       CHECK(result.output.find(hint) != std::string::npos);
+    const bool from_scratch = text.find("weights: \"\"") != std::string::npos;
+    CHECK((result.output.find("model.weights") == std::string::npos) == from_scratch);
   }
   CHECK(pretrained >= 9);
 }
