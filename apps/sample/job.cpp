@@ -90,7 +90,7 @@ SampleModel load_sample_model(const SampleArguments& a, const train::RootConfig&
   };
   std::vector<model::Adapter> trained;
   if (!a.checkpoint.empty() && train::is_lora_checkpoint(a.checkpoint))
-    trained = train::load_adapters(a.checkpoint, config.lora, takes_average(a), device);
+    trained = train::load_adapters(a.checkpoint, config.lora, 0, takes_average(a), device);
   SampleModel out;
   out.dit = load(config.model, a.loras, trained);
   if (config.model.boundary > 0) out.low_noise_dit = load(model::low_noise_expert(config.model), a.loras_2, {});

@@ -60,43 +60,68 @@ std::vector<model::Adapter> adapters_of(const std::vector<model::NamedTensor>& t
   return out;
 }
 
-void write_lora_files(const fs::path& folder, const std::vector<model::NamedTensor>& tensors,
-                      const model::LoraConfig& lora) {
-  make_folder(folder);
-  for (const std::string& format : lora.formats)
-    model::write_lora((folder / (format + ".safetensors")).string(), adapters_of(tensors, lora.scale()),
-                      model::lora_format(format), file_dtype(lora.save_dtype));
-  sync_path(folder.string());
+// What follows "lora", "optimizer" or "transformer" in the names of an expert's files.
+const char* suffix_of(size_t expert) {
+  return expert == 0 ? "" : "_2";
 }
 
-// Files of the weights or of the adapters, `suffix` "" or "_ema".
-void write_weights(const fs::path& folder, const std::string& suffix, const CheckpointParts& parts,
-                   const std::vector<model::NamedTensor>& tensors) {
-  if (!parts.lora.enabled()) {
-    model::save_transformer((folder / ("transformer" + suffix)).string(), parts.dit.config_json(),
-                            model::tensors_to_write(tensors));
-    return;
+// What follows the format in the names of LoRA files for other tools, whose users tell experts apart by these words.
+const char* noise_level(size_t expert, size_t experts) {
+  return experts == 1 ? "" : expert == 0 ? "_high_noise" : "_low_noise";
+}
+
+std::string optimizer_path(const std::string& folder, size_t expert) {
+  return folder + "/state/optimizer" + suffix_of(expert) + ".safetensors";
+}
+
+// The weights or adapters of one expert, or their average.
+void write_weights(const fs::path& folder, const CheckpointParts& parts, size_t expert, bool average) {
+  const Expert& of = parts.experts[expert];
+  std::vector<model::NamedTensor> tensors;
+  if (average)
+    tensors = of.ema->weights();
+  else
+    for (const model::Parameter& p : of.dit->trainable()) tensors.push_back({p.name, p.tensor.detach()});
+  const std::string path = weights_path(folder.string(), expert, parts.lora.enabled(), average);
+  if (!parts.lora.enabled())
+    return model::save_transformer(path, of.dit->config_json(), model::tensors_to_write(tensors));
+  model::write_safetensors(path, tensors);
+  const fs::path for_tools = folder / (average ? "lora_ema" : "lora");
+  make_folder(for_tools);
+  for (const std::string& format : parts.lora.formats) {
+    const std::string name = format + noise_level(expert, parts.experts.size()) + ".safetensors";
+    model::write_lora((for_tools / name).string(), adapters_of(tensors, parts.lora.scale()), model::lora_format(format),
+                      file_dtype(parts.lora.save_dtype));
   }
-  write_lora_files(folder / ("lora" + suffix), tensors, parts.lora);
-  model::write_safetensors((folder / "state" / ("lora" + suffix + ".safetensors")).string(), tensors);
+  sync_path(for_tools.string());
 }
 
 void write_parts(const fs::path& folder, const TrainerState& state, const CheckpointParts& parts) {
   make_folder(folder / "state");
-  std::vector<model::NamedTensor> weights;
-  for (const model::Parameter& p : parts.dit.trainable()) weights.push_back({p.name, p.tensor.detach()});
-  write_weights(folder, "", parts, weights);
-  if (parts.ema) write_weights(folder, "_ema", parts, parts.ema->weights());
-  model::write_safetensors((folder / "state" / "optimizer.safetensors").string(), parts.optimizer.state());
-  const nlohmann::json info = {{"format", 1},
-                               {"step", state.step},
-                               {"next_sample", state.next_sample},
-                               {"seed", state.seed},
-                               {"ema", parts.ema != nullptr}};
+  std::vector<int64_t> updates;
+  for (size_t i = 0; i < parts.experts.size(); ++i) {
+    const Expert& expert = parts.experts[i];
+    write_weights(folder, parts, i, /*average=*/false);
+    if (expert.ema) write_weights(folder, parts, i, /*average=*/true);
+    model::write_safetensors(optimizer_path(folder.string(), i), expert.optimizer->state());
+    updates.push_back(expert.updates);
+  }
+  const nlohmann::json info = {
+      {"format", 1},        {"step", state.step}, {"next_sample", state.next_sample},
+      {"seed", state.seed}, {"updates", updates}, {"ema", parts.experts.front().ema != nullptr}};
   write_file_atomically((folder / "state" / "config.yaml").string(), parts.config_yaml);
   write_file_atomically((folder / "state" / "trainer.json").string(), info.dump(2) + "\n");
   sync_path((folder / "state").string());
   sync_path(folder.string());
+}
+
+// Optimiser steps that each expert has made; checkpoints of earlier versions, which have one, do not say.
+std::vector<int64_t> updates_of(const nlohmann::json& info, int64_t step) {
+  const auto found = info.find("updates");
+  if (found == info.end()) return {step};
+  std::vector<int64_t> updates;
+  for (const nlohmann::json& count : *found) updates.push_back(count.is_number_unsigned() ? count.get<int64_t>() : -1);
+  return updates;
 }
 
 nlohmann::json read_trainer_json(const std::string& folder) {
@@ -185,46 +210,59 @@ void copy_weights(const std::string& path, const std::vector<model::Parameter>& 
   }
 }
 
-// Where a checkpoint keeps what the model's trainable tensors are, exactly.
-std::string weights_path(const std::string& folder, bool lora, bool average) {
-  const std::string suffix = average ? "_ema" : "";
+}  // namespace
+
+std::string weights_path(const std::string& folder, size_t expert, bool lora, bool average) {
+  const std::string suffix = std::string(suffix_of(expert)) + (average ? "_ema" : "");
   return lora ? folder + "/state/lora" + suffix + ".safetensors" : folder + "/transformer" + suffix;
 }
 
-}  // namespace
-
 bool is_lora_checkpoint(const std::string& folder) {
-  return fs::exists(weights_path(folder, true, false));
+  return fs::exists(weights_path(folder, 0, /*lora=*/true, /*average=*/false));
 }
 
-std::vector<model::Adapter> load_adapters(const std::string& folder, const model::LoraConfig& config, bool average,
-                                          at::Device device) {
-  std::vector<model::Adapter> adapters = model::read_lora(weights_path(folder, true, average), device);
+std::vector<model::Adapter> load_adapters(const std::string& folder, const model::LoraConfig& config, size_t expert,
+                                          bool average, at::Device device) {
+  std::vector<model::Adapter> adapters = model::read_lora(weights_path(folder, expert, true, average), device);
   for (model::Adapter& adapter : adapters) adapter.low_rank.scale = config.scale();
   return adapters;
 }
+
+namespace {
+
+void load_expert(const std::string& folder, size_t number, bool lora, int64_t updates, Expert& expert) {
+  const std::vector<model::Parameter>& trained = expert.dit->trainable();
+  const std::string weights = weights_path(folder, number, lora, /*average=*/false);
+  VMOBA_CHECK_INPUT(fs::exists(weights),
+                    "expected {} at '{}', found none; lora.rank must be as in the checkpoint's run",
+                    lora ? "adapters" : "weights", weights);
+  std::vector<at::Tensor> tensors;
+  for (const model::Parameter& p : trained) tensors.push_back(p.tensor);
+  copy_weights(weights, trained, tensors);
+  expert.optimizer->load_state(model::SafetensorsFile(optimizer_path(folder, number)), updates);
+  expert.updates = updates;
+  if (!expert.ema) return;
+  const std::string average = weights_path(folder, number, lora, /*average=*/true);
+  VMOBA_CHECK_INPUT(fs::exists(average),
+                    "train.ema.enabled: expected EMA weights at '{}', found none; the run was started without EMA",
+                    average);
+  copy_weights(average, trained, expert.ema->tensors());
+}
+
+}  // namespace
 
 TrainerState load_checkpoint(const std::string& folder, const CheckpointParts& parts) {
   VMOBA_CHECK_INPUT(fs::is_directory(folder), "expected a checkpoint folder at '{}', found none; check --resume",
                     folder);
   const nlohmann::json info = read_trainer_json(folder);
   TrainerState state{info["step"].get<int64_t>(), info["next_sample"].get<int64_t>(), info["seed"].get<uint64_t>()};
-  const bool lora = parts.lora.enabled();
-  const std::string weights = weights_path(folder, lora, false);
-  VMOBA_CHECK_INPUT(fs::exists(weights),
-                    "expected {} at '{}', found none; lora.rank must be as in the checkpoint's run",
-                    lora ? "adapters" : "weights", weights);
-  std::vector<at::Tensor> tensors;
-  for (const model::Parameter& p : parts.dit.trainable()) tensors.push_back(p.tensor);
-  copy_weights(weights, parts.dit.trainable(), tensors);
-  parts.optimizer.load_state(model::SafetensorsFile(folder + "/state/optimizer.safetensors"), state.step);
-  if (parts.ema) {
-    const std::string path = weights_path(folder, lora, true);
-    VMOBA_CHECK_INPUT(fs::exists(path),
-                      "train.ema.enabled: expected EMA weights at '{}', found none; the run was started without EMA",
-                      path);
-    copy_weights(path, parts.dit.trainable(), parts.ema->tensors());
-  }
+  const std::vector<int64_t> updates = updates_of(info, state.step);
+  VMOBA_CHECK_INPUT(updates.size() == parts.experts.size(),
+                    "model.boundary: expected {} expert(s) as in the checkpoint '{}', found {}; 0 is one transformer, "
+                    "above 0 two",
+                    updates.size(), folder, parts.experts.size());
+  for (size_t i = 0; i < updates.size(); ++i)
+    load_expert(folder, i, parts.lora.enabled(), updates[i], parts.experts[i]);
   return state;
 }
 

@@ -5,6 +5,9 @@
 // and of a LoRA run, whose base is not repeated, instead of the transformer folders
 //   lora/<format>.safetensors, lora_ema/<format>.safetensors   for other tools, in lora.formats and lora.save_dtype
 //   state/lora.safetensors, state/lora_ema.safetensors         the adapters in fp32
+// A run of two experts (model.boundary) has all of the second one as well: transformer_2/, transformer_2_ema/,
+// state/optimizer_2.safetensors, state/lora_2.safetensors, state/lora_2_ema.safetensors; and for other tools
+// lora/<format>_high_noise.safetensors and lora/<format>_low_noise.safetensors.
 //
 // Written under a temporary name, every file fsynced, then the folder is renamed: a checkpoint-<step> folder is always
 // complete. A failed write (full disk) removes what it wrote and leaves all older checkpoints alone.
@@ -15,9 +18,7 @@
 #include <vector>
 
 #include "model/common/lora.h"
-#include "model/dit.h"
-#include "train/ema.h"
-#include "train/optimizer.h"
+#include "train/expert.h"
 
 namespace vmoba::train {
 
@@ -27,11 +28,9 @@ struct TrainerState {
   uint64_t seed = 0;
 };
 
-// Everything that a checkpoint holds. `ema` may be null.
+// Everything that a checkpoint holds.
 struct CheckpointParts {
-  model::Dit& dit;
-  AdamW& optimizer;
-  Ema* ema = nullptr;
+  std::vector<Expert>& experts;  // one or two
   std::string config_yaml;
   model::LoraConfig lora = {};  // enabled: the model's trainable tensors are adapters of it
 };
@@ -50,9 +49,13 @@ std::string checkpoint_path(const std::string& run_dir, int64_t step);
 // Whether a checkpoint holds adapters and no transformer.
 bool is_lora_checkpoint(const std::string& folder);
 
-// The adapters of a LoRA checkpoint, averaged ones where `average` says so, with the scale of `config`.
-std::vector<model::Adapter> load_adapters(const std::string& folder, const model::LoraConfig& config, bool average,
-                                          at::Device device);
+// Where a checkpoint keeps exactly what was trained of expert 0 or 1: a transformer's folder, or with `lora` a file of
+// adapters. `average`: of the moving average.
+std::string weights_path(const std::string& folder, size_t expert, bool lora, bool average);
+
+// The adapters of an expert in a LoRA checkpoint, averaged ones where `average` says so, with the scale of `config`.
+std::vector<model::Adapter> load_adapters(const std::string& folder, const model::LoraConfig& config, size_t expert,
+                                          bool average, at::Device device);
 
 // Makes the run folder and removes what an interrupted save left behind. Throws Error(kRuntime) where it cannot be
 // written.

@@ -14,7 +14,6 @@
 #include "core/log.h"
 #include "data/picture.h"
 #include "data/video_writer.h"
-#include "model/weights/lora_file.h"
 #include "sample/pipeline.h"
 #include "train/batch.h"
 #include "train/callbacks/standard_callbacks.h"
@@ -50,6 +49,11 @@ void log_plan(const data::ClipPlan& plan, int64_t micro_batch) {
              samples, samples - clips, micro_batch);
 }
 
+void swap_averages(const std::vector<Expert>& experts) {
+  for (const Expert& expert : experts)
+    if (expert.ema) expert.ema->swap();
+}
+
 // First and last frame of a clip, for validation videos that begin or end with one.
 void add_images(const data::Clip& clip, const RootConfig& config, sample::SampleRequest& request) {
   const auto frame_at = [&](double time_s) {
@@ -71,37 +75,19 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
       compute_dtype_(dtype_of(config.model.compute_dtype)),
       stragglers_(config.parallel.report_every, world.hosts()) {
   dist::check_sequence(config_);
+  validate_training(config_);
   world_.set_timeout_s(config_.parallel.timeout_s);
   dist::log_rank(world_, mesh_, share_, device_);
   if (world_.rank() != 0 && config_.run.log_level != "debug") set_log_level(LogLevel::kWarning);
   plan_ = data::plan_clips(config_.data, clip_geometry(config_));
   if (world_.rank() == 0) log_plan(plan_, config_.train.micro_batch);
   open_cache();
-  dit_ = model::make_dit(config_.model, config_.attention, uint64_t(config_.seed), device_);
-  attach_adapters();
-  optimizer_ = std::make_unique<AdamW>(config_.train.optimizer, dit_->trainable());
-  if (config_.train.ema.enabled) ema_ = std::make_unique<Ema>(config_.train.ema, dit_->trainable());
+  experts_.push_back(make_expert(config_, device_, world_.size() > 1 ? &mesh_.everyone() : nullptr));
   if (mesh_.sizes().sequence > 1) sequence_ = dist::make_ulysses(mesh_.sequence());
-  if (world_.size() > 1) buckets_ = std::make_unique<dist::GradientBuckets>(dit_->trainable(), mesh_.everyone());
   state_.seed = uint64_t(config_.seed);
 }
 
 Trainer::~Trainer() = default;
-
-void Trainer::attach_adapters() {
-  validate_training(config_);
-  const model::LoraConfig& lora = config_.lora;
-  if (!lora.enabled()) return;
-  const auto adapters = model::make_adapters(lora, dit_->parameters(), uint64_t(config_.seed), device_);
-  dit_->attach(adapters);
-  if (config_.model.weights.empty()) log_warning("LoRA beside random weights: model.weights is empty");
-  log_info("LoRA: rank {} beside {} linear maps{}", lora.rank, adapters.size(),
-           lora.init_from.empty() ? "" : ", going on from " + lora.init_from);
-  const auto missing = model::missing_for_kohya(adapters);
-  if (std::count(lora.formats.begin(), lora.formats.end(), "kohya") && !missing.empty())
-    log_warning("lora.formats kohya: diffusers refuses such files without all of q, k, v, o and ffn; {} are missing",
-                missing.size());
-}
 
 void Trainer::open_cache() {
   cache_ = open_encode_cache(config_, plan_);
@@ -119,7 +105,7 @@ void Trainer::load_encoders() {
 }
 
 CheckpointParts Trainer::parts() {
-  return {*dit_, *optimizer_, ema_.get(), resolved_yaml(config_), config_.lora};
+  return {experts_, resolved_yaml(config_), config_.lora};
 }
 
 std::string Trainer::find_start(const ResumeRequest& resume) {
@@ -195,10 +181,10 @@ double Trainer::accumulate(StepInputs& inputs, bool dense) {
   const EncodedBatch encoded = batch_of_clips(config_.model, clips, text_->encode(captions), device_);
   const TrainingBatch batch = make_batch(config_.train.flow, state_.seed, samples, encoded);
   const at::Tensor& x0 = encoded.x0_BCTHW;
-  step_tokens_ += dit_->grid(x0.size(2), x0.size(3), x0.size(4)).tokens() * x0.size(0);
+  step_tokens_ += experts_.front().dit->grid(x0.size(2), x0.size(3), x0.size(4)).tokens() * x0.size(0);
   const model::ForwardOptions options{compute_dtype_, dense, config_.model.activation_checkpointing, &stats_,
                                       sequence_.get()};
-  const at::Tensor loss = flow_loss(dit_->forward(batch.input, options), batch.noisy);
+  const at::Tensor loss = flow_loss(experts_.front().dit->forward(batch.input, options), batch.noisy);
   (loss / double(share_.passes * mesh_.sizes().batch_ranks())).backward();
   return loss.item<double>();
 }
@@ -212,13 +198,6 @@ void Trainer::check_finite(const dist::StepTotals& totals, double norm, const St
       "{}; the weights were not updated: lower train.optimizer.lr, look at these clips, or resume from the "
       "last checkpoint",
       state_.step + 1, totals.loss, norm, fmt::join(inputs.samples, ", "), fmt::join(inputs.clips, ", "));
-}
-
-void Trainer::begin_gradients() {
-  if (buckets_)
-    buckets_->begin_step();
-  else
-    optimizer_->zero_grad();
 }
 
 dist::StepResult Trainer::step_result(std::vector<double> losses) const {
@@ -252,25 +231,24 @@ StepReport Trainer::train_step() {
   const bool dense = state_.step < config_.attention.dense_warmup_steps;
   stats_.clear();
   step_tokens_ = 0;
-  begin_gradients();
+  Expert& expert = experts_.front();
+  expert.begin_gradients();
   StepInputs inputs;
   std::vector<double> losses;
   for (int64_t pass = 0; pass < share_.passes; ++pass) {
-    if (buckets_ && pass + 1 == share_.passes) buckets_->begin_last_pass();
+    if (expert.buckets && pass + 1 == share_.passes) expert.buckets->begin_last_pass();
     losses.push_back(accumulate(inputs, dense));
   }
-  if (buckets_) buckets_->finish();
+  if (expert.buckets) expert.buckets->finish();
   dist::StepResult result = step_result(std::move(losses));
   result.data_wait_s = stream_->stats().wait_seconds - data_before;
   result.own_s = seconds_since(start) - result.data_wait_s - (world_.waited_s() - others_before);
   world_.note(state_.step + 1, "ending the step");
   const dist::StepTotals totals = dist::exchange_step(world_, mesh_.sizes(), result);
-  const double norm = gradient_norm(dit_->trainable()).item<double>();
+  const double norm = expert.gradient_norm();
   check_finite(totals, norm, inputs);
-  clip_gradients(dit_->trainable(), norm, config_.train.optimizer.max_grad_norm);
   const double lr = learning_rate(config_.train.optimizer, state_.step, config_.train.steps);
-  optimizer_->step(lr);
-  if (ema_) ema_->update(state_.step);
+  expert.update(lr, norm, config_.train.optimizer.max_grad_norm);
   state_.step += 1;
   state_.next_sample += config_.train.global_batch;
   stop_signal_ = totals.signal;
@@ -293,9 +271,10 @@ void Trainer::save() {
 void Trainer::validate_now() {
   world_.note(state_.step, "validating");
   if (world_.rank() != 0) return dist::wait_patiently(world_);
-  if (ema_) ema_->swap();
-  sample::Pipeline pipeline({*dit_, nullptr, codec_->shape(), codec_.get(), text_.get(), image_.get()}, config_.model,
-                            sample::resolved(config_.sample, config_.model, config_.text), config_.attention, device_);
+  swap_averages(experts_);
+  sample::Pipeline pipeline({*experts_.front().dit, nullptr, codec_->shape(), codec_.get(), text_.get(), image_.get()},
+                            config_.model, sample::resolved(config_.sample, config_.model, config_.text),
+                            config_.attention, device_);
   std::vector<std::string> prompts = config_.sample.prompts;
   for (size_t i = 0; prompts.size() < 2 && i < plan_.clips.size() && config_.sample.prompts.empty(); ++i)
     prompts.push_back(plan_.clips[i].caption);
@@ -309,7 +288,7 @@ void Trainer::validate_now() {
     data::write_video(path, frames, config_.sample.fps);
     videos.push_back({prompts[i], path, frames, config_.sample.fps});
   }
-  if (ema_) ema_->swap();
+  swap_averages(experts_);
   if (cache_ && cache_->coverage().complete()) {  // training itself needs neither
     codec_->release();
     text_->release();

@@ -11,11 +11,11 @@
 #include "train/callbacks/callback.h"
 #include "train/checkpoint.h"
 #include "train/config.h"
-#include "train/dist/gradient_buckets.h"
 #include "train/dist/mesh.h"
 #include "train/dist/step_exchange.h"
 #include "train/dist/ulysses.h"
 #include "train/dist/world.h"
+#include "train/expert.h"
 #include "train/flow_matching.h"
 
 namespace vmoba::train {
@@ -42,7 +42,6 @@ class Trainer {
     std::vector<std::string> clips;  // paths, for messages
   };
 
-  void attach_adapters();
   void open_cache();
   void load_encoders();
   // The checkpoint to start from, or ""; an earlier run that this one does not continue is set aside.
@@ -50,7 +49,6 @@ class Trainer {
   void start(const ResumeRequest& resume);
   void make_callbacks();
   StepReport train_step();
-  void begin_gradients();
   // From the cache, or made now.
   NamedTensors encoded_clip(const data::Sample& sample) const;
   // Mean loss of one forward and backward pass over a micro batch. Gradients add up to those of the mean over
@@ -70,15 +68,12 @@ class Trainer {
   dist::BatchShare share_;
   at::ScalarType compute_dtype_;
   data::ClipPlan plan_;
-  std::unique_ptr<model::Dit> dit_;
+  std::vector<Expert> experts_;
   std::unique_ptr<EncodeCache> cache_;  // null without
   std::unique_ptr<LazyCodec> codec_;
   std::unique_ptr<CachedTextEncoder> text_;
-  std::unique_ptr<LazyImageEncoder> image_;  // null for models without image tokens
-  std::unique_ptr<AdamW> optimizer_;
-  std::unique_ptr<Ema> ema_;
+  std::unique_ptr<LazyImageEncoder> image_;            // null for models without image tokens
   std::unique_ptr<model::SequenceParallel> sequence_;  // where ranks share samples
-  std::unique_ptr<dist::GradientBuckets> buckets_;     // where several ranks hold all parameters each
   std::unique_ptr<data::SampleStream> stream_;
   std::vector<std::unique_ptr<Callback>> callbacks_;
   attention::AttentionStats stats_;

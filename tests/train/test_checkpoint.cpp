@@ -35,12 +35,31 @@ class TwoTensors : public model::Dit {
 };
 
 struct Run {
-  explicit Run(double value) : dit(value), optimizer({}, dit.parameters()), ema({true, 0.9}, dit.parameters()) {}
-  CheckpointParts parts() { return {dit, optimizer, &ema, "seed: 1\n"}; }
-  TwoTensors dit;
-  AdamW optimizer;
-  Ema ema;
+  explicit Run(double value, size_t count = 1) : experts(count) {
+    for (Expert& expert : experts) {
+      expert.dit = std::make_unique<TwoTensors>(value);
+      expert.optimizer = std::make_unique<AdamW>(OptimizerConfig{}, expert.dit->parameters());
+      expert.ema = std::make_unique<Ema>(EmaConfig{true, 0.9}, expert.dit->parameters());
+      value += 0.25;
+    }
+  }
+  CheckpointParts parts() { return {experts, "seed: 1\n"}; }
+  const std::vector<model::Parameter>& parameters(size_t expert = 0) { return experts[expert].dit->parameters(); }
+  // One update from gradients that are `gradient` everywhere.
+  void update(size_t expert, double gradient) {
+    for (const model::Parameter& p : parameters(expert))
+      p.tensor.mutable_grad() = at::full_like(p.tensor, gradient).detach();
+    experts[expert].update(/*lr=*/1e-2, /*norm=*/0, /*max_norm=*/0);
+  }
+  std::vector<Expert> experts;
 };
+
+void require_equal(Run& a, Run& b, size_t expert) {
+  for (size_t i = 0; i < 2; ++i) {
+    CHECK(at::equal(a.parameters(expert)[i].tensor, b.parameters(expert)[i].tensor));
+    CHECK(at::equal(a.experts[expert].ema->weights()[i].tensor, b.experts[expert].ema->weights()[i].tensor));
+  }
+}
 
 std::string message_of(const std::function<void()>& action) {
   try {
@@ -56,9 +75,7 @@ std::string message_of(const std::function<void()>& action) {
 TEST_CASE("a checkpoint gives back everything, bit by bit") {
   const test::TemporaryFolder folder;
   Run a(0.1);
-  for (const model::Parameter& p : a.dit.parameters()) p.tensor.mutable_grad() = at::full_like(p.tensor, 0.5).detach();
-  a.optimizer.step(1e-2);
-  a.ema.update(0);
+  a.update(0, 0.5);
   const std::string path = save_checkpoint(folder.path(), {3, 12, 9}, a.parts(), 0);
   CHECK(path == checkpoint_path(folder.path(), 3));
 
@@ -67,19 +84,48 @@ TEST_CASE("a checkpoint gives back everything, bit by bit") {
   CHECK(state.step == 3);
   CHECK(state.next_sample == 12);
   CHECK(state.seed == 9);
-  for (size_t i = 0; i < 2; ++i) {
-    CHECK(at::equal(a.dit.parameters()[i].tensor, b.dit.parameters()[i].tensor));
-    CHECK(at::equal(a.ema.weights()[i].tensor, b.ema.weights()[i].tensor));
-  }
+  CHECK(b.experts[0].updates == 1);
+  require_equal(a, b, 0);
   // The optimisers agree only if moments and step counts do: one more step on equal gradients.
-  for (Run* run : {&a, &b}) {
-    for (const model::Parameter& p : run->dit.parameters())
-      p.tensor.mutable_grad() = at::full_like(p.tensor, -0.3).detach();
-  }
+  a.update(0, -0.3);
+  b.update(0, -0.3);
+  require_equal(a, b, 0);
   Run c(0.1);
-  for (const model::Parameter& p : c.dit.parameters()) p.tensor.mutable_grad() = at::full_like(p.tensor, 0.5).detach();
-  c.optimizer.step(1e-2);
-  CHECK(at::equal(c.dit.parameters()[0].tensor, a.dit.parameters()[0].tensor));
+  c.update(0, 0.5);
+  CHECK_FALSE(at::equal(c.parameters()[0].tensor, a.parameters()[0].tensor));
+}
+
+TEST_CASE("two experts are saved and come back each with its own number of updates") {
+  const test::TemporaryFolder folder;
+  Run a(0.1, 2);
+  a.update(0, 0.5);
+  a.update(1, 0.25);
+  a.update(1, 0.125);
+  const std::string path = save_checkpoint(folder.path(), {2, 8, 9}, a.parts(), 0);
+  for (const char* name : {"transformer", "transformer_ema", "transformer_2", "transformer_2_ema"})
+    CHECK(fs::exists(path + "/" + name + "/diffusion_pytorch_model.safetensors"));
+
+  Run b(7.0, 2);
+  load_checkpoint(path, b.parts());
+  CHECK(b.experts[0].updates == 1);
+  CHECK(b.experts[1].updates == 2);
+  for (const size_t expert : {0, 1}) {
+    require_equal(a, b, expert);
+    a.update(expert, -0.3);
+    b.update(expert, -0.3);
+    require_equal(a, b, expert);
+  }
+  Run one(0.1);
+  CHECK(message_of([&] { load_checkpoint(path, one.parts()); }).find("model.boundary") != std::string::npos);
+}
+
+TEST_CASE("a checkpoint of one transformer that does not count updates made one in each step") {
+  const test::TemporaryFolder folder;
+  Run a(0.1);
+  const std::string path = save_checkpoint(folder.path(), {3, 12, 9}, a.parts(), 0);
+  std::ofstream(path + "/state/trainer.json") << R"({"format": 1, "step": 3, "next_sample": 12, "seed": 9})";
+  load_checkpoint(path, a.parts());
+  CHECK(a.experts[0].updates == 3);
 }
 
 TEST_CASE("old checkpoints go, new ones stay, leftovers are removed") {
