@@ -1,4 +1,5 @@
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -8,6 +9,7 @@
 #include "core/check.h"
 #include "core/file.h"
 #include "core/random.h"
+#include "model/common/norm.h"
 #include "model/dit.h"
 #include "model/wan/wan_parameters.h"
 #include "model/wan_fixture.h"
@@ -288,4 +290,25 @@ TEST_CASE("wrong shapes are refused with the shape that works") {
   config = random_config();
   config.architecture = "wam";
   CHECK(contains(refusal_of([&] { config.validate(); }), "model.architecture (wan)"));
+}
+
+TEST_CASE("gradients of the norms do not depend on the number of threads") {
+  const int before = at::get_num_threads();
+  const at::Tensor x = at::linspace(-3, 5, 700 * 96, at::kFloat).sin().view({1, 700, 96});
+  const auto gradients = [&](int threads) {
+    at::set_num_threads(threads);
+    std::vector<at::Tensor> leaves = {x.clone(), at::full({96}, 1.5), at::full({96}, 0.25), at::full({96}, 0.5)};
+    for (at::Tensor& leaf : leaves) leaf.requires_grad_(true);
+    const at::Tensor normed = rms_norm(layer_norm(leaves[0], leaves[1], leaves[2], 1e-6), leaves[3], 1e-6);
+    normed.backward(x.cos());
+    std::vector<at::Tensor> out = {normed.detach()};
+    for (const at::Tensor& leaf : leaves) out.push_back(leaf.grad());
+    return out;
+  };
+  const auto one = gradients(1);
+  for (const int threads : {2, 3, 4}) {
+    const auto other = gradients(threads);
+    for (size_t i = 0; i < one.size(); ++i) CHECK(at::equal(one[i], other[i]));
+  }
+  at::set_num_threads(before);
 }
