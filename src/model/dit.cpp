@@ -19,7 +19,8 @@ struct Architecture {
   const char* published_weights;  // where to get them
   double (*forward_flops)(const ModelConfig&, const attention::AttentionConfig&, const attention::Grid&, int64_t,
                           double);
-  std::unique_ptr<Dit> (*make)(const ModelConfig&, const attention::AttentionConfig&, uint64_t, at::Device);
+  std::unique_ptr<Dit> (*make)(const ModelConfig&, const attention::AttentionConfig&, uint64_t, at::Device,
+                               WeightShards*);
   std::string (*negative_prompt)(const ModelConfig&);
 };
 
@@ -150,12 +151,12 @@ int64_t parameter_count(const ModelConfig& config) {
 }
 
 std::unique_ptr<Dit> make_dit(const ModelConfig& config, const attention::AttentionConfig& attention, uint64_t seed,
-                              at::Device device) {
+                              at::Device device, WeightShards* shards) {
   config.validate();
   attention.validate();
   const Architecture& known = architectures().find(config.architecture);
   check_weights_exist(config, known);  // what is in them is checked as they are read
-  return known.make(config, attention, seed, device);
+  return known.make(config, attention, seed, device, shards);
 }
 
 }  // namespace vmoba::model

@@ -48,7 +48,10 @@ struct ModelConfig {
 struct Parameter {
   std::string name;  // in diffusers' layout: "blocks.0.attn1.to_q.weight"
   at::Tensor tensor;
-  at::Tensor scale = {};  // of an fp8 weight (scaled_weight in model/common/linear.h); undefined: 1
+  at::Tensor scale = {};                  // of an fp8 weight (scaled_weight in model/common/linear.h); undefined: 1
+  std::vector<int64_t> whole_shape = {};  // where `tensor` is this rank's part of it (model/weight_shards.h)
+
+  at::IntArrayRef shape() const { return whole_shape.empty() ? tensor.sizes() : at::IntArrayRef(whole_shape); }
 };
 
 // A low-rank adapter of one linear map.
@@ -65,6 +68,7 @@ struct DitInput {
 };
 
 class SequenceParallel;  // model/sequence_parallel.h
+class WeightShards;      // model/weight_shards.h
 
 struct ForwardOptions {
   at::ScalarType compute_dtype = at::kFloat;
@@ -81,7 +85,8 @@ class Dit {
   virtual ~Dit() = default;
   // Velocity [B, C_out, T, H, W] in fp32 (fp64 where compute_dtype is fp64). H and W must be multiples of the patch.
   virtual at::Tensor forward(const DitInput& input, const ForwardOptions& options) = 0;
-  // All parameters of the model without its adapters, in a fixed order; leaf tensors.
+  // All parameters of the model without its adapters, in a fixed order; leaf tensors, parts of them where several ranks
+  // hold the model together.
   virtual const std::vector<Parameter>& parameters() const = 0;
   // What an optimiser changes: the adapters' matrices ("blocks.0.attn1.to_q.lora_A.weight") where there are any, else
   // parameters(). Leaf tensors that require grad.
@@ -115,8 +120,9 @@ int64_t parameter_count(const ModelConfig& config);
 double forward_flops(const ModelConfig& config, const attention::AttentionConfig& attention,
                      const attention::Grid& grid, int64_t text_tokens, double density);
 
-// Makes the model `config.architecture` with weights from config.weights, or random ones drawn from `seed`.
+// Makes the model `config.architecture` with weights from config.weights, or random ones drawn from `seed`. With
+// `shards`, which must outlive it, every parameter is cut to this rank's part as soon as it is read or drawn.
 std::unique_ptr<Dit> make_dit(const ModelConfig& config, const attention::AttentionConfig& attention, uint64_t seed,
-                              at::Device device);
+                              at::Device device, WeightShards* shards = nullptr);
 
 }  // namespace vmoba::model

@@ -36,8 +36,8 @@ struct Target {
 std::vector<Target> linear_maps(const std::vector<Parameter>& parameters) {
   std::vector<Target> out;
   for (const Parameter& p : parameters) {
-    if (p.name.ends_with(".weight") && p.tensor.dim() == 2)
-      out.push_back({p.name.substr(0, p.name.rfind('.')), p.tensor.size(1), p.tensor.size(0)});
+    if (p.name.ends_with(".weight") && p.shape().size() == 2)
+      out.push_back({p.name.substr(0, p.name.rfind('.')), p.shape()[1], p.shape()[0]});
   }
   return out;
 }

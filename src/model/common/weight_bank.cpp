@@ -11,15 +11,14 @@
 namespace vmoba::model {
 namespace {
 
-void check_fits(const Adapter& adapter, const at::Tensor& weight) {
-  VMOBA_CHECK_INPUT(weight.dim() == 2, "LoRA: expected the weight of a linear map as target, found '{}' of shape {}",
-                    adapter.module, fmt::join(weight.sizes(), "x"));
+void check_fits(const Adapter& adapter, at::IntArrayRef weight) {
+  VMOBA_CHECK_INPUT(weight.size() == 2, "LoRA: expected the weight of a linear map as target, found '{}' of shape {}",
+                    adapter.module, fmt::join(weight, "x"));
   const at::Tensor &a = adapter.low_rank.a, &b = adapter.low_rank.b;
   VMOBA_CHECK_INPUT(
-      a.dim() == 2 && b.dim() == 2 && a.size(0) == b.size(1) && a.size(1) == weight.size(1) &&
-          b.size(0) == weight.size(0),
-      "LoRA: expected A [r, {}] and B [{}, r] for '{}', found {} and {}; the file belongs to another model",
-      weight.size(1), weight.size(0), adapter.module, fmt::join(a.sizes(), "x"), fmt::join(b.sizes(), "x"));
+      a.dim() == 2 && b.dim() == 2 && a.size(0) == b.size(1) && a.size(1) == weight[1] && b.size(0) == weight[0],
+      "LoRA: expected A [r, {}] and B [{}, r] for '{}', found {} and {}; the file belongs to another model", weight[1],
+      weight[0], adapter.module, fmt::join(a.sizes(), "x"), fmt::join(b.sizes(), "x"));
 }
 
 // Ranks one behind the other; what differs in scale is folded into B.
@@ -29,7 +28,18 @@ LowRank sum_of(const LowRank& x, const LowRank& y) {
 
 }  // namespace
 
-WeightBank::WeightBank(std::vector<Parameter> parameters) : parameters_(std::move(parameters)) {}
+WeightBank::WeightBank(std::vector<Parameter> parameters, WeightShards* shards)
+    : parameters_(std::move(parameters)), shards_(shards) {}
+
+void WeightBank::add_unit(size_t first, size_t count, bool matrices_in_compute_dtype) {
+  if (shards_ == nullptr) return;
+  std::vector<ShardedParameter> unit;
+  for (size_t i = first; i < first + count; ++i) {
+    const Parameter& p = parameters_.at(i);
+    unit.push_back({p.tensor, p.shape().vec(), matrices_in_compute_dtype && p.shape().size() == 2});
+  }
+  unit_of_[first] = shards_->add_unit(std::move(unit));
+}
 
 void WeightBank::attach(const std::vector<Adapter>& adapters) {
   std::map<std::string, size_t> number_of;
@@ -45,7 +55,7 @@ void WeightBank::attach(const std::vector<Adapter>& adapters) {
     const auto found = number_of.find(adapter.module);
     VMOBA_CHECK_INPUT(found != number_of.end(), "LoRA: expected modules of the model, found '{}'; the nearest is '{}'",
                       adapter.module, nearest_name(adapter.module, modules));
-    check_fits(adapter, parameters_[found->second].tensor);
+    check_fits(adapter, parameters_[found->second].shape());
     const auto [slot, fresh] = low_rank_.emplace(found->second, adapter.low_rank);
     if (!fresh) slot->second = sum_of(slot->second, adapter.low_rank);
   }
@@ -71,7 +81,7 @@ std::vector<at::Tensor> WeightBank::tensors(size_t first, size_t count) const {
   return out;
 }
 
-std::vector<Weight> WeightBank::bind(size_t first, size_t count, at::TensorList tensors) const {
+std::vector<Weight> WeightBank::bind(size_t first, size_t count, at::TensorList tensors, Use use) const {
   std::vector<Weight> out;
   size_t next = 0;
   for (size_t i = first; i < first + count; ++i) {
@@ -85,7 +95,15 @@ std::vector<Weight> WeightBank::bind(size_t first, size_t count, at::TensorList 
     out.push_back(std::move(weight));
   }
   VMOBA_CHECK(next == tensors.size(), "expected {} tensors of {} parameters, found {}", next, count, tensors.size());
+  if (shards_ != nullptr) gather(first, out, use);
   return out;
+}
+
+void WeightBank::gather(size_t first, std::vector<Weight>& weights, Use use) const {
+  std::vector<at::Tensor> parts;
+  for (const Weight& weight : weights) parts.push_back(weight.tensor);
+  const auto whole = shards_->gather(unit_of_.at(first), parts, use.compute_dtype, use.again);
+  for (size_t i = 0; i < weights.size(); ++i) weights[i].tensor = whole[i];
 }
 
 }  // namespace vmoba::model

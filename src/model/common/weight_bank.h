@@ -1,6 +1,7 @@
 // The tensors of a transformer: its parameters in the order of their specifications and the low-rank adapters beside
 // them. Hands out runs of parameters as one flat list of tensors, so that a function of that list can be recomputed in
-// backward, and binds such a list back to parameters. Owns (shares) the tensors.
+// backward, and binds such a list back to parameters. Where several ranks hold the parameters together, the list is of
+// parts, and binding gathers the whole ones. Owns (shares) the tensors.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -10,6 +11,7 @@
 
 #include "model/common/linear.h"
 #include "model/dit.h"
+#include "model/weight_shards.h"
 
 namespace vmoba::model {
 
@@ -22,7 +24,16 @@ struct Weight {
 
 class WeightBank {
  public:
-  explicit WeightBank(std::vector<Parameter> parameters);
+  // What a use of parameters needs to know where ranks hold them together.
+  struct Use {
+    at::ScalarType compute_dtype;
+    bool again = false;  // within backward
+  };
+
+  // `shards` may be null; else the parameters are parts.
+  explicit WeightBank(std::vector<Parameter> parameters, WeightShards* shards = nullptr);
+  // Parameters [first, first + count) are used together (WeightShards::add_unit); nothing without shards.
+  void add_unit(size_t first, size_t count, bool matrices_in_compute_dtype);
 
   const std::vector<Parameter>& parameters() const { return parameters_; }
   // The adapters' matrices "<module>.lora_A.weight", "<module>.lora_B.weight" where there are any, else all parameters.
@@ -35,11 +46,18 @@ class WeightBank {
   // Parameters [first, first + count) and what belongs to them.
   std::vector<at::Tensor> tensors(size_t first, size_t count) const;
   // The same parameters from a list like that of tensors(first, count).
-  std::vector<Weight> bind(size_t first, size_t count, at::TensorList tensors) const;
-  std::vector<Weight> weights(size_t first, size_t count) const { return bind(first, count, tensors(first, count)); }
+  std::vector<Weight> bind(size_t first, size_t count, at::TensorList tensors, Use use) const;
+  std::vector<Weight> weights(size_t first, size_t count, Use use) const {
+    return bind(first, count, tensors(first, count), use);
+  }
 
  private:
+  // The whole ones from this rank's parts.
+  void gather(size_t first, std::vector<Weight>& weights, Use use) const;
+
   std::vector<Parameter> parameters_;
+  WeightShards* shards_;
+  std::map<size_t, size_t> unit_of_;  // by number of the first parameter
   std::vector<Parameter> adapters_;
   std::map<size_t, LowRank> low_rank_;  // by number of the parameter
 };

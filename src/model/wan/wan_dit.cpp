@@ -29,10 +29,15 @@ constexpr int64_t kMaxPatches = 1024;  // rope_max_seq_len of every published Wa
 
 class WanDit : public Dit {
  public:
-  WanDit(const ModelConfig& config, const attention::AttentionConfig& attention, std::vector<Parameter> parameters)
-      : config_(config), attention_(attention), bank_(std::move(parameters)) {
+  WanDit(const ModelConfig& config, const attention::AttentionConfig& attention, std::vector<Parameter> parameters,
+         WeightShards* shards)
+      : config_(config), attention_(attention), bank_(std::move(parameters), shards) {
     outer_count_ = wan_outer_specs(config_).size();
     block_count_ = wan_block_specs(config_, 0).size();
+    // Of the outer maps several compute in fp32, and all are small.
+    bank_.add_unit(0, outer_count_, /*matrices_in_compute_dtype=*/false);
+    for (int64_t i = 0; i < config_.layers; ++i)
+      bank_.add_unit(block_begin(i), block_count_, /*matrices_in_compute_dtype=*/true);
   }
 
   at::Tensor forward(const DitInput& input, const ForwardOptions& options) override;
@@ -128,10 +133,11 @@ at::Tensor WanDit::run_block(int64_t index, const WanBlockInput& input, const at
   std::vector<at::Tensor> inputs = {input.x_BSE, input.text_BLE, input.time_BG6E};
   if (has_image) inputs.push_back(input.image_BIE);
   for (const at::Tensor& tensor : bank_.tensors(block_begin(index), block_count_)) inputs.push_back(tensor);
-  const auto body = [this, index, rope_SP, grid, share, attention, has_image, stats = options.stats](
-                        const std::vector<at::Tensor>& all, bool again) {
+  const auto body = [this, index, rope_SP, grid, share, attention, has_image, stats = options.stats,
+                     dtype = options.compute_dtype](const std::vector<at::Tensor>& all, bool again) {
     const at::TensorList tensors = at::TensorList(all).slice(has_image ? 4 : 3);
-    const WanBlockWeights weights = wan_block_weights(bank_.bind(block_begin(index), block_count_, tensors), config_);
+    const WanBlockWeights weights =
+        wan_block_weights(bank_.bind(block_begin(index), block_count_, tensors, {dtype, again}), config_);
     return wan_block({all[0], all[1], all[2], has_image ? all[3] : at::Tensor()}, weights,
                      {config_, rope_SP, grid, attention, again ? nullptr : stats, share});
   };
@@ -151,7 +157,7 @@ at::Tensor WanDit::forward(const DitInput& input, const ForwardOptions& options)
                     latents.dim());
   const attention::Grid patches = grid(latents.size(2), latents.size(3), latents.size(4));
   check_input(input, patches.tokens());
-  const WanOuterWeights weights = wan_outer_weights(bank_.weights(0, outer_count_), config_);
+  const WanOuterWeights weights = wan_outer_weights(bank_.weights(0, outer_count_, {options.compute_dtype}), config_);
   const TokenShare share(options.sequence, patches.tokens());
   Embedded embedded = embed(input, weights, share, options.compute_dtype);
   const at::Tensor rope_SP =
@@ -174,10 +180,10 @@ attention::Grid WanDit::grid(int64_t latent_frames, int64_t latent_height, int64
 }  // namespace
 
 std::unique_ptr<Dit> make_wan_dit(const ModelConfig& config, const attention::AttentionConfig& attention, uint64_t seed,
-                                  at::Device device) {
+                                  at::Device device, WeightShards* shards) {
   const std::vector<ParameterSpec> specs = wan_parameter_specs(config);
-  return std::make_unique<WanDit>(config, attention,
-                                  make_parameters(config, specs, wan_config_json(config), seed, device));
+  return std::make_unique<WanDit>(
+      config, attention, make_parameters(config, specs, wan_config_json(config), seed, device, shards), shards);
 }
 
 }  // namespace vmoba::model

@@ -12,8 +12,9 @@ namespace vmoba::model {
 // Throws Error(kInput) where the widths do not fit a Wan transformer.
 void validate_wan(const ModelConfig& config);
 
+// `shards` may be null.
 std::unique_ptr<Dit> make_wan_dit(const ModelConfig& config, const attention::AttentionConfig& attention, uint64_t seed,
-                                  at::Device device);
+                                  at::Device device, WeightShards* shards);
 
 // See model::forward_flops. Projections and matrix products only; norms and activations are left out.
 double wan_forward_flops(const ModelConfig& config, const attention::AttentionConfig& attention,

@@ -9,6 +9,7 @@
 
 #include "core/check.h"
 #include "core/file.h"
+#include "model/weight_shards.h"
 #include "model/weights/fp8.h"
 #include "model/weights/tensor_mismatch.h"
 #include "model/weights/transformer_config.h"
@@ -94,6 +95,16 @@ Parameter draw_one(const ParameterSpec& spec, at::ScalarType dtype, uint64_t see
   return {spec.name, std::move(quantised), std::move(scale)};
 }
 
+// As the model holds it: cut to this rank's part; fp32 values can be trained.
+Parameter kept(Parameter parameter, WeightShards* shards) {
+  if (shards != nullptr) {
+    parameter.whole_shape = parameter.tensor.sizes().vec();
+    parameter.tensor = shards->own_part(parameter.tensor);
+  }
+  if (parameter.tensor.scalar_type() == at::kFloat) parameter.tensor.requires_grad_(true);
+  return parameter;
+}
+
 }  // namespace
 
 void check_pretrained(const std::string& path, const std::vector<ParameterSpec>& specs,
@@ -103,26 +114,22 @@ void check_pretrained(const std::string& path, const std::vector<ParameterSpec>&
 
 std::vector<Parameter> load_pretrained(const std::string& path, const std::vector<ParameterSpec>& specs,
                                        const std::string& config_json, at::Device device,
-                                       const std::string& weights_dtype) {
+                                       const std::string& weights_dtype, WeightShards* shards) {
   const WeightFiles files = open_checked(path, specs, config_json);
   std::vector<Parameter> parameters;
-  for (const ParameterSpec& spec : specs) {
-    const at::ScalarType dtype = kept_dtype(spec, weights_dtype);
-    parameters.push_back(load_one(files, spec, dtype, device));
-    if (dtype == at::kFloat) parameters.back().tensor.requires_grad_(true);
-  }
+  for (const ParameterSpec& spec : specs)
+    parameters.push_back(kept(load_one(files, spec, kept_dtype(spec, weights_dtype), device), shards));
   return parameters;
 }
 
 std::vector<Parameter> make_parameters(const ModelConfig& config, const std::vector<ParameterSpec>& specs,
-                                       const std::string& config_json, uint64_t seed, at::Device device) {
-  if (!config.weights.empty()) return load_pretrained(config.weights, specs, config_json, device, config.weights_dtype);
+                                       const std::string& config_json, uint64_t seed, at::Device device,
+                                       WeightShards* shards) {
+  if (!config.weights.empty())
+    return load_pretrained(config.weights, specs, config_json, device, config.weights_dtype, shards);
   std::vector<Parameter> parameters;
-  for (const ParameterSpec& spec : specs) {
-    const at::ScalarType dtype = kept_dtype(spec, config.weights_dtype);
-    parameters.push_back(draw_one(spec, dtype, seed, device));
-    if (dtype == at::kFloat) parameters.back().tensor.requires_grad_(true);
-  }
+  for (const ParameterSpec& spec : specs)
+    parameters.push_back(kept(draw_one(spec, kept_dtype(spec, config.weights_dtype), seed, device), shards));
   return parameters;
 }
 

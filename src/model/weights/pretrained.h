@@ -17,10 +17,12 @@ void check_pretrained(const std::string& path, const std::vector<ParameterSpec>&
 // or for the matrices what `weights_dtype` (ModelConfig's) says. fp32 ones require grad.
 std::vector<Parameter> load_pretrained(const std::string& path, const std::vector<ParameterSpec>& specs,
                                        const std::string& config_json, at::Device device,
-                                       const std::string& weights_dtype = "fp32");
+                                       const std::string& weights_dtype = "fp32", WeightShards* shards = nullptr);
 
-// The same of config.weights, or random values from `seed` where it is empty.
+// The same of config.weights, or random values from `seed` where it is empty. With `shards` (may be null), this rank's
+// parts: one whole parameter exists at a time.
 std::vector<Parameter> make_parameters(const ModelConfig& config, const std::vector<ParameterSpec>& specs,
-                                       const std::string& config_json, uint64_t seed, at::Device device);
+                                       const std::string& config_json, uint64_t seed, at::Device device,
+                                       WeightShards* shards = nullptr);
 
 }  // namespace vmoba::model

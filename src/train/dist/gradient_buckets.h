@@ -11,25 +11,26 @@
 
 #include "model/dit.h"
 #include "train/dist/communicator.h"
+#include "train/dist/gradient_sums.h"
 
 namespace vmoba::train::dist {
 
-class GradientBuckets {
+class GradientBuckets final : public GradientSums {
  public:
   // Parameters that do not require gradients are left out. `bucket_bytes`: least size of a bucket but the last.
   GradientBuckets(const std::vector<model::Parameter>& parameters, Communicator& ranks,
                   int64_t bucket_bytes = int64_t{64} << 20);
-  ~GradientBuckets();
+  ~GradientBuckets() override;
   GradientBuckets(const GradientBuckets&) = delete;
   GradientBuckets& operator=(const GradientBuckets&) = delete;
 
   // Gradients become zeros in the buckets.
-  void begin_step();
+  void begin_step() override;
   // The backward that follows is the step's last: sums may begin.
-  void begin_last_pass();
+  void begin_last_pass() override;
   // Every .grad is the sum over ranks when this returns. Throws Error(kRuntime) where backward put a gradient
   // elsewhere.
-  void finish();
+  void finish() override;
 
   size_t bucket_count() const { return buckets_.size(); }
   // Sums that began before finish(), since the object was made: how far they overlapped with backward.

@@ -2,6 +2,8 @@
 // for every way to share the work that the number of ranks allows.
 #include <ATen/ATen.h>
 
+#include <optional>
+
 #include "attention/attention.h"
 #include "core/random.h"
 #include "model/dit.h"
@@ -11,6 +13,7 @@
 #include "train/dist/gradient_buckets.h"
 #include "train/dist/mesh.h"
 #include "train/dist/nccl_communicator.h"
+#include "train/dist/sharded_weights.h"
 #include "train/dist/step_exchange.h"
 #include "train/dist/ulysses.h"
 #include "train/flow_matching.h"
@@ -50,15 +53,18 @@ at::Tensor normals(const char* stream, int64_t index, at::IntArrayRef shape) {
   return out.to(at::kDouble);
 }
 
-// One replica of a run with everything in fp64.
+// One rank's part in a run with everything in fp64. `shards`: null where it holds all parameters.
 class Run {
  public:
-  Run(const RootConfig& config, bool token_runs)
-      : config_(config), token_runs_(token_runs), dit_(model::make_dit(config.model, config.attention, 5, at::kCPU)) {
+  Run(const RootConfig& config, bool token_runs, ShardedWeights* shards = nullptr)
+      : config_(config),
+        token_runs_(token_runs),
+        dit_(model::make_dit(config.model, config.attention, 5, at::kCPU, shards)) {
     for (const model::Parameter& p : dit_->parameters()) {
       at::Tensor parameter = p.tensor;
       // proj_out starts at zero, which would hide what lies before it in the first step.
-      parameter.set_data(p.tensor.detach().to(at::kDouble) + 0.02 * normals("start", 0, p.tensor.sizes()));
+      const at::Tensor noise = 0.02 * normals("start", 0, p.shape());
+      parameter.set_data(p.tensor.detach().to(at::kDouble) + (shards ? shards->own_part(noise) : noise));
     }
     optimizer_ = std::make_unique<AdamW>(config.train.optimizer, dit_->parameters());
   }
@@ -79,8 +85,10 @@ class Run {
     return loss.item<double>();
   }
   void begin() { optimizer_->zero_grad(); }
-  void update() {
-    clip_gradients(parameters(), gradient_norm(parameters()).item<double>(), 1.0);
+  // `holders`: ranks that hold the parameters together, or null.
+  void update(Communicator* holders = nullptr) {
+    const at::Tensor norm = gradient_norm(parameters());
+    clip_gradients(parameters(), (holders ? norm_over_parts(*holders, norm) : norm).item<double>(), 1.0);
     optimizer_->step(3e-3);
   }
   const std::vector<model::Parameter>& parameters() const { return dit_->parameters(); }
@@ -100,9 +108,17 @@ struct Outcome {
   std::map<std::string, std::pair<double, double>> pairs;
 };
 
-Outcome outcome_of(const Run& run, std::vector<double> losses) {
+// The whole parameter of which `holders` hold parts.
+at::Tensor whole(Communicator& holders, const model::Parameter& p) {
+  const at::Tensor own = p.tensor.detach(), all = at::empty({holders.size() * own.numel()}, own.options());
+  holders.all_gather(own, all)->wait();
+  return all.narrow(0, 0, c10::multiply_integers(p.shape())).view(p.shape());
+}
+
+Outcome outcome_of(const Run& run, std::vector<double> losses, Communicator* holders = nullptr) {
   Outcome out{std::move(losses), {}, run.stats.pairs()};
-  for (const model::Parameter& p : run.parameters()) out.weights.push_back(p.tensor.detach().clone());
+  for (const model::Parameter& p : run.parameters())
+    out.weights.push_back(holders ? whole(*holders, p) : p.tensor.detach().clone());
   return out;
 }
 
@@ -123,22 +139,27 @@ Outcome train_together(World& world, const RootConfig& config, bool token_runs) 
   Mesh mesh(world, config.parallel, at::kCPU);
   const BatchShare share = batch_share(config.train, mesh.sizes());
   const auto ulysses = mesh.sizes().sequence > 1 ? make_ulysses(mesh.sequence()) : nullptr;
-  Run run(config, token_runs);
-  GradientBuckets buckets(run.parameters(), mesh.everyone(), /*bucket_bytes=*/20000);
+  const bool sharded = mesh.sizes().shard > 1;
+  ShardedWeights shards(mesh.state(), mesh.replicas());
+  Run run(config, token_runs, sharded ? &shards : nullptr);
+  std::optional<GradientBuckets> buckets;
+  if (!sharded) buckets.emplace(run.parameters(), mesh.everyone(), /*bucket_bytes=*/20000);
+  GradientSums& sums = sharded ? static_cast<GradientSums&>(shards) : *buckets;
   std::vector<double> losses;
   for (int64_t step = 0; step < kSteps; ++step) {
-    buckets.begin_step();
+    sums.begin_step();
     StepResult mine;
     for (int64_t pass = 0; pass < share.passes; ++pass) {
-      if (pass + 1 == share.passes) buckets.begin_last_pass();
+      if (pass + 1 == share.passes) sums.begin_last_pass();
       const int64_t chunk = pass * mesh.sizes().batch_ranks() + mesh.batch_rank();
       mine.losses.push_back(run.backward(step * kBatch + chunk, ulysses.get()));
     }
-    buckets.finish();
+    sums.finish();
     losses.push_back(exchange_step(world, mesh.sizes(), mine).loss);
-    run.update();
+    run.update(sharded ? &mesh.state() : nullptr);
   }
-  Outcome out = outcome_of(run, losses);
+  if (sharded) CHECK(shards.early_gathers() >= kSteps * share.passes * config.model.layers);
+  Outcome out = outcome_of(run, losses, sharded ? &mesh.state() : nullptr);
   // Pairs are of this rank's samples and heads.
   StepResult all;
   all.losses = {0};
@@ -176,11 +197,15 @@ TEST_CASE("every way to share the work gives the mathematics of one process", "[
       const auto& pairs = alone.pairs.at("spatial");
       REQUIRE(pairs.first < 0.9 * pairs.second);  // blocks were left out
     }
-    for (int sequence = 1; sequence <= world.size(); ++sequence) {
-      if (world.size() % sequence != 0) continue;
-      config.parallel.sequence = sequence;
-      INFO(world.size() << " ranks, sequence " << sequence << ", " << config.attention.backend);
-      check_agreement(alone, train_together(world, config, variant.token_runs));
+    for (int inner = 1; inner <= world.size(); ++inner) {
+      for (int sequence = 1; sequence <= inner; ++sequence) {
+        if (world.size() % inner != 0 || inner % sequence != 0) continue;
+        config.parallel.sequence = sequence;
+        config.parallel.shard = inner / sequence;
+        INFO(world.size() << " ranks, sequence " << sequence << ", shard " << inner / sequence << ", "
+                          << config.attention.backend);
+        check_agreement(alone, train_together(world, config, variant.token_runs));
+      }
     }
   }
 }

@@ -1,0 +1,223 @@
+#include "train/dist/sharded_weights.h"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "core/check.h"
+
+namespace vmoba::train::dist {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+namespace {
+
+int64_t count_of(const std::vector<int64_t>& shape) {
+  int64_t count = 1;
+  for (const int64_t size : shape) count *= size;
+  return count;
+}
+
+// What a parameter is gathered in: values are only ever narrowed, never widened, before they travel.
+at::ScalarType travel_dtype(const model::ShardedParameter& p, at::ScalarType compute_dtype) {
+  const at::ScalarType stored = p.part.scalar_type();
+  const bool narrower = c10::elementSize(compute_dtype) < c10::elementSize(stored);
+  return p.in_compute_dtype && narrower ? compute_dtype : stored;
+}
+
+// Communicators carry no 8-bit floats: these travel as bytes.
+at::Tensor as_carried(const at::Tensor& values) {
+  return values.element_size() == 1 ? values.view(at::kByte) : values;
+}
+
+// A unit's parts of one type, one behind the other.
+at::Tensor joined(const std::vector<model::ShardedParameter>& parameters, const std::vector<size_t>& members,
+                  at::ScalarType dtype) {
+  std::vector<at::Tensor> parts;
+  for (const size_t i : members) parts.push_back(as_carried(parameters[i].part.detach().to(dtype)));
+  return at::cat(parts);
+}
+
+// Writes `whole` as rows [ranks, part] into `rows`, whose padding holds zeros already.
+void copy_to_rows(const at::Tensor& whole, const at::Tensor& rows) {
+  const at::Tensor values = whole.reshape(-1);
+  const int64_t part = rows.size(1), full = values.numel() / part, rest = values.numel() % part;
+  rows.narrow(0, 0, full).copy_(values.narrow(0, 0, full * part).view({full, part}));
+  if (rest > 0) rows.select(0, full).narrow(0, 0, rest).copy_(values.narrow(0, full * part, rest));
+}
+
+}  // namespace
+
+// Parts in, whole parameters out. The gradients go to the parts' .grad by another way (scatter), later than this
+// function's return, so that their sum need not be awaited here.
+struct GatherUnit : torch::autograd::Function<GatherUnit> {
+  struct Holder : torch::CustomClassHolder {
+    Holder(ShardedWeights& owner, size_t unit) : owner(owner), unit(unit) {}
+    ShardedWeights& owner;
+    size_t unit;
+  };
+
+  static variable_list forward(AutogradContext* context, ShardedWeights* owner, int64_t unit,
+                               at::ScalarType compute_dtype, bool again, at::TensorList parts) {
+    context->saved_data["unit"] = c10::IValue::make_capsule(c10::make_intrusive<Holder>(*owner, size_t(unit)));
+    context->saved_data["inputs"] = int64_t(4 + parts.size());
+    context->set_materialize_grads(false);
+    return owner->whole_parameters(size_t(unit), compute_dtype, again);
+  }
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const auto capsule = context->saved_data["unit"].toCapsule();
+    const auto& holder = static_cast<const Holder&>(*capsule);
+    holder.owner.scatter(holder.unit, gradients);
+    return variable_list(size_t(context->saved_data["inputs"].toInt()));
+  }
+};
+
+at::Tensor ShardedWeights::own_part(const at::Tensor& whole) const {
+  const at::NoGradGuard no_grad;
+  const int64_t ranks = ranks_.size(), part = (whole.numel() + ranks - 1) / ranks;
+  const int64_t begin = std::min(part * ranks_.rank(), whole.numel()), end = std::min(begin + part, whole.numel());
+  const at::Tensor out = at::zeros({part}, whole.options().requires_grad(false));
+  as_carried(out.narrow(0, 0, end - begin)).copy_(as_carried(whole.detach().reshape(-1).narrow(0, begin, end - begin)));
+  return out;
+}
+
+size_t ShardedWeights::add_unit(std::vector<model::ShardedParameter> parameters) {
+  units_.push_back({std::move(parameters), {}, false});
+  return units_.size() - 1;
+}
+
+ShardedWeights::GatheredUnit ShardedWeights::launch(size_t unit, at::ScalarType compute_dtype) {
+  const at::NoGradGuard no_grad;
+  const auto& parameters = units_.at(unit).parameters;
+  GatheredUnit out{unit, compute_dtype, {}};
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const at::ScalarType dtype = travel_dtype(parameters[i], compute_dtype);
+    auto same = std::find_if(out.gatherings.begin(), out.gatherings.end(),
+                             [&](const Gathering& gathering) { return gathering.dtype == dtype; });
+    if (same == out.gatherings.end()) same = out.gatherings.insert(same, {dtype, {}, {}, {}});
+    same->members.push_back(i);
+  }
+  for (Gathering& gathering : out.gatherings) {
+    const at::Tensor own = joined(parameters, gathering.members, gathering.dtype);
+    gathering.flat = at::empty({ranks_.size(), own.numel()}, own.options());
+    gathering.work = ranks_.all_gather(own, gathering.flat);
+  }
+  return out;
+}
+
+std::vector<at::Tensor> ShardedWeights::whole_parameters(size_t unit, at::ScalarType compute_dtype, bool again) {
+  const at::NoGradGuard no_grad;
+  GatheredUnit gathered;
+  if (ahead_ && ahead_->unit == unit && ahead_->compute_dtype == compute_dtype) {
+    gathered = std::move(*ahead_);
+    early_gathers_ += 1;
+  } else {
+    gathered = launch(unit, compute_dtype);
+  }
+  ahead_.reset();
+  // Unit 0 stays, backward ends with unit 1.
+  const size_t next = again ? unit - 1 : unit + 1;
+  if (next > 0 && next < units_.size()) ahead_ = std::make_unique<GatheredUnit>(launch(next, compute_dtype));
+  const auto& parameters = units_[unit].parameters;
+  std::vector<at::Tensor> out(parameters.size());
+  for (Gathering& gathering : gathered.gatherings) {
+    gathering.work->wait();
+    int64_t offset = 0;
+    for (const size_t i : gathering.members) {
+      const int64_t part = parameters[i].part.numel();
+      const at::Tensor values = gathering.flat.narrow(1, offset, part).clone(at::MemoryFormat::Contiguous).view(-1);
+      out[i] = values.narrow(0, 0, count_of(parameters[i].shape)).view(parameters[i].shape).view(gathering.dtype);
+      offset += part;
+    }
+    gathering.flat.reset();
+  }
+  return out;
+}
+
+std::vector<at::Tensor> ShardedWeights::gather(size_t unit, at::TensorList parts, at::ScalarType compute_dtype,
+                                               bool again) {
+  return GatherUnit::apply(this, int64_t(unit), compute_dtype, again, parts);
+}
+
+void ShardedWeights::scatter(size_t number, const std::vector<at::Tensor>& gradients) {
+  const at::NoGradGuard no_grad;
+  settle();
+  const Unit& unit = units_[number];
+  VMOBA_CHECK(unit.gradient.defined(), "expected begin_step() before backward, found no gradients of unit {}", number);
+  const at::Tensor rows = at::zeros({ranks_.size(), unit.gradient.numel()}, unit.gradient.options());
+  int64_t offset = 0;
+  for (size_t i = 0; i < unit.parameters.size(); ++i) {
+    const at::Tensor& part = unit.parameters[i].part;
+    if (!part.requires_grad()) continue;
+    if (gradients[i].defined()) copy_to_rows(gradients[i], rows.narrow(1, offset, part.numel()));
+    offset += part.numel();
+  }
+  const at::Tensor own = at::empty_like(unit.gradient);
+  scattering_ = std::make_unique<Scattering>(Scattering{number, own, ranks_.reduce_scatter(rows, own)});
+}
+
+// The sum that is under way is added to its parts.
+void ShardedWeights::settle() {
+  if (!scattering_) return;
+  const at::NoGradGuard no_grad;
+  scattering_->work->wait();
+  Unit& unit = units_[scattering_->unit];
+  unit.gradient.add_(scattering_->own);
+  scattering_.reset();
+  // Unit 0's backward is the last, and a unit's only one in a pass.
+  if (last_pass_) sum_over_copies(unit);
+}
+
+void ShardedWeights::sum_over_copies(Unit& unit) {
+  if (!unit.gradient.defined() || unit.summed) return;
+  unit.summed = true;
+  copy_sums_.push_back(replicas_.all_reduce(unit.gradient));
+}
+
+void ShardedWeights::begin_step() {
+  last_pass_ = false;
+  ahead_.reset();  // holds values of before the update
+  for (Unit& unit : units_) {
+    unit.summed = false;
+    int64_t count = 0;
+    at::TensorOptions options;
+    for (const model::ShardedParameter& p : unit.parameters) {
+      if (!p.part.requires_grad()) continue;
+      VMOBA_CHECK(count == 0 || options.dtype() == p.part.dtype(), "expected trained parameters of one type");
+      options = p.part.options().requires_grad(false);
+      count += p.part.numel();
+    }
+    if (count == 0) continue;
+    if (!unit.gradient.defined()) unit.gradient = at::empty({count}, options);
+    unit.gradient.zero_();
+    int64_t offset = 0;
+    for (model::ShardedParameter& p : unit.parameters) {
+      if (!p.part.requires_grad()) continue;
+      p.part.mutable_grad() = unit.gradient.narrow(0, offset, p.part.numel());
+      offset += p.part.numel();
+    }
+  }
+}
+
+void ShardedWeights::begin_last_pass() {
+  settle();
+  last_pass_ = true;
+}
+
+void ShardedWeights::finish() {
+  settle();
+  // A unit that took no part in the last pass may have gradients of passes before it.
+  for (Unit& unit : units_) sum_over_copies(unit);
+  for (const WorkPtr& sum : copy_sums_) sum->wait();
+  copy_sums_.clear();
+  last_pass_ = false;
+}
+
+at::Tensor norm_over_parts(Communicator& ranks, const at::Tensor& norm_of_part) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor square = norm_of_part.square();
+  ranks.all_reduce(square)->wait();
+  return square.sqrt();
+}
+
+}  // namespace vmoba::train::dist

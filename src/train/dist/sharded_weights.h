@@ -1,0 +1,81 @@
+// model::WeightShards over a group of ranks that hold one copy of a model together, and the sums of its gradients.
+//
+// Whole parameters of a unit are gathered in one all_gather for each of their types, begun while the unit before
+// computes, and freed with the graph that used them. Backward sums a unit's gradients in fp32 over the group in one
+// reduce_scatter, which goes on while the next unit's backward computes; in a step's last pass the parts' gradients are
+// then summed over the other copies' ranks. Owns gathered parameters and gradients; borrows the groups.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "model/weight_shards.h"
+#include "train/dist/communicator.h"
+#include "train/dist/gradient_sums.h"
+
+namespace vmoba::train::dist {
+
+class ShardedWeights final : public model::WeightShards, public GradientSums {
+ public:
+  // `ranks` hold a copy together; `replicas` hold the same parts of other copies. Both must outlive it.
+  ShardedWeights(Communicator& ranks, Communicator& replicas) : ranks_(ranks), replicas_(replicas) {}
+  ShardedWeights(const ShardedWeights&) = delete;
+  ShardedWeights& operator=(const ShardedWeights&) = delete;
+
+  at::Tensor own_part(const at::Tensor& whole) const override;
+  size_t add_unit(std::vector<model::ShardedParameter> parameters) override;
+  std::vector<at::Tensor> gather(size_t unit, at::TensorList parts, at::ScalarType compute_dtype, bool again) override;
+
+  void begin_step() override;
+  void begin_last_pass() override;
+  void finish() override;
+
+  // Gathers that began before the unit was asked for, since the object was made: how far they overlap.
+  int64_t early_gathers() const { return early_gathers_; }
+
+ private:
+  friend struct GatherUnit;
+
+  struct Unit {
+    std::vector<model::ShardedParameter> parameters;
+    at::Tensor gradient;  // of all parts that are trained, one behind the other; undefined where none is
+    bool summed = false;  // over the copies, in this step
+  };
+  // Parameters of one type under way.
+  struct Gathering {
+    at::ScalarType dtype;
+    std::vector<size_t> members;  // numbers of the unit's parameters
+    at::Tensor flat;              // [ranks, values of all members' parts]
+    WorkPtr work;
+  };
+  struct GatheredUnit {
+    size_t unit;
+    at::ScalarType compute_dtype;
+    std::vector<Gathering> gatherings;
+  };
+  // A unit's gradients on their way to the parts.
+  struct Scattering {
+    size_t unit;
+    at::Tensor own;
+    WorkPtr work;
+  };
+
+  GatheredUnit launch(size_t unit, at::ScalarType compute_dtype);
+  std::vector<at::Tensor> whole_parameters(size_t unit, at::ScalarType compute_dtype, bool again);
+  void scatter(size_t unit, const std::vector<at::Tensor>& gradients);
+  void settle();
+  void sum_over_copies(Unit& unit);
+
+  Communicator& ranks_;
+  Communicator& replicas_;
+  std::vector<Unit> units_;
+  std::unique_ptr<GatheredUnit> ahead_;
+  std::unique_ptr<Scattering> scattering_;
+  std::vector<WorkPtr> copy_sums_;
+  bool last_pass_ = false;
+  int64_t early_gathers_ = 0;
+};
+
+// The norm of a vector whose parts the ranks hold, from the norm of each rank's part. Collective.
+at::Tensor norm_over_parts(Communicator& ranks, const at::Tensor& norm_of_part);
+
+}  // namespace vmoba::train::dist
