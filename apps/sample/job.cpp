@@ -24,6 +24,11 @@ bool takes_average(const SampleArguments& a) {
   return a.use_ema && fs::exists(a.checkpoint + (lora ? "/lora_ema" : "/transformer_ema"));
 }
 
+size_t trained_experts(const std::string& checkpoint) {
+  const bool lora = train::is_lora_checkpoint(checkpoint);
+  return fs::exists(train::weights_path(checkpoint, 1, lora, /*average=*/false)) ? 2 : 1;
+}
+
 void check_checkpoint(const std::string& folder) {
   VMOBA_CHECK_INPUT(train::is_lora_checkpoint(folder) || fs::is_directory(folder + "/transformer"),
                     "--checkpoint: expected a folder with transformer/ or lora/, and state/, found none at '{}'",
@@ -63,8 +68,11 @@ train::RootConfig sample_config(const SampleArguments& a) {
       train::load_root_config(a.checkpoint.empty() ? a.config : a.checkpoint + "/state/config.yaml", a.overrides);
   if (a.seed >= 0) config.sample.seed = a.seed;
   if (!a.negative.empty()) config.sample.negative_prompt = a.negative;
-  if (!a.checkpoint.empty() && !train::is_lora_checkpoint(a.checkpoint))
-    config.model.weights = a.checkpoint + (takes_average(a) ? "/transformer_ema" : "/transformer");
+  if (!a.checkpoint.empty() && !train::is_lora_checkpoint(a.checkpoint)) {
+    config.model.weights = train::weights_path(a.checkpoint, 0, /*lora=*/false, takes_average(a));
+    if (config.model.boundary > 0 && trained_experts(a.checkpoint) == 2)
+      config.model.weights_2 = train::weights_path(a.checkpoint, 1, /*lora=*/false, takes_average(a));
+  }
   VMOBA_CHECK_INPUT(!config.model.weights.empty(),
                     "model.weights: expected pretrained weights to sample from, found none; set model.weights or give "
                     "--checkpoint");
@@ -88,12 +96,14 @@ SampleModel load_sample_model(const SampleArguments& a, const train::RootConfig&
     log_info("weights: {}", model.weights);
     return dit;
   };
-  std::vector<model::Adapter> trained;
-  if (!a.checkpoint.empty() && train::is_lora_checkpoint(a.checkpoint))
-    trained = train::load_adapters(a.checkpoint, config.lora, 0, takes_average(a), device);
+  const auto trained = [&](size_t expert) {
+    if (a.checkpoint.empty() || !train::is_lora_checkpoint(a.checkpoint) || expert >= trained_experts(a.checkpoint))
+      return std::vector<model::Adapter>();
+    return train::load_adapters(a.checkpoint, config.lora, expert, takes_average(a), device);
+  };
   SampleModel out;
-  out.dit = load(config.model, a.loras, trained);
-  if (config.model.boundary > 0) out.low_noise_dit = load(model::low_noise_expert(config.model), a.loras_2, {});
+  out.dit = load(config.model, a.loras, trained(0));
+  if (config.model.boundary > 0) out.low_noise_dit = load(model::low_noise_expert(config.model), a.loras_2, trained(1));
   return out;
 }
 

@@ -65,11 +65,6 @@ const char* suffix_of(size_t expert) {
   return expert == 0 ? "" : "_2";
 }
 
-// What follows the format in the names of LoRA files for other tools, whose users tell experts apart by these words.
-const char* noise_level(size_t expert, size_t experts) {
-  return experts == 1 ? "" : expert == 0 ? "_high_noise" : "_low_noise";
-}
-
 std::string optimizer_path(const std::string& folder, size_t expert) {
   return folder + "/state/optimizer" + suffix_of(expert) + ".safetensors";
 }
@@ -89,7 +84,8 @@ void write_weights(const fs::path& folder, const CheckpointParts& parts, size_t 
   const fs::path for_tools = folder / (average ? "lora_ema" : "lora");
   make_folder(for_tools);
   for (const std::string& format : parts.lora.formats) {
-    const std::string name = format + noise_level(expert, parts.experts.size()) + ".safetensors";
+    const std::string level = expert_name(expert, parts.experts.size());
+    const std::string name = format + (level.empty() ? "" : "_" + level) + ".safetensors";
     model::write_lora((for_tools / name).string(), adapters_of(tensors, parts.lora.scale()), model::lora_format(format),
                       file_dtype(parts.lora.save_dtype));
   }

@@ -116,6 +116,9 @@ void RootConfig::validate() const {
     VMOBA_CHECK_INPUT(text.dim == model.text_dim,
                       "text.dim: expected model.text_dim ({}), found {}; set both to the same width", model.text_dim,
                       text.dim);
+  VMOBA_CHECK_INPUT(model.boundary > 0 || lora.init_from_2.empty(),
+                    "lora.init_from_2: expected none without a second expert (model.boundary 0), found '{}'",
+                    lora.init_from_2);
   VMOBA_CHECK_INPUT(!run.dir.empty(), "run.dir: expected a folder, found nothing");
 }
 
@@ -132,12 +135,14 @@ void validate_training(const RootConfig& config) {
       "model.weights_dtype: expected fp32 to train all weights, found {}; set it to fp32, or lora.rank to "
       "train adapters beside a frozen base",
       config.model.weights_dtype);
+  const FlowConfig& flow = config.train.flow;
+  const double boundary = config.model.boundary;
   VMOBA_CHECK_INPUT(
-      config.model.boundary == 0,
-      "model.boundary: expected 0 in training, found {}; experts are trained one at a time: set "
-      "model.weights to one of them, and train.flow.min_timestep (high noise) or max_timestep (low noise) "
-      "to the boundary",
-      config.model.boundary);
+      boundary == 0 || (flow.min_timestep < boundary && boundary < flow.max_timestep),
+      "train.flow.min_timestep and max_timestep: expected a range on both sides of model.boundary ({}), so that both "
+      "experts are trained, found [{}, {}]; to train one of them alone, set model.weights to it and model.boundary to "
+      "0",
+      boundary, flow.min_timestep, flow.max_timestep);
 }
 
 data::ClipGeometry clip_geometry(const RootConfig& config) {

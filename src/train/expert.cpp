@@ -4,26 +4,36 @@
 
 #include <algorithm>
 
-#include "core/check.h"
 #include "core/log.h"
+#include "core/random.h"
 #include "model/common/lora.h"
 #include "model/weights/lora_file.h"
+#include "train/flow_matching.h"
 
 namespace vmoba::train {
 namespace {
 
-void attach_adapters(const RootConfig& config, model::Dit& dit, at::Device device) {
-  const model::LoraConfig& lora = config.lora;
+void attach_adapters(const model::LoraConfig& lora, model::Dit& dit, uint64_t seed, at::Device device) {
   if (!lora.enabled()) return;
-  const auto adapters = model::make_adapters(lora, dit.parameters(), uint64_t(config.seed), device);
+  const auto adapters = model::make_adapters(lora, dit.parameters(), seed, device);
   dit.attach(adapters);
-  if (config.model.weights.empty()) log_warning("LoRA beside random weights: model.weights is empty");
   log_info("LoRA: rank {} beside {} linear maps{}", lora.rank, adapters.size(),
            lora.init_from.empty() ? "" : ", going on from " + lora.init_from);
   const auto missing = model::missing_for_kohya(adapters);
   if (std::count(lora.formats.begin(), lora.formats.end(), "kohya") && !missing.empty())
     log_warning("lora.formats kohya: diffusers refuses such files without all of q, k, v, o and ffn; {} are missing",
                 missing.size());
+}
+
+Expert make_expert(const RootConfig& config, const model::ModelConfig& model, const model::LoraConfig& lora,
+                   uint64_t seed, at::Device device, dist::Communicator* ranks) {
+  Expert out;
+  out.dit = model::make_dit(model, config.attention, seed, device);
+  attach_adapters(lora, *out.dit, seed, device);
+  out.optimizer = std::make_unique<AdamW>(config.train.optimizer, out.dit->trainable());
+  if (config.train.ema.enabled) out.ema = std::make_unique<Ema>(config.train.ema, out.dit->trainable());
+  if (ranks) out.buckets = std::make_unique<dist::GradientBuckets>(out.dit->trainable(), *ranks);
+  return out;
 }
 
 }  // namespace
@@ -33,6 +43,10 @@ void Expert::begin_gradients() {
     buckets->begin_step();
   else
     optimizer->zero_grad();
+}
+
+void Expert::finish_gradients() {
+  if (buckets) buckets->finish();
 }
 
 double Expert::gradient_norm() const {
@@ -46,14 +60,33 @@ void Expert::update(double lr, double norm, double max_norm) {
   updates += 1;
 }
 
-Expert make_expert(const RootConfig& config, at::Device device, dist::Communicator* ranks) {
-  Expert out;
-  out.dit = model::make_dit(config.model, config.attention, uint64_t(config.seed), device);
-  attach_adapters(config, *out.dit, device);
-  out.optimizer = std::make_unique<AdamW>(config.train.optimizer, out.dit->trainable());
-  if (config.train.ema.enabled) out.ema = std::make_unique<Ema>(config.train.ema, out.dit->trainable());
-  if (ranks) out.buckets = std::make_unique<dist::GradientBuckets>(out.dit->trainable(), *ranks);
+std::vector<Expert> make_experts(const RootConfig& config, at::Device device, dist::Communicator* ranks) {
+  if (config.lora.enabled() && config.model.weights.empty())
+    log_warning("LoRA beside random weights: model.weights is empty");
+  const auto seed = uint64_t(config.seed);
+  std::vector<Expert> out;
+  out.push_back(make_expert(config, config.model, config.lora, seed, device, ranks));
+  if (config.model.boundary == 0) return out;
+  model::LoraConfig lora = config.lora;
+  lora.init_from = config.lora.init_from_2;
+  out.push_back(make_expert(config, model::low_noise_expert(config.model), lora,
+                            RandomStream(seed, "low_noise_expert", 0).next_u64(), device, ranks));
   return out;
+}
+
+size_t expert_of_sample(const RootConfig& config, int64_t sample) {
+  const double timestep = 1000 * draw_sigma(config.train.flow, uint64_t(config.seed), sample);
+  return timestep >= config.model.boundary ? 0 : 1;
+}
+
+std::vector<bool> experts_in_step(const RootConfig& config, int64_t first_sample) {
+  std::vector<bool> out(config.model.boundary > 0 ? 2 : 1, false);
+  for (int64_t i = 0; i < config.train.global_batch; ++i) out[expert_of_sample(config, first_sample + i)] = true;
+  return out;
+}
+
+std::string expert_name(size_t expert, size_t experts) {
+  return experts == 1 ? "" : expert == 0 ? "high_noise" : "low_noise";
 }
 
 }  // namespace vmoba::train

@@ -24,6 +24,8 @@ struct Expert {
 
   // Gradients become zero, or none.
   void begin_gradients();
+  // Sums gradients over ranks; collective.
+  void finish_gradients();
   // L2 norm of all gradients. One synchronisation with a GPU.
   double gradient_norm() const;
   // One step of the optimiser, with gradients whose norm is `norm` scaled down to `max_norm` (0: as they are), and of
@@ -31,8 +33,19 @@ struct Expert {
   void update(double lr, double norm, double max_norm);
 };
 
-// The model from model.weights, adapters where lora.rank says so, optimiser and average. `ranks`: the group that sums
-// gradients, or null.
-Expert make_expert(const RootConfig& config, at::Device device, dist::Communicator* ranks);
+// Each with its model from model.weights or model.weights_2, adapters where lora.rank says so, optimiser and average.
+// What is drawn for the second expert differs from the first one's. `ranks`: the group that sums gradients, or null.
+std::vector<Expert> make_experts(const RootConfig& config, at::Device device, dist::Communicator* ranks);
+
+// The expert that a sample trains: 0 where its timestep, a function of (seed, sample), is model.boundary or above (or
+// where there is one expert), else 1.
+size_t expert_of_sample(const RootConfig& config, int64_t sample);
+
+// Whether each expert has any of the step's samples [first, first + train.global_batch): the same on all ranks. One
+// without is not touched by the step: no weight decay, no average, no count in its optimiser.
+std::vector<bool> experts_in_step(const RootConfig& config, int64_t first_sample);
+
+// "high_noise" or "low_noise", as users of two experts' files name them; "" for the only one.
+std::string expert_name(size_t expert, size_t experts);
 
 }  // namespace vmoba::train

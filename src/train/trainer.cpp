@@ -54,6 +54,12 @@ void swap_averages(const std::vector<Expert>& experts) {
     if (expert.ema) expert.ema->swap();
 }
 
+double norm_of(const std::vector<double>& norms) {
+  double norm = 0;
+  for (const double one : norms) norm = std::hypot(norm, one);
+  return norm;
+}
+
 // First and last frame of a clip, for validation videos that begin or end with one.
 void add_images(const data::Clip& clip, const RootConfig& config, sample::SampleRequest& request) {
   const auto frame_at = [&](double time_s) {
@@ -82,7 +88,7 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
   plan_ = data::plan_clips(config_.data, clip_geometry(config_));
   if (world_.rank() == 0) log_plan(plan_, config_.train.micro_batch);
   open_cache();
-  experts_.push_back(make_expert(config_, device_, world_.size() > 1 ? &mesh_.everyone() : nullptr));
+  experts_ = make_experts(config_, device_, world_.size() > 1 ? &mesh_.everyone() : nullptr);
   if (mesh_.sizes().sequence > 1) sequence_ = dist::make_ulysses(mesh_.sequence());
   state_.seed = uint64_t(config_.seed);
 }
@@ -164,29 +170,51 @@ NamedTensors Trainer::encoded_clip(const data::Sample& sample) const {
 }
 
 double Trainer::accumulate(StepInputs& inputs, bool dense) {
-  std::vector<NamedTensors> clips;
-  std::vector<std::string> captions;
-  std::vector<int64_t> samples;
+  std::vector<ExpertSamples> by_expert(experts_.size());
   world_.note(state_.step + 1, "waiting for data");
   for (int64_t i = 0; i < share_.micro; ++i) {
     data::Sample sample = stream_->next();
     const bool drop = drop_caption(config_.train.flow, state_.seed, sample.index);
-    clips.push_back(encoded_clip(sample));
-    captions.push_back(drop ? "" : sample.caption);
-    samples.push_back(sample.index);
+    ExpertSamples& of = by_expert[expert_of_sample(config_, sample.index)];
+    of.clips.push_back(encoded_clip(sample));
+    of.captions.push_back(drop ? "" : sample.caption);
+    of.samples.push_back(sample.index);
     inputs.samples.push_back(sample.index);
     inputs.clips.push_back(plan_.clips[size_t(sample.clip)].path);
   }
   world_.note(state_.step + 1, "computing");
-  const EncodedBatch encoded = batch_of_clips(config_.model, clips, text_->encode(captions), device_);
-  const TrainingBatch batch = make_batch(config_.train.flow, state_.seed, samples, encoded);
+  double loss = 0;
+  for (size_t i = 0; i < experts_.size(); ++i)
+    if (!by_expert[i].samples.empty()) loss += accumulate_for(experts_[i], by_expert[i], dense);
+  return loss / double(share_.micro);
+}
+
+double Trainer::accumulate_for(Expert& expert, const ExpertSamples& of, bool dense) {
+  const EncodedBatch encoded = batch_of_clips(config_.model, of.clips, text_->encode(of.captions), device_);
+  const TrainingBatch batch = make_batch(config_.train.flow, state_.seed, of.samples, encoded);
   const at::Tensor& x0 = encoded.x0_BCTHW;
-  step_tokens_ += experts_.front().dit->grid(x0.size(2), x0.size(3), x0.size(4)).tokens() * x0.size(0);
+  step_tokens_ += expert.dit->grid(x0.size(2), x0.size(3), x0.size(4)).tokens() * x0.size(0);
   const model::ForwardOptions options{compute_dtype_, dense, config_.model.activation_checkpointing, &stats_,
                                       sequence_.get()};
-  const at::Tensor loss = flow_loss(experts_.front().dit->forward(batch.input, options), batch.noisy);
-  (loss / double(share_.passes * mesh_.sizes().batch_ranks())).backward();
-  return loss.item<double>();
+  const at::Tensor loss = flow_loss(expert.dit->forward(batch.input, options), batch.noisy);
+  const auto count = double(of.samples.size());
+  (loss / (double(config_.train.global_batch) / count)).backward();
+  return loss.item<double>() * count;
+}
+
+std::vector<double> Trainer::run_passes(StepInputs& inputs) {
+  const bool dense = state_.step < config_.attention.dense_warmup_steps;
+  for (Expert& expert : experts_) expert.begin_gradients();
+  // Sums overlap with backward only where all ranks run through the same experts in the same order.
+  dist::GradientBuckets* overlapped = experts_.size() == 1 ? experts_.front().buckets.get() : nullptr;
+  std::vector<double> losses;
+  for (int64_t pass = 0; pass < share_.passes; ++pass) {
+    if (overlapped && pass + 1 == share_.passes) overlapped->begin_last_pass();
+    losses.push_back(accumulate(inputs, dense));
+  }
+  for (size_t i = 0; i < experts_.size(); ++i)
+    if (inputs.experts[i]) experts_[i].finish_gradients();
+  return losses;
 }
 
 void Trainer::check_finite(const dist::StepTotals& totals, double norm, const StepInputs& inputs) const {
@@ -211,13 +239,15 @@ dist::StepResult Trainer::step_result(std::vector<double> losses) const {
   return result;
 }
 
-StepReport Trainer::report(const dist::StepTotals& totals, double norm, double lr) const {
+StepReport Trainer::report(const dist::StepTotals& totals, const std::vector<double>& norms, double lr) const {
   StepReport report;
   report.step = state_.step;
   report.steps = config_.train.steps;
   report.loss = totals.loss;
   report.lr = lr;
-  report.grad_norm = norm;
+  report.grad_norm = norm_of(norms);
+  for (size_t i = 0; norms.size() > 1 && i < norms.size(); ++i)
+    report.grad_norm_by_expert.emplace_back(expert_name(i, norms.size()), norms[i]);
   report.density = totals.density;
   report.data_wait_s = totals.data_wait_s;
   report.memory_bytes = totals.memory_bytes;
@@ -228,33 +258,27 @@ StepReport Trainer::report(const dist::StepTotals& totals, double norm, double l
 StepReport Trainer::train_step() {
   const Clock::time_point start = Clock::now();
   const double data_before = stream_->stats().wait_seconds, others_before = world_.waited_s();
-  const bool dense = state_.step < config_.attention.dense_warmup_steps;
   stats_.clear();
   step_tokens_ = 0;
-  Expert& expert = experts_.front();
-  expert.begin_gradients();
   StepInputs inputs;
-  std::vector<double> losses;
-  for (int64_t pass = 0; pass < share_.passes; ++pass) {
-    if (expert.buckets && pass + 1 == share_.passes) expert.buckets->begin_last_pass();
-    losses.push_back(accumulate(inputs, dense));
-  }
-  if (expert.buckets) expert.buckets->finish();
-  dist::StepResult result = step_result(std::move(losses));
+  inputs.experts = experts_in_step(config_, state_.next_sample);
+  dist::StepResult result = step_result(run_passes(inputs));
   result.data_wait_s = stream_->stats().wait_seconds - data_before;
   result.own_s = seconds_since(start) - result.data_wait_s - (world_.waited_s() - others_before);
   world_.note(state_.step + 1, "ending the step");
   const dist::StepTotals totals = dist::exchange_step(world_, mesh_.sizes(), result);
-  const double norm = expert.gradient_norm();
-  check_finite(totals, norm, inputs);
+  std::vector<double> norms;
+  for (size_t i = 0; i < experts_.size(); ++i) norms.push_back(inputs.experts[i] ? experts_[i].gradient_norm() : 0.0);
+  check_finite(totals, norm_of(norms), inputs);
   const double lr = learning_rate(config_.train.optimizer, state_.step, config_.train.steps);
-  expert.update(lr, norm, config_.train.optimizer.max_grad_norm);
+  for (size_t i = 0; i < experts_.size(); ++i)
+    if (inputs.experts[i]) experts_[i].update(lr, norms[i], config_.train.optimizer.max_grad_norm);
   state_.step += 1;
   state_.next_sample += config_.train.global_batch;
   stop_signal_ = totals.signal;
   if (const std::string text = stragglers_.add(totals); !text.empty() && world_.rank() == 0) log_info("{}", text);
 
-  StepReport out = report(totals, norm, lr);
+  StepReport out = report(totals, norms, lr);
   out.step_s = seconds_since(start);
   out.tokens_per_s = double(totals.tokens) / out.step_s;
   return out;
@@ -272,9 +296,10 @@ void Trainer::validate_now() {
   world_.note(state_.step, "validating");
   if (world_.rank() != 0) return dist::wait_patiently(world_);
   swap_averages(experts_);
-  sample::Pipeline pipeline({*experts_.front().dit, nullptr, codec_->shape(), codec_.get(), text_.get(), image_.get()},
-                            config_.model, sample::resolved(config_.sample, config_.model, config_.text),
-                            config_.attention, device_);
+  model::Dit* low_noise = experts_.size() > 1 ? experts_[1].dit.get() : nullptr;
+  sample::Pipeline pipeline(
+      {*experts_.front().dit, low_noise, codec_->shape(), codec_.get(), text_.get(), image_.get()}, config_.model,
+      sample::resolved(config_.sample, config_.model, config_.text), config_.attention, device_);
   std::vector<std::string> prompts = config_.sample.prompts;
   for (size_t i = 0; prompts.size() < 2 && i < plan_.clips.size() && config_.sample.prompts.empty(); ++i)
     prompts.push_back(plan_.clips[i].caption);

@@ -40,6 +40,13 @@ class Trainer {
   struct StepInputs {
     std::vector<int64_t> samples;
     std::vector<std::string> clips;  // paths, for messages
+    std::vector<bool> experts;       // which of them have samples in this step, on any rank
+  };
+  // The part of a micro batch that trains one expert.
+  struct ExpertSamples {
+    std::vector<NamedTensors> clips;
+    std::vector<std::string> captions;
+    std::vector<int64_t> samples;
   };
 
   void open_cache();
@@ -51,12 +58,17 @@ class Trainer {
   StepReport train_step();
   // From the cache, or made now.
   NamedTensors encoded_clip(const data::Sample& sample) const;
-  // Mean loss of one forward and backward pass over a micro batch. Gradients add up to those of the mean over
-  // train.global_batch once they are summed over passes and ranks.
+  // Mean loss of one micro batch after its forward and backward: one of each expert that has samples in it. Gradients
+  // add up to those of the mean over train.global_batch, for each expert with the others' samples counted as zero, once
+  // they are summed over passes and ranks.
   double accumulate(StepInputs& inputs, bool dense);
+  // Summed loss of samples that train one expert.
+  double accumulate_for(Expert& expert, const ExpertSamples& of, bool dense);
+  // The losses of this rank's passes; gradients are complete when it returns.
+  std::vector<double> run_passes(StepInputs& inputs);
   dist::StepResult step_result(std::vector<double> losses) const;
   void check_finite(const dist::StepTotals& totals, double norm, const StepInputs& inputs) const;
-  StepReport report(const dist::StepTotals& totals, double norm, double lr) const;
+  StepReport report(const dist::StepTotals& totals, const std::vector<double>& norms, double lr) const;
   void save();
   void validate_now();
   CheckpointParts parts();

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/progress.h"
@@ -13,6 +14,8 @@ namespace vmoba::train {
 // `step` is the 1-based number of the optimiser step that was done; `grad_norm` is that before clipping; densities by
 // partition ("temporal", ..., "full") and "all"; memory is the GPU's peak, or resident memory on a CPU.
 struct StepReport : ProgressReport {
+  // Of two experts, by name: the norm of each, 0 where it had no sample; grad_norm is that of both together.
+  std::vector<std::pair<std::string, double>> grad_norm_by_expert;
   int64_t failed_clips = 0;
 };
 

@@ -41,17 +41,19 @@ class MetricsCallback final : public Callback {
     for (const auto& [name, value] : report.density)
       if (name != "all") density[name] = value;
     const auto all = report.density.find("all");
-    writer_.append({{"step", report.step},
-                    {"loss", report.loss},
-                    {"lr", report.lr},
-                    {"grad_norm", report.grad_norm},
-                    {"tokens_per_s", report.tokens_per_s},
-                    {"density", all == report.density.end() ? 1.0 : all->second},
-                    {"density_by_partition", density},
-                    {"step_s", report.step_s},
-                    {"data_wait_s", report.data_wait_s},
-                    {"memory_bytes", report.memory_bytes},
-                    {"failed_clips", report.failed_clips}});
+    nlohmann::ordered_json record = {{"step", report.step},
+                                     {"loss", report.loss},
+                                     {"lr", report.lr},
+                                     {"grad_norm", report.grad_norm},
+                                     {"tokens_per_s", report.tokens_per_s},
+                                     {"density", all == report.density.end() ? 1.0 : all->second},
+                                     {"density_by_partition", density},
+                                     {"step_s", report.step_s},
+                                     {"data_wait_s", report.data_wait_s},
+                                     {"memory_bytes", report.memory_bytes},
+                                     {"failed_clips", report.failed_clips}};
+    for (const auto& [name, norm] : report.grad_norm_by_expert) record["grad_norm_" + name] = norm;
+    writer_.append(record);
   }
   void on_checkpoint(int64_t, const std::string&) override { writer_.sync(); }
 
@@ -90,6 +92,7 @@ class TensorboardCallback final : public Callback {
                                                           {"train/grad_norm", report.grad_norm},
                                                           {"speed/tokens_per_s", report.tokens_per_s},
                                                           {"speed/data_wait_s", report.data_wait_s}};
+    for (const auto& [name, norm] : report.grad_norm_by_expert) values.emplace_back("train/grad_norm_" + name, norm);
     for (const auto& [name, value] : report.density) values.emplace_back("density/" + name, value);
     writer_.scalars(report.step, values);
   }

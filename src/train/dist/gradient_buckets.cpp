@@ -56,6 +56,7 @@ GradientBuckets::~GradientBuckets() {
 
 void GradientBuckets::begin_step() {
   last_pass_ = false;
+  next_ = 0;
   for (Bucket& bucket : buckets_) {
     bucket.flat.zero_();
     for (size_t i = 0; i < bucket.parameters.size(); ++i) bucket.parameters[i].mutable_grad() = bucket.slices[i];
@@ -64,7 +65,6 @@ void GradientBuckets::begin_step() {
 
 void GradientBuckets::begin_last_pass() {
   last_pass_ = true;
-  next_ = 0;
   for (Bucket& bucket : buckets_) bucket.missing = bucket.parameters.size();
 }
 

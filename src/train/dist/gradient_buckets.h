@@ -26,7 +26,7 @@ class GradientBuckets final : public GradientSums {
 
   // Gradients become zeros in the buckets.
   void begin_step() override;
-  // The backward that follows is the step's last: sums may begin.
+  // The backward that follows is the step's last: sums may begin. Without it they begin in finish().
   void begin_last_pass() override;
   // Every .grad is the sum over ranks when this returns. Throws Error(kRuntime) where backward put a gradient
   // elsewhere.
