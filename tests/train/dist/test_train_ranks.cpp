@@ -165,6 +165,26 @@ TEST_CASE("samples, noise and timesteps do not depend on the number of ranks") {
   }
 }
 
+TEST_CASE("two experts on two ranks are those of one process, whichever rank holds whose samples") {
+  const TemporaryFolder folder;
+  const std::string one = folder.path() + "/one", two = folder.path() + "/two";
+  // Two samples a step: at times both train one expert, at times each rank trains another.
+  const std::vector<std::string> few = {"train.steps=8", "train.global_batch=2", "train.micro_batch=1",
+                                        "train.checkpoint_every=0", "model.boundary=750"};
+  train(0, kTiny, one, few);
+  train(2, kTiny, two, few);
+  check_same_metrics(one, two, 1e-5);
+  int64_t only_one = 0, both = 0;
+  for (size_t i = 0; i < 8; ++i) {
+    const nlohmann::json a = metrics(one)[i], b = metrics(two)[i];
+    for (const char* key : {"grad_norm_high_noise", "grad_norm_low_noise"})
+      CHECK(std::abs(double(a[key]) - double(b[key])) <= 1e-5 * double(a["grad_norm"]));
+    (double(a["grad_norm_high_noise"]) * double(a["grad_norm_low_noise"]) > 0 ? both : only_one) += 1;
+  }
+  CHECK(only_one > 0);
+  CHECK(both > 0);
+}
+
 TEST_CASE("the same ranks twice give the same bytes") {
   const TemporaryFolder folder;
   std::vector<std::string> weights;

@@ -1,0 +1,260 @@
+// Both experts of a Wan2.2 A14B kind of model in one run: who learns from which sample, checkpoints, exact resume,
+// sampling, conversion.
+#include <ATen/ATen.h>
+#include <signal.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "model/weights/safetensors.h"
+#include "support/catch.h"
+#include "support/messages.h"
+#include "support/process.h"
+#include "train/flow_matching.h"
+
+using namespace vmoba;
+using namespace vmoba::test;
+namespace fs = std::filesystem;
+
+namespace {
+
+const std::string kTiny = VMOBA_FIXTURES "/train/tiny.yaml";
+constexpr double kBoundary = 750;
+const std::string kExperts = "model.boundary=750";
+
+std::vector<std::string> train_command(const std::string& dir, const std::vector<std::string>& extra) {
+  std::vector<std::string> out = {VMOBA_BIN_DIR "/vmoba-train", "--config", kTiny, "run.dir=" + dir,
+                                  "train.tensorboard=false"};
+  out.insert(out.end(), extra.begin(), extra.end());
+  return out;
+}
+
+std::string must_run(const std::vector<std::string>& command) {
+  const ProcessResult result = run_process(command);
+  INFO(result.output);
+  REQUIRE(result.exit_code == 0);
+  return result.output;
+}
+
+void run_training(const std::string& dir, const std::vector<std::string>& extra) {
+  must_run(train_command(dir, extra));
+}
+
+// 0 for high noise, as tests/fixtures/train/tiny.yaml draws timesteps.
+int expert_of(int64_t sample) {
+  return 1000 * train::draw_sigma(train::FlowConfig{}, /*seed=*/7, sample) >= kBoundary ? 0 : 1;
+}
+
+std::vector<int64_t> updates_of(const std::string& checkpoint) {
+  return nlohmann::json::parse(read_text(checkpoint + "/state/trainer.json")).at("updates");
+}
+
+std::vector<nlohmann::json> metrics(const std::string& dir) {
+  std::ifstream file(dir + "/metrics.jsonl");
+  std::vector<nlohmann::json> out;
+  for (std::string line; std::getline(file, line);) out.push_back(nlohmann::json::parse(line));
+  return out;
+}
+
+// Everything a checkpoint holds but the configuration, which names its run's folder.
+void require_same_files(const std::string& a, const std::string& b, size_t expected) {
+  size_t found = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(a)) {
+    if (!entry.is_regular_file() || entry.path().extension() == ".yaml") continue;
+    const std::string name = fs::relative(entry.path(), a).string();
+    INFO(name);
+    REQUIRE(fs::exists(b + "/" + name));
+    REQUIRE(read_text(a + "/" + name) == read_text(b + "/" + name));
+    ++found;
+  }
+  CHECK(found == expected);
+}
+
+std::string latents(const std::string& path, std::vector<std::string> command) {
+  command.insert(command.begin(), VMOBA_BIN_DIR "/vmoba-sample");
+  command.insert(command.end(), {"--prompt", "a rocket", "--output-latents", path, "sample.steps=4"});
+  must_run(command);
+  return read_text(path);
+}
+
+}  // namespace
+
+TEST_CASE("each expert gets the gradient of its own samples, and both together that of one model") {
+  const TemporaryFolder folder;
+  const std::string base = folder.path() + "/base", one = folder.path() + "/one", two = folder.path() + "/two";
+  run_training(base, {"train.steps=1"});
+  const std::string weights = base + "/checkpoint-1/transformer";
+  // After the first step a moment is (1 - beta) times the gradient.
+  const std::vector<std::string> first = {"model.weights=" + weights, "train.steps=1",
+                                          "train.optimizer.max_grad_norm=0"};
+  run_training(one, first);
+  std::vector<std::string> both = first;
+  both.insert(both.end(), {kExperts, "model.weights_2=" + weights});
+  run_training(two, both);
+
+  int high = 0;
+  for (int64_t sample = 0; sample < 4; ++sample) high += expert_of(sample) == 0;
+  REQUIRE((high > 0 && high < 4));  // what this seed draws
+  CHECK(updates_of(two + "/checkpoint-1") == std::vector<int64_t>{1, 1});
+  const std::string state = "/checkpoint-1/state/optimizer";
+  const model::SafetensorsFile all(one + state + ".safetensors"), of_high(two + state + ".safetensors"),
+      of_low(two + state + "_2.safetensors");
+  double largest = 0, error = 0, squares_high = 0, squares_low = 0;
+  for (const auto& [name, info] : all.tensors()) {
+    if (!name.starts_with("exp_avg.")) continue;
+    const at::Tensor g = all.tensor(name), h = of_high.tensor(name), l = of_low.tensor(name);
+    largest = std::max(largest, g.abs().max().item<double>());
+    error = std::max(error, (h + l - g).abs().max().item<double>());
+    squares_high += h.square().sum().item<double>();
+    squares_low += l.square().sum().item<double>();
+  }
+  // Sums of four samples in fp32, in another order: a few roundings of 6e-8 of the largest terms.
+  CHECK(error < 1e-5 * largest);
+  const nlohmann::json logged = metrics(two)[0], single = metrics(one)[0];
+  CHECK(double(logged["loss"]) == Approx(double(single["loss"])).epsilon(1e-6));
+  CHECK(double(logged["grad_norm_high_noise"]) == Approx(10 * std::sqrt(squares_high)).epsilon(1e-4));
+  CHECK(double(logged["grad_norm_low_noise"]) == Approx(10 * std::sqrt(squares_low)).epsilon(1e-4));
+  CHECK(double(logged["grad_norm"]) == Approx(10 * std::sqrt(squares_high + squares_low)).epsilon(1e-4));
+  CHECK_FALSE(single.contains("grad_norm_high_noise"));
+}
+
+TEST_CASE("an expert without a sample in a step is left alone by it") {
+  const TemporaryFolder folder;
+  const std::string dir = folder.path() + "/run", one = folder.path() + "/one";
+  const std::vector<std::string> single = {"train.global_batch=1", "train.micro_batch=1", "train.checkpoint_every=1",
+                                           "train.keep_checkpoints=0", "train.steps=6"};
+  std::vector<std::string> both = single;
+  both.push_back(kExperts);
+  run_training(dir, both);
+  std::vector<int64_t> expected = {0, 0};
+  for (int64_t step = 1; step <= 6; ++step) {
+    const int trained = expert_of(step - 1), left = 1 - trained;
+    expected[size_t(trained)] += 1;
+    const std::string at = dir + "/checkpoint-" + std::to_string(step);
+    CHECK(updates_of(at) == expected);
+    const nlohmann::json logged = metrics(dir)[size_t(step - 1)];
+    CHECK(double(logged[trained == 0 ? "grad_norm_high_noise" : "grad_norm_low_noise"]) > 0);
+    CHECK(double(logged[left == 0 ? "grad_norm_high_noise" : "grad_norm_low_noise"]) == 0);
+    if (step == 1) continue;
+    const std::string before = dir + "/checkpoint-" + std::to_string(step - 1), number = left == 0 ? "" : "_2";
+    const std::string weights = "/diffusion_pytorch_model.safetensors";
+    for (const std::string& file : {"/transformer" + number + weights, "/transformer" + number + "_ema" + weights,
+                                    "/state/optimizer" + number + ".safetensors"})
+      CHECK(read_text(at + file) == read_text(before + file));
+    const std::string changed = "/transformer" + std::string(trained == 0 ? "" : "_2") + weights;
+    CHECK(read_text(at + changed) != read_text(before + changed));
+  }
+  REQUIRE((expected[0] > 0 && expected[1] > 0));
+}
+
+TEST_CASE("a run of two experts that is stopped goes on to the same bytes") {
+  struct Kind {
+    std::vector<std::string> extra;
+    size_t files;
+  };
+  const std::vector<Kind> kinds = {// transformer(_2)(_ema) of two files each, two optimisers, trainer.json
+                                   {{}, 11},
+                                   // lora and lora_ema with one file for each format and expert; four files of
+                                   // adapters, two optimisers, trainer.json
+                                   {{"lora.rank=2", "lora.formats=[comfyui, kohya]", "train.optimizer.lr=0.01"}, 15}};
+  for (const Kind& kind : kinds) {
+    const TemporaryFolder folder;
+    const std::string whole = folder.path() + "/whole", parts = folder.path() + "/parts", last = "/checkpoint-12";
+    std::vector<std::string> extra = {kExperts, "train.steps=12", "train.checkpoint_every=1000"};
+    extra.insert(extra.end(), kind.extra.begin(), kind.extra.end());
+    run_training(whole, extra);
+    const pid_t pid = start_process(train_command(parts, extra), folder.path() + "/log");
+    for (int i = 0; i < 1500 && (!fs::exists(parts + "/metrics.jsonl") || metrics(parts).size() < 3); ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    ::kill(pid, SIGTERM);
+    const int code = wait_process(pid);
+    INFO(read_text(folder.path() + "/log"));
+    REQUIRE(code == 75);
+    extra.insert(extra.end(), {"--resume", "latest"});
+    run_training(parts, extra);
+    require_same_files(whole + last, parts + last, kind.files);
+    CHECK(metrics(whole).back()["loss"] == metrics(parts).back()["loss"]);
+  }
+}
+
+TEST_CASE("a checkpoint of two experts samples with both, and each converts") {
+  const TemporaryFolder folder;
+  const std::string dir = folder.path() + "/run", checkpoint = dir + "/checkpoint-2";
+  run_training(dir, {kExperts, "train.steps=2", "train.validate_every=2", "sample.steps=4"});
+  CHECK(fs::exists(dir + "/samples/step-000002-0.mp4"));
+  const auto named = [&](const std::string& high, const std::string& low) {
+    return std::vector<std::string>{"--config", kTiny, kExperts, "model.weights=" + checkpoint + "/" + high,
+                                    "model.weights_2=" + checkpoint + "/" + low};
+  };
+  const std::string f = folder.path();
+  const std::string average = latents(f + "/a.st", {"--checkpoint", checkpoint});
+  CHECK(average == latents(f + "/b.st", named("transformer_ema", "transformer_2_ema")));
+  CHECK(average != latents(f + "/c.st", named("transformer_ema", "transformer_ema")));
+  CHECK(latents(f + "/d.st", {"--checkpoint", checkpoint, "--no-ema"}) ==
+        latents(f + "/e.st", named("transformer", "transformer_2")));
+  must_run({VMOBA_BIN_DIR "/vmoba-convert", checkpoint + "/transformer_2", f + "/low.safetensors", "--layout",
+            "comfyui", "--head-dim", "24"});
+  CHECK(latents(f + "/g.st", {"--checkpoint", checkpoint, "--no-ema"}) ==
+        latents(f + "/h.st", {"--config", kTiny, kExperts, "model.weights=" + checkpoint + "/transformer",
+                              "model.weights_2=" + f + "/low.safetensors"}));
+}
+
+TEST_CASE("LoRA of both experts: two files for other tools, which give what the checkpoint gives") {
+  const TemporaryFolder folder;
+  const std::string f = folder.path(), base = f + "/base", dir = f + "/run", checkpoint = dir + "/checkpoint-3";
+  run_training(base, {kExperts, "train.steps=1"});
+  const std::vector<std::string> weights = {"model.weights=" + base + "/checkpoint-1",  // holds transformer_2 as well
+                                            kExperts};
+  std::vector<std::string> lora = weights;
+  lora.insert(lora.end(), {"lora.rank=2", "lora.save_dtype=fp32", "train.steps=3", "train.optimizer.warmup_steps=0",
+                           "train.optimizer.lr=0.01", "train.ema.enabled=false"});
+  run_training(dir, lora);
+  const model::SafetensorsFile high(checkpoint + "/state/lora.safetensors"),
+      low(checkpoint + "/state/lora_2.safetensors");
+  CHECK(high.tensors().size() == low.tensors().size());
+  CHECK_FALSE(at::allclose(high.tensor("blocks.0.attn1.to_q.lora_A.weight"),
+                           low.tensor("blocks.0.attn1.to_q.lora_A.weight"), 1e-5, 0.05));
+  const std::string by_files = f + "/high.safetensors";
+  must_run({VMOBA_BIN_DIR "/vmoba-convert", checkpoint + "/lora/comfyui_high_noise.safetensors", by_files, "--layout",
+            "kohya"});
+  std::vector<std::string> files = {"--config", kTiny, weights[0], weights[1]};
+  const std::string untrained = latents(f + "/a.st", files);
+  files.insert(files.end(), {"--lora", by_files, "--lora-2", checkpoint + "/lora/comfyui_low_noise.safetensors"});
+  latents(f + "/b.st", files);
+  CHECK(latents(f + "/c.st", {"--checkpoint", checkpoint}) != untrained);
+  const auto read = [](const std::string& path) { return model::SafetensorsFile(path).tensor("latents").clone(); };
+  const at::Tensor expected = read(f + "/c.st"), found = read(f + "/b.st");
+  // Equal but for the scale, which the files carry inside B or as alpha.
+  CHECK((expected - found).abs().max().item<double>() <= 1e-5 * expected.abs().max().item<double>());
+  CHECK((expected - read(f + "/a.st")).abs().max().item<double>() > 1e-3);
+  // Going on from both files begins where they stand.
+  const std::string on = f + "/on";
+  lora.insert(lora.end(),
+              {"lora.init_from=" + by_files, "lora.init_from_2=" + checkpoint + "/lora/comfyui_low_noise.safetensors",
+               "train.optimizer.lr=0"});
+  run_training(on, lora);
+  for (const char* file : {"/state/lora.safetensors", "/state/lora_2.safetensors"}) {
+    const model::SafetensorsFile before(checkpoint + file), after(on + "/checkpoint-3" + file);
+    for (const auto& [name, info] : before.tensors())
+      CHECK(at::allclose(before.tensor(name), after.tensor(name), 1e-6));
+  }
+}
+
+TEST_CASE("what two experts cannot train from is refused") {
+  const TemporaryFolder folder;
+  const auto says = [&](const std::vector<std::string>& extra) {
+    const ProcessResult result = run_process(train_command(folder.path() + "/run", extra));
+    CHECK(result.exit_code == 2);
+    return result.output;
+  };
+  CHECK(contains(says({kExperts, "train.flow.min_timestep=750"}), "model.boundary to 0"));
+  CHECK(contains(says({kExperts, "train.flow.max_timestep=700"}), "train.flow.min_timestep"));
+  CHECK(contains(says({"lora.init_from_2=x.safetensors"}), "lora.init_from_2"));
+  run_training(folder.path() + "/one", {"train.steps=1"});
+  CHECK(contains(says({kExperts, "train.steps=2", "--resume", folder.path() + "/one/checkpoint-1"}), "model.boundary"));
+  CHECK(contains(says({kExperts, "model.weights=" + folder.path() + "/one/checkpoint-1/transformer"}),
+                 "model.weights_2"));
+}
