@@ -1,5 +1,7 @@
 #include "model/dit.h"
 
+#include <ATen/ops/empty.h>
+
 #include <filesystem>
 
 #include "core/check.h"
@@ -148,6 +150,17 @@ int64_t parameter_count(const ModelConfig& config) {
   int64_t count = 0;
   for (const ParameterSpec& spec : architectures().find(config.architecture).specs(config)) count += spec.numel();
   return count;
+}
+
+std::vector<Parameter> parameter_shapes(const ModelConfig& config) {
+  const at::TensorOptions meta = at::TensorOptions().device(at::kMeta);
+  std::vector<Parameter> out;
+  for (const ParameterSpec& spec : architectures().find(config.architecture).specs(config)) {
+    const at::ScalarType dtype = kept_dtype(spec, config.weights_dtype);
+    out.push_back({spec.name, at::empty(spec.shape, meta.dtype(dtype))});
+    if (c10::elementSize(dtype) == 1) out.back().scale = at::empty({spec.shape[0], 1}, meta.dtype(at::kFloat));
+  }
+  return out;
 }
 
 std::unique_ptr<Dit> make_dit(const ModelConfig& config, const attention::AttentionConfig& attention, uint64_t seed,

@@ -116,6 +116,10 @@ std::string default_negative_prompt(const ModelConfig& config);
 
 int64_t parameter_count(const ModelConfig& config);
 
+// The parameters without values (on the meta device), in the types that config.weights_dtype keeps them in; fp8 ones
+// with a scale for each row.
+std::vector<Parameter> parameter_shapes(const ModelConfig& config);
+
 // FLOPs of one forward pass of one sample, with the given mean density of the sparse layers.
 double forward_flops(const ModelConfig& config, const attention::AttentionConfig& attention,
                      const attention::Grid& grid, int64_t text_tokens, double density);

@@ -45,6 +45,23 @@ int64_t activation_bytes(const RootConfig& config, int64_t tokens) {
   return int64_t(per_token * double(tokens * config.train.micro_batch));
 }
 
+// What lives through the whole run: weights, and in fp32 what is trained, with gradients, moments and average.
+void add_state(const RootConfig& config, RunEstimate& out) {
+  const std::vector<model::Parameter> parameters = model::parameter_shapes(config.model);
+  const bool lora = config.lora.enabled();
+  out.experts = config.model.boundary > 0 ? 2 : 1;
+  for (const model::Parameter& p : parameters) {
+    out.parameters += p.tensor.numel();
+    out.weights_bytes += out.experts * int64_t(p.tensor.nbytes() + (p.scale.defined() ? p.scale.nbytes() : 0));
+  }
+  out.trained = lora ? model::adapter_value_count(config.lora, parameters) : out.parameters;
+  const int64_t trained_bytes = 4 * out.experts * out.trained;
+  out.adapters_bytes = lora ? trained_bytes : 0;
+  out.gradients_bytes = trained_bytes;
+  out.optimizer_bytes = 2 * trained_bytes;
+  out.ema_bytes = config.train.ema.enabled ? trained_bytes : 0;
+}
+
 std::string human_flops(double flops) {
   const char* units[] = {"", " k", " M", " G", " T", " P", " E"};
   int unit = 0;
@@ -70,7 +87,7 @@ std::vector<data::Bucket> configured_buckets(const RootConfig& config) {
 
 RunEstimate estimate_run(const RootConfig& config, const std::vector<data::Bucket>& buckets) {
   RunEstimate out;
-  out.parameters = model::parameter_count(config.model);
+  add_state(config, out);
   out.assumed_density = assumed_density(config, buckets);
   // Backward costs twice the forward; attention's 2.5 times is within this figure's accuracy. Recomputation adds one.
   const double passes = config.model.activation_checkpointing ? 4 : 3;
@@ -84,15 +101,17 @@ RunEstimate estimate_run(const RootConfig& config, const std::vector<data::Bucke
          passes * model::forward_flops(config.model, config.attention, grid, text, out.assumed_density)});
     tokens = std::max(tokens, grid.tokens());
   }
-  out.weights_bytes = out.gradients_bytes = 4 * out.parameters;
-  out.optimizer_bytes = 8 * out.parameters;
-  out.ema_bytes = config.train.ema.enabled ? 4 * out.parameters : 0;
   out.activations_bytes = activation_bytes(config, tokens);
   return out;
 }
 
 std::string estimate_to_text(const RootConfig& config, const RunEstimate& e) {
-  std::string text = fmt::format("parameters           {:.3f} M ({})\n", double(e.parameters) / 1e6, e.parameters);
+  const char* each = e.experts > 1 ? " in each of 2 experts" : "";
+  std::string text =
+      fmt::format("parameters           {:.3f} M ({}){}\n", double(e.parameters) / 1e6, e.parameters, each);
+  if (config.lora.enabled())
+    text += fmt::format("trained              {:.3f} M ({}){}: LoRA of rank {}\n", double(e.trained) / 1e6, e.trained,
+                        each, config.lora.rank);
   text += fmt::format("samples per step     {} ({} forward passes of {})\n", config.train.global_batch,
                       config.train.global_batch / config.train.micro_batch, config.train.micro_batch);
   for (const BucketEstimate& b : e.buckets) {
@@ -103,9 +122,13 @@ std::string estimate_to_text(const RootConfig& config, const RunEstimate& e) {
     text += fmt::format("  per step, {:<8} {} (density {:.2f} assumed; {:.2f}x less)\n", config.attention.backend,
                         human_flops(b.flops_sparse * batch), e.assumed_density, b.flops_full / b.flops_sparse);
   }
-  text += fmt::format("memory, estimated    {} = weights {} + gradients {} + optimizer {} + EMA {} + activations {}\n",
-                      human_bytes(e.total_bytes()), human_bytes(e.weights_bytes), human_bytes(e.gradients_bytes),
-                      human_bytes(e.optimizer_bytes), human_bytes(e.ema_bytes), human_bytes(e.activations_bytes));
+  const std::string adapters = e.adapters_bytes > 0 ? " + adapters " + human_bytes(e.adapters_bytes) : "";
+  text += fmt::format(
+      "memory, estimated    {} = weights ({}) {}{} + gradients {} + optimizer {} + EMA {} + activations {}\n",
+      human_bytes(e.total_bytes()), config.model.weights_dtype, human_bytes(e.weights_bytes), adapters,
+      human_bytes(e.gradients_bytes), human_bytes(e.optimizer_bytes), human_bytes(e.ema_bytes),
+      human_bytes(e.activations_bytes));
+  text += "                     codec and encoders come on top where cache.dir does not hold what they would make\n";
   return text;
 }
 

@@ -119,17 +119,34 @@ std::vector<std::string> lora_modules(const std::vector<std::string>& patterns,
   return modules;
 }
 
-std::vector<Adapter> make_adapters(const LoraConfig& config, const std::vector<Parameter>& parameters, uint64_t seed,
-                                   at::Device device) {
+namespace {
+
+std::vector<Target> targets_of(const LoraConfig& config, const std::vector<Parameter>& parameters) {
   const std::vector<std::string> chosen = lora_modules(config.targets, parameters);
-  std::vector<Adapter> adapters;
+  std::vector<Target> out;
   for (const Target& target : linear_maps(parameters)) {
     if (std::find(chosen.begin(), chosen.end(), target.module) == chosen.end()) continue;
     VMOBA_CHECK_INPUT(config.rank <= std::min(target.in, target.out),
                       "lora.rank: expected at most {}, the smaller size of '{}', found {}",
                       std::min(target.in, target.out), target.module, config.rank);
-    adapters.push_back(fresh_adapter(target, config, seed, device));
+    out.push_back(target);
   }
+  return out;
+}
+
+}  // namespace
+
+int64_t adapter_value_count(const LoraConfig& config, const std::vector<Parameter>& parameters) {
+  int64_t count = 0;
+  for (const Target& target : targets_of(config, parameters)) count += config.rank * (target.in + target.out);
+  return count;
+}
+
+std::vector<Adapter> make_adapters(const LoraConfig& config, const std::vector<Parameter>& parameters, uint64_t seed,
+                                   at::Device device) {
+  std::vector<Adapter> adapters;
+  for (const Target& target : targets_of(config, parameters))
+    adapters.push_back(fresh_adapter(target, config, seed, device));
   if (!config.init_from.empty()) continue_from(config, adapters, device);
   return adapters;
 }

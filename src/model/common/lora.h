@@ -31,6 +31,9 @@ struct LoraConfig {
 std::vector<std::string> lora_modules(const std::vector<std::string>& patterns,
                                       const std::vector<Parameter>& parameters);
 
+// Values of the adapters that make_adapters would make.
+int64_t adapter_value_count(const LoraConfig& config, const std::vector<Parameter>& parameters);
+
 // Adapters of config.rank for every targeted module, as peft begins them: A uniform in +-1/sqrt(in) (a function of seed
 // and name), B zero; from config.init_from where it is set, whose modules must be among the targets and have the rank.
 std::vector<Adapter> make_adapters(const LoraConfig& config, const std::vector<Parameter>& parameters, uint64_t seed,

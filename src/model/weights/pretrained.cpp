@@ -70,14 +70,6 @@ bool is_fp8(at::ScalarType dtype) {
   return dtype == at::kFloat8_e4m3fn || dtype == at::kFloat8_e5m2;
 }
 
-// What a parameter is kept in. Matrices alone are worth shrinking; in fp8 those of the blocks.
-at::ScalarType kept_dtype(const ParameterSpec& spec, const std::string& weights_dtype) {
-  const bool matrix = spec.shape.size() >= 2 && spec.name.ends_with(".weight");
-  if (!matrix || weights_dtype == "fp32") return at::kFloat;
-  const bool of_block = spec.shape.size() == 2 && spec.name.starts_with("blocks.");
-  return weights_dtype == "fp8" && of_block ? at::kFloat8_e4m3fn : at::kBFloat16;
-}
-
 Parameter load_one(const WeightFiles& files, const ParameterSpec& spec, at::ScalarType dtype, at::Device device) {
   if (!is_fp8(dtype)) return {spec.name, files.read(spec.name, dtype, device)};
   if (is_fp8(files.info(spec.name).dtype)) {
@@ -106,6 +98,14 @@ Parameter kept(Parameter parameter, WeightShards* shards) {
 }
 
 }  // namespace
+
+at::ScalarType kept_dtype(const ParameterSpec& spec, const std::string& weights_dtype) {
+  // Matrices alone are worth shrinking.
+  const bool matrix = spec.shape.size() >= 2 && spec.name.ends_with(".weight");
+  if (!matrix || weights_dtype == "fp32") return at::kFloat;
+  const bool of_block = spec.shape.size() == 2 && spec.name.starts_with("blocks.");
+  return weights_dtype == "fp8" && of_block ? at::kFloat8_e4m3fn : at::kBFloat16;
+}
 
 void check_pretrained(const std::string& path, const std::vector<ParameterSpec>& specs,
                       const std::string& config_json) {

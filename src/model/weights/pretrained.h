@@ -9,12 +9,16 @@
 
 namespace vmoba::model {
 
+// What a parameter is kept in: fp32, or where `weights_dtype` (ModelConfig's) is bf16 or fp8, bf16 for matrices and fp8
+// for those of the blocks.
+at::ScalarType kept_dtype(const ParameterSpec& spec, const std::string& weights_dtype);
+
 // Reads headers only. Throws Error(kInput) naming missing, extra and misshapen tensors. `config_json` is what the
 // model's own config.json would say; a config.json beside the weights must agree with it.
 void check_pretrained(const std::string& path, const std::vector<ParameterSpec>& specs, const std::string& config_json);
 
-// Checks, then loads: leaf tensors on `device` in the order of `specs`, each copied once, straight to its type: fp32,
-// or for the matrices what `weights_dtype` (ModelConfig's) says. fp32 ones require grad.
+// Checks, then loads: leaf tensors on `device` in the order of `specs`, each copied once, straight to its
+// kept_dtype. fp32 ones require grad.
 std::vector<Parameter> load_pretrained(const std::string& path, const std::vector<ParameterSpec>& specs,
                                        const std::string& config_json, at::Device device,
                                        const std::string& weights_dtype = "fp32", WeightShards* shards = nullptr);

@@ -1,0 +1,70 @@
+// The memory that --dry-run announces, against sums by hand over the published shapes.
+#include "support/catch.h"
+#include "support/messages.h"
+#include "train/estimate.h"
+
+using namespace vmoba;
+using namespace vmoba::train;
+using vmoba::test::contains;
+
+namespace {
+
+// Wan 14B: width E, feed-forward F, 40 blocks.
+constexpr int64_t E = 5120, F = 13824, kBlocks = 40;
+// Matrices of a block: q, k, v, o of two attentions, and the feed-forward; their rows.
+constexpr int64_t kBlockMatrices = 8 * E * E + 2 * E * F, kBlockRows = 8 * E + E + F;
+// Matrices elsewhere: patches (16 channels, 1x2x2), text (4096 wide), time (256 wide) and its 6 parts, output.
+constexpr int64_t kOtherMatrices = 64 * E + (4096 * E + E * E) + (256 * E + E * E) + 6 * E * E + 64 * E;
+// Vectors of a block: biases of the matrices, norms of q and k of both attentions, the affine norm, 6 modulations.
+constexpr int64_t kBlockVectors = kBlockRows + 4 * E + 2 * E + 6 * E;
+constexpr int64_t kOtherVectors = E + 2 * E + 2 * E + 6 * E + 64 + 2 * E;
+constexpr int64_t kParameters = kBlocks * (kBlockMatrices + kBlockVectors) + kOtherMatrices + kOtherVectors;
+// Tables of modulation are no matrices: fp32 always.
+constexpr int64_t kFp32Bytes = 4 * (kBlocks * kBlockVectors + kOtherVectors);
+constexpr int64_t kRank = 32, kAdapters = kBlocks * kRank * (8 * 2 * E + 2 * (E + F));
+
+RunEstimate estimate(std::vector<std::string> overrides, const std::string& config = "wan2.1_14b_lora.yaml") {
+  const RootConfig root = load_root_config(VMOBA_SOURCE_DIR "/configs/" + config, overrides);
+  return estimate_run(root, configured_buckets(root));
+}
+
+}  // namespace
+
+TEST_CASE("LoRA: the base as it is kept, adapters and all that follows them in fp32") {
+  const RunEstimate bf16 = estimate({"train.ema.enabled=true"});
+  CHECK(bf16.experts == 1);
+  CHECK(bf16.parameters == kParameters);
+  CHECK(bf16.trained == kAdapters);
+  CHECK(bf16.weights_bytes == 2 * (kBlocks * kBlockMatrices + kOtherMatrices) + kFp32Bytes);
+  CHECK(bf16.adapters_bytes == 4 * kAdapters);
+  CHECK(bf16.gradients_bytes == 4 * kAdapters);
+  CHECK(bf16.optimizer_bytes == 8 * kAdapters);
+  CHECK(bf16.ema_bytes == 4 * kAdapters);
+  const RunEstimate fp8 = estimate({"model.weights_dtype=fp8", "train.ema.enabled=false"});
+  CHECK(fp8.weights_bytes ==
+        kBlocks * (kBlockMatrices + 4 * kBlockRows) + 2 * kOtherMatrices + kFp32Bytes);  // a scale for each row
+  CHECK(fp8.ema_bytes == 0);
+  CHECK(fp8.activations_bytes == bf16.activations_bytes);
+  const RunEstimate queries = estimate({"lora.targets=[to_q]", "lora.rank=16"});
+  CHECK(queries.trained == kBlocks * 2 * 16 * 2 * E);
+}
+
+TEST_CASE("all weights: fp32 masters, gradients and moments") {
+  const RunEstimate e = estimate({"lora.rank=0", "model.weights_dtype=fp32", "train.ema.enabled=false"});
+  CHECK(e.trained == kParameters);
+  CHECK(e.adapters_bytes == 0);
+  CHECK(e.total_bytes() - e.activations_bytes == 16 * kParameters);
+}
+
+TEST_CASE("two experts: twice the state, once the activations") {
+  const RunEstimate one = estimate({"model.weights_dtype=bf16"});
+  const RunEstimate two = estimate({"model.weights_dtype=bf16", "model.boundary=875"});
+  CHECK(two.experts == 2);
+  CHECK(two.parameters == one.parameters);
+  CHECK(two.total_bytes() - two.activations_bytes == 2 * (one.total_bytes() - one.activations_bytes));
+  CHECK(two.activations_bytes == one.activations_bytes);
+  const RootConfig config = load_root_config(VMOBA_SOURCE_DIR "/configs/wan2.2_a14b_lora.yaml", {});
+  const std::string text = estimate_to_text(config, estimate({}, "wan2.2_a14b_lora.yaml"));
+  CHECK(contains(text, "in each of 2 experts"));
+  CHECK(contains(text, "LoRA of rank 32"));
+}
