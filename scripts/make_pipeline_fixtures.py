@@ -13,8 +13,9 @@ import math
 from types import SimpleNamespace
 
 import torch
-from diffusers import (FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanImageToVideoPipeline, WanPipeline,
+from diffusers import (FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline, WanPipeline,
                        WanTransformer3DModel)
+from random_wan import randomise, unipc
 from safetensors.torch import save_file
 
 OUT = "tests/fixtures/sample/wan_pipelines.safetensors"
@@ -54,20 +55,14 @@ class Codec(torch.nn.Module):
 def scheduler_of(case):
     if case["scheduler"] == "euler":
         return FlowMatchEulerDiscreteScheduler(shift=case["shift"])
-    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000,
-                                   flow_shift=case["shift"])
+    return unipc(case["shift"])
 
 
 def transformer_of(name):
     if name == "a14b_i2v":  # 36 channels and no image tokens in the real one; wan_i2v's shape without them
         torch.manual_seed(100)
-        model = WanTransformer3DModel(num_attention_heads=2, attention_head_dim=12, in_channels=10, out_channels=3,
-                                      text_dim=4, freq_dim=8, ffn_dim=20, num_layers=1)
-        with torch.no_grad():
-            for parameter_name, parameter in model.named_parameters():
-                noise = torch.randn_like(parameter)
-                parameter.copy_(noise / parameter[0].numel() ** 0.5 if parameter.dim() > 1
-                                else noise * 0.2 + ("norm" in parameter_name))
+        model = randomise(WanTransformer3DModel(num_attention_heads=2, attention_head_dim=12, in_channels=10,
+                                                out_channels=3, text_dim=4, freq_dim=8, ffn_dim=20, num_layers=1))
         model.save_pretrained("tests/fixtures/model/wan_a14b_i2v")
         return model
     return WanTransformer3DModel.from_pretrained(f"tests/fixtures/model/wan_{name}")

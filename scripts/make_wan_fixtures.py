@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from diffusers import WanTransformer3DModel
+from random_wan import randomise
 from safetensors.torch import save_file
 
 CASES = {
@@ -46,13 +47,7 @@ IMAGE_TOKENS = 7
 def make(name, out):
     settings, latent_shape, text_tokens = CASES[name]
     torch.manual_seed(list(CASES).index(name))
-    model = WanTransformer3DModel(**settings)
-    with torch.no_grad():  # every parameter matters: none zero, norms not one
-        for parameter_name, parameter in model.named_parameters():
-            if parameter.dim() > 1:
-                parameter.copy_(torch.randn_like(parameter) / parameter[0].numel() ** 0.5)
-            else:
-                parameter.copy_(torch.randn_like(parameter) * 0.2 + ("norm" in parameter_name))
+    model = randomise(WanTransformer3DModel(**settings))
     model.save_pretrained(out / f"wan_{name}")
     latents = torch.randn(latent_shape, requires_grad=True)
     text = torch.randn(latent_shape[0], text_tokens, settings["text_dim"], requires_grad=True)
