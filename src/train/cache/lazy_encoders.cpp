@@ -6,14 +6,17 @@
 
 namespace vmoba::train {
 
-const model::TextEncoder& CachedTextEncoder::loaded() const {
-  if (!encoder_) {
-    if (!config_.text.weights.empty()) log_info("loading the text encoder {}", config_.text.weights);
-    encoder_ = model::make_text_encoder(config_.text, device_);
-    check_text_width(config_, encoder_->dim());
-  }
-  return *encoder_;
-}
+CachedTextEncoder::CachedTextEncoder(const RootConfig& config, at::Device device, const EncodeCache* cache)
+    : Lazy([=] {
+        if (!config.text.weights.empty()) log_info("loading the text encoder {}", config.text.weights);
+        auto encoder = model::make_text_encoder(config.text, device);
+        check_text_width(config, encoder->dim());
+        return encoder;
+      }),
+      dim_(config.model.text_dim),
+      max_tokens_(config.text.max_tokens),
+      device_(device),
+      cache_(cache) {}
 
 at::Tensor CachedTextEncoder::encode(const std::vector<std::string>& prompts) const {
   std::vector<at::Tensor> embeddings;
