@@ -197,6 +197,10 @@ TEST_CASE("a checkpoint of two experts samples with both, and each converts") {
         latents(f + "/e.st", named("transformer", "transformer_2")));
   must_run({VMOBA_BIN_DIR "/vmoba-convert", checkpoint + "/transformer_2", f + "/low.safetensors", "--layout",
             "comfyui", "--head-dim", "24"});
+  // A folder of both gives one file, which is said.
+  CHECK(contains(must_run({VMOBA_BIN_DIR "/vmoba-convert", checkpoint, f + "/high.safetensors", "--layout", "comfyui",
+                           "--head-dim", "24"}),
+                 "transformer_2"));
   CHECK(latents(f + "/g.st", {"--checkpoint", checkpoint, "--no-ema"}) ==
         latents(f + "/h.st", {"--config", kTiny, kExperts, "model.weights=" + checkpoint + "/transformer",
                               "model.weights_2=" + f + "/low.safetensors"}));

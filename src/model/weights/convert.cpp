@@ -135,9 +135,11 @@ std::string convert_transformer(const ConvertOptions& options) {
     const nlohmann::json out = options.layout == "original" ? original_config(config) : config;
     save_transformer(options.out, out.dump(2) + "\n", tensors, options.shard_bytes);
   }
-  return fmt::format("{}: {} tensors, {} layout from {}{}", options.out, tensors.size(), options.layout,
-                     layout_name(files.layout()),
-                     deltas.empty() ? "" : fmt::format(", {} weights changed by LoRA", deltas.size()));
+  const fs::path second = fs::path(options.in) / "transformer_2";
+  return fmt::format(
+      "{}: {} tensors, {} layout from {}{}{}", options.out, tensors.size(), options.layout, layout_name(files.layout()),
+      deltas.empty() ? "" : fmt::format(", {} weights changed by LoRA", deltas.size()),
+      fs::is_directory(second) ? "; convert the expert of low noise, " + second.string() + ", as well" : "");
 }
 
 }  // namespace
