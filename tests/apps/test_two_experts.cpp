@@ -214,7 +214,7 @@ TEST_CASE("LoRA of both experts: two files for other tools, which give what the 
                                             kExperts};
   std::vector<std::string> lora = weights;
   lora.insert(lora.end(), {"lora.rank=2", "lora.save_dtype=fp32", "train.steps=3", "train.optimizer.warmup_steps=0",
-                           "train.optimizer.lr=0.01", "train.ema.enabled=false"});
+                           "train.optimizer.lr=0.1", "train.ema.enabled=false"});
   run_training(dir, lora);
   const model::SafetensorsFile high(checkpoint + "/state/lora.safetensors"),
       low(checkpoint + "/state/lora_2.safetensors");
@@ -232,8 +232,9 @@ TEST_CASE("LoRA of both experts: two files for other tools, which give what the 
   const auto read = [](const std::string& path) { return model::SafetensorsFile(path).tensor("latents").clone(); };
   const at::Tensor expected = read(f + "/c.st"), found = read(f + "/b.st");
   // Equal but for the scale, which the files carry inside B or as alpha.
-  CHECK((expected - found).abs().max().item<double>() <= 1e-5 * expected.abs().max().item<double>());
-  CHECK((expected - read(f + "/a.st")).abs().max().item<double>() > 1e-3);
+  const double roundings = 1e-5 * expected.abs().max().item<double>();
+  CHECK((expected - found).abs().max().item<double>() <= roundings);
+  CHECK((expected - read(f + "/a.st")).abs().max().item<double>() > 10 * roundings);
   // Going on from both files begins where they stand.
   const std::string on = f + "/on";
   lora.insert(lora.end(),
