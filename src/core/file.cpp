@@ -1,31 +1,16 @@
 #include "core/file.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
 
 #include "core/check.h"
+#include "core/file_descriptor.h"
 
 namespace vmoba {
 namespace {
-
-class Descriptor {
- public:
-  Descriptor(const std::string& path, int flags, mode_t mode = 0644) : fd_(::open(path.c_str(), flags | O_CLOEXEC, mode)) {}
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 [[noreturn]] void fail_write(const std::string& path, int error) {
   ::unlink(path.c_str());
@@ -41,7 +26,7 @@ std::string parent_of(const std::string& path) {
 }  // namespace
 
 void sync_path(const std::string& path) {
-  const Descriptor file(path, O_RDONLY);
+  const FileDescriptor file(path, O_RDONLY);
   VMOBA_CHECK(file.get() >= 0 && ::fsync(file.get()) == 0, "expected to sync '{}' to disk, found: {}", path,
               std::strerror(errno));
 }
@@ -49,7 +34,7 @@ void sync_path(const std::string& path) {
 void write_file_atomically(const std::string& path, const std::string& bytes) {
   const std::string temporary = path + ".tmp";
   {
-    const Descriptor file(temporary, O_WRONLY | O_CREAT | O_TRUNC);
+    const FileDescriptor file(temporary, O_WRONLY | O_CREAT | O_TRUNC);
     if (file.get() < 0) fail_write(temporary, errno);
     size_t done = 0;
     while (done < bytes.size()) {
@@ -65,13 +50,13 @@ void write_file_atomically(const std::string& path, const std::string& bytes) {
 }
 
 std::string read_file(const std::string& path, int64_t max_bytes, const std::string& what) {
-  const Descriptor file(path, O_RDONLY | O_NONBLOCK);  // without it, opening a FIFO waits for a writer
+  const FileDescriptor file(path, O_RDONLY | O_NONBLOCK);  // without it, opening a FIFO waits for a writer
   VMOBA_CHECK_INPUT(file.get() >= 0, "expected {} at '{}', found: {}", what, path, std::strerror(errno));
   struct stat info {};
-  VMOBA_CHECK_INPUT(::fstat(file.get(), &info) == 0 && S_ISREG(info.st_mode), "expected {} at '{}', found no regular file",
-                    what, path);
-  VMOBA_CHECK_INPUT(info.st_size <= max_bytes, "expected {} of at most {} bytes at '{}', found {}", what, max_bytes, path,
-                    info.st_size);
+  VMOBA_CHECK_INPUT(::fstat(file.get(), &info) == 0 && S_ISREG(info.st_mode),
+                    "expected {} at '{}', found no regular file", what, path);
+  VMOBA_CHECK_INPUT(info.st_size <= max_bytes, "expected {} of at most {} bytes at '{}', found {}", what, max_bytes,
+                    path, info.st_size);
   std::string bytes(size_t(info.st_size), '\0');
   size_t done = 0;
   while (done < bytes.size()) {

@@ -62,6 +62,8 @@ void TrainConfig::visit(ConfigVisitor& v) {
   v.field("checkpoint_every", checkpoint_every, "Steps between checkpoints; 0: only at the end and on a signal.",
           at_least(0));
   v.field("keep_checkpoints", keep_checkpoints, "Newest checkpoints that are kept; 0 keeps all.", at_least(0));
+  v.field("checkpoint_async", checkpoint_async,
+          "Train on while a checkpoint is written from a copy in the host's memory; off: wait until it is on disk.");
   v.field("validate_every", validate_every, "Steps between validation samples (group `sample`); 0: none.", at_least(0));
   v.field("tensorboard", tensorboard, "Write TensorBoard event files to `<run.dir>/tensorboard`.");
   v.group("optimizer", "AdamW and its learning rate.", optimizer);
@@ -71,8 +73,12 @@ void TrainConfig::visit(ConfigVisitor& v) {
 
 void ParallelConfig::visit(ConfigVisitor& v) {
   v.field("data", data,
-          "Ranks that hold a copy of the training state each; 0 fills in what the number of ranks leaves.",
+          "Copies of the training state, on shard x sequence ranks each; 0 fills in what the number of ranks leaves.",
           at_least(0));
+  v.field("shard", shard,
+          "Ranks that hold a copy of the training state together (parameters, gradients, optimiser, average), each a "
+          "part, and take samples of their own. The ranks of `sequence` hold parts as well.",
+          at_least(1));
   v.field("sequence", sequence,
           "Ranks that compute each sample together (Ulysses): its tokens are split, around self attention its heads; a "
           "divisor of model.heads.",
@@ -130,6 +136,11 @@ RootConfig load_root_config(const std::string& path, const std::vector<std::stri
 }
 
 void validate_training(const RootConfig& config) {
+  VMOBA_CHECK_INPUT(config.model.boundary == 0 || config.parallel.shard == 1,
+                    "parallel.shard: expected 1 to train two experts (model.boundary {}), found {}: ranks whose "
+                    "samples belong to different experts cannot gather weights together; use parallel.sequence, or "
+                    "train the experts one at a time",
+                    config.model.boundary, config.parallel.shard);
   VMOBA_CHECK_INPUT(
       config.lora.enabled() || config.model.weights_dtype == "fp32",
       "model.weights_dtype: expected fp32 to train all weights, found {}; set it to fp32, or lora.rank to "

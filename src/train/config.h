@@ -70,6 +70,7 @@ struct TrainConfig {
   int64_t micro_batch = 1;
   int64_t checkpoint_every = 500;
   int64_t keep_checkpoints = 3;
+  bool checkpoint_async = true;
   int64_t validate_every = 0;
   bool tensorboard = true;
   OptimizerConfig optimizer;

@@ -8,6 +8,7 @@
 #include "core/random.h"
 #include "model/common/lora.h"
 #include "model/weights/lora_file.h"
+#include "train/dist/gradient_buckets.h"
 #include "train/flow_matching.h"
 
 namespace vmoba::train {
@@ -26,31 +27,40 @@ void attach_adapters(const model::LoraConfig& lora, model::Dit& dit, uint64_t se
 }
 
 Expert make_expert(const RootConfig& config, const model::ModelConfig& model, const model::LoraConfig& lora,
-                   uint64_t seed, at::Device device, dist::Communicator* ranks) {
+                   uint64_t seed, at::Device device, dist::Mesh& mesh) {
   Expert out;
-  out.dit = model::make_dit(model, config.attention, seed, device);
+  const bool shared = mesh.sizes().state_ranks() > 1, trains_parts = shared && !lora.enabled();
+  if (shared) out.shards = std::make_shared<dist::ShardedWeights>(mesh.state(), mesh.replicas());
+  out.dit = model::make_dit(model, config.attention, seed, device, out.shards.get());
   attach_adapters(lora, *out.dit, seed, device);
   out.optimizer = std::make_unique<AdamW>(config.train.optimizer, out.dit->trainable());
   if (config.train.ema.enabled) out.ema = std::make_unique<Ema>(config.train.ema, out.dit->trainable());
-  if (ranks) out.buckets = std::make_unique<dist::GradientBuckets>(out.dit->trainable(), *ranks);
+  if (trains_parts) {
+    out.sums = out.shards;
+    out.holders = &mesh.state();
+  } else if (mesh.everyone().size() > 1) {
+    out.sums = std::make_shared<dist::GradientBuckets>(out.dit->trainable(), mesh.everyone());
+  }
+  out.copies = trains_parts ? &mesh.replicas() : &mesh.everyone();
   return out;
 }
 
 }  // namespace
 
 void Expert::begin_gradients() {
-  if (buckets)
-    buckets->begin_step();
+  if (sums)
+    sums->begin_step();
   else
     optimizer->zero_grad();
 }
 
 void Expert::finish_gradients() {
-  if (buckets) buckets->finish();
+  if (sums) sums->finish();
 }
 
 double Expert::gradient_norm() const {
-  return train::gradient_norm(dit->trainable()).item<double>();
+  const at::Tensor norm = train::gradient_norm(dit->trainable());
+  return (holders ? dist::norm_over_parts(*holders, norm) : norm).item<double>();
 }
 
 void Expert::update(double lr, double norm, double max_norm) {
@@ -60,17 +70,17 @@ void Expert::update(double lr, double norm, double max_norm) {
   updates += 1;
 }
 
-std::vector<Expert> make_experts(const RootConfig& config, at::Device device, dist::Communicator* ranks) {
+std::vector<Expert> make_experts(const RootConfig& config, at::Device device, dist::Mesh& mesh) {
   if (config.lora.enabled() && config.model.weights.empty())
     log_warning("LoRA beside random weights: model.weights is empty");
   const auto seed = uint64_t(config.seed);
   std::vector<Expert> out;
-  out.push_back(make_expert(config, config.model, config.lora, seed, device, ranks));
+  out.push_back(make_expert(config, config.model, config.lora, seed, device, mesh));
   if (config.model.boundary == 0) return out;
   model::LoraConfig lora = config.lora;
   lora.init_from = config.lora.init_from_2;
   out.push_back(make_expert(config, model::low_noise_expert(config.model), lora,
-                            RandomStream(seed, "low_noise_expert", 0).next_u64(), device, ranks));
+                            RandomStream(seed, "low_noise_expert", 0).next_u64(), device, mesh));
   return out;
 }
 

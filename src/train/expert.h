@@ -9,7 +9,8 @@
 
 #include "model/dit.h"
 #include "train/config.h"
-#include "train/dist/gradient_buckets.h"
+#include "train/dist/mesh.h"
+#include "train/dist/sharded_weights.h"
 #include "train/ema.h"
 #include "train/optimizer.h"
 
@@ -18,15 +19,20 @@ namespace vmoba::train {
 struct Expert {
   std::unique_ptr<model::Dit> dit;
   std::unique_ptr<AdamW> optimizer;
-  std::unique_ptr<Ema> ema;                        // null without
-  std::unique_ptr<dist::GradientBuckets> buckets;  // where several ranks hold all parameters each
-  int64_t updates = 0;                             // optimiser steps that changed it
+  std::unique_ptr<Ema> ema;                      // null without
+  std::shared_ptr<dist::ShardedWeights> shards;  // where several ranks hold the parameters together
+  std::shared_ptr<dist::GradientSums> sums;      // null for one rank
+  // Ranks that hold what is trained together, a part each; null where each holds all of it.
+  dist::Communicator* holders = nullptr;
+  // Ranks that hold the same of it as this one; null for this rank alone.
+  dist::Communicator* copies = nullptr;
+  int64_t updates = 0;  // optimiser steps that changed it
 
   // Gradients become zero, or none.
   void begin_gradients();
   // Sums gradients over ranks; collective.
   void finish_gradients();
-  // L2 norm of all gradients. One synchronisation with a GPU.
+  // L2 norm of all gradients. One synchronisation with a GPU. Collective over `holders`.
   double gradient_norm() const;
   // One step of the optimiser, with gradients whose norm is `norm` scaled down to `max_norm` (0: as they are), and of
   // the average.
@@ -34,8 +40,9 @@ struct Expert {
 };
 
 // Each with its model from model.weights or model.weights_2, adapters where lora.rank says so, optimiser and average.
-// What is drawn for the second expert differs from the first one's. `ranks`: the group that sums gradients, or null.
-std::vector<Expert> make_experts(const RootConfig& config, at::Device device, dist::Communicator* ranks);
+// What is drawn for the second expert differs from the first one's. Ranks share them as `mesh` says, which must outlive
+// them: what is trained or, beside adapters, the frozen base lies in parts on the ranks of mesh.state().
+std::vector<Expert> make_experts(const RootConfig& config, at::Device device, dist::Mesh& mesh);
 
 // The expert that a sample trains: 0 where its timestep, a function of (seed, sample), is model.boundary or above (or
 // where there is one expert), else 1.

@@ -50,21 +50,9 @@ std::vector<model::NamedTensor> AdamW::state() const {
   return out;
 }
 
-void AdamW::load_state(const model::SafetensorsFile& file, int64_t steps_done) {
+void AdamW::set_steps(int64_t steps_done) {
   const at::NoGradGuard no_grad;
-  const auto load = [&](const std::string& name, at::Tensor& into) {
-    const at::Tensor stored = file.tensor(name);
-    VMOBA_CHECK_INPUT(stored.sizes() == into.sizes() && stored.scalar_type() == into.scalar_type(),
-                      "optimizer state: expected '{}' with the shape of its parameter, found another; the checkpoint "
-                      "belongs to another model configuration",
-                      name);
-    into.copy_(stored);
-  };
-  for (size_t i = 0; i < names_.size(); ++i) {
-    load("exp_avg." + names_[i], exp_avg_[i]);
-    load("exp_avg_sq." + names_[i], exp_avg_sq_[i]);
-    steps_[i].fill_(double(steps_done));
-  }
+  for (const at::Tensor& steps : steps_) steps.fill_(double(steps_done));
 }
 
 at::Tensor gradient_norm(const std::vector<model::Parameter>& parameters) {

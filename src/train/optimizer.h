@@ -20,10 +20,10 @@ class AdamW {
   void step(double lr);
   void zero_grad();
 
-  // "exp_avg.<name>", "exp_avg_sq.<name>" in fp32. The step count is the caller's (train step number).
+  // "exp_avg.<name>", "exp_avg_sq.<name>" of each parameter in turn, in its dtype and shape, to be read or overwritten.
   std::vector<model::NamedTensor> state() const;
-  // Throws Error(kInput) naming a missing or misshapen tensor.
-  void load_state(const model::SafetensorsFile& file, int64_t steps_done);
+  // The number of updates that the moments come from.
+  void set_steps(int64_t steps_done);
 
  private:
   OptimizerConfig config_;

@@ -17,6 +17,7 @@
 #include "sample/pipeline.h"
 #include "train/batch.h"
 #include "train/callbacks/standard_callbacks.h"
+#include "train/checkpoint_folder.h"
 #include "train/lr_schedule.h"
 #include "train/signals.h"
 
@@ -79,6 +80,7 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
       mesh_(world, config.parallel, device_),
       share_(dist::batch_share(config.train, mesh_.sizes())),
       compute_dtype_(dtype_of(config.model.compute_dtype)),
+      writer_(world.control(), config.run.dir, config.train.keep_checkpoints),
       stragglers_(config.parallel.report_every, world.hosts()) {
   dist::check_sequence(config_);
   validate_training(config_);
@@ -88,7 +90,7 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
   plan_ = data::plan_clips(config_.data, clip_geometry(config_));
   if (world_.rank() == 0) log_plan(plan_, config_.train.micro_batch);
   open_cache();
-  experts_ = make_experts(config_, device_, world_.size() > 1 ? &mesh_.everyone() : nullptr);
+  experts_ = make_experts(config_, device_, mesh_);
   if (mesh_.sizes().sequence > 1) sequence_ = dist::make_ulysses(mesh_.sequence());
   state_.seed = uint64_t(config_.seed);
 }
@@ -206,7 +208,7 @@ std::vector<double> Trainer::run_passes(StepInputs& inputs) {
   const bool dense = state_.step < config_.attention.dense_warmup_steps;
   for (Expert& expert : experts_) expert.begin_gradients();
   // Sums overlap with backward only where all ranks run through the same experts in the same order.
-  dist::GradientBuckets* overlapped = experts_.size() == 1 ? experts_.front().buckets.get() : nullptr;
+  dist::GradientSums* overlapped = experts_.size() == 1 ? experts_.front().sums.get() : nullptr;
   std::vector<double> losses;
   for (int64_t pass = 0; pass < share_.passes; ++pass) {
     if (overlapped && pass + 1 == share_.passes) overlapped->begin_last_pass();
@@ -236,6 +238,8 @@ dist::StepResult Trainer::step_result(std::vector<double> losses) const {
   result.tokens = step_tokens_;
   result.failed_clips = stream_->stats().failed_clips;
   result.memory_bytes = memory_in_use_bytes(device_);
+  result.writing = writer_.progress() == CheckpointWriter::Progress::kWriting;
+  result.write_failed = writer_.progress() == CheckpointWriter::Progress::kFailed;
   return result;
 }
 
@@ -276,6 +280,8 @@ StepReport Trainer::train_step() {
   state_.step += 1;
   state_.next_sample += config_.train.global_batch;
   stop_signal_ = totals.signal;
+  save_written_ = !totals.writing || totals.write_failed;
+  if (totals.write_failed) writer_.give_up();
   if (const std::string text = stragglers_.add(totals); !text.empty() && world_.rank() == 0) log_info("{}", text);
 
   StepReport out = report(totals, norms, lr);
@@ -285,16 +291,35 @@ StepReport Trainer::train_step() {
 }
 
 void Trainer::save() {
-  world_.note(state_.step, "saving");
-  if (world_.rank() != 0) return dist::wait_patiently(world_);
-  const std::string folder = save_checkpoint(config_.run.dir, state_, parts(), config_.train.keep_checkpoints);
-  for (const auto& callback : callbacks_) callback->on_checkpoint(state_.step, folder);
-  dist::wait_patiently(world_);
+  if (writer_.under_way()) end_save();
+  const Clock::time_point start = Clock::now();
+  world_.note(state_.step, "beginning a checkpoint");
+  world_.set_patient(true);
+  writer_.begin(state_, parts());
+  world_.set_patient(false);
+  save_stall_s_ = seconds_since(start);
+  save_written_ = false;
+  if (!config_.train.checkpoint_async) end_save();
+}
+
+void Trainer::end_save() {
+  const Clock::time_point start = Clock::now();
+  world_.note(state_.step, "ending a checkpoint");
+  world_.set_patient(true);
+  const CheckpointWriter::Saved saved = writer_.finish();
+  world_.set_patient(false);
+  save_stall_s_ += seconds_since(start);
+  if (world_.rank() == 0)
+    log_info("checkpoint of step {}: training stood still for {:.3f} s", saved.step, save_stall_s_);
+  for (const auto& callback : callbacks_) callback->on_checkpoint(saved.step, saved.folder);
 }
 
 void Trainer::validate_now() {
   world_.note(state_.step, "validating");
-  if (world_.rank() != 0) return dist::wait_patiently(world_);
+  // Where ranks hold the model together, all compute the same videos.
+  const bool lead = world_.rank() == 0;
+  if (!lead && !experts_.front().shards) return dist::wait_patiently(world_);
+  world_.set_patient(true);
   swap_averages(experts_);
   model::Dit* low_noise = experts_.size() > 1 ? experts_[1].dit.get() : nullptr;
   sample::Pipeline pipeline(
@@ -303,14 +328,14 @@ void Trainer::validate_now() {
   std::vector<std::string> prompts = config_.sample.prompts;
   for (size_t i = 0; prompts.size() < 2 && i < plan_.clips.size() && config_.sample.prompts.empty(); ++i)
     prompts.push_back(plan_.clips[i].caption);
-  fs::create_directories(config_.run.dir + "/samples");
+  if (lead) fs::create_directories(config_.run.dir + "/samples");
   std::vector<ValidationVideo> videos;
   for (size_t i = 0; i < prompts.size(); ++i) {
     const std::string path = fmt::format("{}/samples/step-{:06d}-{}.mp4", config_.run.dir, state_.step, i);
     sample::SampleRequest request{prompts[i], uint64_t(config_.sample.seed), int64_t(i)};
     if (config_.model.task != "t2v") add_images(plan_.clips[i % plan_.clips.size()], config_, request);
     const at::Tensor frames = pipeline.generate(request, [](int64_t, int64_t) {});
-    data::write_video(path, frames, config_.sample.fps);
+    if (lead) data::write_video(path, frames, config_.sample.fps);
     videos.push_back({prompts[i], path, frames, config_.sample.fps});
   }
   swap_averages(experts_);
@@ -336,14 +361,19 @@ int Trainer::run(const ResumeRequest& resume) {
     for (const auto& callback : callbacks_) callback->on_step(report);
     if (lead && config_.attention.backend != "full" && state_.step == warmup)
       log_info("step {}: sparse attention from here on", state_.step + 1);
+    if (writer_.under_way() && save_written_) end_save();
     if (due(config_.train.checkpoint_every) || state_.step == config_.train.steps) {
       save();
       saved_step = state_.step;
     }
     if (due(config_.train.validate_every)) validate_now();
   }
+  if (writer_.under_way()) end_save();
   const bool stopped = state_.step < config_.train.steps;
-  if (stopped && (saved_step != state_.step || checkpoint_steps(config_.run.dir).empty())) save();
+  if (stopped && (saved_step != state_.step || checkpoint_steps(config_.run.dir).empty())) {
+    save();
+    if (writer_.under_way()) end_save();
+  }
   for (const auto& callback : callbacks_) callback->on_end();
   if (stopped && lead)
     log_info("stopped by signal {} after step {}; continue with --resume latest", stop_signal_, state_.step);

@@ -9,7 +9,7 @@
 #include "data/dataset.h"
 #include "train/cache/lazy_encoders.h"
 #include "train/callbacks/callback.h"
-#include "train/checkpoint.h"
+#include "train/checkpoint_writer.h"
 #include "train/config.h"
 #include "train/dist/mesh.h"
 #include "train/dist/step_exchange.h"
@@ -69,7 +69,10 @@ class Trainer {
   dist::StepResult step_result(std::vector<double> losses) const;
   void check_finite(const dist::StepTotals& totals, double norm, const StepInputs& inputs) const;
   StepReport report(const dist::StepTotals& totals, const std::vector<double>& norms, double lr) const;
+  // Begins a checkpoint; without train.checkpoint_async, ends it too.
   void save();
+  // Waits until the checkpoint under way is on disk.
+  void end_save();
   void validate_now();
   CheckpointParts parts();
 
@@ -90,6 +93,9 @@ class Trainer {
   std::vector<std::unique_ptr<Callback>> callbacks_;
   attention::AttentionStats stats_;
   TrainerState state_;
+  CheckpointWriter writer_;
+  double save_stall_s_ = 0;    // that training stood still for the checkpoint under way
+  bool save_written_ = false;  // as agreed by all ranks: nobody is writing, or somebody failed
   int64_t step_tokens_ = 0;
   int stop_signal_ = 0;  // as agreed by all ranks
   dist::StragglerReport stragglers_;

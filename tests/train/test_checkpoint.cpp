@@ -7,7 +7,8 @@
 #include "core/check.h"
 #include "support/catch.h"
 #include "support/process.h"
-#include "train/checkpoint.h"
+#include "train/checkpoint_folder.h"
+#include "train/checkpoint_writer.h"
 
 using namespace vmoba;
 using namespace vmoba::train;
@@ -53,6 +54,14 @@ struct Run {
   }
   std::vector<Expert> experts;
 };
+
+std::string save_checkpoint(const std::string& run_dir, const TrainerState& state, const CheckpointParts& parts,
+                            int64_t keep) {
+  const auto alone = dist::make_single_communicator();
+  CheckpointWriter writer(*alone, run_dir, keep);
+  writer.begin(state, parts);
+  return writer.finish().folder;
+}
 
 void require_equal(Run& a, Run& b, size_t expert) {
   for (size_t i = 0; i < 2; ++i) {

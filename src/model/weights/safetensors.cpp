@@ -1,10 +1,8 @@
 #include "model/weights/safetensors.h"
 
 #include <ATen/ATen.h>
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -15,24 +13,11 @@
 #include "core/check.h"
 #include "core/config.h"
 #include "core/file.h"
+#include "core/file_descriptor.h"
 #include "model/weights/safetensors_header.h"
 
 namespace vmoba::model {
 namespace {
-
-class FileDescriptor {
- public:
-  FileDescriptor(const std::string& path, int flags) : fd_(::open(path.c_str(), flags | O_CLOEXEC, 0644)) {}
-  ~FileDescriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  FileDescriptor(const FileDescriptor&) = delete;
-  FileDescriptor& operator=(const FileDescriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 // A file under construction beside its final path; removed unless commit() succeeded.
 class PendingFile {
@@ -232,12 +217,27 @@ std::vector<const TensorToWrite*> file_order(const std::vector<TensorToWrite>& t
 
 }  // namespace
 
+SafetensorsLayout safetensors_layout(const std::string& path, const std::vector<TensorToWrite>& tensors,
+                                     const std::map<std::string, std::string>& metadata) {
+  std::vector<std::pair<std::string, TensorInfo>> infos;
+  for (const TensorToWrite* source : file_order(tensors, path))
+    infos.emplace_back(source->name, TensorInfo{source->dtype, source->shape});
+  SafetensorsLayout out;
+  out.header = make_safetensors_header(infos, metadata);
+  out.file_bytes = int64_t(out.header.size());
+  for (auto& [name, info] : infos) {
+    info.begin += int64_t(out.header.size());
+    info.end += int64_t(out.header.size());
+    out.file_bytes = info.end;
+    out.tensors.emplace(name, std::move(info));
+  }
+  return out;
+}
+
 std::map<std::string, uint64_t> write_safetensors(const std::string& path, const std::vector<TensorToWrite>& tensors,
                                                   const std::map<std::string, std::string>& metadata) {
   const std::vector<const TensorToWrite*> order = file_order(tensors, path);
-  std::vector<std::pair<std::string, TensorInfo>> infos;
-  for (const TensorToWrite* source : order) infos.emplace_back(source->name, TensorInfo{source->dtype, source->shape});
-  const std::string header = make_safetensors_header(infos, metadata);
+  const std::string header = safetensors_layout(path, tensors, metadata).header;
   PendingFile file(path);
   file.write(header.data(), header.size());
   std::map<std::string, uint64_t> checksums;

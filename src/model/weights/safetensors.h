@@ -59,6 +59,16 @@ struct TensorToWrite {
 };
 std::vector<TensorToWrite> tensors_to_write(const std::vector<NamedTensor>& tensors);
 
+// A file before it is written: its header, and where each tensor's bytes begin and end, from the start of the file.
+struct SafetensorsLayout {
+  std::string header;
+  std::map<std::string, TensorInfo> tensors;
+  int64_t file_bytes = 0;
+};
+// As write_safetensors lays tensors out; reads none. Names unique.
+SafetensorsLayout safetensors_layout(const std::string& path, const std::vector<TensorToWrite>& tensors,
+                                     const std::map<std::string, std::string>& metadata);
+
 // Writes temporary name, fsync, rename. Tensors of any device; names unique; one is held at a time. Returns the
 // checksum of each tensor's bytes. Throws Error(kRuntime) on I/O failure, leaving what was at `path` before.
 std::map<std::string, uint64_t> write_safetensors(const std::string& path, const std::vector<TensorToWrite>& tensors,

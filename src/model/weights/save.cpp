@@ -61,6 +61,23 @@ void remove_earlier(const fs::path& folder) {
 
 }  // namespace
 
+TransformerPlan plan_transformer(const std::vector<TensorToWrite>& tensors, int64_t shard_bytes) {
+  const auto shards = shards_of(tensors, shard_bytes);
+  if (shards.size() == 1) return {{{fmt::format("{}.safetensors", kStem), tensors}}, ""};
+  TransformerPlan plan;
+  nlohmann::json map = nlohmann::json::object();
+  int64_t total = 0;
+  for (size_t i = 0; i < shards.size(); ++i) {
+    plan.files.push_back({fmt::format("{}-{:05d}-of-{:05d}.safetensors", kStem, i + 1, shards.size()), shards[i]});
+    for (const TensorToWrite& source : shards[i]) {
+      map[source.name] = plan.files.back().name;
+      total += source.bytes();
+    }
+  }
+  plan.index = nlohmann::json({{"metadata", {{"total_size", total}}}, {"weight_map", map}}).dump(2) + "\n";
+  return plan;
+}
+
 void save_tensors(const std::string& path, const std::vector<TensorToWrite>& tensors,
                   const std::map<std::string, std::string>& metadata) {
   check_saved(path, tensors, write_safetensors(path, tensors, metadata));
@@ -74,23 +91,10 @@ void save_transformer(const std::string& folder, const std::string& config_json,
               error ? error.message() : "a file of that name");
   remove_earlier(folder);
   write_file_atomically(folder + "/config.json", config_json);
-  const auto shards = shards_of(tensors, shard_bytes);
-  if (shards.size() == 1) {
-    save_tensors(fmt::format("{}/{}.safetensors", folder, kStem), tensors, {{"format", "pt"}});
-  } else {
-    nlohmann::json map = nlohmann::json::object();
-    int64_t total = 0;
-    for (size_t i = 0; i < shards.size(); ++i) {
-      const std::string name = fmt::format("{}-{:05d}-of-{:05d}.safetensors", kStem, i + 1, shards.size());
-      save_tensors(folder + "/" + name, shards[i], {{"format", "pt"}});
-      for (const TensorToWrite& source : shards[i]) {
-        map[source.name] = name;
-        total += source.bytes();
-      }
-    }
-    const nlohmann::json index = {{"metadata", {{"total_size", total}}}, {"weight_map", map}};
-    write_file_atomically(fmt::format("{}/{}.safetensors.index.json", folder, kStem), index.dump(2) + "\n");
-  }
+  const TransformerPlan plan = plan_transformer(tensors, shard_bytes);
+  for (const TransformerPlan::File& file : plan.files)
+    save_tensors(folder + "/" + file.name, file.tensors, kTransformerMetadata);
+  if (!plan.index.empty()) write_file_atomically(folder + "/" + kTransformerIndex, plan.index);
   sync_path(folder);
 }
 

@@ -22,6 +22,19 @@ constexpr int64_t kShardBytes = 10'000'000'000;
 void save_tensors(const std::string& path, const std::vector<TensorToWrite>& tensors,
                   const std::map<std::string, std::string>& metadata);
 
+// Files of a transformer's folder beside config.json.
+struct TransformerPlan {
+  struct File {
+    std::string name;
+    std::vector<TensorToWrite> tensors;
+  };
+  std::vector<File> files;  // tensors in the given order
+  std::string index;        // text of the file kTransformerIndex; "" where there is one file, which needs none
+};
+inline constexpr const char* kTransformerIndex = "diffusion_pytorch_model.safetensors.index.json";
+inline const std::map<std::string, std::string> kTransformerMetadata = {{"format", "pt"}};
+TransformerPlan plan_transformer(const std::vector<TensorToWrite>& tensors, int64_t shard_bytes = kShardBytes);
+
 // A transformer's folder: config.json and diffusion_pytorch_model.safetensors, or, where the tensors exceed
 // `shard_bytes`, diffusion_pytorch_model-00001-of-0000N.safetensors with an index. The folder is made where it is
 // missing. Files of an earlier save that would be read instead are removed.

@@ -13,11 +13,12 @@ namespace {
 
 // Names that attention::AttentionStats knows.
 constexpr std::array<const char*, 4> kLayerKinds = {"temporal", "spatial", "spatiotemporal", "full"};
-constexpr size_t kFixed = 6;
+constexpr size_t kFixed = 8;
 
 std::vector<double> pack(const StepResult& result) {
-  std::vector<double> out = {double(result.signal),       double(result.tokens), double(result.failed_clips),
-                             double(result.memory_bytes), result.data_wait_s,    result.own_s};
+  std::vector<double> out = {double(result.signal),       double(result.tokens),      double(result.failed_clips),
+                             double(result.memory_bytes), result.data_wait_s,         result.own_s,
+                             double(result.writing),      double(result.write_failed)};
   for (const char* kind : kLayerKinds) {
     const auto found = result.pairs.find(kind);
     out.push_back(found == result.pairs.end() ? 0 : found->second.first);
@@ -55,6 +56,8 @@ StepTotals exchange_step(World& world, const MeshSizes& sizes, const StepResult&
     totals.data_wait_s = std::max(totals.data_wait_s, values[4]);
     totals.data_wait_s_by_rank.push_back(values[4]);
     totals.own_s.push_back(values[5]);
+    totals.writing |= values[6] != 0;
+    totals.write_failed |= values[7] != 0;
     for (size_t i = 0; i < pairs.size(); ++i) pairs[i] += values[kFixed + i];
     if (rank % sizes.sequence != 0) continue;  // shares its samples with the rank before it
     totals.tokens += int64_t(values[1]);

@@ -18,6 +18,7 @@ struct StepResult {
   std::map<std::string, std::pair<double, double>> pairs;  // attention::AttentionStats::pairs()
   int signal = 0;                                          // stop signal that arrived, or 0
   int64_t tokens = 0, failed_clips = 0, memory_bytes = 0;
+  bool writing = false, write_failed = false;  // of a checkpoint
   double data_wait_s = 0;
   double own_s = 0;  // of the step, waits for data or other ranks left out
 };
@@ -27,9 +28,10 @@ struct StepTotals {
   std::map<std::string, double> density;
   int signal = 0;  // of any rank
   int64_t tokens = 0, failed_clips = 0;
-  int64_t memory_bytes = 0;  // greatest of the ranks
-  double data_wait_s = 0;    // longest
-  int bad_loss_rank = -1;    // the first whose loss is not finite
+  int64_t memory_bytes = 0;                    // greatest of the ranks
+  double data_wait_s = 0;                      // longest
+  bool writing = false, write_failed = false;  // any rank
+  int bad_loss_rank = -1;                      // the first whose loss is not finite
   std::vector<double> own_s, data_wait_s_by_rank;
 };
 

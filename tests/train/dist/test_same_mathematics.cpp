@@ -135,16 +135,16 @@ Outcome train_alone(const RootConfig& config, bool token_runs) {
   return outcome_of(run, losses);
 }
 
-Outcome train_together(World& world, const RootConfig& config, bool token_runs) {
+// `held_together`: each rank of mesh.state() holds a part of the parameters, else all.
+Outcome train_together(World& world, const RootConfig& config, bool token_runs, bool held_together) {
   Mesh mesh(world, config.parallel, at::kCPU);
   const BatchShare share = batch_share(config.train, mesh.sizes());
   const auto ulysses = mesh.sizes().sequence > 1 ? make_ulysses(mesh.sequence()) : nullptr;
-  const bool sharded = mesh.sizes().shard > 1;
   ShardedWeights shards(mesh.state(), mesh.replicas());
-  Run run(config, token_runs, sharded ? &shards : nullptr);
+  Run run(config, token_runs, held_together ? &shards : nullptr);
   std::optional<GradientBuckets> buckets;
-  if (!sharded) buckets.emplace(run.parameters(), mesh.everyone(), /*bucket_bytes=*/20000);
-  GradientSums& sums = sharded ? static_cast<GradientSums&>(shards) : *buckets;
+  if (!held_together) buckets.emplace(run.parameters(), mesh.everyone(), /*bucket_bytes=*/20000);
+  GradientSums& sums = held_together ? static_cast<GradientSums&>(shards) : *buckets;
   std::vector<double> losses;
   for (int64_t step = 0; step < kSteps; ++step) {
     sums.begin_step();
@@ -156,10 +156,10 @@ Outcome train_together(World& world, const RootConfig& config, bool token_runs) 
     }
     sums.finish();
     losses.push_back(exchange_step(world, mesh.sizes(), mine).loss);
-    run.update(sharded ? &mesh.state() : nullptr);
+    run.update(held_together ? &mesh.state() : nullptr);
   }
-  if (sharded) CHECK(shards.early_gathers() >= kSteps * share.passes * config.model.layers);
-  Outcome out = outcome_of(run, losses, sharded ? &mesh.state() : nullptr);
+  if (held_together) CHECK(shards.early_gathers() >= kSteps * share.passes * config.model.layers);
+  Outcome out = outcome_of(run, losses, held_together ? &mesh.state() : nullptr);
   // Pairs are of this rank's samples and heads.
   StepResult all;
   all.losses = {0};
@@ -202,9 +202,11 @@ TEST_CASE("every way to share the work gives the mathematics of one process", "[
         if (world.size() % inner != 0 || inner % sequence != 0) continue;
         config.parallel.sequence = sequence;
         config.parallel.shard = inner / sequence;
+        // Ranks of a sequence hold everything each where a LoRA run's adapters are trained.
+        const bool held_together = inner > 1 && (config.parallel.shard > 1 || variant.sparse);
         INFO(world.size() << " ranks, sequence " << sequence << ", shard " << inner / sequence << ", "
                           << config.attention.backend);
-        check_agreement(alone, train_together(world, config, variant.token_runs));
+        check_agreement(alone, train_together(world, config, variant.token_runs, held_together));
       }
     }
   }

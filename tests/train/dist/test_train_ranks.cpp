@@ -6,8 +6,10 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <regex>
 #include <sstream>
 #include <thread>
@@ -98,6 +100,12 @@ class Job {
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
     INFO(output());
     REQUIRE(metrics_lines() >= steps);
+  }
+  void wait_until(const std::function<bool()>& happened) const {
+    bool done = false;
+    for (int i = 0; i < 3000 && !(done = happened()); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    INFO(output());
+    REQUIRE(done);
   }
   // Of every rank, from the line that each writes at its start.
   std::map<int, pid_t> ranks() const {
@@ -216,6 +224,123 @@ TEST_CASE("a signal to any rank saves and ends all; the run goes on exactly, wit
     train(ranks, kTiny, from, {"--resume", "latest", until, "train.optimizer.schedule=constant"});
   }
   check_same_metrics(dir, dir + "-copy", 1e-5);
+}
+
+TEST_CASE("ranks that hold the training state together log the losses of one process, and validate") {
+  const TemporaryFolder folder;
+  const std::vector<std::string> few = {"train.steps=5", "train.checkpoint_every=3", "train.validate_every=5"};
+  for (const bool lora : {false, true}) {
+    const std::string base = folder.path() + (lora ? "/lora-" : "/full-");
+    const auto with = [&](std::vector<std::string> extra) {
+      extra.insert(extra.end(), few.begin(), few.end());
+      // Beside trained weights: the last map of random ones is zero, and so would be all gradients.
+      if (lora)
+        extra.insert(extra.end(),
+                     {"lora.rank=2", "model.weights=" + folder.path() + "/full-one/checkpoint-5/transformer"});
+      return extra;
+    };
+    train(0, kTiny, base + "one", with({}));
+    struct Mode {
+      int ranks;
+      std::string key;
+    };
+    for (const Mode& mode :
+         {Mode{2, "parallel.shard=2"}, Mode{2, "parallel.sequence=2"}, Mode{4, "parallel.shard=2"}}) {
+      if (lora && mode.ranks == 4) continue;
+      INFO(mode.ranks << " ranks, " << mode.key << (lora ? ", LoRA" : ""));
+      const std::string dir = base + std::to_string(mode.ranks) + mode.key;
+      train(mode.ranks, kTiny, dir, with({mode.key}));
+      check_same_metrics(base + "one", dir, 1e-5);
+      CHECK(fs::exists(dir + "/samples/step-000005-0.mp4"));
+      CHECK(fs::exists(dir + "/checkpoint-3"));
+      CHECK(fs::exists(dir + "/checkpoint-5"));
+    }
+  }
+}
+
+TEST_CASE("a run goes on with other ranks that hold its state in another way") {
+  const TemporaryFolder folder;
+  const std::string begun = folder.path() + "/begun", batch = "train.global_batch=6", micro = "train.micro_batch=1";
+  train(2, kTiny, begun, {"parallel.shard=2", batch, micro, "train.steps=4", "train.optimizer.schedule=constant"});
+  struct Mode {
+    int ranks;
+    std::string key;
+  };
+  for (const Mode& mode : {Mode{0, "parallel.shard=1"}, Mode{3, "parallel.shard=1"}, Mode{3, "parallel.shard=3"}}) {
+    const std::string dir = folder.path() + "/on-" + std::to_string(mode.ranks) + mode.key;
+    fs::copy(begun, dir, fs::copy_options::recursive);
+    train(mode.ranks, kTiny, dir,
+          {"--resume", "latest", mode.key, batch, micro, "train.steps=7", "train.optimizer.schedule=constant"});
+    check_same_metrics(folder.path() + "/on-0parallel.shard=1", dir, 1e-5);
+  }
+}
+
+TEST_CASE("a full disk on one rank ends the job with its reason; older checkpoints go on") {
+  const TemporaryFolder folder;
+  const std::string dir = folder.path() + "/run";
+  const std::vector<std::string> keys = {"parallel.shard=2", "train.checkpoint_every=2"};
+  train(2, kTiny, dir, {"parallel.shard=2", "train.checkpoint_every=2", "train.steps=2"});
+  std::vector<std::string> command =
+      train_command(1, kTiny, dir, {"--resume", "latest", keys[0], keys[1], "train.steps=100"});
+  // The same program once more as the second rank, which can write no file beyond 64 blocks.
+  std::string limited = "trap '' XFSZ; ulimit -f 64; exec";
+  for (size_t i = size_t(std::find(command.begin(), command.end(), kTrain) - command.begin()), n = command.size();
+       i < n; ++i)
+    limited += " " + command[i];
+  command.insert(command.end(), {":", "-n", "1", "sh", "-c", limited});
+  const ProcessResult result =
+      run_process(command, {"OMP_NUM_THREADS=1", "OMPI_MCA_btl=tcp,self"});  // shared memory is a file too
+  INFO(result.output);
+  CHECK(result.exit_code == 1);
+  CHECK(contains(result.output, "rank 1: expected to write"));
+  CHECK(contains(result.output, "File too large"));
+  CHECK(fs::exists(dir + "/checkpoint-2"));
+  CHECK_FALSE(fs::exists(dir + "/checkpoint-4"));
+  train(2, kTiny, dir, {"--resume", "latest", keys[0], keys[1], "train.steps=4"});
+  CHECK(fs::exists(dir + "/checkpoint-4"));
+}
+
+namespace {
+
+int64_t newest_checkpoint(const std::string& run_dir) {
+  static const std::regex name(R"(checkpoint-(\d+))");
+  int64_t newest = 0;
+  for (const auto& entry : fs::directory_iterator(run_dir)) {
+    std::smatch found;
+    const std::string text = entry.path().filename().string();
+    if (std::regex_match(text, found, name)) newest = std::max<int64_t>(newest, std::stol(found[1]));
+  }
+  return newest;
+}
+
+// Kills random ranks at random moments; every time the newest checkpoint must load and go on.
+void check_kills(int kills) {
+  const TemporaryFolder folder;
+  const std::string dir = folder.path() + "/run";
+  std::mt19937 random(5);
+  for (int i = 0; i < kills; ++i) {
+    const int64_t from = fs::exists(dir) ? newest_checkpoint(dir) : 0;
+    INFO("kill " << i << ", from step " << from);
+    Job job(2, dir, {"--resume", "latest", "parallel.shard=2", "train.checkpoint_every=1"});
+    job.wait_until([&] { return fs::exists(dir) && newest_checkpoint(dir) > from; });
+    std::this_thread::sleep_for(std::chrono::milliseconds(random() % 200));
+    ::kill(job.ranks().at(int(random() % 2)), SIGKILL);
+    CHECK(job.end(60) != 0);
+    if (from > 0) CHECK(contains(job.output(), "checkpoint-" + std::to_string(from) + " at step"));
+  }
+  const int64_t done = newest_checkpoint(dir);
+  train(0, kTiny, dir, {"--resume", "latest", "train.steps=" + std::to_string(done + 1)});
+  CHECK(metrics(dir).back()["step"] == done + 1);
+}
+
+}  // namespace
+
+TEST_CASE("a rank killed at any moment leaves a newest checkpoint that loads") {
+  check_kills(6);
+}
+
+TEST_CASE("a rank killed at any moment, a hundred times", "[.hundred]") {
+  check_kills(100);
 }
 
 TEST_CASE("a rank that dies ends the job; the newest checkpoint goes on") {
