@@ -1,14 +1,17 @@
 // vmoba-bench: is the attention of this build right on this machine, and how fast is it, alone and in a training step?
-// (docs/attention.md, docs/benchmarks.md). Needs neither FFmpeg nor MPI.
+// How fast do the ranks of a job exchange tensors? (docs/attention.md, docs/benchmarks.md, docs/distributed.md). Needs
+// no FFmpeg; only `comm` joins the ranks of a launch.
 #include <ATen/Context.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "apps/bench/attention_bench.h"
 #include "apps/bench/attention_sweep.h"
+#include "apps/bench/comm_bench.h"
 #include "apps/bench/golden_check.h"
 #include "apps/bench/paper_comparison.h"
 #include "apps/bench/step_bench.h"
@@ -174,6 +177,30 @@ void add_step_options(CLI::App& command, StepArguments& a) {
   command.add_option("--json", a.json, "Also write the results to this file");
 }
 
+struct CommArguments {
+  bench::CommOptions options;
+  std::string json;
+};
+
+int comm_benchmark(const CommArguments& a, train::dist::World& world) {
+  const bench::CommResult result = bench::bench_comm(world, a.options);
+  if (world.rank() != 0) return 0;
+  std::cout << bench::comm_table(result);
+  if (!a.json.empty()) write_file_atomically(a.json, bench::comm_to_json(result));
+  return 0;
+}
+
+void add_comm_options(CLI::App& command, CommArguments& a) {
+  bench::CommOptions& o = a.options;
+  command.add_option("--device", o.device, "auto | cpu | cuda")->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  command.add_option("--least-bytes", o.least_bytes, "Smallest tensor (4096); each next is four times as large")
+      ->check(CLI::PositiveNumber);
+  command.add_option("--most-bytes", o.most_bytes, "Largest tensor (67108864)")->check(CLI::PositiveNumber);
+  command.add_option("--repeats", o.repeats, "Timed rounds after warm-up")->check(CLI::PositiveNumber);
+  command.add_option("--warmup", o.warmup, "Rounds before them")->check(CLI::NonNegativeNumber);
+  command.add_option("--json", a.json, "Also write the results to this file, for vmoba-train --dry-run --comm");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -192,8 +219,14 @@ int main(int argc, char** argv) {
   StepArguments steps;
   CLI::App* step = app.add_subcommand("step", "Times training steps with full attention and VMoBA on a GPU");
   add_step_options(*step, steps);
-  return vmoba::apps::guarded_main(app, argc, argv, [&] {
+  CommArguments links;
+  CLI::App* comm = app.add_subcommand("comm", "Times exchanges between the ranks of mpirun or srun, on CPUs or GPUs");
+  add_comm_options(*comm, links);
+  std::optional<train::dist::World> world;
+  const int code = apps::guarded_main(app, argc, argv, [&] {
+    if (comm->parsed()) return comm_benchmark(links, world.emplace());
     if (step->parsed()) return step_benchmark(steps);
     return timing->parsed() ? attention_benchmark(times) : check(a);
   });
+  return world ? world->leave(code) : code;
 }

@@ -3,43 +3,22 @@
 #include <optional>
 
 #include "apps/main_guard.h"
+#include "apps/train/dry_run.h"
 #include "core/log.h"
-#include "data/clip_plan.h"
-#include "model/weights/model_folder.h"
-#include "train/cache/encode_cache.h"
 #include "train/config.h"
-#include "train/estimate.h"
 #include "train/trainer.h"
 
-namespace {
-
 using namespace vmoba;
-
-// Everything that a run checks before its first step, without making the model.
-int dry_run(const train::RootConfig& config) {
-  data::ClipPlan plan;
-  apps::check_all({[&] { train::validate_training(config); }, [&] { model::check_weights(config.model); },
-                   [&] {
-                     if (config.image_encoder.type != "none")
-                       model::model_folder(config.image_encoder.weights, "image_encoder", "image_encoder.weights");
-                   },
-                   [&] { plan = data::plan_clips(config.data, train::clip_geometry(config)); },
-                   [&] { train::check_captions(config, plan); }});
-  const train::RunEstimate estimate = train::estimate_run(config, plan.buckets);
-  std::cout << train::estimate_to_text(config, estimate) << "everything that a run needs is there\n";
-  return 0;
-}
-
-}  // namespace
 
 int main(int argc, char** argv) {
   CLI::App app{"Trains a video diffusion transformer with VMoBA sparse attention."};
   apps::ConfigArguments arguments;
   std::string resume;
-  bool dry = false, reference = false;
+  bool reference = false;
+  apps::DryRunArguments dry_run;
   arguments.add_to(app);
   app.add_option("--resume", resume, "`latest`, or a checkpoint folder: continue exactly there");
-  app.add_flag("--dry-run", dry, "Check everything, print parameters, tokens, FLOPs and memory, and leave");
+  dry_run.add_to(app);
   app.add_flag("--config-reference", reference, "Print docs/config.md and leave");
   app.set_version_flag("--version", VMOBA_VERSION);
   std::optional<train::dist::World> world;
@@ -50,10 +29,13 @@ int main(int argc, char** argv) {
     }
     VMOBA_CHECK_INPUT(!arguments.path.empty() || !arguments.overrides.empty(),
                       "expected --config FILE (for example configs/quickstart.yaml), found none");
-    if (!dry) world.emplace();
+    VMOBA_CHECK_INPUT(
+        dry_run.wanted || dry_run.ranks == 0,
+        "expected --ranks beside --dry-run, found it alone; a run has the ranks that mpirun or srun starts");
+    if (!dry_run.wanted) world.emplace();
     const train::RootConfig config = train::load_root_config(arguments.path, arguments.overrides);
     set_log_level(log_level_from_name(config.run.log_level));
-    if (dry) return dry_run(config);
+    if (dry_run.wanted) return apps::dry_run(config, dry_run);
     train::Trainer trainer(config, *world);
     return trainer.run({resume});
   });

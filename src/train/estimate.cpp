@@ -32,19 +32,6 @@ double assumed_density(const RootConfig& config, const std::vector<data::Bucket>
   return sum / double(std::max<int64_t>(1, config.model.layers));
 }
 
-// Activations of one micro batch. With checkpointing each block keeps its input only, plus one block's intermediates:
-// about 16 E-wide and 3 F-wide tensors per token in the compute dtype, and fp32 modulation outputs.
-int64_t activation_bytes(const RootConfig& config, int64_t tokens) {
-  const model::ModelConfig& m = config.model;
-  const double e = double(m.heads * m.head_dim), width = m.compute_dtype == "bf16" ? 2 : 4;
-  const double per_token_block = width * (16 * e + 3 * double(m.ffn_dim)) + 4 * 4 * e;
-  const double per_token_kept = 4 * e;
-  const double layers = double(m.layers);
-  const double per_token =
-      m.activation_checkpointing ? layers * per_token_kept + per_token_block : layers * per_token_block;
-  return int64_t(per_token * double(tokens * config.train.micro_batch));
-}
-
 // What lives through the whole run: weights, and in fp32 what is trained, with gradients, moments and average.
 void add_state(const RootConfig& config, RunEstimate& out) {
   const std::vector<model::Parameter> parameters = model::parameter_shapes(config.model);
@@ -91,7 +78,6 @@ RunEstimate estimate_run(const RootConfig& config, const std::vector<data::Bucke
   out.assumed_density = assumed_density(config, buckets);
   // Backward costs twice the forward; attention's 2.5 times is within this figure's accuracy. Recomputation adds one.
   const double passes = config.model.activation_checkpointing ? 4 : 3;
-  int64_t tokens = 0;
   for (const data::Bucket& bucket : buckets) {
     const attention::Grid grid = grid_of(config, bucket);
     const int64_t text = config.text.max_tokens;
@@ -99,9 +85,9 @@ RunEstimate estimate_run(const RootConfig& config, const std::vector<data::Bucke
     out.buckets.push_back(
         {bucket, passes * model::forward_flops(config.model, full, grid, text, 1),
          passes * model::forward_flops(config.model, config.attention, grid, text, out.assumed_density)});
-    tokens = std::max(tokens, grid.tokens());
+    out.tokens = std::max(out.tokens, grid.tokens());
   }
-  out.activations_bytes = activation_bytes(config, tokens);
+  out.activations_bytes = activation_bytes(config, out.tokens, config.train.micro_batch);
   return out;
 }
 

@@ -22,6 +22,7 @@ struct RunEstimate {
   int64_t trained = 0;         // values of one expert that the optimiser changes
   double assumed_density = 1;  // of sparse layers: tau, or k/blocks (the measured one is in the log of the run)
   std::vector<BucketEstimate> buckets;
+  int64_t tokens = 0;           // of a sample of the largest bucket
   int64_t weights_bytes = 0;    // as model.weights_dtype keeps them: fp32 masters, or LoRA's frozen base
   int64_t adapters_bytes = 0;   // LoRA's fp32 masters
   int64_t gradients_bytes = 0;  // fp32

@@ -15,11 +15,13 @@
 
 namespace vmoba::train::dist {
 
+constexpr int64_t kBucketBytes = int64_t{64} << 20;
+
 class GradientBuckets final : public GradientSums {
  public:
   // Parameters that do not require gradients are left out. `bucket_bytes`: least size of a bucket but the last.
   GradientBuckets(const std::vector<model::Parameter>& parameters, Communicator& ranks,
-                  int64_t bucket_bytes = int64_t{64} << 20);
+                  int64_t bucket_bytes = kBucketBytes);
   ~GradientBuckets() override;
   GradientBuckets(const GradientBuckets&) = delete;
   GradientBuckets& operator=(const GradientBuckets&) = delete;

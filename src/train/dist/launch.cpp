@@ -1,5 +1,6 @@
 #include "train/dist/launch.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
@@ -39,10 +40,19 @@ Launch mpi_launch() {
     out.size = number_of({"PMI_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"}, 1);
     out.rank = number_of({"PMIX_RANK", "PMI_RANK"}, 0);
   } else {
+    // srun sets this one, sbatch and salloc do not.
+    const int tasks = number_of({"SLURM_STEP_NUM_TASKS"}, 1);
+    VMOBA_CHECK_INPUT(tasks <= 1,
+                      "expected {} tasks of srun to be started through PMIx, found no PMIX_RANK: they would be {} runs "
+                      "of their own; use `srun --mpi=pmix` (`srun --mpi=list` shows what this Slurm knows) or "
+                      "`mpirun -n {}` in the allocation",
+                      tasks, tasks, tasks);
     return out;
   }
   out.under_mpi = true;
-  out.local_rank = number_of({"OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID", "MPI_LOCALRANKID"}, 0);
+  const int local_rank = number_of({"OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID", "MPI_LOCALRANKID"}, -1);
+  out.local_rank_known = local_rank >= 0;
+  out.local_rank = std::max(0, local_rank);
   out.local_size = number_of({"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"}, 1);
   return out;
 }
@@ -60,6 +70,10 @@ Launch detect_launch() {
   VMOBA_CHECK_INPUT(!launch.under_mpi || (world == launch.size && rank == launch.rank),
                     "expected RANK and WORLD_SIZE to be {} and {} as {} says, found {} and {}; unset them", launch.rank,
                     launch.size, launch.launcher, rank, world);
+  // Not every launcher numbers the ranks of a host.
+  const int local_rank = launch.local_rank_known ? number_of({"LOCAL_RANK"}, launch.local_rank) : launch.local_rank;
+  VMOBA_CHECK_INPUT(local_rank == launch.local_rank, "expected LOCAL_RANK to be {} as {} says, found {}; unset it",
+                    launch.local_rank, launch.launcher, local_rank);
   return launch;
 }
 

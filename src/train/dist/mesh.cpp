@@ -7,6 +7,7 @@
 
 #include <unistd.h>
 
+#include <map>
 #include <numeric>
 
 #include "core/check.h"
@@ -19,6 +20,13 @@ namespace {
 std::vector<int> ranks_from(int first, int count, int stride) {
   std::vector<int> out;
   for (int i = 0; i < count; ++i) out.push_back(first + i * stride);
+  return out;
+}
+
+std::string gpu_id(const at::Device& device) {
+  const cudaDeviceProp* gpu = at::cuda::getDeviceProperties(device.index());
+  std::string out;
+  for (const char byte : gpu->uuid.bytes) out += fmt::format("{:02x}", static_cast<unsigned char>(byte));
   return out;
 }
 
@@ -67,11 +75,25 @@ at::Device device_of_rank(const at::Device& device, const World& world) {
   return at::Device(at::kCUDA, c10::DeviceIndex(count == 1 ? 0 : world.local_rank()));
 }
 
+void check_distinct_gpus(const std::vector<std::string>& hosts, const std::vector<std::string>& gpus) {
+  std::map<std::pair<std::string, std::string>, size_t> owners;
+  for (size_t rank = 0; rank < gpus.size(); ++rank) {
+    const auto [owner, fresh] = owners.emplace(std::pair(hosts[rank], gpus[rank]), rank);
+    VMOBA_CHECK_INPUT(fresh,
+                      "expected a GPU of its own for every rank, found ranks {} and {} on {} with the same one ({}); "
+                      "start one rank per GPU, let every rank see all GPUs of its host, or give each its own "
+                      "(--gpus-per-task=1)",
+                      owner->second, rank, hosts[rank], gpus[rank]);
+  }
+}
+
 Mesh::Mesh(World& world, const ParallelConfig& config, const at::Device& device)
     : sizes_(mesh_sizes(config, world.size())) {
   const int rank = world.rank(), state = sizes_.state_ranks();
   batch_rank_ = rank / sizes_.sequence;
   data_rank_ = rank / state;
+  if (device.is_cuda() && world.size() > 1)
+    check_distinct_gpus(world.hosts(), all_gather_text(world.control(), gpu_id(device)));
   everyone_ = make_group(world, ranks_from(0, world.size(), 1), device);
   state_ = make_group(world, ranks_from(data_rank_ * state, state, 1), device);
   replicas_ = make_group(world, ranks_from(rank % state, sizes_.data, state), device);
@@ -84,7 +106,7 @@ std::shared_ptr<Communicator> Mesh::make_group(World& world, const std::vector<i
   if (ranks.size() == 1) return make_single_communicator();
   if (!device.is_cuda()) return group;
   control_.push_back(group);
-  return make_nccl_communicator(*group, device);
+  return make_nccl_communicator(*group, device, world.device_watch(), ranks);
 }
 
 void log_rank(const World& world, const Mesh& mesh, const BatchShare& share, const at::Device& device) {
@@ -93,8 +115,7 @@ void log_rank(const World& world, const Mesh& mesh, const BatchShare& share, con
       device.is_cuda() ? fmt::format(" ({})", at::cuda::getDeviceProperties(device.index())->name) : "";
   log_info(
       "rank {} of {} ({}) on {}, pid {}, number {} of {} there: {}{}, {} CPU threads; copy {} of {}, samples of part "
-      "{} of "
-      "{}: {} passes of {} per step",
+      "{} of {}: {} passes of {} per step",
       world.rank(), world.size(), world.launcher(), world.host(world.rank()), ::getpid(), world.local_rank(),
       world.local_size(), device.str(), gpu, at::get_num_threads(), mesh.data_rank(), mesh.sizes().data,
       mesh.batch_rank(), mesh.sizes().batch_ranks(), share.passes, share.micro);

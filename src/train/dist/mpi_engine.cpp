@@ -18,6 +18,8 @@ constexpr int kTag = 1;
 constexpr double kPatientTimeoutSeconds = 3600;
 // Rank 0 knows what everyone does and so has the better message: the others leave it this much time to give it.
 constexpr double kCourtesySeconds = 3;
+// What a group on the device may take to free its waiting operations before the process ends regardless.
+constexpr double kDeviceAbortSeconds = 5;
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -107,8 +109,8 @@ struct MpiEngine::OperationWork final : Work {
   std::shared_ptr<Operation> operation;
 };
 
-MpiEngine::MpiEngine(std::vector<std::string> hosts, double timeout_s)
-    : hosts_(std::move(hosts)), timeout_s_(timeout_s), size_(int(hosts_.size())) {
+MpiEngine::MpiEngine(std::vector<std::string> hosts, double timeout_s, OperationWatch& watch)
+    : hosts_(std::move(hosts)), timeout_s_(timeout_s), watch_(watch), size_(int(hosts_.size())) {
   MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
   check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &pulses_), "MPI_Comm_dup");
   MPI_Comm_set_errhandler(pulses_, MPI_ERRORS_RETURN);
@@ -173,11 +175,9 @@ void MpiEngine::loop() {
     attend();
     if (operation) run_operation(*operation);
   }
-  for (MPI_Request* request : {&receive_}) {
-    if (*request == MPI_REQUEST_NULL) continue;
-    MPI_Cancel(request);
-    MPI_Request_free(request);
-  }
+  if (receive_ == MPI_REQUEST_NULL) return;
+  MPI_Cancel(&receive_);
+  MPI_Request_free(&receive_);
 }
 
 void MpiEngine::run_operation(Operation& operation) {
@@ -196,10 +196,6 @@ void MpiEngine::run_operation(Operation& operation) {
         check_patience(operation, exchange, start);
       }
     }
-    {
-      const std::lock_guard lock(pulse_mutex_);
-      own_.operations += 1;
-    }
     operation.finish(nullptr);
   } catch (...) {
     operation.finish(std::current_exception());
@@ -211,7 +207,47 @@ void MpiEngine::attend() {
     MPI_Abort(MPI_COMM_WORLD, abort_code_);
     ::_exit(abort_code_);
   }
+  check_device();
   beat();
+}
+
+void MpiEngine::check_device() {
+  if (seconds_since(last_device_check_) < 0.5) return;
+  last_device_check_ = Clock::now();
+  const double limit = limit_s();
+  const auto failure = watch_.poll(limit);
+  {
+    const std::lock_guard lock(pulse_mutex_);
+    own_.begun = watch_.progress().begun;
+  }
+  if (!failure) return;
+  if (failure->ranks.empty()) fail(fmt::format("expected the device to exchange tensors, found: {}", failure->message));
+  const std::vector<std::string> missing = behind(failure->ranks, failure->number);
+  fail(fmt::format("expected operations on the device to finish within {:.0f} s (parallel.timeout_s), found: {}; {}",
+                   limit, failure->message,
+                   missing.empty() ? fmt::format("no missing rank is known among ranks {} of its group: the device or "
+                                                 "its network may be stuck",
+                                                 fmt::join(failure->ranks, ", "))
+                                   : fmt::format("these ranks are missing: {}", fmt::join(missing, "; "))));
+}
+
+std::vector<std::string> MpiEngine::behind(const std::vector<int>& ranks, int64_t number) const {
+  std::vector<std::string> out;
+  for (const int other : ranks) {
+    if (other == rank_) continue;
+    const Pulse& pulse = heard_[size_t(rank_ == 0 ? other : 0)];
+    // Others than rank 0 hear only of rank 0 and the slowest.
+    const int64_t begun = rank_ == 0 || other == 0 ? pulse.begun
+                          : pulse.slowest == other ? pulse.slowest_begun
+                                                   : number;
+    if (begun < number)
+      out.push_back(fmt::format("{}, behind by {} on the device", describe(other), number - begun));
+  }
+  return out;
+}
+
+double MpiEngine::limit_s() const {
+  return (patient_ ? kPatientTimeoutSeconds : timeout_s_.load()) + (rank_ == 0 ? 0 : kCourtesySeconds);
 }
 
 // Rank 0 hears everyone and everyone hears rank 0; a message that cannot be sent yet is left out, never queued.
@@ -236,10 +272,21 @@ void MpiEngine::beat() {
       const std::lock_guard lock(pulse_mutex_);
       outgoing_ = own_;
     }
+    if (rank_ == 0) add_slowest(outgoing_);
     for (int to = rank_ == 0 ? 1 : 0; to < (rank_ == 0 ? size_ : 1); ++to)
       MPI_Isend(&outgoing_, sizeof outgoing_, MPI_BYTE, to, kTag, pulses_, &sends_[size_t(to)]);
   }
   check_silence();
+}
+
+void MpiEngine::add_slowest(Pulse& pulse) const {
+  pulse.slowest = 0;
+  pulse.slowest_begun = pulse.begun;
+  for (int other = 1; other < size_; ++other) {
+    if (heard_[size_t(other)].begun >= pulse.slowest_begun) continue;
+    pulse.slowest = other;
+    pulse.slowest_begun = heard_[size_t(other)].begun;
+  }
 }
 
 void MpiEngine::check_silence() {
@@ -255,7 +302,7 @@ void MpiEngine::check_silence() {
 }
 
 void MpiEngine::check_patience(const Operation& operation, const Exchange& exchange, Clock::time_point since) {
-  const double limit = (patient_ ? kPatientTimeoutSeconds : timeout_s_.load()) + (rank_ == 0 ? 0 : kCourtesySeconds);
+  const double limit = limit_s();
   if (seconds_since(since) < limit) return;
   std::vector<std::string> missing;
   for (const int peer : exchange.awaited()) missing.push_back(describe(peer));
@@ -280,6 +327,7 @@ void MpiEngine::fail(const std::string& message) {
   }
   log_error("{} (here: rank {} on {}, step {}); all {} ranks end, --resume latest goes on", message, rank_,
             hosts_[size_t(rank_)], step, size_);
+  if (!watch_.abort_groups(kDeviceAbortSeconds)) log_error("groups of ranks on the device do not let go");
   MPI_Abort(MPI_COMM_WORLD, 1);
   ::_exit(1);
 }

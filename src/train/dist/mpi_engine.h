@@ -3,7 +3,8 @@
 //
 // It is the watchman too. Ranks tell rank 0 once a second what they do, and rank 0 answers. An operation whose messages
 // from some ranks do not come within the time limit, or a rank that falls silent, ends the whole job with a message
-// that names the missing ranks, their hosts and what they were last heard to do. Included by src/train/dist only.
+// that names the missing ranks, their hosts and what they were last heard to do. Operations on devices are watched with
+// the same limit (operation_watch.h). Included by src/train/dist only.
 #pragma once
 #include <mpi.h>
 
@@ -18,6 +19,7 @@
 #include <vector>
 
 #include "train/dist/communicator.h"
+#include "train/dist/operation_watch.h"
 
 namespace vmoba::train::dist {
 
@@ -42,8 +44,9 @@ using Stage = std::function<void(Exchange&)>;
 
 class MpiEngine {
  public:
-  // MPI must be initialised with MPI_THREAD_SERIALIZED; until the destructor no other thread may call MPI.
-  MpiEngine(std::vector<std::string> hosts, double timeout_s);
+  // MPI must be initialised with MPI_THREAD_SERIALIZED; until the destructor no other thread may call MPI. `watch` must
+  // outlive the engine.
+  MpiEngine(std::vector<std::string> hosts, double timeout_s, OperationWatch& watch);
   // Runs what is queued, then ends the thread.
   ~MpiEngine();
   MpiEngine(const MpiEngine&) = delete;
@@ -67,22 +70,32 @@ class MpiEngine {
   struct Operation;
   struct OperationWork;
   struct Pulse {  // the message between watchmen
-    int64_t step = 0, operations = 0;
+    int64_t step = 0;
+    int64_t begun = 0;  // operations on the device that wait for others or have ended
+    // From rank 0: who has begun the fewest.
+    int64_t slowest = 0, slowest_begun = 0;
     char phase[48] = "starting";
   };
 
   void loop();
   void run_operation(Operation& operation);
-  // Between two polls: heartbeats, an abort that another thread asked for.
+  // Between two polls: heartbeats, operations on the device, an abort that another thread asked for.
   void attend();
   void beat();
+  void add_slowest(Pulse& pulse) const;
   void check_silence();
+  void check_device();
+  // Of these, those that have not begun the device's operation of this number, as far as this rank has heard.
+  std::vector<std::string> behind(const std::vector<int>& ranks, int64_t number) const;
+  // Seconds after which this rank ends the job, of `timeout_s` or an hour.
+  double limit_s() const;
   void check_patience(const Operation& operation, const Exchange& exchange, Clock::time_point since);
   std::string describe(int rank) const;
   [[noreturn]] void fail(const std::string& message);
 
   const std::vector<std::string> hosts_;  // by world rank
   std::atomic<double> timeout_s_;
+  OperationWatch& watch_;
   int rank_ = 0, size_ = 1;
   MPI_Comm pulses_ = MPI_COMM_NULL;
 
@@ -97,7 +110,7 @@ class MpiEngine {
   std::mutex pulse_mutex_;
   Pulse own_;
   // The engine thread's alone.
-  Clock::time_point last_beat_{};
+  Clock::time_point last_beat_{}, last_device_check_{};
   std::vector<Pulse> heard_;  // rank 0: of everyone
   std::vector<Clock::time_point> heard_at_;
   Pulse incoming_, outgoing_;

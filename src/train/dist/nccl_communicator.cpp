@@ -5,14 +5,22 @@
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
+#include <fmt/ranges.h>
 #include <nccl.h>
 
+#include <atomic>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "core/check.h"
 
 namespace vmoba::train::dist {
 namespace {
+
+constexpr std::chrono::seconds kInitLimit{45};
+// Longer than the watch waits, which names who is missing.
+constexpr std::chrono::seconds kTakeUpLimit{2 * 3600};
 
 void check_nccl(ncclResult_t result, const char* call) {
   VMOBA_CHECK(result == ncclSuccess || result == ncclInProgress,
@@ -43,16 +51,37 @@ const c10::cuda::CUDAStream& side_stream(const at::Device& device) {
   return stream;
 }
 
-struct NcclWork final : Work {
-  explicit NcclWork(std::vector<at::Tensor> kept) : tensors(std::move(kept)) {}
-  void wait() override { finished.block(c10::cuda::getCurrentCUDAStream(tensors.front().device().index())); }
-  std::vector<at::Tensor> tensors;
-  at::cuda::CUDAEvent finished;
+// Apart from the tensors, which must not live until the next poll.
+struct Events {
+  at::cuda::CUDAEvent ready, finished;
+  std::atomic<bool> taken_up{false};  // `finished` is recorded
 };
+
+struct NcclWork final : Work {
+  NcclWork(std::vector<at::Tensor> kept, std::shared_ptr<Events> events)
+      : tensors(std::move(kept)), events(std::move(events)) {}
+  void wait() override { events->finished.block(c10::cuda::getCurrentCUDAStream(tensors.front().device().index())); }
+  std::vector<at::Tensor> tensors;
+  std::shared_ptr<Events> events;
+};
+
+bool passed(const at::cuda::CUDAEvent& event, const at::Device& device) {
+  const c10::cuda::CUDAGuard guard(device);
+  return event.query();
+}
+
+std::string group_error(ncclComm_t group) {
+  ncclResult_t state = ncclSuccess;
+  const ncclResult_t asked = ncclCommGetAsyncError(group, &state);
+  if (asked == ncclSuccess && (state == ncclSuccess || state == ncclInProgress)) return "";
+  return fmt::format("NCCL: {} ({}); NCCL_DEBUG=INFO says more",
+                     ncclGetErrorString(asked != ncclSuccess ? asked : state), ncclGetLastError(group));
+}
 
 class NcclCommunicator final : public Communicator {
  public:
-  NcclCommunicator(Communicator& control, const at::Device& device) : device_(device), rank_(control.rank()) {
+  NcclCommunicator(Communicator& control, const at::Device& device, OperationWatch& watch, std::vector<int> world_ranks)
+      : device_(device), rank_(control.rank()), watch_(watch), world_ranks_(std::move(world_ranks)) {
     const c10::cuda::CUDAGuard guard(device_);
     size_ = control.size();
     const at::Tensor id = at::zeros({NCCL_UNIQUE_ID_BYTES}, at::kByte);
@@ -61,10 +90,16 @@ class NcclCommunicator final : public Communicator {
     std::memcpy(id.mutable_data_ptr(), unique.internal, NCCL_UNIQUE_ID_BYTES);
     control.broadcast(id, 0)->wait();
     std::memcpy(unique.internal, id.const_data_ptr(), NCCL_UNIQUE_ID_BYTES);
-    check_nccl(ncclCommInitRank(&group_, size_, unique, rank_), "ncclCommInitRank");
+    barrier(control);  // a rank that does not come is named here
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    check_nccl(ncclCommInitRankConfig(&group_, size_, unique, rank_, &config), "ncclCommInitRankConfig");
+    settle("ncclCommInitRankConfig", kInitLimit);
+    number_ =
+        watch_.add_group([group = group_] { return group_error(group); }, [group = group_] { ncclCommAbort(group); });
   }
-  // Not destroyed: at the end of a process that failed this would wait for ranks that are gone.
-  ~NcclCommunicator() override = default;
+  // The group itself is not destroyed: at the end of a process that failed this would wait for ranks that are gone.
+  ~NcclCommunicator() override { watch_.forget_group(number_); }
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
@@ -112,27 +147,61 @@ class NcclCommunicator final : public Communicator {
                 tensors.front().device().str());
     const c10::cuda::CUDAGuard guard(device_);
     const c10::cuda::CUDAStream& side = side_stream(device_);
-    at::cuda::CUDAEvent ready;
-    ready.record(c10::cuda::getCurrentCUDAStream(device_.index()));
-    ready.block(side);
+    const auto events = std::make_shared<Events>();
+    events->ready.record(c10::cuda::getCurrentCUDAStream(device_.index()));
+    events->ready.block(side);
     // The allocator must not give the memory away before the side stream is done with it.
     for (const at::Tensor& tensor : tensors)
       c10::cuda::CUDACachingAllocator::recordStream(tensor.storage().data_ptr(), side);
-    check_nccl(call(side.stream()), name);
-    auto work = std::make_shared<NcclWork>(std::move(tensors));
-    work->finished.record(side);
-    return work;
+    // Watched from here: the first operations make connections and so wait for other ranks on the host already.
+    watch_.submitted(
+        {fmt::format("{} of {} {} values", name, tensors.front().numel(), c10::toString(tensors.front().scalar_type())),
+         world_ranks_, [events, device = device_] { return passed(events->ready, device); },
+         [events, device = device_] { return events->taken_up && passed(events->finished, device); }});
+    const ncclResult_t result = call(side.stream());
+    check_nccl(result, name);
+    if (result == ncclInProgress) settle(name, kTakeUpLimit);
+    events->finished.record(side);
+    events->taken_up = true;
+    return std::make_shared<NcclWork>(std::move(tensors), events);
+  }
+
+  // A group that does not block only takes a call up: returns when it has done it.
+  void settle(const char* call, std::chrono::seconds limit) {
+    const auto start = std::chrono::steady_clock::now();
+    for (int64_t polls = 0;; ++polls) {
+      ncclResult_t state = ncclSuccess;
+      check_nccl(ncclCommGetAsyncError(group_, &state), "ncclCommGetAsyncError");
+      check_nccl(state, call);
+      if (state == ncclSuccess) return;
+      if (std::chrono::steady_clock::now() - start > limit) {
+        ncclCommAbort(group_);
+        throw_runtime(
+            "expected {} over ranks {} to be taken up within {} s, found it still waiting; is the network "
+            "between their hosts up? NCCL_DEBUG=INFO says more",
+            call, fmt::join(world_ranks_, ", "), limit.count());
+      }
+      if (polls < 200) {
+        std::this_thread::yield();
+      } else {
+        std::this_thread::sleep_for(std::chrono::microseconds(50));
+      }
+    }
   }
 
   at::Device device_;
   int rank_ = 0, size_ = 1;
+  OperationWatch& watch_;
+  std::vector<int> world_ranks_;
+  int64_t number_ = -1;  // in the watch
   ncclComm_t group_ = nullptr;
 };
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_nccl_communicator(Communicator& control, const at::Device& device) {
-  return std::make_unique<NcclCommunicator>(control, device);
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator& control, const at::Device& device,
+                                                     OperationWatch& watch, std::vector<int> world_ranks) {
+  return std::make_unique<NcclCommunicator>(control, device, watch, std::move(world_ranks));
 }
 
 }  // namespace vmoba::train::dist

@@ -92,8 +92,7 @@ std::string StragglerReport::add(const StepTotals& totals) {
   const auto starved = size_t(std::max_element(wait_s_.begin(), wait_s_.end()) - wait_s_.begin());
   std::string text = fmt::format(
       "last {} steps: slowest rank {} on {}, {:.3f} s of its own work per step (median {:.3f} s); longest wait for "
-      "data "
-      "rank {} on {}, {:.3f} s per step",
+      "data rank {} on {}, {:.3f} s per step",
       steps_, slowest, hosts_[slowest], own_s_[slowest] / steps, sorted[sorted.size() / 2] / steps, starved,
       hosts_[starved], wait_s_[starved] / steps);
   steps_ = 0;

@@ -45,26 +45,21 @@ void keep_ranks(AutogradContext* context, Communicator& ranks) {
   context->saved_data["ranks"] = c10::IValue::make_capsule(c10::make_intrusive<RanksHolder>(ranks));
 }
 
-// An exchange is a permutation of values over ranks: its backward is the way back.
-struct ToHeads : torch::autograd::Function<ToHeads> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, Communicator* ranks) {
-    keep_ranks(context, *ranks);
-    return tokens_to_heads(*ranks, x);
-  }
-  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    return {heads_to_tokens(ranks_of(context), gradients[0]), {}};
-  }
-};
+using Exchange = at::Tensor (*)(Communicator&, const at::Tensor&);
 
-struct ToTokens : torch::autograd::Function<ToTokens> {
+// An exchange is a permutation of values over ranks: its backward is the way back.
+template <Exchange there, Exchange back>
+struct Permutation : torch::autograd::Function<Permutation<there, back>> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, Communicator* ranks) {
     keep_ranks(context, *ranks);
-    return heads_to_tokens(*ranks, x);
+    return there(*ranks, x);
   }
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    return {tokens_to_heads(ranks_of(context), gradients[0]), {}};
+    return {back(ranks_of(context), gradients[0]), {}};
   }
 };
+using ToHeads = Permutation<tokens_to_heads, heads_to_tokens>;
+using ToTokens = Permutation<heads_to_tokens, tokens_to_heads>;
 
 struct GatherTokens : torch::autograd::Function<GatherTokens> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x_BSE, Communicator* ranks) {

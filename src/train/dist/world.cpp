@@ -55,7 +55,7 @@ void World::join() {
               "expected an MPI library that threads may call in turn (MPI_THREAD_SERIALIZED), found level {}; use Open "
               "MPI 4 or a build of yours with threads",
               provided);
-  engine_ = std::make_unique<MpiEngine>(hosts_, kDefaultTimeoutSeconds);
+  engine_ = std::make_unique<MpiEngine>(hosts_, kDefaultTimeoutSeconds, device_watch_);
   std::vector<int> everyone(size_t(launch_.size));
   for (int r = 0; r < launch_.size; ++r) everyone[size_t(r)] = r;
   control_ = make_mpi_communicator(*engine_, everyone);

@@ -8,6 +8,7 @@
 
 #include "train/dist/communicator.h"
 #include "train/dist/launch.h"
+#include "train/dist/operation_watch.h"
 
 namespace vmoba::train::dist {
 
@@ -35,6 +36,9 @@ class World {
   // The group of these world ranks for CPU tensors. Collective over the world, each rank naming its own group.
   std::unique_ptr<Communicator> make_group(const std::vector<int>& world_ranks);
 
+  // Where operations on this process's GPU report (operation_watch.h).
+  OperationWatch& device_watch() { return device_watch_; }
+
   // Time that a collective operation may wait for others before the job ends.
   void set_timeout_s(double timeout_s);
   // For the control plane's longer waits: what others do meanwhile may take an hour.
@@ -53,6 +57,7 @@ class World {
 
   Launch launch_;
   std::vector<std::string> hosts_;
+  OperationWatch device_watch_;
   std::unique_ptr<MpiEngine> engine_;
   std::unique_ptr<Communicator> control_;
   int64_t step_ = 0;

@@ -158,7 +158,8 @@ TEST_CASE("texts and numbers of all ranks", "[mpi]") {
 
 TEST_CASE("every operation over NCCL on one GPU", "[gpu]") {
   const auto alone = make_single_communicator();
-  const auto group = make_nccl_communicator(*alone, at::Device(at::kCUDA, 0));
+  OperationWatch watch;
+  const auto group = make_nccl_communicator(*alone, at::Device(at::kCUDA, 0), watch, {0});
   for (const int64_t n : {1, 7, 20001})
     for (const at::ScalarType dtype : {at::kFloat, at::kDouble, at::kBFloat16, at::kLong})
       check_operations(*group, at::TensorOptions(dtype).device(at::kCUDA, 0), n);

@@ -80,6 +80,7 @@ TEST_CASE("gradients are summed over ranks, unused and frozen parameters include
 TEST_CASE("gradients are summed over NCCL on one GPU", "[gpu]") {
   const auto alone = make_single_communicator();
   const at::Device device(at::kCUDA, 0);
-  const auto group = make_nccl_communicator(*alone, device);
+  OperationWatch watch;
+  const auto group = make_nccl_communicator(*alone, device, watch, {0});
   check_steps(*group, device);
 }

@@ -48,6 +48,12 @@ TEST_CASE("the batch is shared evenly, and passes never straddle a bucket's batc
   CHECK(test::contains(test::refusal_of([&] { share(2, 1, 4); }), "use 4 or 8"));
 }
 
+TEST_CASE("ranks that share a GPU are refused") {
+  check_distinct_gpus({"a", "a", "b", "b"}, {"0", "1", "0", "1"});
+  const std::string message = test::refusal_of([] { check_distinct_gpus({"a", "b", "b"}, {"0", "7", "7"}); });
+  CHECK(test::contains(message, "ranks 1 and 2 on b"));
+}
+
 TEST_CASE("groups of the mesh hold the ranks that they should", "[mpi]") {
   World& world = test::world();
   const int ranks = world.size();

@@ -375,6 +375,71 @@ TEST_CASE("a rank that hangs ends the job, which names it") {
   }
 }
 
+TEST_CASE("an operation on the device that one rank never begins ends the job, which names that rank") {
+  for (const int ranks : {2, 3}) {
+    std::vector<std::string> command;
+    std::istringstream words(VMOBA_MPIRUN);
+    for (std::string word; words >> word;) command.push_back(word);
+    command.insert(command.end(), {"-n", std::to_string(ranks), VMOBA_BIN_DIR "/../tests/test_dist", "[.stalled]"});
+    const Clock::time_point start = Clock::now();
+    const ProcessResult result = run_process(command, kEnvironment);
+    INFO(result.output);
+    CHECK(result.exit_code == 1);
+    CHECK(std::chrono::duration<double>(Clock::now() - start).count() < 30);
+    CHECK(contains(result.output, "fake sum has waited for other ranks"));
+    const std::string missing = "these ranks are missing: rank " + std::to_string(ranks - 1) + " on ";
+    CHECK(contains(result.output, missing));
+    CHECK(contains(result.output, "in step 7: computing"));
+    CHECK(contains(result.output, "behind by 1 on the device"));
+  }
+}
+
+TEST_CASE("links are measured, and the dry run for many ranks takes the measurement") {
+  const TemporaryFolder folder;
+  const std::string file = folder.path() + "/comm.json";
+  const std::vector<std::string> bench = {VMOBA_BIN_DIR "/vmoba-bench",
+                                          "comm",
+                                          "--device",
+                                          "cpu",
+                                          "--most-bytes",
+                                          "1048576",
+                                          "--repeats",
+                                          "3",
+                                          "--json",
+                                          file};
+  std::vector<std::string> command;
+  std::istringstream words(VMOBA_MPIRUN);
+  for (std::string word; words >> word;) command.push_back(word);
+  command.insert(command.end(), {"-n", "2"});
+  command.insert(command.end(), bench.begin(), bench.end());
+  const ProcessResult two = run_process(command, kEnvironment);
+  INFO(two.output);
+  REQUIRE(two.exit_code == 0);
+  CHECK(contains(two.output, "2 ranks on 1 host, CPU (mpi)"));
+  const auto json = nlohmann::json::parse(read_text(file));
+  REQUIRE(json["operations"].size() == 4);
+  for (const auto& operation : json["operations"]) {
+    CHECK(operation["gb_per_s"].get<double>() > 0);
+    CHECK(operation["sizes"].size() == 5);  // 4 KiB to 1 MiB
+  }
+  const std::vector<std::string> dry = {kTrain, "--config", kTiny, "--dry-run", "--ranks", "8", "--comm", file};
+  const ProcessResult planned = run_process(dry, kEnvironment);
+  INFO(planned.output);
+  CHECK(planned.exit_code == 0);
+  CHECK(contains(planned.output, "inside a host measured with 2 mpi ranks"));
+  CHECK(contains(planned.output, "* data parallel"));
+  CHECK(contains(planned.output, "everything that a run needs is there"));
+
+  const ProcessResult one = run_process(bench, kEnvironment);
+  INFO(one.output);
+  CHECK(one.exit_code == 0);
+  CHECK(contains(one.output, "one rank exchanges nothing"));
+  const ProcessResult refused = run_process(dry, kEnvironment);  // `file` is now of one rank
+  CHECK(refused.exit_code == 2);
+  CHECK(contains(refused.output, "at least 2 ranks"));
+  CHECK(run_process({kTrain, "--config", kTiny, "--ranks", "8"}, kEnvironment).exit_code == 2);
+}
+
 TEST_CASE("a rank that throws ends the job and says where and why") {
   const TemporaryFolder folder;
   const std::string dir = folder.path() + "/run";

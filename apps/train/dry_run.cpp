@@ -1,0 +1,72 @@
+#include "apps/train/dry_run.h"
+
+#include <iostream>
+
+#include "apps/main_guard.h"
+#include "data/clip_plan.h"
+#include "model/weights/model_folder.h"
+#include "train/cache/encode_cache.h"
+#include "train/estimate.h"
+#include "train/scale_model.h"
+
+namespace vmoba::apps {
+namespace {
+
+train::ScaleOptions scale_options(const DryRunArguments& a) {
+  train::ScaleOptions out;
+  out.ranks = a.ranks;
+  out.cluster.ranks_per_host = int(a.ranks_per_host);
+  if (a.tflops > 0) out.flops_per_s = 1e12 * a.tflops;
+  if (a.memory_gib > 0) out.memory_bytes = int64_t(a.memory_gib * double(1 << 30));
+  for (const std::string& path : a.comm) {
+    const train::dist::CommMeasurement measured = train::dist::read_comm_measurement(path);
+    out.cluster.adopt(measured);
+    out.cluster.source +=
+        fmt::format("; {} measured with {} {} ranks ({})", measured.hosts == 1 ? "inside a host" : "between hosts",
+                    measured.ranks, measured.backend, path);
+  }
+  return out;
+}
+
+}  // namespace
+
+void DryRunArguments::add_to(CLI::App& app) {
+  app.add_flag("--dry-run", wanted, "Check everything, print parameters, tokens, FLOPs and memory, and leave");
+  CLI::Option* count = app.add_option("--ranks", ranks,
+                                      "--dry-run: also memory, communication and efficiency per rank "
+                                      "for this many ranks, by way to share the work")
+                           ->check(CLI::Range(1, 1 << 20));
+  app.add_option("--ranks-per-host", ranks_per_host, "--ranks: GPUs of a host (8)")
+      ->check(CLI::Range(1, 1 << 20))
+      ->needs(count);
+  app.add_option("--comm", comm,
+                 "--ranks: costs of links, file of `vmoba-bench comm --json`; one of a host, one of several")
+      ->needs(count);
+  app.add_option("--tflops", tflops, "--ranks: TFLOP/s that one rank reaches in training steps (300)")
+      ->check(CLI::PositiveNumber)
+      ->needs(count);
+  app.add_option("--gpu-gib", memory_gib, "--ranks: GiB of memory of one rank (79)")
+      ->check(CLI::PositiveNumber)
+      ->needs(count);
+}
+
+int dry_run(const train::RootConfig& config, const DryRunArguments& arguments) {
+  // On paper the configuration is enough: printed first, whatever files are still missing.
+  if (arguments.ranks > 0)
+    std::cout << train::scale_to_text(config, train::estimate_run(config, train::configured_buckets(config)),
+                                      scale_options(arguments))
+              << std::endl;
+  data::ClipPlan plan;
+  check_all({[&] { train::validate_training(config); }, [&] { model::check_weights(config.model); },
+             [&] {
+               if (config.image_encoder.type != "none")
+                 model::model_folder(config.image_encoder.weights, "image_encoder", "image_encoder.weights");
+             },
+             [&] { plan = data::plan_clips(config.data, train::clip_geometry(config)); },
+             [&] { train::check_captions(config, plan); }});
+  const train::RunEstimate estimate = train::estimate_run(config, plan.buckets);
+  std::cout << train::estimate_to_text(config, estimate) << "everything that a run needs is there\n";
+  return 0;
+}
+
+}  // namespace vmoba::apps
