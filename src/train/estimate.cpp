@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/check.h"
+#include "train/rank_memory.h"
 
 namespace vmoba::train {
 namespace {
