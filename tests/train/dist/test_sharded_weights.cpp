@@ -74,7 +74,8 @@ TEST_CASE("whole parameters come from their parts, gradients go to them", "[mpi]
 TEST_CASE("the same over NCCL on one GPU", "[gpu]") {
   const at::Device device(at::kCUDA, 0);
   const auto alone = make_single_communicator();
-  const auto ranks = make_nccl_communicator(*alone, device);
+  OperationWatch watch;
+  const auto ranks = make_nccl_communicator(*alone, device, watch, {0});
   check_gather_and_sum(*ranks, device);
 }
 
