@@ -12,6 +12,7 @@
 #include "model/weights/lora_file.h"
 #include "model/weights/safetensors.h"
 #include "train/checkpoint.h"
+#include "train/checkpoint_folder.h"
 
 namespace vmoba::apps {
 namespace {
