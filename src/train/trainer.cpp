@@ -219,8 +219,9 @@ std::vector<double> Trainer::run_passes(StepInputs& inputs) {
   return losses;
 }
 
-void Trainer::check_finite(const dist::StepTotals& totals, double norm, const StepInputs& inputs) const {
+void Trainer::check_finite(const dist::StepTotals& totals, double norm, const StepInputs& inputs) {
   if (std::isfinite(totals.loss) && std::isfinite(norm)) return;
+  if (writer_.under_way()) end_save();  // the checkpoint to resume from
   // The rank that met it knows the clips; the others leave the word to it.
   if (totals.bad_loss_rank >= 0 && totals.bad_loss_rank != world_.rank()) dist::barrier(world_.control());
   throw_runtime(

@@ -67,7 +67,8 @@ class Trainer {
   // The losses of this rank's passes; gradients are complete when it returns.
   std::vector<double> run_passes(StepInputs& inputs);
   dist::StepResult step_result(std::vector<double> losses) const;
-  void check_finite(const dist::StepTotals& totals, double norm, const StepInputs& inputs) const;
+  // Throws on all ranks where the step's loss or gradient is not finite, after a checkpoint that is under way.
+  void check_finite(const dist::StepTotals& totals, double norm, const StepInputs& inputs);
   StepReport report(const dist::StepTotals& totals, const std::vector<double>& norms, double lr) const;
   // Begins a checkpoint; without train.checkpoint_async, ends it too.
   void save();

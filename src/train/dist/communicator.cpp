@@ -27,7 +27,7 @@ class SingleCommunicator final : public Communicator {
   static WorkPtr copy(const at::Tensor& in, const at::Tensor& out) {
     const at::NoGradGuard no_grad;
     check_exchange("a group of one", in, 1, out, 1);
-    out.copy_(in);
+    out.view(-1).copy_(in.view(-1));
     return std::make_shared<Done>();
   }
 };

@@ -339,7 +339,7 @@ TEST_CASE("a rank killed at any moment leaves a newest checkpoint that loads") {
   check_kills(6);
 }
 
-TEST_CASE("a rank killed at any moment, a hundred times", "[.hundred]") {
+TEST_CASE("a rank killed at any moment, a hundred times", "[slow]") {
   check_kills(100);
 }
 
