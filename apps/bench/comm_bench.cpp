@@ -13,6 +13,7 @@
 
 #include "core/check.h"
 #include "train/dist/nccl_communicator.h"
+#include "train/dist/rank_device.h"
 
 namespace vmoba::bench {
 namespace {
@@ -87,10 +88,7 @@ at::Device device_for(const World& world, const std::string& name) {
   if (name == "cpu" || (name == "auto" && gpus == 0)) return at::Device(at::kCPU);
   VMOBA_CHECK_INPUT(gpus > 0, "--device cuda: expected a GPU on {}, found none; use --device cpu",
                     world.host(world.rank()));
-  VMOBA_CHECK_INPUT(gpus == 1 || world.local_rank() < gpus,
-                    "expected a GPU for each of the {} ranks on {}, found {}; start fewer ranks or use --device cpu",
-                    world.local_size(), world.host(world.rank()), gpus);
-  return at::Device(at::kCUDA, c10::DeviceIndex(gpus == 1 ? 0 : world.local_rank()));
+  return device_of_rank(at::Device(at::kCUDA), world);
 }
 
 }  // namespace

@@ -41,11 +41,7 @@ nlohmann::json read_trainer_json(const std::string& folder) {
   return info;
 }
 
-}  // namespace
-
-namespace {
-
-// Copies of the tensors of `path` (a file or a transformer's folder) what this rank holds.
+// Copies what this rank holds of the tensors in `path`, a file or a transformer's folder.
 void load_tensors(const std::string& path, const Expert& expert, const std::vector<HeldTensor>& tensors) {
   const at::NoGradGuard no_grad;
   std::vector<model::SafetensorsFile> files;
@@ -70,21 +66,6 @@ void load_tensors(const std::string& path, const Expert& expert, const std::vect
   }
 }
 
-}  // namespace
-
-bool is_lora_checkpoint(const std::string& folder) {
-  return fs::exists(weights_path(folder, 0, /*lora=*/true, /*average=*/false));
-}
-
-std::vector<model::Adapter> load_adapters(const std::string& folder, const model::LoraConfig& config, size_t expert,
-                                          bool average, at::Device device) {
-  std::vector<model::Adapter> adapters = model::read_lora(weights_path(folder, expert, true, average), device);
-  for (model::Adapter& adapter : adapters) adapter.low_rank.scale = config.scale();
-  return adapters;
-}
-
-namespace {
-
 void load_expert(const std::string& folder, size_t number, bool lora, int64_t updates, Expert& expert) {
   const std::string weights = weights_path(folder, number, lora, /*average=*/false);
   VMOBA_CHECK_INPUT(fs::exists(weights),
@@ -103,6 +84,17 @@ void load_expert(const std::string& folder, size_t number, bool lora, int64_t up
 }
 
 }  // namespace
+
+bool is_lora_checkpoint(const std::string& folder) {
+  return fs::exists(weights_path(folder, 0, /*lora=*/true, /*average=*/false));
+}
+
+std::vector<model::Adapter> load_adapters(const std::string& folder, const model::LoraConfig& config, size_t expert,
+                                          bool average, at::Device device) {
+  std::vector<model::Adapter> adapters = model::read_lora(weights_path(folder, expert, true, average), device);
+  for (model::Adapter& adapter : adapters) adapter.low_rank.scale = config.scale();
+  return adapters;
+}
 
 TrainerState load_checkpoint(const std::string& folder, const CheckpointParts& parts) {
   VMOBA_CHECK_INPUT(fs::is_directory(folder), "expected a checkpoint folder at '{}', found none; check --resume",

@@ -33,21 +33,18 @@ double assumed_density(const RootConfig& config, const std::vector<data::Bucket>
   return sum / double(std::max<int64_t>(1, config.model.layers));
 }
 
-// What lives through the whole run: weights, and in fp32 what is trained, with gradients, moments and average.
-void add_state(const RootConfig& config, RunEstimate& out) {
-  const std::vector<model::Parameter> parameters = model::parameter_shapes(config.model);
-  const bool lora = config.lora.enabled();
-  out.experts = config.model.boundary > 0 ? 2 : 1;
-  for (const model::Parameter& p : parameters) {
-    out.parameters += p.tensor.numel();
-    out.weights_bytes += out.experts * int64_t(p.tensor.nbytes() + (p.scale.defined() ? p.scale.nbytes() : 0));
-  }
-  out.trained = lora ? model::adapter_value_count(config.lora, parameters) : out.parameters;
-  const int64_t trained_bytes = 4 * out.experts * out.trained;
-  out.adapters_bytes = lora ? trained_bytes : 0;
-  out.gradients_bytes = trained_bytes;
-  out.optimizer_bytes = 2 * trained_bytes;
-  out.ema_bytes = config.train.ema.enabled ? trained_bytes : 0;
+void add_memory(const RootConfig& config, RunEstimate& out) {
+  const ModelSizes sizes = model_sizes(config);
+  const RankMemory alone = rank_memory(config, {}, out.tokens, config.train.micro_batch);
+  out.experts = sizes.experts;
+  out.parameters = sizes.parameters;
+  out.trained = sizes.trainable;
+  out.adapters_bytes = config.lora.enabled() ? 4 * sizes.experts * sizes.trainable : 0;
+  out.weights_bytes = alone.weights - out.adapters_bytes;
+  out.gradients_bytes = alone.gradients;
+  out.optimizer_bytes = alone.optimizer;
+  out.ema_bytes = alone.ema;
+  out.activations_bytes = alone.activations;
 }
 
 std::string human_flops(double flops) {
@@ -75,7 +72,6 @@ std::vector<data::Bucket> configured_buckets(const RootConfig& config) {
 
 RunEstimate estimate_run(const RootConfig& config, const std::vector<data::Bucket>& buckets) {
   RunEstimate out;
-  add_state(config, out);
   out.assumed_density = assumed_density(config, buckets);
   // Backward costs twice the forward; attention's 2.5 times is within this figure's accuracy. Recomputation adds one.
   const double passes = config.model.activation_checkpointing ? 4 : 3;
@@ -88,7 +84,7 @@ RunEstimate estimate_run(const RootConfig& config, const std::vector<data::Bucke
          passes * model::forward_flops(config.model, config.attention, grid, text, out.assumed_density)});
     out.tokens = std::max(out.tokens, grid.tokens());
   }
-  out.activations_bytes = activation_bytes(config, out.tokens, config.train.micro_batch);
+  add_memory(config, out);
   return out;
 }
 

@@ -10,16 +10,22 @@
 namespace vmoba::train {
 namespace {
 
-int64_t compute_width(const RootConfig& config) {
-  return config.model.compute_dtype == "bf16" ? 2 : 4;
-}
-
+// Of what is trained and of fp32 bases 4.
 int64_t kept_width(const RootConfig& config) {
+  if (!config.lora.enabled()) return 4;
   const std::string& dtype = config.model.weights_dtype;
   return dtype == "fp8" ? 1 : dtype == "bf16" ? 2 : 4;
 }
 
 }  // namespace
+
+int64_t compute_width(const RootConfig& config) {
+  return config.model.compute_dtype == "bf16" ? 2 : 4;
+}
+
+int64_t carried_width(const RootConfig& config) {
+  return std::min(kept_width(config), compute_width(config));
+}
 
 ModelSizes model_sizes(const RootConfig& config) {
   const std::vector<model::Parameter> parameters = model::parameter_shapes(config.model);
@@ -46,7 +52,6 @@ RankMemory rank_memory(const RootConfig& config, const dist::MeshSizes& sizes, i
   const int64_t parts = sizes.state_ranks(), width = compute_width(config);
   const auto part = [parts](int64_t values) { return (values + parts - 1) / parts; };
   const int64_t trained = model.experts * (lora ? model.trainable : part(model.trainable));
-  const int64_t kept = lora ? kept_width(config) : 4, carried = std::min(kept, width);
   RankMemory out;
   out.weights = 4 * trained + (lora ? model.experts * part(model.kept_bytes) : 0);
   out.gradients = 4 * trained;
@@ -54,9 +59,9 @@ RankMemory rank_memory(const RootConfig& config, const dist::MeshSizes& sizes, i
   out.ema = config.train.ema.enabled ? 4 * trained : 0;
   if (parts > 1) {
     const int64_t gathered = model.outer + 2 * model.largest_block;
-    out.working = carried * (config.model.activation_checkpointing ? gathered : model.parameters);
+    out.working = carried_width(config) * (config.model.activation_checkpointing ? gathered : model.parameters);
     if (!lora) out.working += (width + 4) * model.largest_block;
-  } else if (width != kept) {
+  } else if (width != kept_width(config)) {
     out.working = width * model.largest_block;
   }
   out.activations = activation_bytes(config, (tokens + sizes.sequence - 1) / sizes.sequence, micro);

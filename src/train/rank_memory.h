@@ -19,6 +19,11 @@ struct ModelSizes {
 };
 ModelSizes model_sizes(const RootConfig& config);
 
+// Bytes of a value in model.compute_dtype, and of a weight on its way between ranks: the narrower of that and the type
+// that it is kept in.
+int64_t compute_width(const RootConfig& config);
+int64_t carried_width(const RootConfig& config);
+
 // Bytes, of all experts together; one computes at a time.
 struct RankMemory {
   int64_t weights = 0;    // fp32 masters; with LoRA the frozen base as it is kept

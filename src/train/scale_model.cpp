@@ -43,13 +43,6 @@ GroupShape apart(int ranks, int stride, int ranks_per_host) {
   return {ranks, std::min(ranks, std::max(1, ranks_per_host / stride))};
 }
 
-// Bytes of a weight on its way between ranks.
-double carried_width(const RootConfig& config) {
-  const double compute = config.model.compute_dtype == "bf16" ? 2 : 4;
-  if (!config.lora.enabled() || config.model.weights_dtype == "fp32") return compute;
-  return config.model.weights_dtype == "fp8" ? 1 : 2;
-}
-
 struct PassCosts {
   double sent_bytes = 0, waiting_s = 0;
 };
@@ -70,7 +63,7 @@ PassCosts sharded_pass(const RootConfig& config, const ModelSizes& model, const 
                        double pass_s, bool last_pass) {
   const double blocks = double(config.model.layers), outer = double(model.outer);
   const double block = double(model.parameters - model.outer) / blocks;
-  const double gathers = config.model.activation_checkpointing ? 2 : 1, width = carried_width(config);
+  const double gathers = config.model.activation_checkpointing ? 2 : 1, width = double(carried_width(config));
   Traffic state(o.cluster, neighbours(sizes.state_ranks(), o.cluster.ranks_per_host));
   double first = state.add(Collective::kAllGather, width * outer, 1);
   first += state.add(Collective::kAllGather, width * block, gathers * blocks);
@@ -92,9 +85,8 @@ PassCosts sharded_pass(const RootConfig& config, const ModelSizes& model, const 
 PassCosts sequence_pass(const RootConfig& config, const MeshSizes& sizes, const ScaleOptions& o, int64_t tokens,
                         int64_t micro) {
   const model::ModelConfig& m = config.model;
-  const double width = m.compute_dtype == "bf16" ? 2 : 4;
   const int64_t own = (tokens + sizes.sequence - 1) / sizes.sequence;
-  const double bytes = width * double(own * micro * m.heads * m.head_dim);
+  const double bytes = double(compute_width(config)) * double(own * micro * m.heads * m.head_dim);
   Traffic traffic(o.cluster, neighbours(sizes.sequence, o.cluster.ranks_per_host));
   traffic.add(Collective::kAllToAll, bytes, double(4 * m.layers * (m.activation_checkpointing ? 3 : 2)));
   const double patch = double(m.patch_size[0] * m.patch_size[1] * m.patch_size[2] * m.out_channels);

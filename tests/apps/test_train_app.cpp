@@ -13,6 +13,7 @@
 
 #include "core/random.h"
 #include "support/catch.h"
+#include "support/metrics.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
@@ -32,10 +33,8 @@ std::vector<std::string> train_command(const std::string& run_dir, std::vector<s
 
 // metrics.jsonl without what a clock or the machine decides.
 std::vector<std::string> exact_metrics(const std::string& run_dir) {
-  std::ifstream file(run_dir + "/metrics.jsonl");
   std::vector<std::string> out;
-  for (std::string line; std::getline(file, line);) {
-    const nlohmann::json all = nlohmann::json::parse(line);
+  for (const nlohmann::json& all : metrics(run_dir)) {
     nlohmann::json kept;
     for (const char* key : {"step", "loss", "lr", "grad_norm", "density"}) kept[key] = all.at(key);
     out.push_back(kept.dump());
@@ -106,10 +105,9 @@ TEST_CASE("a run writes what its users rely on") {
   CHECK(fs::exists(dir + "/checkpoint-60/transformer/config.json"));
   CHECK(fs::exists(dir + "/checkpoint-55"));
   CHECK_FALSE(fs::exists(dir + "/checkpoint-50"));  // keep_checkpoints: 2
-  std::ifstream metrics(dir + "/metrics.jsonl");
-  std::string line;
-  REQUIRE(std::getline(metrics, line));
-  const nlohmann::json first = nlohmann::json::parse(line);
+  const auto records = metrics(dir);
+  REQUIRE_FALSE(records.empty());
+  const nlohmann::json& first = records.front();
   for (const char* key : {"step", "loss", "lr", "grad_norm", "tokens_per_s", "density"}) CHECK(first.contains(key));
   CHECK(first["step"] == 1);
 }

@@ -12,6 +12,7 @@
 #include "model/weights/safetensors.h"
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/metrics.h"
 #include "support/process.h"
 #include "train/flow_matching.h"
 
@@ -50,13 +51,6 @@ int expert_of(int64_t sample) {
 
 std::vector<int64_t> updates_of(const std::string& checkpoint) {
   return nlohmann::json::parse(read_text(checkpoint + "/state/trainer.json")).at("updates");
-}
-
-std::vector<nlohmann::json> metrics(const std::string& dir) {
-  std::ifstream file(dir + "/metrics.jsonl");
-  std::vector<nlohmann::json> out;
-  for (std::string line; std::getline(file, line);) out.push_back(nlohmann::json::parse(line));
-  return out;
 }
 
 // Everything a checkpoint holds but the configuration, which names its run's folder.

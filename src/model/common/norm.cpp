@@ -9,12 +9,14 @@ namespace vmoba::model {
 
 at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double eps) {
   const at::ScalarType precise = precise_type(x.scalar_type());
-  const at::Tensor scale = weight.defined() ? weight.to(precise) : weight;
-  const at::Tensor shift = bias.defined() ? bias.to(precise) : bias;
-  if (!weight.defined() || !x.is_cpu()) return at::layer_norm(x.to(precise), {x.size(-1)}, scale, shift, eps);
+  const auto normed = [&](const at::Tensor& scale, const at::Tensor& shift) {
+    return at::layer_norm(x.to(precise), {x.size(-1)}, scale, shift, eps);
+  };
+  if (!weight.defined()) return normed({}, {});
+  const at::Tensor scale = weight.to(precise), shift = bias.to(precise);
   // ATen's CPU gradient of weight and bias adds one sum per thread; that of a product and a sum keeps to the rows'
   // order.
-  return at::layer_norm(x.to(precise), {x.size(-1)}, {}, {}, eps) * scale + shift;
+  return x.is_cpu() ? normed({}, {}) * scale + shift : normed(scale, shift);
 }
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {

@@ -215,13 +215,10 @@ std::vector<const TensorToWrite*> file_order(const std::vector<TensorToWrite>& t
   return order;
 }
 
-}  // namespace
-
-SafetensorsLayout safetensors_layout(const std::string& path, const std::vector<TensorToWrite>& tensors,
-                                     const std::map<std::string, std::string>& metadata) {
+SafetensorsLayout layout_of(const std::vector<const TensorToWrite*>& order,
+                            const std::map<std::string, std::string>& metadata) {
   std::vector<std::pair<std::string, TensorInfo>> infos;
-  for (const TensorToWrite* source : file_order(tensors, path))
-    infos.emplace_back(source->name, TensorInfo{source->dtype, source->shape});
+  for (const TensorToWrite* source : order) infos.emplace_back(source->name, TensorInfo{source->dtype, source->shape});
   SafetensorsLayout out;
   out.header = make_safetensors_header(infos, metadata);
   out.file_bytes = int64_t(out.header.size());
@@ -234,10 +231,17 @@ SafetensorsLayout safetensors_layout(const std::string& path, const std::vector<
   return out;
 }
 
+}  // namespace
+
+SafetensorsLayout safetensors_layout(const std::string& path, const std::vector<TensorToWrite>& tensors,
+                                     const std::map<std::string, std::string>& metadata) {
+  return layout_of(file_order(tensors, path), metadata);
+}
+
 std::map<std::string, uint64_t> write_safetensors(const std::string& path, const std::vector<TensorToWrite>& tensors,
                                                   const std::map<std::string, std::string>& metadata) {
   const std::vector<const TensorToWrite*> order = file_order(tensors, path);
-  const std::string header = safetensors_layout(path, tensors, metadata).header;
+  const std::string header = layout_of(order, metadata).header;
   PendingFile file(path);
   file.write(header.data(), header.size());
   std::map<std::string, uint64_t> checksums;

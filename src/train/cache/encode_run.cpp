@@ -2,9 +2,7 @@
 
 #include <ATen/ATen.h>
 
-#include <charconv>
 #include <chrono>
-#include <cstdlib>
 
 #include "core/check.h"
 #include "core/log.h"
@@ -12,6 +10,7 @@
 #include "data/video_reader.h"
 #include "train/cache/encode_cache.h"
 #include "train/cache/lazy_encoders.h"
+#include "train/dist/launch.h"
 #include "train/signals.h"
 #include "train/trainer.h"
 
@@ -216,17 +215,6 @@ class EncodeRun {
   int64_t kept_ = 0, made_ = 0, failed_ = 0;
 };
 
-std::optional<int64_t> number_from(const char* name) {
-  const char* text = std::getenv(name);
-  if (text == nullptr) return std::nullopt;
-  int64_t value = -1;
-  const char* end = text + std::string_view(text).size();
-  const auto read = std::from_chars(text, end, value);
-  VMOBA_CHECK_INPUT(read.ec == std::errc() && read.ptr == end && value >= 0,
-                    "expected a number in the environment variable {}, found '{}'", name, text);
-  return value;
-}
-
 }  // namespace
 
 EncodeShare share_from_environment() {
@@ -237,8 +225,8 @@ EncodeShare share_from_environment() {
                                      {"RANK", "WORLD_SIZE", "LOCAL_RANK"},
                                      {"SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"}};
   for (const Launcher& launcher : kLaunchers) {
-    const auto rank = number_from(launcher.rank), ranks = number_from(launcher.ranks);
-    if (rank && ranks) return {*rank, *ranks, number_from(launcher.local_rank).value_or(*rank)};
+    const auto rank = dist::launcher_number({launcher.rank}), ranks = dist::launcher_number({launcher.ranks});
+    if (rank && ranks) return {*rank, *ranks, dist::launcher_number({launcher.local_rank}).value_or(*rank)};
   }
   return {};
 }

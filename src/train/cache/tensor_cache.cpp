@@ -1,9 +1,7 @@
 #include "train/cache/tensor_cache.h"
 
 #include <ATen/ATen.h>
-#include <fcntl.h>
 #include <sys/file.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -150,10 +148,9 @@ TensorCacheWriter::TensorCacheWriter(const std::string& dir, int64_t rank, int64
   fs::create_directories(dir, error);
   VMOBA_CHECK(!error, "cache.dir: expected to make '{}', found: {}", dir, error.message());
   const std::string lock_path = fmt::format("{}/.writer-r{:03d}.lock", dir, rank);
-  lock_ = ::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  VMOBA_CHECK(lock_ >= 0, "cache.dir: expected to write in '{}', found: {}", dir, std::strerror(errno));
-  if (::flock(lock_, LOCK_EX | LOCK_NB) != 0) {
-    ::close(lock_);
+  lock_.emplace(lock_path, O_RDWR | O_CREAT);
+  VMOBA_CHECK(lock_->get() >= 0, "cache.dir: expected to write in '{}', found: {}", dir, std::strerror(errno));
+  if (::flock(lock_->get(), LOCK_EX | LOCK_NB) != 0) {
     throw_runtime(
         "cache.dir: expected to be the only writer number {} of '{}', found another process; wait for it, or "
         "give each its own --rank",
@@ -164,10 +161,6 @@ TensorCacheWriter::TensorCacheWriter(const std::string& dir, int64_t rank, int64
   for (const auto& entry : fs::directory_iterator(dir))
     if (entry.path().extension() == ".tmp" && entry.path().filename().string().starts_with(prefix))
       fs::remove(entry.path());
-}
-
-TensorCacheWriter::~TensorCacheWriter() {
-  ::close(lock_);
 }
 
 void TensorCacheWriter::put(const std::string& key, const NamedTensors& tensors) {

@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "core/file_descriptor.h"
 #include "model/weights/safetensors.h"
 
 namespace vmoba::train {
@@ -62,7 +63,6 @@ class TensorCacheWriter {
   // Makes the folder. `rank` numbers the writers of one folder; Error(kRuntime) where another process writes under the
   // same number. Left-overs of an earlier one are removed.
   TensorCacheWriter(const std::string& dir, int64_t rank, int64_t shard_bytes);
-  ~TensorCacheWriter();
   TensorCacheWriter(const TensorCacheWriter&) = delete;
   TensorCacheWriter& operator=(const TensorCacheWriter&) = delete;
 
@@ -78,7 +78,7 @@ class TensorCacheWriter {
 
   std::string dir_;
   int64_t rank_, shard_bytes_, next_number_ = 0, pending_bytes_ = 0, written_bytes_ = 0;
-  int lock_ = -1;
+  std::optional<FileDescriptor> lock_;
   std::vector<model::NamedTensor> pending_;
   std::map<std::string, std::string> metadata_;
   std::chrono::steady_clock::time_point last_flush_;

@@ -1,5 +1,7 @@
 // How this process was started: alone, or as one rank of a job (mpirun, srun). Reads environment variables only.
 #pragma once
+#include <initializer_list>
+#include <optional>
 #include <string>
 
 namespace vmoba::train::dist {
@@ -17,5 +19,8 @@ struct Launch {
 // does: such processes have no way to find each other here; likewise for several tasks of srun without PMIx. Beside an
 // MPI launcher, RANK, WORLD_SIZE and LOCAL_RANK must agree with it.
 Launch detect_launch();
+
+// The number in the first of these environment variables that is set. Throws Error(kInput) where it is none.
+std::optional<int> launcher_number(std::initializer_list<const char*> names);
 
 }  // namespace vmoba::train::dist

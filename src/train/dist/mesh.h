@@ -14,6 +14,7 @@
 
 #include "train/config.h"
 #include "train/dist/communicator.h"
+#include "train/dist/rank_device.h"
 #include "train/dist/world.h"
 
 namespace vmoba::train::dist {
@@ -35,13 +36,6 @@ struct BatchShare {
 };
 // Throws Error(kInput) where train.global_batch cannot be shared by the ranks, with the nearest that could.
 BatchShare batch_share(const TrainConfig& config, const MeshSizes& sizes);
-
-// The GPU of this rank, or the CPU. Throws Error(kInput) where a host has more ranks than GPUs.
-at::Device device_of_rank(const at::Device& device, const World& world);
-
-// Throws Error(kInput) where two ranks of a host have the same GPU, which NCCL would hang or fail on with a worse
-// message. Both by rank; `gpus`: what tells the GPUs of a host apart.
-void check_distinct_gpus(const std::vector<std::string>& hosts, const std::vector<std::string>& gpus);
 
 class Mesh {
  public:

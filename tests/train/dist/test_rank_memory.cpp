@@ -1,5 +1,5 @@
-// The bytes that a rank allocates for its part of the training state, counted by the allocator, against the arithmetic
-// of docs/distributed.md.
+// The bytes that a rank allocates for its part of the training state, counted by the allocator, against the estimate
+// that --dry-run prints.
 #include <ATen/ATen.h>
 #include <malloc.h>
 
@@ -9,6 +9,7 @@
 #include "train/dist/dist_world.h"
 #include "train/dist/mesh.h"
 #include "train/expert.h"
+#include "train/rank_memory.h"
 
 using namespace vmoba;
 using namespace vmoba::train;
@@ -18,15 +19,6 @@ namespace {
 int64_t allocated_bytes() {
   const auto info = ::mallinfo2();
   return int64_t(info.uordblks + info.hblkhd);
-}
-
-// fp32 masters, gradients, two moments and the average of what is trained, and a frozen base beside adapters.
-double expected_bytes(const RootConfig& config, const dist::Mesh& mesh, const Expert& expert) {
-  const double kept_bytes = 4 + 4 + 8 + 4, all = double(model::parameter_count(config.model));
-  if (!config.lora.enabled()) return kept_bytes * all / mesh.sizes().state_ranks();
-  double adapters = 0;
-  for (const model::Parameter& p : expert.dit->trainable()) adapters += double(p.tensor.numel());
-  return kept_bytes * adapters + 4 * all / mesh.sizes().state_ranks();
 }
 
 // Large enough that some 1,000 tensors' own bookkeeping, about half a KB each, is small beside a rank's values.
@@ -60,7 +52,7 @@ Memory memory_of(const RootConfig& config, dist::Mesh& mesh) {
   }
   if (expert.sums) expert.sums->finish();
   expert.update(1e-4, expert.gradient_norm(), 1);
-  return {double(allocated_bytes() - before), expected_bytes(config, mesh, expert)};
+  return {double(allocated_bytes() - before), double(rank_memory(config, mesh.sizes(), 0, 1).state())};
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/metrics.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
@@ -48,13 +49,6 @@ ProcessResult train(int ranks, const std::string& config, const std::string& run
   INFO(result.output);
   REQUIRE(result.exit_code == 0);
   return result;
-}
-
-std::vector<nlohmann::json> metrics(const std::string& run_dir) {
-  std::ifstream file(run_dir + "/metrics.jsonl");
-  std::vector<nlohmann::json> out;
-  for (std::string line; std::getline(file, line);) out.push_back(nlohmann::json::parse(line));
-  return out;
 }
 
 // Losses and gradient norms of two runs, step by step.
