@@ -3,7 +3,7 @@
 //
 // Every operation is collective: all ranks of the group call the same operations in the same order with tensors of the
 // same dtype and sizes. Tensors are contiguous; fp32, fp64, bf16, int64 (copies: any dtype). An operation returns at
-// once with a handle; its tensors must not be touched before wait(). The handle keeps them alive. wait() blocks the
+// once with a handle; its tensors must not be touched before wait(). They are kept alive until then. wait() blocks the
 // host over MPI; over NCCL it makes the current stream wait for the communication's side stream.
 //
 // Sums do not depend on timing: over MPI every element is added in the order of the ranks (bf16 in fp32, rounded

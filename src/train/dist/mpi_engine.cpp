@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "core/check.h"
 #include "core/log.h"
@@ -23,6 +24,11 @@ constexpr double kDeviceAbortSeconds = 5;
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+template <size_t groups>
+int64_t total(const std::array<int64_t, groups>& counts) {
+  return std::accumulate(counts.begin(), counts.end(), int64_t{0});
 }
 
 void check_mpi(int code, const char* call) {
@@ -218,11 +224,11 @@ void MpiEngine::check_device() {
   const auto failure = watch_.poll(limit);
   {
     const std::lock_guard lock(pulse_mutex_);
-    own_.begun = watch_.progress().begun;
+    for (size_t group = 0; group < kPulseGroups; ++group) own_.begun[group] = watch_.progress(int64_t(group)).begun;
   }
   if (!failure) return;
   if (failure->ranks.empty()) fail(fmt::format("expected the device to exchange tensors, found: {}", failure->message));
-  const std::vector<std::string> missing = behind(failure->ranks, failure->number);
+  const std::vector<std::string> missing = behind(*failure);
   fail(fmt::format("expected operations on the device to finish within {:.0f} s (parallel.timeout_s), found: {}; {}",
                    limit, failure->message,
                    missing.empty() ? fmt::format("no missing rank is known among ranks {} of its group: the device or "
@@ -231,18 +237,25 @@ void MpiEngine::check_device() {
                                    : fmt::format("these ranks are missing: {}", fmt::join(missing, "; "))));
 }
 
-std::vector<std::string> MpiEngine::behind(const std::vector<int>& ranks, int64_t number) const {
+std::vector<std::string> MpiEngine::behind(const OperationWatch::Failure& failure) const {
   std::vector<std::string> out;
-  for (const int other : ranks) {
+  const auto group = size_t(failure.group);
+  if (group >= kPulseGroups) return out;
+  const Pulse& zero = heard_[0];  // others than rank 0 hear only of rank 0 and the slowest
+  const Pulse& newest = rank_ == 0 ? outgoing_ : zero;
+  const int slowest = int(newest.slowest);
+  for (const int other : failure.ranks) {
     if (other == rank_) continue;
-    const Pulse& pulse = heard_[size_t(rank_ == 0 ? other : 0)];
-    // Others than rank 0 hear only of rank 0 and the slowest.
-    const int64_t begun = rank_ == 0 || other == 0 ? pulse.begun
-                          : pulse.slowest == other ? pulse.slowest_begun
-                                                   : number;
-    if (begun < number)
-      out.push_back(fmt::format("{}, behind by {} on the device", describe(other), number - begun));
+    const int64_t begun = rank_ == 0         ? heard_[size_t(other)].begun[group]
+                          : other == 0       ? zero.begun[group]
+                          : other == slowest ? newest.slowest_begun[group]
+                                             : failure.number;
+    if (begun < failure.number)
+      out.push_back(fmt::format("{}, behind by {} on the device", describe(other), failure.number - begun));
   }
+  const bool outside = std::find(failure.ranks.begin(), failure.ranks.end(), slowest) == failure.ranks.end();
+  if (outside && total(newest.slowest_begun) < total(own_.begun))
+    out.push_back(fmt::format("{}, furthest behind of all on the device", describe(slowest)));
   return out;
 }
 
@@ -283,9 +296,10 @@ void MpiEngine::add_slowest(Pulse& pulse) const {
   pulse.slowest = 0;
   pulse.slowest_begun = pulse.begun;
   for (int other = 1; other < size_; ++other) {
-    if (heard_[size_t(other)].begun >= pulse.slowest_begun) continue;
+    const Pulse& heard = heard_[size_t(other)];
+    if (total(heard.begun) >= total(pulse.slowest_begun)) continue;
     pulse.slowest = other;
-    pulse.slowest_begun = heard_[size_t(other)].begun;
+    pulse.slowest_begun = heard.begun;
   }
 }
 

@@ -8,6 +8,7 @@
 #pragma once
 #include <mpi.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -67,13 +68,17 @@ class MpiEngine {
 
  private:
   using Clock = std::chrono::steady_clock;
+  // Groups on the device whose counts travel: those of a mesh.
+  static constexpr size_t kPulseGroups = 4;
   struct Operation;
   struct OperationWork;
   struct Pulse {  // the message between watchmen
     int64_t step = 0;
-    int64_t begun = 0;  // operations on the device that wait for others or have ended
-    // From rank 0: who has begun the fewest.
-    int64_t slowest = 0, slowest_begun = 0;
+    // Operations on the device that wait for others or have ended, by the number of their group.
+    std::array<int64_t, kPulseGroups> begun{};
+    // From rank 0: who has begun the fewest of all.
+    int64_t slowest = 0;
+    std::array<int64_t, kPulseGroups> slowest_begun{};
     char phase[48] = "starting";
   };
 
@@ -85,8 +90,9 @@ class MpiEngine {
   void add_slowest(Pulse& pulse) const;
   void check_silence();
   void check_device();
-  // Of these, those that have not begun the device's operation of this number, as far as this rank has heard.
-  std::vector<std::string> behind(const std::vector<int>& ranks, int64_t number) const;
+  // Of the operation's ranks, those that have not begun it, as far as this rank has heard; and whoever is furthest
+  // behind of all, whom these may be waiting for in another group.
+  std::vector<std::string> behind(const OperationWatch::Failure& failure) const;
   // Seconds after which this rank ends the job, of `timeout_s` or an hour.
   double limit_s() const;
   void check_patience(const Operation& operation, const Exchange& exchange, Clock::time_point since);

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <mutex>
 #include <thread>
 
 #include "core/check.h"
@@ -45,24 +46,40 @@ ncclDataType_t nccl_type(at::ScalarType dtype) {
   }
 }
 
-// Of high priority, so that communication starts between the kernels that compute.
-const c10::cuda::CUDAStream& side_stream(const at::Device& device) {
-  static const c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool(/*isHighPriority=*/true, device.index());
-  return stream;
-}
-
 // Apart from the tensors, which must not live until the next poll.
 struct Events {
   at::cuda::CUDAEvent ready, finished;
   std::atomic<bool> taken_up{false};  // `finished` is recorded
 };
 
-struct NcclWork final : Work {
-  NcclWork(std::vector<at::Tensor> kept, std::shared_ptr<Events> events)
-      : tensors(std::move(kept)), events(std::move(events)) {}
-  void wait() override { events->finished.block(c10::cuda::getCurrentCUDAStream(tensors.front().device().index())); }
-  std::vector<at::Tensor> tensors;
-  std::shared_ptr<Events> events;
+class NcclWork final : public Work {
+ public:
+  NcclWork(std::vector<at::Tensor> tensors, std::shared_ptr<Events> events, const c10::cuda::CUDAStream& submitter,
+           const c10::cuda::CUDAStream& side)
+      : tensors_(std::move(tensors)), events_(std::move(events)), submitter_(submitter), side_(side) {}
+  ~NcclWork() override { let_go(/*ordered=*/false); }
+  NcclWork(const NcclWork&) = delete;
+  NcclWork& operator=(const NcclWork&) = delete;
+
+  void wait() override {
+    const c10::cuda::CUDAStream current = c10::cuda::getCurrentCUDAStream(side_.device_index());
+    events_->finished.block(current);
+    let_go(current == submitter_);
+  }
+
+ private:
+  // Memory that is freed behind a stream's wait is used again behind it, on this stream. Otherwise the allocator must
+  // ask the side stream first, which holds the memory back for as long as the host runs ahead of the GPU.
+  void let_go(bool ordered) {
+    if (!ordered)
+      for (const at::Tensor& tensor : tensors_)
+        c10::cuda::CUDACachingAllocator::recordStream(tensor.storage().data_ptr(), side_);
+    tensors_.clear();
+  }
+
+  std::vector<at::Tensor> tensors_;
+  std::shared_ptr<Events> events_;
+  c10::cuda::CUDAStream submitter_, side_;
 };
 
 bool passed(const at::cuda::CUDAEvent& event, const at::Device& device) {
@@ -70,20 +87,56 @@ bool passed(const at::cuda::CUDAEvent& event, const at::Device& device) {
   return event.query();
 }
 
-std::string group_error(ncclComm_t group) {
-  ncclResult_t state = ncclSuccess;
-  const ncclResult_t asked = ncclCommGetAsyncError(group, &state);
-  if (asked == ncclSuccess && (state == ncclSuccess || state == ncclInProgress)) return "";
-  return fmt::format("NCCL: {} ({}); NCCL_DEBUG=INFO says more",
-                     ncclGetErrorString(asked != ncclSuccess ? asked : state), ncclGetLastError(group));
-}
+// NCCL's group. Its calls must not overlap: the thread that submits and the one that watches take turns.
+class Group {
+ public:
+  // `call(ncclComm_t)` returns an ncclResult_t.
+  template <typename Call>
+  ncclResult_t run(Call call) {
+    const std::lock_guard lock(turn_);
+    VMOBA_CHECK(!aborted_, "expected a group of NCCL that works, found that it was aborted");
+    return call(comm_);
+  }
+  // What a call that was only taken up has come to.
+  ncclResult_t state() {
+    ncclResult_t state = ncclSuccess;
+    const ncclResult_t asked = run([&](ncclComm_t comm) { return ncclCommGetAsyncError(comm, &state); });
+    return asked != ncclSuccess ? asked : state;
+  }
+  // For the watch: what went wrong, or "".
+  std::string error() {
+    const std::unique_lock lock(turn_, std::try_to_lock);
+    if (!lock || aborted_) return "";  // asked again soon
+    ncclResult_t state = ncclSuccess;
+    const ncclResult_t asked = ncclCommGetAsyncError(comm_, &state);
+    if (asked == ncclSuccess && (state == ncclSuccess || state == ncclInProgress)) return "";
+    return fmt::format("NCCL: {} ({}); NCCL_DEBUG=INFO says more",
+                       ncclGetErrorString(asked != ncclSuccess ? asked : state), ncclGetLastError(comm_));
+  }
+  void abort() {
+    // Out of turn where a call does not return: this frees it.
+    const std::unique_lock lock(turn_, std::chrono::seconds(1));
+    if (!aborted_.exchange(true)) ncclCommAbort(comm_);
+  }
+  ncclComm_t* address() { return &comm_; }
+
+ private:
+  std::timed_mutex turn_;
+  std::atomic<bool> aborted_{false};
+  ncclComm_t comm_ = nullptr;
+};
 
 class NcclCommunicator final : public Communicator {
  public:
   NcclCommunicator(Communicator& control, const at::Device& device, OperationWatch& watch, std::vector<int> world_ranks)
-      : device_(device), rank_(control.rank()), watch_(watch), world_ranks_(std::move(world_ranks)) {
+      : device_(device),
+        // Of high priority, so that communication starts between the kernels that compute.
+        side_(c10::cuda::getStreamFromPool(/*isHighPriority=*/true, device.index())),
+        rank_(control.rank()),
+        size_(control.size()),
+        watch_(watch),
+        world_ranks_(std::move(world_ranks)) {
     const c10::cuda::CUDAGuard guard(device_);
-    size_ = control.size();
     const at::Tensor id = at::zeros({NCCL_UNIQUE_ID_BYTES}, at::kByte);
     ncclUniqueId unique{};
     if (rank_ == 0) check_nccl(ncclGetUniqueId(&unique), "ncclGetUniqueId");
@@ -93,10 +146,10 @@ class NcclCommunicator final : public Communicator {
     barrier(control);  // a rank that does not come is named here
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
-    check_nccl(ncclCommInitRankConfig(&group_, size_, unique, rank_, &config), "ncclCommInitRankConfig");
+    check_nccl(ncclCommInitRankConfig(group_->address(), size_, unique, rank_, &config), "ncclCommInitRankConfig");
     settle("ncclCommInitRankConfig", kInitLimit);
-    number_ =
-        watch_.add_group([group = group_] { return group_error(group); }, [group = group_] { ncclCommAbort(group); });
+    number_ = watch_.add_group(
+        world_ranks_, [group = group_] { return group->error(); }, [group = group_] { group->abort(); });
   }
   // The group itself is not destroyed: at the end of a process that failed this would wait for ranks that are gone.
   ~NcclCommunicator() override { watch_.forget_group(number_); }
@@ -106,37 +159,37 @@ class NcclCommunicator final : public Communicator {
 
   WorkPtr all_reduce(const at::Tensor& values) override {
     check_exchange("all_reduce", values, 1, values, 1);
-    return launch("ncclAllReduce", {values}, [&](cudaStream_t stream) {
+    return launch("ncclAllReduce", {values}, [&](ncclComm_t group, cudaStream_t stream) {
       return ncclAllReduce(values.const_data_ptr(), values.mutable_data_ptr(), size_t(values.numel()),
-                           nccl_type(values.scalar_type()), ncclSum, group_, stream);
+                           nccl_type(values.scalar_type()), ncclSum, group, stream);
     });
   }
   WorkPtr reduce_scatter(const at::Tensor& in, const at::Tensor& out) override {
     check_exchange("reduce_scatter", in, size_, out, 1);
-    return launch("ncclReduceScatter", {in, out}, [&](cudaStream_t stream) {
+    return launch("ncclReduceScatter", {in, out}, [&](ncclComm_t group, cudaStream_t stream) {
       return ncclReduceScatter(in.const_data_ptr(), out.mutable_data_ptr(), size_t(out.numel()),
-                               nccl_type(in.scalar_type()), ncclSum, group_, stream);
+                               nccl_type(in.scalar_type()), ncclSum, group, stream);
     });
   }
   WorkPtr all_gather(const at::Tensor& in, const at::Tensor& out) override {
     check_exchange("all_gather", in, 1, out, size_);
-    return launch("ncclAllGather", {in, out}, [&](cudaStream_t stream) {
+    return launch("ncclAllGather", {in, out}, [&](ncclComm_t group, cudaStream_t stream) {
       return ncclAllGather(in.const_data_ptr(), out.mutable_data_ptr(), size_t(in.numel()), nccl_type(in.scalar_type()),
-                           group_, stream);
+                           group, stream);
     });
   }
   WorkPtr all_to_all(const at::Tensor& in, const at::Tensor& out) override {
     check_exchange("all_to_all", in, size_, out, size_);
-    return launch("ncclAlltoAll", {in, out}, [&](cudaStream_t stream) {
+    return launch("ncclAlltoAll", {in, out}, [&](ncclComm_t group, cudaStream_t stream) {
       return ncclAlltoAll(in.const_data_ptr(), out.mutable_data_ptr(), size_t(in.numel() / size_),
-                          nccl_type(in.scalar_type()), group_, stream);
+                          nccl_type(in.scalar_type()), group, stream);
     });
   }
   WorkPtr broadcast(const at::Tensor& values, int root) override {
     check_exchange("broadcast", values, 1, values, 1);
-    return launch("ncclBroadcast", {values}, [&](cudaStream_t stream) {
+    return launch("ncclBroadcast", {values}, [&](ncclComm_t group, cudaStream_t stream) {
       return ncclBroadcast(values.const_data_ptr(), values.mutable_data_ptr(), size_t(values.numel()),
-                           nccl_type(values.scalar_type()), root, group_, stream);
+                           nccl_type(values.scalar_type()), root, group, stream);
     });
   }
 
@@ -146,36 +199,33 @@ class NcclCommunicator final : public Communicator {
     VMOBA_CHECK(tensors.front().device() == device_, "{}: expected tensors on {}, found {}", name, device_.str(),
                 tensors.front().device().str());
     const c10::cuda::CUDAGuard guard(device_);
-    const c10::cuda::CUDAStream& side = side_stream(device_);
+    const c10::cuda::CUDAStream submitter = c10::cuda::getCurrentCUDAStream(device_.index());
     const auto events = std::make_shared<Events>();
-    events->ready.record(c10::cuda::getCurrentCUDAStream(device_.index()));
-    events->ready.block(side);
-    // The allocator must not give the memory away before the side stream is done with it.
-    for (const at::Tensor& tensor : tensors)
-      c10::cuda::CUDACachingAllocator::recordStream(tensor.storage().data_ptr(), side);
+    events->ready.record(submitter);
+    events->ready.block(side_);
     // Watched from here: the first operations make connections and so wait for other ranks on the host already.
     watch_.submitted(
+        number_,
         {fmt::format("{} of {} {} values", name, tensors.front().numel(), c10::toString(tensors.front().scalar_type())),
-         world_ranks_, [events, device = device_] { return passed(events->ready, device); },
+         [events, device = device_] { return passed(events->ready, device); },
          [events, device = device_] { return events->taken_up && passed(events->finished, device); }});
-    const ncclResult_t result = call(side.stream());
+    const ncclResult_t result = group_->run([&](ncclComm_t group) { return call(group, side_.stream()); });
     check_nccl(result, name);
     if (result == ncclInProgress) settle(name, kTakeUpLimit);
-    events->finished.record(side);
+    events->finished.record(side_);
     events->taken_up = true;
-    return std::make_shared<NcclWork>(std::move(tensors), events);
+    return std::make_shared<NcclWork>(std::move(tensors), events, submitter, side_);
   }
 
   // A group that does not block only takes a call up: returns when it has done it.
   void settle(const char* call, std::chrono::seconds limit) {
     const auto start = std::chrono::steady_clock::now();
     for (int64_t polls = 0;; ++polls) {
-      ncclResult_t state = ncclSuccess;
-      check_nccl(ncclCommGetAsyncError(group_, &state), "ncclCommGetAsyncError");
+      const ncclResult_t state = group_->state();
       check_nccl(state, call);
       if (state == ncclSuccess) return;
       if (std::chrono::steady_clock::now() - start > limit) {
-        ncclCommAbort(group_);
+        group_->abort();
         throw_runtime(
             "expected {} over ranks {} to be taken up within {} s, found it still waiting; is the network "
             "between their hosts up? NCCL_DEBUG=INFO says more",
@@ -190,11 +240,12 @@ class NcclCommunicator final : public Communicator {
   }
 
   at::Device device_;
+  c10::cuda::CUDAStream side_;
   int rank_ = 0, size_ = 1;
   OperationWatch& watch_;
   std::vector<int> world_ranks_;
-  int64_t number_ = -1;  // in the watch
-  ncclComm_t group_ = nullptr;
+  int64_t number_ = -1;                                       // in the watch
+  std::shared_ptr<Group> group_ = std::make_shared<Group>();  // the watch's too
 };
 
 }  // namespace

@@ -1,6 +1,12 @@
-// Communicator over NCCL for CUDA tensors. All groups of a process share one side stream: their operations run in the
-// order of submission, which all ranks share, so that groups cannot wait for each other in a circle. An operation
-// begins when the current stream's work so far is done; wait() makes the current stream wait for it.
+// Communicator over NCCL for CUDA tensors. Each group has a side stream of its own, so that gathers of weights, sums of
+// gradients and exchanges around attention do not wait for each other: within a group operations run in the order of
+// submission, groups run beside each other. A rank submits the operations of all its groups in one order that the ranks
+// share; as the kernels of all groups fit on a GPU together, groups cannot wait for each other in a circle
+// (NCCL_LAUNCH_ORDER_IMPLICIT=1 would have NCCL enforce the order, and the waiting with it).
+//
+// An operation begins when the current stream's work so far is done; wait() makes the current stream wait for it. An
+// operation's tensors are kept until then; what is freed behind it is used again behind it, so that a host that runs
+// ahead of its GPU needs no more memory.
 // Included by src/train/dist only.
 #pragma once
 #include <ATen/core/Tensor.h>

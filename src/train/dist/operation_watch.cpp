@@ -18,78 +18,92 @@ double steady_s() {
 
 OperationWatch::OperationWatch(std::function<double()> now_s) : now_s_(now_s ? std::move(now_s) : steady_s) {}
 
-void OperationWatch::submitted(WatchedOperation operation) {
+int64_t OperationWatch::add_group(std::vector<int> ranks, std::function<std::string()> error,
+                                  std::function<void()> abort) {
   const std::lock_guard lock(mutex_);
-  open_.push_back(std::move(operation));
-  progress_.submitted += 1;
-}
-
-int64_t OperationWatch::add_group(std::function<std::string()> error, std::function<void()> abort) {
-  const std::lock_guard lock(mutex_);
-  groups_.push_back({next_group_, std::move(error), std::move(abort)});
-  return next_group_++;
+  int64_t number = 0;
+  while (groups_.count(number) > 0) ++number;
+  groups_[number] = {std::move(ranks), std::move(error), std::move(abort), {}, {}, 0, false};
+  return number;
 }
 
 void OperationWatch::forget_group(int64_t number) {
   const std::lock_guard lock(mutex_);
-  std::erase_if(groups_, [number](const Group& group) { return group.number == number; });
+  groups_.erase(number);
+}
+
+void OperationWatch::submitted(int64_t group, WatchedOperation operation) {
+  const std::lock_guard lock(mutex_);
+  Group& of = groups_.at(group);
+  of.open.push_back(std::move(operation));
+  of.progress.submitted += 1;
 }
 
 std::optional<OperationWatch::Failure> OperationWatch::poll(double limit_s) {
   const std::lock_guard lock(mutex_);
   try {
-    for (const Group& group : groups_)
-      if (std::string error = group.error(); !error.empty()) return Failure{std::move(error), {}, 0};
-    return poll_operations(limit_s);
+    for (auto& [number, group] : groups_)
+      if (std::string error = group.error(); !error.empty()) return Failure{std::move(error), {}, 0, 0};
+    for (auto& [number, group] : groups_) advance(group);
   } catch (const std::exception& e) {
-    return Failure{fmt::format("the device failed: {}", e.what()), {}, 0};
+    return Failure{fmt::format("the device failed: {}", e.what()), {}, 0, 0};
   }
-}
-
-std::optional<OperationWatch::Failure> OperationWatch::poll_operations(double limit_s) {
-  while (!open_.empty() && open_.front().finished()) {
-    open_.pop_front();
-    progress_.finished += 1;
-    waits_ = false;
-  }
-  const bool waits = !open_.empty() && open_.front().begun();
-  progress_.begun = progress_.finished + (waits ? 1 : 0);
   const double now = now_s_();
-  if (waits && !waits_) waits_since_s_ = now;
-  waits_ = waits;
-  if (!waits || now - waits_since_s_ < limit_s) return std::nullopt;
-  const WatchedOperation& first = open_.front();
-  return Failure{fmt::format("{} has waited for other ranks for {:.0f} s", first.name, now - waits_since_s_),
-                 first.ranks, progress_.begun};
+  std::optional<Failure> out;
+  double longest_s = 0;
+  for (const auto& [number, group] : groups_) {
+    const double waited_s = now - group.waits_since_s;
+    if (!group.waits || waited_s < limit_s || (out && waited_s <= longest_s)) continue;
+    longest_s = waited_s;
+    out = Failure{fmt::format("{} has waited for other ranks for {:.0f} s", group.open.front().name, waited_s),
+                  group.ranks, number, group.progress.begun};
+  }
+  return out;
 }
 
-OperationWatch::Progress OperationWatch::progress() const {
+void OperationWatch::advance(Group& group) {
+  while (!group.open.empty() && group.open.front().finished()) {
+    group.open.pop_front();
+    group.progress.finished += 1;
+    group.waits = false;
+  }
+  const bool waits = !group.open.empty() && group.open.front().begun();
+  group.progress.begun = group.progress.finished + (waits ? 1 : 0);
+  if (waits && !group.waits) group.waits_since_s = now_s_();
+  group.waits = waits;
+}
+
+OperationWatch::Progress OperationWatch::progress(int64_t group) const {
   const std::lock_guard lock(mutex_);
-  return progress_;
+  const auto found = groups_.find(group);
+  return found == groups_.end() ? Progress{} : found->second.progress;
 }
 
 bool OperationWatch::abort_groups(double within_s) {
-  // The thread may outlive this call: it shares what it needs.
+  // The threads may outlive this call: they share what they need.
   struct Shared {
     std::mutex mutex;
     std::condition_variable changed;
-    bool done = false;
-    std::vector<Group> groups;
+    size_t left = 0;
   };
   const auto shared = std::make_shared<Shared>();
+  std::vector<std::function<void()>> aborts;
   {
     const std::lock_guard lock(mutex_);
-    shared->groups = groups_;
+    for (const auto& [number, group] : groups_) aborts.push_back(group.abort);
   }
-  if (shared->groups.empty()) return true;
-  std::thread([shared] {
-    for (const Group& group : shared->groups) group.abort();
-    const std::lock_guard lock(shared->mutex);
-    shared->done = true;
-    shared->changed.notify_all();
-  }).detach();
+  shared->left = aborts.size();
+  // At once: what waits in one group may keep another's from ending.
+  for (const auto& abort : aborts) {
+    std::thread([shared, abort] {
+      abort();
+      const std::lock_guard lock(shared->mutex);
+      shared->left -= 1;
+      shared->changed.notify_all();
+    }).detach();
+  }
   std::unique_lock lock(shared->mutex);
-  return shared->changed.wait_for(lock, std::chrono::duration<double>(within_s), [&] { return shared->done; });
+  return shared->changed.wait_for(lock, std::chrono::duration<double>(within_s), [&] { return shared->left == 0; });
 }
 
 }  // namespace vmoba::train::dist

@@ -15,7 +15,9 @@ at::Device device_of_rank(const at::Device& device, const World& world) {
   VMOBA_CHECK_INPUT(count == 1 || world.local_rank() < count,
                     "expected a GPU for each of the {} ranks on {}, found {}; start at most {} ranks per host",
                     world.local_size(), world.host(world.rank()), count, count);
-  return at::Device(at::kCUDA, c10::DeviceIndex(count == 1 ? 0 : world.local_rank()));
+  const auto index = c10::DeviceIndex(count == 1 ? 0 : world.local_rank());
+  c10::cuda::set_device(index);
+  return at::Device(at::kCUDA, index);
 }
 
 void check_distinct_gpus(const std::vector<std::string>& hosts, const std::vector<std::string>& gpus) {

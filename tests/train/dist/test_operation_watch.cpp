@@ -18,8 +18,13 @@ struct FakeOperation {
   bool begun = false, finished = false;
 };
 
-WatchedOperation watched(FakeOperation& fake, std::vector<int> ranks = {0, 1}) {
-  return {"sum", std::move(ranks), [&fake] { return fake.begun; }, [&fake] { return fake.finished; }};
+WatchedOperation watched(FakeOperation& fake) {
+  return {"sum", [&fake] { return fake.begun; }, [&fake] { return fake.finished; }};
+}
+
+int64_t add_group(OperationWatch& watch, std::vector<int> ranks) {
+  return watch.add_group(
+      std::move(ranks), [] { return ""; }, [] {});
 }
 
 }  // namespace
@@ -28,14 +33,15 @@ TEST_CASE("an operation may wait for its own rank's computing without limit, for
   double now = 100;
   OperationWatch watch([&] { return now; });
   FakeOperation first, second;
-  watch.submitted(watched(first));
-  watch.submitted(watched(second, {0, 2}));
+  const int64_t group = add_group(watch, {0, 2});
+  watch.submitted(group, watched(first));
+  watch.submitted(group, watched(second));
   now += 1000;  // this rank computes
   CHECK_FALSE(watch.poll(45));
-  CHECK(watch.progress().begun == 0);
+  CHECK(watch.progress(group).begun == 0);
   first.begun = true;
   CHECK_FALSE(watch.poll(45));
-  CHECK(watch.progress().begun == 1);
+  CHECK(watch.progress(group).begun == 1);
   now += 44;
   CHECK_FALSE(watch.poll(45));
   first.finished = second.begun = true;  // the second's time counts from here
@@ -47,17 +53,43 @@ TEST_CASE("an operation may wait for its own rank's computing without limit, for
   REQUIRE(failure);
   CHECK(failure->message == "sum has waited for other ranks for 45 s");
   CHECK(failure->ranks == std::vector<int>{0, 2});
-  CHECK(failure->number == 2);
+  CHECK((failure->group == group && failure->number == 2));
   second.finished = true;  // it came after all
   CHECK_FALSE(watch.poll(45));
-  const auto progress = watch.progress();
+  const auto progress = watch.progress(group);
   CHECK((progress.submitted == 2 && progress.begun == 2 && progress.finished == 2));
+}
+
+TEST_CASE("groups wait beside each other, and who has waited longest is named") {
+  double now = 0;
+  OperationWatch watch([&] { return now; });
+  const int64_t gathers = add_group(watch, {0, 1}), exchanges = add_group(watch, {0, 3});
+  FakeOperation gather, exchange, next_exchange;
+  watch.submitted(gathers, watched(gather));
+  watch.submitted(exchanges, watched(exchange));
+  watch.submitted(exchanges, watched(next_exchange));
+  exchange.begun = exchange.finished = next_exchange.begun = true;  // though the gather has not
+  CHECK_FALSE(watch.poll(10));
+  CHECK((watch.progress(gathers).begun == 0 && watch.progress(exchanges).begun == 2));
+  now = 5;
+  gather.begun = true;
+  CHECK_FALSE(watch.poll(10));
+  now = 16;  // both are late: the exchange by 16 s, the gather by 11 s
+  const auto failure = watch.poll(10);
+  REQUIRE(failure);
+  CHECK((failure->group == exchanges && failure->ranks == std::vector<int>{0, 3}));
+  watch.forget_group(exchanges);
+  REQUIRE(watch.poll(10));
+  CHECK(watch.poll(10)->group == gathers);
+  CHECK(add_group(watch, {0, 2}) == exchanges);  // the number is free again, its counts begin anew
+  CHECK(watch.progress(exchanges).begun == 0);
 }
 
 TEST_CASE("errors of groups and of the device are failures, of groups that still exist") {
   OperationWatch watch([] { return 0.0; });
   std::string error;
-  const int64_t number = watch.add_group([&] { return error; }, [] {});
+  const int64_t number = watch.add_group(
+      {0}, [&] { return error; }, [] {});
   CHECK_FALSE(watch.poll(1));
   error = "remote process exited";
   REQUIRE(watch.poll(1));
@@ -65,7 +97,8 @@ TEST_CASE("errors of groups and of the device are failures, of groups that still
   CHECK(watch.poll(1)->ranks.empty());
   watch.forget_group(number);
   CHECK_FALSE(watch.poll(1));
-  watch.submitted({"sum", {0}, [] { return true; }, []() -> bool { throw std::runtime_error("illegal address"); }});
+  watch.submitted(add_group(watch, {0}),
+                  {"sum", [] { return true; }, []() -> bool { throw std::runtime_error("illegal address"); }});
   REQUIRE(watch.poll(1));
   CHECK(test::contains(watch.poll(1)->message, "illegal address"));
 }
@@ -74,16 +107,23 @@ TEST_CASE("aborting groups is bounded in time") {
   OperationWatch watch;
   CHECK(watch.abort_groups(0));
   std::atomic<int> aborted{0};
-  watch.add_group([] { return ""; }, [&] { ++aborted; });
-  watch.add_group([] { return ""; }, [&] { ++aborted; });
+  for (int i = 0; i < 2; ++i)
+    watch.add_group(
+        {0}, [] { return ""; }, [&] { ++aborted; });
   CHECK(watch.abort_groups(60));
   CHECK(aborted == 2);
   static std::atomic<bool> let_go{false};  // the thread outlives the case
-  watch.add_group([] { return ""; },
-                  [] {
-                    while (!let_go) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-                  });
-  CHECK_FALSE(watch.abort_groups(0.05));
+  OperationWatch stuck;
+  stuck.add_group(
+      {0}, [] { return ""; },
+      [] {
+        while (!let_go) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      });
+  static std::atomic<bool> freed{false};
+  stuck.add_group(
+      {0}, [] { return ""; }, [] { freed = true; });
+  CHECK_FALSE(stuck.abort_groups(0.2));
+  CHECK(freed);  // one that does not end keeps no other
   let_go = true;
 }
 
@@ -96,8 +136,10 @@ TEST_CASE("a device operation that one rank never begins", "[.stalled]") {
   std::vector<int> everyone;
   for (int r = 0; r < world.size(); ++r) everyone.push_back(r);
   const bool missing = world.rank() == world.size() - 1;
+  OperationWatch& watch = world.device_watch();
+  const int64_t group = add_group(watch, everyone);
   for (int i = 0; i < 3; ++i)
-    world.device_watch().submitted({"fake sum", everyone, [=] { return i < 2 || !missing; }, [=] { return i < 2; }});
+    watch.submitted(group, {"fake sum", [=] { return i < 2 || !missing; }, [=] { return i < 2; }});
   // The host has gone on to wait for the device, as loss.item() would.
   std::this_thread::sleep_for(std::chrono::seconds(40));
 }

@@ -13,6 +13,7 @@
 #include "train/dist/gradient_buckets.h"
 #include "train/dist/mesh.h"
 #include "train/dist/nccl_communicator.h"
+#include "train/dist/rank_device.h"
 #include "train/dist/sharded_weights.h"
 #include "train/dist/step_exchange.h"
 #include "train/dist/ulysses.h"
@@ -56,15 +57,16 @@ at::Tensor normals(const char* stream, int64_t index, at::IntArrayRef shape) {
 // One rank's part in a run with everything in fp64. `shards`: null where it holds all parameters.
 class Run {
  public:
-  Run(const RootConfig& config, bool token_runs, ShardedWeights* shards = nullptr)
+  Run(const RootConfig& config, bool token_runs, at::Device device, ShardedWeights* shards = nullptr)
       : batch_(config.train.global_batch),
         config_(config),
         token_runs_(token_runs),
-        dit_(model::make_dit(config.model, config.attention, 5, at::kCPU, shards)) {
+        device_(device),
+        dit_(model::make_dit(config.model, config.attention, 5, device, shards)) {
     for (const model::Parameter& p : dit_->parameters()) {
       at::Tensor parameter = p.tensor;
       // proj_out starts at zero, which would hide what lies before it in the first step.
-      const at::Tensor noise = 0.02 * normals("start", 0, p.shape());
+      const at::Tensor noise = 0.02 * normals("start", 0, p.shape()).to(device_);
       parameter.set_data(p.tensor.detach().to(at::kDouble) + (shards ? shards->own_part(noise) : noise));
     }
     optimizer_ = std::make_unique<AdamW>(config.train.optimizer, dit_->parameters());
@@ -72,15 +74,16 @@ class Run {
 
   // Adds the gradients of the mean loss over the batch; returns the sample's loss.
   double backward(int64_t sample, model::SequenceParallel* sequence) {
-    const at::Tensor x0 = normals("latents", sample, {1, 4, kLatents[0], kLatents[1], kLatents[2]});
-    const at::Tensor noise = normals("noise", sample, x0.sizes()), text = normals("text", sample, {1, 3, 8});
+    const at::Tensor x0 = normals("latents", sample, {1, 4, kLatents[0], kLatents[1], kLatents[2]}).to(device_);
+    const at::Tensor noise = normals("noise", sample, x0.sizes()).to(device_);
+    const at::Tensor text = normals("text", sample, {1, 3, 8}).to(device_);
     const double sigma = draw_sigma(config_.train.flow, 3, sample);
     // A timestep for each latent frame, or one for the sample.
     const at::Tensor timestep = token_runs_ ? at::tensor({0.0, 1000 * sigma, 500 * sigma}, at::kDouble).unsqueeze(0)
                                             : at::full({1}, 1000 * sigma, at::kDouble);
     model::ForwardOptions options{at::kDouble, false, config_.model.activation_checkpointing, &stats};
     options.sequence = sequence;
-    const at::Tensor velocity = dit_->forward({(1 - sigma) * x0 + sigma * noise, timestep, text}, options);
+    const at::Tensor velocity = dit_->forward({(1 - sigma) * x0 + sigma * noise, timestep.to(device_), text}, options);
     const at::Tensor loss = (velocity - (noise - x0)).square().mean();
     (loss / double(batch_)).backward();
     return loss.item<double>();
@@ -100,13 +103,14 @@ class Run {
   int64_t batch_;
   RootConfig config_;
   bool token_runs_;
+  at::Device device_;
   std::unique_ptr<model::Dit> dit_;
   std::unique_ptr<AdamW> optimizer_;
 };
 
 struct Outcome {
   std::vector<double> losses;
-  std::vector<at::Tensor> weights;
+  std::vector<at::Tensor> weights;  // on the CPU
   std::map<std::string, std::pair<double, double>> pairs;
 };
 
@@ -120,12 +124,12 @@ at::Tensor whole(Communicator& holders, const model::Parameter& p) {
 Outcome outcome_of(const Run& run, std::vector<double> losses, Communicator* holders = nullptr) {
   Outcome out{std::move(losses), {}, run.stats.pairs()};
   for (const model::Parameter& p : run.parameters())
-    out.weights.push_back(holders ? whole(*holders, p) : p.tensor.detach().clone());
+    out.weights.push_back((holders ? whole(*holders, p) : p.tensor.detach().clone()).cpu());
   return out;
 }
 
-Outcome train_alone(const RootConfig& config, bool token_runs) {
-  Run run(config, token_runs);
+Outcome train_alone(const RootConfig& config, bool token_runs, at::Device device) {
+  Run run(config, token_runs, device);
   const int64_t batch = config.train.global_batch;
   std::vector<double> losses;
   for (int64_t step = 0; step < kSteps; ++step) {
@@ -159,25 +163,25 @@ struct Variant {
 };
 
 // The runs on one process cost as much as all others together: each is made by one rank, at the same time.
-void train_all_alone(World& world, std::vector<Variant>& variants) {
+void train_all_alone(World& world, std::vector<Variant>& variants, at::Device device) {
   world.set_patient(true);
   for (size_t v = 0; v < variants.size(); ++v) {
     Variant& it = variants[v];
     it.alone = int(v) % world.size() == world.rank()
-                   ? train_alone(it.config, it.token_runs)
-                   : outcome_of(Run(it.config, it.token_runs), std::vector<double>(size_t(kSteps)));
+                   ? train_alone(it.config, it.token_runs, device)
+                   : outcome_of(Run(it.config, it.token_runs, device), std::vector<double>(size_t(kSteps)));
   }
   for (size_t v = 0; v < variants.size(); ++v) share_outcome(world, int(v) % world.size(), variants[v].alone);
   world.set_patient(false);
 }
 
 // `held_together`: each rank of mesh.state() holds a part of the parameters, else all.
-Outcome train_together(World& world, const RootConfig& config, bool token_runs, bool held_together) {
-  Mesh mesh(world, config.parallel, at::kCPU);
+Outcome train_together(World& world, const RootConfig& config, bool token_runs, bool held_together, at::Device device) {
+  Mesh mesh(world, config.parallel, device);
   const BatchShare share = batch_share(config.train, mesh.sizes());
   const auto ulysses = mesh.sizes().sequence > 1 ? make_ulysses(mesh.sequence()) : nullptr;
   ShardedWeights shards(mesh.state(), mesh.replicas());
-  Run run(config, token_runs, held_together ? &shards : nullptr);
+  Run run(config, token_runs, device, held_together ? &shards : nullptr);
   std::optional<GradientBuckets> buckets;
   if (!held_together) buckets.emplace(run.parameters(), mesh.everyone(), /*bucket_bytes=*/20000);
   GradientSums& sums = held_together ? static_cast<GradientSums&>(shards) : *buckets;
@@ -218,16 +222,13 @@ void check_agreement(const Outcome& alone, const Outcome& together) {
     CHECK(pairs.first / pairs.second == Approx(together.pairs.at(name).first).epsilon(1e-12));
 }
 
-}  // namespace
-
-TEST_CASE("every way to share the work gives the mathematics of one process", "[mpi]") {
-  World& world = test::world();
+void check_every_way(World& world, at::Device device) {
   // Most ways to share leave a rank several passes to accumulate.
   const int64_t batch = world.size() == 3 ? 6 : 4;
   std::vector<Variant> variants = {{small_config(/*checkpointing=*/true, batch), /*token_runs=*/false, {}},
                                    {small_config(/*checkpointing=*/false, batch), /*token_runs=*/true, {}}};
   variants[1].config.attention.backend = "full";
-  train_all_alone(world, variants);
+  train_all_alone(world, variants, device);
   const auto& pairs = variants[0].alone.pairs.at("spatial");
   REQUIRE(pairs.first < 0.9 * pairs.second);  // blocks were left out
   for (Variant& variant : variants) {
@@ -241,10 +242,23 @@ TEST_CASE("every way to share the work gives the mathematics of one process", "[
         const bool held_together = inner > 1 && (variant.config.parallel.shard > 1 || sparse);
         INFO(world.size() << " ranks, sequence " << sequence << ", shard " << inner / sequence << ", "
                           << variant.config.attention.backend);
-        check_agreement(variant.alone, train_together(world, variant.config, variant.token_runs, held_together));
+        check_agreement(variant.alone,
+                        train_together(world, variant.config, variant.token_runs, held_together, device));
       }
     }
   }
+}
+
+}  // namespace
+
+TEST_CASE("every way to share the work gives the mathematics of one process", "[mpi]") {
+  check_every_way(test::world(), at::kCPU);
+}
+
+TEST_CASE("the same over NCCL between GPUs", "[.gpus]") {
+  World& world = test::world();
+  if (world.size() == 1) return;  // brought in by an exclusion
+  check_every_way(world, device_of_rank(at::Device(at::kCUDA), world));
 }
 
 TEST_CASE("heads and pools that ranks cannot share are refused with what could") {
