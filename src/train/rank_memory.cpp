@@ -58,9 +58,10 @@ RankMemory rank_memory(const RootConfig& config, const dist::MeshSizes& sizes, i
   out.optimizer = 8 * trained;
   out.ema = config.train.ema.enabled ? 4 * trained : 0;
   if (parts > 1) {
-    const int64_t gathered = model.outer + 2 * model.largest_block;
+    const int64_t block = model.largest_block, own = part(block);
+    const int64_t gathered = model.outer + 2 * block + own;
     out.working = carried_width(config) * (config.model.activation_checkpointing ? gathered : model.parameters);
-    if (!lora) out.working += (width + 4) * model.largest_block;
+    if (!lora) out.working += width * block + 4 * (block + own);
   } else if (width != kept_width(config)) {
     out.working = width * model.largest_block;
   }

@@ -38,9 +38,10 @@ struct RankMemory {
 
 // A rank of a job of these sizes, for samples of `tokens` tokens in passes of `micro` samples. The shard * sequence
 // ranks of a copy hold the state together (adapters lie on every rank, their frozen base is held together). They gather
-// the outer unit and two blocks (the one at work, the next) in the compute dtype, all blocks where backward does not
-// recompute them, and hold a block's gradients until they are summed into parts: in the compute dtype and in fp32. A
-// rank that holds all of the state makes copies of a block's weights in the compute dtype where that is another.
+// the outer unit and two blocks (the one at work and the next, with what the rank sends of it) in the compute dtype,
+// all blocks where backward does not recompute them, and hold a block's gradients until they are summed into parts: in
+// the compute dtype, and in fp32 with the part that comes back. A rank that holds all of the state makes copies of a
+// block's weights in the compute dtype where that is another.
 RankMemory rank_memory(const RootConfig& config, const dist::MeshSizes& sizes, int64_t tokens, int64_t micro);
 
 // Activations of one pass. With checkpointing each block keeps its input only, plus one block's intermediates: about 16

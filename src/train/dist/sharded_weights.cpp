@@ -115,9 +115,6 @@ std::vector<at::Tensor> ShardedWeights::whole_parameters(size_t unit, at::Scalar
     gathered = launch(unit, compute_dtype);
   }
   ahead_.reset();
-  // Unit 0 stays, backward ends with unit 1.
-  const size_t next = again ? unit - 1 : unit + 1;
-  if (next > 0 && next < units_.size()) ahead_ = std::make_unique<GatheredUnit>(launch(next, compute_dtype));
   const auto& parameters = units_[unit].parameters;
   std::vector<at::Tensor> out(parameters.size());
   for (Gathering& gathering : gathered.gatherings) {
@@ -131,6 +128,9 @@ std::vector<at::Tensor> ShardedWeights::whole_parameters(size_t unit, at::Scalar
     }
     gathering.flat.reset();
   }
+  // Begun here and not before, so that two gathered units exist at most. Unit 0 stays, backward ends with unit 1.
+  const size_t next = again ? unit - 1 : unit + 1;
+  if (next > 0 && next < units_.size()) ahead_ = std::make_unique<GatheredUnit>(launch(next, compute_dtype));
   return out;
 }
 

@@ -132,10 +132,12 @@ TEST_CASE("memory of a rank by arithmetic") {
   const RankMemory shard = rank_memory(config, {2, 3, 4}, tokens, 2);
   const int64_t part = (sizes.parameters + 11) / 12;
   CHECK(shard.state() == (4 + 4 + 8 + 4) * part);
-  CHECK(shard.working == 2 * (sizes.outer + 2 * sizes.largest_block) + (2 + 4) * sizes.largest_block);
+  // Two blocks and what this rank sends of one; a block's gradients, in fp32 with this rank's part of their sum.
+  const int64_t block = sizes.largest_block, own = (block + 11) / 12;
+  CHECK(shard.working == 2 * (sizes.outer + 2 * block + own) + 2 * block + 4 * (block + own));
   CHECK(shard.activations == alone.activations / 4);
   config.model.activation_checkpointing = false;  // weights stay until backward
-  CHECK(rank_memory(config, {2, 3, 4}, tokens, 2).working == 2 * sizes.parameters + (2 + 4) * sizes.largest_block);
+  CHECK(rank_memory(config, {2, 3, 4}, tokens, 2).working == 2 * sizes.parameters + 2 * block + 4 * (block + own));
   config.model.activation_checkpointing = true;
   // LoRA: states of the adapters only, the base as it is kept.
   config.lora.rank = 2;

@@ -2,6 +2,12 @@
 #include "train/dist/sharded_weights.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/impl/alloc_cpu.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <mutex>
+#include <unordered_map>
 
 #include "support/catch.h"
 #include "train/dist/dist_world.h"
@@ -65,7 +71,81 @@ void check_gather_and_sum(Communicator& ranks, at::Device device) {
   CHECK(shards.early_gathers() == 4);
 }
 
+// Counts the bytes of CPU tensors while it lives. One at a time.
+class CountingAllocator final : public at::Allocator {
+ public:
+  CountingAllocator() { c10::SetCPUAllocator(this); }
+  ~CountingAllocator() override { c10::SetCPUAllocator(c10::GetDefaultCPUAllocator()); }
+  at::DataPtr allocate(size_t bytes) override {
+    void* memory = c10::alloc_cpu(bytes);
+    const std::lock_guard lock(count().mutex);
+    count().bytes_of[memory] = int64_t(bytes);
+    count().bytes += int64_t(bytes);
+    count().peak = std::max(count().peak, count().bytes);
+    return {memory, memory, raw_deleter(), at::kCPU};
+  }
+  at::DeleterFnPtr raw_deleter() const override { return &free_counted; }
+  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+  int64_t peak_bytes() const { return count().peak; }
+  void forget_peak() { count().peak = count().bytes; }
+
+ private:
+  struct Count {
+    std::mutex mutex;
+    std::unordered_map<void*, int64_t> bytes_of;
+    int64_t bytes = 0, peak = 0;
+  };
+  static Count& count() {  // tensors may outlive the allocator
+    static Count counts;
+    return counts;
+  }
+  static void free_counted(void* memory) {
+    const std::lock_guard lock(count().mutex);
+    count().bytes -= count().bytes_of[memory];
+    count().bytes_of.erase(memory);
+    c10::free_cpu(memory);
+  }
+};
+
 }  // namespace
+
+TEST_CASE("two gathered units exist at most, and gradients of one", "[mpi]") {
+  Communicator& ranks = world().control();
+  const auto alone = make_single_communicator();
+  constexpr int64_t kUnits = 5, kValues = 1 << 20;
+  const int64_t part = (kValues + ranks.size() - 1) / ranks.size();
+  const int64_t whole_bytes = 4 * part * ranks.size(), part_bytes = 4 * part;
+  CountingAllocator memory;
+  for (const bool trained : {false, true}) {
+    INFO(ranks.size() << " ranks, " << (trained ? "trained" : "frozen"));
+    ShardedWeights shards(ranks, *alone);
+    std::vector<at::Tensor> parts;
+    for (int64_t u = 0; u < kUnits; ++u) {
+      parts.push_back(shards.own_part(at::full({kValues}, double(u))).requires_grad_(trained));
+      shards.add_unit({{parts.back(), {kValues}, false}});
+    }
+    shards.begin_step();
+    shards.begin_last_pass();
+    const int64_t before = memory.peak_bytes();
+    memory.forget_peak();
+    const int64_t held = memory.peak_bytes();
+    REQUIRE(held <= before);
+    for (int64_t u = 1; u < kUnits; ++u) shards.gather(size_t(u), {parts[size_t(u)].detach()}, at::kFloat, false);
+    // The unit at hand, the next one and what this rank sends of it.
+    CHECK(memory.peak_bytes() - held <= 2 * whole_bytes + part_bytes + 10000);
+    CHECK(memory.peak_bytes() - held > 2 * whole_bytes);
+    if (!trained) continue;
+    for (int64_t u = kUnits - 1; u > 0; --u) {
+      const auto whole = shards.gather(size_t(u), {parts[size_t(u)]}, at::kFloat, true);
+      torch::autograd::backward({whole[0]}, {at::ones({kValues})});
+    }
+    // And its gradients, the same as rows for the ranks, the part that comes back; MPI's own buffer is as large as the
+    // rows.
+    CHECK(memory.peak_bytes() - held <= 5 * whole_bytes + 2 * part_bytes + 10000);
+    shards.finish();
+    CHECK(at::equal(parts[1].grad(), shards.own_part(at::full({kValues}, double(ranks.size())))));
+  }
+}
 
 TEST_CASE("whole parameters come from their parts, gradients go to them", "[mpi]") {
   check_gather_and_sum(world().control(), at::kCPU);
