@@ -3,11 +3,18 @@
 # vmoba_test(NAME [TORCH] SOURCES ... LINKS ... [LABELS ...])  one Catch2 program, one ctest entry for its plain
 #   cases and one more for each of the tags [slow], [fuzz], [gpu], [mpi] that SLOW/FUZZ/GPU flags announce
 
+# Warnings from the flow of inlined code: GCC 13 sees them inside libtorch's headers (vector<bool>::reserve in
+# autograd::Function::apply), where nothing is wrong. They stay warnings under VMOBA_WERROR.
+set(VMOBA_FLOW_WARNINGS "")
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_GREATER_EQUAL 13)
+  set(VMOBA_FLOW_WARNINGS "-Wno-error=array-bounds;-Wno-error=stringop-overflow;-Wno-error=maybe-uninitialized")
+endif()
+
 function(_vmoba_compile_options target)
   target_include_directories(${target} PUBLIC "${CMAKE_SOURCE_DIR}/src")
   target_compile_options(${target} PRIVATE
     $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wno-unused-parameter>
-    $<$<AND:$<BOOL:${VMOBA_WERROR}>,$<COMPILE_LANGUAGE:CXX>>:-Werror>)
+    "$<$<AND:$<BOOL:${VMOBA_WERROR}>,$<COMPILE_LANGUAGE:CXX>>:-Werror;${VMOBA_FLOW_WARNINGS}>")
   if(VMOBA_SANITIZE)
     target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${VMOBA_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
     target_link_options(${target} PUBLIC -fsanitize=${VMOBA_SANITIZE})

@@ -126,38 +126,47 @@ void CheckpointWriter::make_files(const CheckpointParts& parts, const std::vecto
   for (const ToolFile& file : tool_files_) make_folder(fs::path(file.path).parent_path().string());
 }
 
-// One copy of this rank's values, and where each run of them belongs.
-void CheckpointWriter::copy_values(const std::vector<Planned>& files, const CheckpointParts& parts) {
-  const at::NoGradGuard no_grad;
-  std::vector<at::Tensor> sources;
-  std::vector<int64_t> begins;
-  int64_t bytes = 0;
-  files_.clear();
-  for (const Planned& file : files) {
-    files_.push_back({file.path, {}});
-    for (const HeldTensor& tensor : file.tensors) {
-      const ValueRun held = held_run(*file.expert, tensor), own = written_run(*file.expert, tensor);
+// What this rank writes of the files, and where in the copy it lies.
+std::vector<CheckpointWriter::Source> CheckpointWriter::sources_of(const std::vector<Planned>& files) {
+  std::vector<Source> out;
+  int64_t begin = 0;
+  for (size_t i = 0; i < files.size(); ++i) {
+    for (const HeldTensor& tensor : files[i].tensors) {
+      const ValueRun held = held_run(*files[i].expert, tensor), own = written_run(*files[i].expert, tensor);
       if (own.count == 0) continue;
       const int64_t value_bytes = int64_t(tensor.held.element_size());
-      sources.push_back(tensor.held.view(-1).narrow(0, own.begin - held.begin, own.count));
-      begins.push_back(bytes);
-      files_.back().slices.push_back({file.layout.tensors.at(tensor.name).begin + own.begin * value_bytes, {}});
-      bytes += (own.count * value_bytes + kAlignBytes - 1) / kAlignBytes * kAlignBytes;
+      out.push_back({tensor.held.view(-1).narrow(0, own.begin - held.begin, own.count), i,
+                     files[i].layout.tensors.at(tensor.name).begin + own.begin * value_bytes, begin});
+      begin += (own.count * value_bytes + kAlignBytes - 1) / kAlignBytes * kAlignBytes;
     }
   }
-  const at::Device device = parts.experts.front().dit->trainable().front().tensor.device();
-  if (!copy_.defined() || copy_.numel() != bytes)
-    copy_ = at::empty({bytes}, at::TensorOptions(at::kByte).pinned_memory(device.is_cuda()));
-  size_t next = 0;
-  for (File& file : files_) {
-    for (Slice& slice : file.slices) {
-      const at::Tensor& source = sources[next];
-      slice.values = copy_.narrow(0, begins[next], int64_t(source.nbytes())).view(source.scalar_type());
-      slice.values.copy_(source, /*non_blocking=*/true);
-      ++next;
+  return out;
+}
+
+void CheckpointWriter::reserve_copy(const std::vector<Source>& sources) {
+  if (sources.empty()) return;
+  const Source& last = sources.back();
+  copy_.reserve(last.begin + int64_t(last.values.nbytes()), last.values.is_cuda());
+}
+
+void CheckpointWriter::copy_values(const std::vector<Planned>& files) {
+  const at::NoGradGuard no_grad;
+  const std::vector<Source> sources = sources_of(files);
+  reserve_copy(sources);
+  files_.clear();
+  for (const Planned& file : files) files_.push_back({file.path, {}});
+  for (const Source& source : sources) {
+    const auto bytes = int64_t(source.values.nbytes()), value_bytes = int64_t(source.values.element_size());
+    for (int64_t done = 0; done < bytes;) {
+      const at::Tensor values = copy_.run(source.begin + done, bytes - done).view(source.values.scalar_type());
+      values.copy_(source.values.narrow(0, done / value_bytes, values.numel()), /*non_blocking=*/true);
+      files_[source.file].slices.push_back({source.offset + done, values});
+      done += int64_t(values.nbytes());
     }
   }
-  if (device.is_cuda()) c10::impl::VirtualGuardImpl(device.type()).getStream(device).synchronize();
+  if (sources.empty() || !sources.front().values.is_cuda()) return;
+  const at::Device device = sources.front().values.device();
+  c10::impl::VirtualGuardImpl(device.type()).getStream(device).synchronize();
 }
 
 void CheckpointWriter::copy_adapters(const CheckpointParts& parts) {
@@ -177,6 +186,12 @@ void CheckpointWriter::copy_adapters(const CheckpointParts& parts) {
   }
 }
 
+void CheckpointWriter::reserve(const CheckpointParts& parts) {
+  std::vector<Planned> files;
+  plan(parts, files);
+  reserve_copy(sources_of(files));
+}
+
 void CheckpointWriter::begin(const TrainerState& state, const CheckpointParts& parts) {
   VMOBA_CHECK(!thread_.joinable(), "expected no checkpoint under way, found that of step {}", step_);
   step_ = state.step;
@@ -188,7 +203,7 @@ void CheckpointWriter::begin(const TrainerState& state, const CheckpointParts& p
     plan(parts, files);
     copy_adapters(parts);
     if (control_.rank() == 0) make_files(parts, files);
-    copy_values(files, parts);
+    copy_values(files);
   }));
   stop_ = false;
   failure_.clear();

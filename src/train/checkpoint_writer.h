@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "train/checkpoint.h"
+#include "train/host_memory.h"
 
 namespace vmoba::train {
 
@@ -26,6 +27,10 @@ class CheckpointWriter {
   ~CheckpointWriter();
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
+
+  // Takes the memory that begin() copies to, which for gigabytes of page-locked memory takes seconds: do it before
+  // training. Not collective.
+  void reserve(const CheckpointParts& parts);
 
   // Collective; none must be under way. Training may change all parts when it returns. Throws Error(kRuntime) on all
   // ranks where one could not begin.
@@ -56,6 +61,12 @@ class CheckpointWriter {
     std::string path;
     std::vector<Slice> slices;
   };
+  struct Source {
+    at::Tensor values;   // flat
+    size_t file = 0;     // of the plan
+    int64_t offset = 0;  // in the file
+    int64_t begin = 0;   // in the copy
+  };
   // A file for other tools, which the first rank writes from whole adapters.
   struct ToolFile {
     std::string path, format, dtype;
@@ -65,7 +76,9 @@ class CheckpointWriter {
 
   void plan(const CheckpointParts& parts, std::vector<Planned>& files) const;
   void make_files(const CheckpointParts& parts, const std::vector<Planned>& files) const;
-  void copy_values(const std::vector<Planned>& files, const CheckpointParts& parts);
+  static std::vector<Source> sources_of(const std::vector<Planned>& files);
+  void reserve_copy(const std::vector<Source>& sources);
+  void copy_values(const std::vector<Planned>& files);
   void copy_adapters(const CheckpointParts& parts);
   void write();
   void complete();
@@ -76,7 +89,7 @@ class CheckpointWriter {
   int64_t keep_;
   int64_t step_ = 0;
   std::string manifest_, config_yaml_;
-  at::Tensor copy_;  // bytes
+  HostMemory copy_;
   std::vector<File> files_;
   std::vector<ToolFile> tool_files_;
   std::thread thread_;

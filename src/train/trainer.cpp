@@ -157,6 +157,7 @@ void Trainer::start(const ResumeRequest& resume) {
       std::make_unique<data::SampleStream>(plan_, config_.data, uint64_t(config_.seed), config_.train.micro_batch,
                                            state_.next_sample + mesh_.batch_rank() * share_.micro,
                                            mesh_.sizes().batch_ranks() * share_.micro, share_.micro, cache_.get());
+  if (config_.train.checkpoint_every > 0) writer_.reserve(parts());
   dist::barrier(world_.control());
   world_.set_patient(false);
 }

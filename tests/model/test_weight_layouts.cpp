@@ -47,10 +47,10 @@ std::unique_ptr<Dit> load(const std::string& path, const std::string& weights_dt
   return make_dit(config, full_attention(), 0, at::kCPU);
 }
 
-const Parameter& parameter(const Dit& model, const std::string& name) {
+const Parameter& parameter(const Dit& model, std::string_view name) {
   for (const Parameter& p : model.parameters())
     if (p.name == name) return p;
-  throw std::runtime_error("no parameter " + name);
+  throw std::runtime_error("no parameter " + std::string(name));
 }
 
 void check_fixture_weights(const Dit& model) {

@@ -317,6 +317,29 @@ class Problem {
     }
   }
 
+  // dq, dk and dv of the head that `dense` describes; its out and lse too. A function, not a lambda: CUDA 13's cudafe++
+  // does not come to an end with GCC 13's headers where generic lambdas launch kernels here.
+  template <bool Bf16>
+  static void append_gradients(const Dense& dense, const DeviceArray<float>& result,
+                               std::vector<float> (&into)[kGradients]) {
+    const struct {
+      const float* m;
+      bool transposed;
+      const float* x;
+      float factor;
+    } terms[kGradients] = {{dense.ds, false, dense.k, dense.scale},
+                           {dense.ds, true, dense.q, dense.scale},
+                           {dense.p, true, dense.dout, 1.0f}};
+    dense_rows<Bf16><<<dense.tokens, 128>>>(dense);
+    for (int part = 0; part < kGradients; ++part) {
+      const auto& term = terms[part];
+      dense_product<Bf16>
+          <<<dense.tokens, 128>>>(term.m, term.transposed, term.x, term.factor, dense.tokens, dense.dim, result.get());
+      const std::vector<float> rows = result.host();
+      into[part].insert(into[part].end(), rows.begin(), rows.end());
+    }
+  }
+
   void reference() {
     const int tokens = c.tokens(), dim = c.head_dim;
     lse.assign(int64_t(c.batch) * c.heads * tokens, 0.0f);
@@ -338,32 +361,8 @@ class Problem {
       const DeviceArray<uint32_t> mask(lists.key_mask[head]);
       const Dense dense = {tokens,     dim,     mask.get(), q.get(),   k.get(),       v.get(),
                            dout.get(), p.get(), ds.get(),   out.get(), row_lse.get(), scale()};
-      const auto products = [&](auto product, std::vector<float>(&into)[kGradients]) {
-        const struct {
-          const float* m;
-          bool transposed;
-          const float* x;
-          float factor;
-        } terms[kGradients] = {
-            {ds.get(), false, k.get(), scale()}, {ds.get(), true, q.get(), scale()}, {p.get(), true, dout.get(), 1.0f}};
-        for (int part = 0; part < kGradients; ++part) {
-          product(terms[part].m, terms[part].transposed, terms[part].x, terms[part].factor);
-          const std::vector<float> rows = result.host();
-          into[part].insert(into[part].end(), rows.begin(), rows.end());
-        }
-      };
-      dense_rows<true><<<tokens, 128>>>(dense);
-      products(
-          [&](const float* m, bool transposed, const float* x, float factor) {
-            dense_product<true><<<tokens, 128>>>(m, transposed, x, factor, tokens, dim, result.get());
-          },
-          plain_bf16);
-      dense_rows<false><<<tokens, 128>>>(dense);
-      products(
-          [&](const float* m, bool transposed, const float* x, float factor) {
-            dense_product<false><<<tokens, 128>>>(m, transposed, x, factor, tokens, dim, result.get());
-          },
-          exact);
+      append_gradients<true>(dense, result, plain_bf16);
+      append_gradients<false>(dense, result, exact);
       CUDA_OK(cudaDeviceSynchronize());
       const std::vector<float> out_rows = out.host(), lse_rows = row_lse.host();
       for (int i = 0; i < tokens; ++i) {
@@ -379,19 +378,18 @@ class Problem {
 const std::vector<int> kRaggedBlocks = {1, 7, 64, 65, 127, 128, 129, 256, 257, 383};
 
 std::vector<Case> cases(int head_dim) {
-  std::vector<Case> all = {
-      {"one block", head_dim, 1, 1, 0, {128}},
-      {"one token", head_dim, 1, 1, 0, {1}},
-      {"ragged blocks", head_dim, 1, 2, 0, kRaggedBlocks},
-      {"ragged blocks, batch, text, gaps", head_dim, 2, 2, 77, kRaggedBlocks, Rows::kRandom, 0.2, false, 40},
-      {"sampled like production", head_dim, 1, 2, 0, {864, 864}, Rows::kRandom, 0.2, true},
-      {"everything", head_dim, 1, 1, 0, {129, 257, 64}, Rows::kAll},
-      {"own block alone", head_dim, 1, 2, 0, {65, 127, 383, 1}, Rows::kOwn},
-      {"one list of all rows", head_dim, 2, 3, 0, {64, 200, 300, 31, 5}, Rows::kSkewed},
-      {"one text token", head_dim, 1, 1, 1, {100, 28}, Rows::kRandom},
-      {"text of two tiles", head_dim, 1, 2, 130, {256, 7, 129}, Rows::kRandom, 0.4},
-      {"large scores", head_dim, 1, 1, 0, {200, 300}, Rows::kRandom, 0.5, false, 0, 3.0f},
-  };
+  std::vector<Case> all;
+  all.push_back({"one block", head_dim, 1, 1, 0, {128}});
+  all.push_back({"one token", head_dim, 1, 1, 0, {1}});
+  all.push_back({"ragged blocks", head_dim, 1, 2, 0, kRaggedBlocks});
+  all.push_back({"ragged blocks, batch, text, gaps", head_dim, 2, 2, 77, kRaggedBlocks, Rows::kRandom, 0.2, false, 40});
+  all.push_back({"sampled like production", head_dim, 1, 2, 0, {864, 864}, Rows::kRandom, 0.2, true});
+  all.push_back({"everything", head_dim, 1, 1, 0, {129, 257, 64}, Rows::kAll});
+  all.push_back({"own block alone", head_dim, 1, 2, 0, {65, 127, 383, 1}, Rows::kOwn});
+  all.push_back({"one list of all rows", head_dim, 2, 3, 0, {64, 200, 300, 31, 5}, Rows::kSkewed});
+  all.push_back({"one text token", head_dim, 1, 1, 1, {100, 28}, Rows::kRandom});
+  all.push_back({"text of two tiles", head_dim, 1, 2, 130, {256, 7, 129}, Rows::kRandom, 0.4});
+  all.push_back({"large scores", head_dim, 1, 1, 0, {200, 300}, Rows::kRandom, 0.5, false, 0, 3.0f});
   for (int length : {1, 63, 64, 65, 127, 128, 129, 191, 192, 193}) {
     all.push_back({"exact length", head_dim, 1, 1, 0, {1, 1, 1, 130, 70}, Rows::kExactLength, double(length)});
   }

@@ -315,6 +315,16 @@ TEST_CASE("forward in waves of heads", "[gpu]") {
   }
 }
 
+// Few enough for compute-sanitizer's racecheck (docs/attention.md).
+TEST_CASE("forward, small cases of both families", "[gpu][sanitizer]") {
+  for (const int family : {0, 80}) {
+    for (const int head_dim : {128, 64}) {
+      check({"ragged", head_dim, 2, 2, 5, {1, 64, 129, 200}, Rows::kRandom, 0.4}, family);
+      check({"everything", head_dim, 1, 1, 0, {192, 300}, Rows::kAll, 0, true}, family);
+    }
+  }
+}
+
 TEST_CASE("forward with offsets past 2^31", "[gpu]") {
   Case c{"far apart", 128, 1, 2, 0, {300, 200, 100}, Rows::kRandom, 0.5};
   c.stride_padding = 5'000'000;

@@ -319,6 +319,20 @@ TEST_CASE("select equals the fp64 program, more blocks than a thread sorts", "[g
   }
 }
 
+// Few enough for compute-sanitizer's racecheck (docs/attention.md).
+TEST_CASE("select, small cases of every pool", "[gpu][sanitizer]") {
+  unsigned seed = 3000;
+  for (Gates kind : {Gates::kNormal, Gates::kLevels}) {
+    for (Pool pool : kPools) {
+      check_selection({1, 2, 333, 5, 7, true}, kind, pool, seed++);
+      check_selection({1, 1, 500, 0, 100, true}, kind, pool, seed++);
+    }
+  }
+  for (Pool pool : {Pool::kHeadGlobal, Pool::kOverall, Pool::kBlock}) {
+    check_selection({1, 1, 5000, 0, 33, true}, Gates::kLevels, pool, seed++);
+  }
+}
+
 TEST_CASE("select gives the same mask in every run", "[gpu]") {
   std::mt19937 rng(5);
   Shape s;
