@@ -136,11 +136,6 @@ RootConfig load_root_config(const std::string& path, const std::vector<std::stri
 }
 
 void validate_training(const RootConfig& config) {
-  VMOBA_CHECK_INPUT(config.model.boundary == 0 || config.parallel.shard == 1,
-                    "parallel.shard: expected 1 to train two experts (model.boundary {}), found {}: ranks whose "
-                    "samples belong to different experts cannot gather weights together; use parallel.sequence, or "
-                    "train the experts one at a time",
-                    config.model.boundary, config.parallel.shard);
   VMOBA_CHECK_INPUT(
       config.lora.enabled() || config.model.weights_dtype == "fp32",
       "model.weights_dtype: expected fp32 to train all weights, found {}; set it to fp32, or lora.rank to "

@@ -15,7 +15,6 @@
 #include "data/picture.h"
 #include "data/video_writer.h"
 #include "sample/pipeline.h"
-#include "train/batch.h"
 #include "train/callbacks/standard_callbacks.h"
 #include "train/checkpoint_folder.h"
 #include "train/lr_schedule.h"
@@ -172,7 +171,7 @@ NamedTensors Trainer::encoded_clip(const data::Sample& sample) const {
   return clip_tensors(encode_videos(config_.model, *codec_, image_.get(), video_1CFHW));
 }
 
-double Trainer::accumulate(StepInputs& inputs, bool dense) {
+double Trainer::accumulate(StepInputs& inputs, int64_t pass, bool dense) {
   std::vector<ExpertSamples> by_expert(experts_.size());
   world_.note(state_.step + 1, "waiting for data");
   for (int64_t i = 0; i < share_.micro; ++i) {
@@ -187,22 +186,54 @@ double Trainer::accumulate(StepInputs& inputs, bool dense) {
   }
   world_.note(state_.step + 1, "computing");
   double loss = 0;
-  for (size_t i = 0; i < experts_.size(); ++i)
-    if (!by_expert[i].samples.empty()) loss += accumulate_for(experts_[i], by_expert[i], dense);
+  for (size_t i = 0; i < experts_.size(); ++i) {
+    if (!by_expert[i].samples.empty())
+      loss += accumulate_for(experts_[i], by_expert[i], dense);
+    else if (at_work(i, pass))
+      assist(experts_[i], by_expert[1 - i]);
+  }
   return loss / double(share_.micro);
 }
 
-double Trainer::accumulate_for(Expert& expert, const ExpertSamples& of, bool dense) {
+bool Trainer::at_work(size_t expert, int64_t pass) const {
+  if (!experts_[expert].shards) return false;
+  const dist::MeshSizes& sizes = mesh_.sizes();
+  // Consecutive batch ranks, and so consecutive samples.
+  const int64_t chunk = pass * sizes.batch_ranks() + mesh_.data_rank() * sizes.shard;
+  const int64_t first = state_.next_sample + chunk * share_.micro;
+  for (int64_t sample = first; sample < first + sizes.shard * share_.micro; ++sample)
+    if (expert_of_sample(config_, sample) == expert) return true;
+  return false;
+}
+
+TrainingBatch Trainer::training_batch(const ExpertSamples& of) const {
   const EncodedBatch encoded = batch_of_clips(config_.model, of.clips, text_->encode(of.captions), device_);
-  const TrainingBatch batch = make_batch(config_.train.flow, state_.seed, of.samples, encoded);
-  const at::Tensor& x0 = encoded.x0_BCTHW;
-  step_tokens_ += expert.dit->grid(x0.size(2), x0.size(3), x0.size(4)).tokens() * x0.size(0);
+  return make_batch(config_.train.flow, state_.seed, of.samples, encoded);
+}
+
+double Trainer::accumulate_for(Expert& expert, const ExpertSamples& of, bool dense) {
+  const TrainingBatch batch = training_batch(of);
+  const at::Tensor& latents = batch.input.latents_BCTHW;
+  step_tokens_ += expert.dit->grid(latents.size(2), latents.size(3), latents.size(4)).tokens() * latents.size(0);
   const model::ForwardOptions options{compute_dtype_, dense, config_.model.activation_checkpointing, &stats_,
                                       sequence_.get()};
   const at::Tensor loss = flow_loss(expert.dit->forward(batch.input, options), batch.noisy);
   const auto count = double(of.samples.size());
   (loss / (double(config_.train.global_batch) / count)).backward();
   return loss.item<double>() * count;
+}
+
+void Trainer::assist(Expert& expert, const ExpertSamples& of) {
+  model::DitInput input = training_batch(of).input;
+  const auto& patch = config_.model.patch_size;
+  input.latents_BCTHW =
+      input.latents_BCTHW.narrow(0, 0, 1).narrow(2, 0, patch[0]).narrow(3, 0, patch[1]).narrow(4, 0, patch[2]);
+  input.timestep_BG = input.timestep_BG.view({input.timestep_BG.size(0), -1}).narrow(0, 0, 1).narrow(1, 0, 1);
+  input.text_BLE = input.text_BLE.narrow(0, 0, 1);
+  if (input.image_BIM.defined()) input.image_BIM = input.image_BIM.narrow(0, 0, 1);
+  const model::ForwardOptions options{compute_dtype_, /*dense=*/true, config_.model.activation_checkpointing, nullptr,
+                                      sequence_.get()};
+  (expert.dit->forward(input, options).sum() * 0).backward();
 }
 
 std::vector<double> Trainer::run_passes(StepInputs& inputs) {
@@ -213,7 +244,7 @@ std::vector<double> Trainer::run_passes(StepInputs& inputs) {
   std::vector<double> losses;
   for (int64_t pass = 0; pass < share_.passes; ++pass) {
     if (overlapped && pass + 1 == share_.passes) overlapped->begin_last_pass();
-    losses.push_back(accumulate(inputs, dense));
+    losses.push_back(accumulate(inputs, pass, dense));
   }
   for (size_t i = 0; i < experts_.size(); ++i)
     if (inputs.experts[i]) experts_[i].finish_gradients();

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "data/dataset.h"
+#include "train/batch.h"
 #include "train/cache/lazy_encoders.h"
 #include "train/callbacks/callback.h"
 #include "train/checkpoint_writer.h"
@@ -61,9 +62,15 @@ class Trainer {
   // Mean loss of one micro batch after its forward and backward: one of each expert that has samples in it. Gradients
   // add up to those of the mean over train.global_batch, for each expert with the others' samples counted as zero, once
   // they are summed over passes and ranks.
-  double accumulate(StepInputs& inputs, bool dense);
+  double accumulate(StepInputs& inputs, int64_t pass, bool dense);
+  // Whether ranks that hold the experts' parts with this one compute with this expert in the pass.
+  bool at_work(size_t expert, int64_t pass) const;
   // Summed loss of samples that train one expert.
   double accumulate_for(Expert& expert, const ExpertSamples& of, bool dense);
+  // A forward and backward on the least input, cut from that of `of`, that adds zeros to the expert's gradients: this
+  // rank's share of gathering its weights and summing its gradients for ranks that have samples for it.
+  void assist(Expert& expert, const ExpertSamples& of);
+  TrainingBatch training_batch(const ExpertSamples& of) const;
   // The losses of this rank's passes; gradients are complete when it returns.
   std::vector<double> run_passes(StepInputs& inputs);
   dist::StepResult step_result(std::vector<double> losses) const;

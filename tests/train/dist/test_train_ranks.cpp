@@ -167,24 +167,54 @@ TEST_CASE("samples, noise and timesteps do not depend on the number of ranks") {
   }
 }
 
-TEST_CASE("two experts on two ranks are those of one process, whichever rank holds whose samples") {
+TEST_CASE("two experts on several ranks are those of one process, whichever rank holds whose samples") {
   const TemporaryFolder folder;
-  const std::string one = folder.path() + "/one", two = folder.path() + "/two";
-  // Two samples a step: at times both train one expert, at times each rank trains another.
-  const std::vector<std::string> few = {"train.steps=8", "train.global_batch=2", "train.micro_batch=1",
-                                        "train.checkpoint_every=0", "model.boundary=750"};
-  train(0, kTiny, one, few);
-  train(2, kTiny, two, few);
-  check_same_metrics(one, two, 1e-5);
-  int64_t only_one = 0, both = 0;
-  for (size_t i = 0; i < 8; ++i) {
-    const nlohmann::json a = metrics(one)[i], b = metrics(two)[i];
-    for (const char* key : {"grad_norm_high_noise", "grad_norm_low_noise"})
-      CHECK(std::abs(double(a[key]) - double(b[key])) <= 1e-5 * double(a["grad_norm"]));
-    (double(a["grad_norm_high_noise"]) * double(a["grad_norm_low_noise"]) > 0 ? both : only_one) += 1;
+  struct Mode {
+    int ranks;
+    std::vector<std::string> keys;
+  };
+  const std::vector<Mode> modes = {
+      {2, {}}, {2, {"parallel.shard=2"}}, {4, {"parallel.shard=2", "parallel.sequence=2"}}};
+  // Two samples a step: at times both train one expert, at times each rank trains another; and two passes a step.
+  for (const int batch : {2, 4}) {
+    const std::string one = folder.path() + "/one-" + std::to_string(batch);
+    const std::vector<std::string> few = {"train.steps=8", "train.global_batch=" + std::to_string(batch),
+                                          "train.micro_batch=1", "train.checkpoint_every=0", "model.boundary=750"};
+    train(0, kTiny, one, few);
+    for (size_t m = 0; m < modes.size(); ++m) {
+      const std::string dir = fmt::format("{}/{}-{}", folder.path(), batch, m);
+      std::vector<std::string> keys = few;
+      keys.insert(keys.end(), modes[m].keys.begin(), modes[m].keys.end());
+      INFO("batch " << batch << ", " << modes[m].ranks << " ranks, way " << m);
+      train(modes[m].ranks, kTiny, dir, keys);
+      check_same_metrics(one, dir, 1e-5);
+      for (size_t i = 0; i < 8; ++i) {
+        const nlohmann::json a = metrics(one)[i], b = metrics(dir)[i];
+        for (const char* key : {"grad_norm_high_noise", "grad_norm_low_noise"})
+          CHECK(std::abs(double(a[key]) - double(b[key])) <= 1e-5 * double(a["grad_norm"]));
+      }
+    }
   }
+  int64_t only_one = 0, both = 0;
+  for (const nlohmann::json& step : metrics(folder.path() + "/one-2"))
+    (double(step["grad_norm_high_noise"]) * double(step["grad_norm_low_noise"]) > 0 ? both : only_one) += 1;
   CHECK(only_one > 0);
   CHECK(both > 0);
+}
+
+TEST_CASE("adapters of two experts whose frozen bases ranks hold together are those of one process") {
+  const TemporaryFolder folder;
+  const std::vector<std::string> few = {"train.steps=6", "train.global_batch=2", "train.micro_batch=1",
+                                        "train.checkpoint_every=0", "model.boundary=750"};
+  const std::string base = folder.path() + "/base", one = folder.path() + "/one", two = folder.path() + "/two";
+  train(0, kTiny, base, few);  // the last map of random weights is zero, and so would be all gradients
+  std::vector<std::string> lora = few;
+  lora.insert(lora.end(), {"lora.rank=2", "model.weights=" + base + "/checkpoint-6"});
+  train(0, kTiny, one, lora);
+  lora.push_back("parallel.shard=2");
+  train(2, kTiny, two, lora);
+  check_same_metrics(one, two, 1e-5);
+  CHECK(double(metrics(one)[5]["grad_norm"]) > 0);
 }
 
 TEST_CASE("the same ranks twice give the same bytes") {
