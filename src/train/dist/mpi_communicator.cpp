@@ -52,6 +52,11 @@ char* at_element(const at::Tensor& values, int64_t element) {
   return static_cast<char*>(values.data_ptr()) + element * int64_t(values.element_size());
 }
 
+void copy_elements(const at::Tensor& in, int64_t in_begin, const at::Tensor& out, int64_t out_begin, int64_t count) {
+  if (count == 0) return;  // empty tensors have null pointers, which memcpy must not get
+  std::memcpy(at_element(out, out_begin), at_element(in, in_begin), size_t(count) * in.element_size());
+}
+
 void check_summable(const at::Tensor& values) {
   const at::ScalarType dtype = values.scalar_type();
   VMOBA_CHECK(dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || dtype == at::kLong,
@@ -170,7 +175,7 @@ WorkPtr MpiCommunicator::all_gather(const at::Tensor& in, const at::Tensor& out)
     const int64_t length = in.numel();
     g->for_each_peer([&](int peer) { g->receive(messages, out, peer * length, (peer + 1) * length, peer); });
     g->for_each_peer([&](int peer) { g->send(messages, in, 0, length, peer); });
-    std::memcpy(at_element(out, g->rank * length), at_element(in, 0), in.nbytes());
+    copy_elements(in, 0, out, g->rank * length, length);
   };
   return group_->submit("all_gather", in, {stage});
 }
@@ -181,7 +186,7 @@ WorkPtr MpiCommunicator::all_to_all(const at::Tensor& in, const at::Tensor& out)
     const int64_t length = in.numel() / g->size(), own = g->rank * length;
     g->for_each_peer([&](int peer) { g->receive(messages, out, peer * length, (peer + 1) * length, peer); });
     g->for_each_peer([&](int peer) { g->send(messages, in, peer * length, (peer + 1) * length, peer); });
-    std::memcpy(at_element(out, own), at_element(in, own), size_t(length) * in.element_size());
+    copy_elements(in, own, out, own, length);
   };
   return group_->submit("all_to_all", in, {stage});
 }
