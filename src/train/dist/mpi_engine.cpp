@@ -21,6 +21,7 @@ constexpr double kPatientTimeoutSeconds = 3600;
 constexpr double kCourtesySeconds = 3;
 // What a group on the device may take to free its waiting operations before the process ends regardless.
 constexpr double kDeviceAbortSeconds = 5;
+constexpr auto kDevicePause = std::chrono::milliseconds(500);  // between two rounds of questions
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -123,6 +124,7 @@ MpiEngine::MpiEngine(std::vector<std::string> hosts, double timeout_s, Operation
   heard_.resize(size_t(size_));
   heard_at_.assign(size_t(size_), Clock::now());
   sends_.assign(size_t(size_), MPI_REQUEST_NULL);
+  device_thread_ = std::thread([this] { watch_device(); });
   thread_ = std::thread([this] { loop(); });
 }
 
@@ -132,7 +134,9 @@ MpiEngine::~MpiEngine() {
     closing_ = true;
   }
   queued_.notify_all();
+  closes_.notify_all();
   thread_.join();
+  device_thread_.join();
 }
 
 WorkPtr MpiEngine::submit(std::string name, std::vector<Stage> stages) {
@@ -217,15 +221,42 @@ void MpiEngine::attend() {
   beat();
 }
 
-void MpiEngine::check_device() {
-  if (seconds_since(last_device_check_) < 0.5) return;
-  last_device_check_ = Clock::now();
-  const double limit = limit_s();
-  const auto failure = watch_.poll(limit);
-  {
-    const std::lock_guard lock(pulse_mutex_);
-    for (size_t group = 0; group < kPulseGroups; ++group) own_.begun[group] = watch_.progress(int64_t(group)).begun;
+void MpiEngine::watch_device() {
+  std::unique_lock lock(mutex_);
+  while (!closes_.wait_for(lock, kDevicePause, [this] { return closing_; })) {
+    lock.unlock();
+    {
+      const std::lock_guard device_lock(device_mutex_);
+      device_ = {true, Clock::now(), std::nullopt};
+    }
+    const auto failure = watch_.poll(limit_s());
+    {
+      const std::lock_guard pulse_lock(pulse_mutex_);
+      for (size_t group = 0; group < kPulseGroups; ++group) own_.begun[group] = watch_.progress(int64_t(group)).begun;
+    }
+    {
+      const std::lock_guard device_lock(device_mutex_);
+      device_ = {false, {}, failure};
+    }
+    lock.lock();
   }
+}
+
+void MpiEngine::check_device() {
+  DeviceState device;
+  {
+    const std::lock_guard lock(device_mutex_);
+    device = device_;
+  }
+  const double limit = limit_s();
+  // A rank that is silent for as long is the likelier cause, and is named first.
+  const double unanswered_s = device.asking ? seconds_since(device.since) : 0;
+  if (unanswered_s > limit + kCourtesySeconds)
+    fail(
+        fmt::format("expected the device to answer within {:.0f} s (parallel.timeout_s), found a question about its "
+                    "operations open for {:.0f} s; furthest behind of all: {}",
+                    limit, unanswered_s, describe(int((rank_ == 0 ? outgoing_ : heard_[0]).slowest))));
+  const auto& failure = device.failure;
   if (!failure) return;
   if (failure->ranks.empty()) fail(fmt::format("expected the device to exchange tensors, found: {}", failure->message));
   const std::vector<std::string> missing = behind(*failure);

@@ -4,7 +4,8 @@
 // It is the watchman too. Ranks tell rank 0 once a second what they do, and rank 0 answers. An operation whose messages
 // from some ranks do not come within the time limit, or a rank that falls silent, ends the whole job with a message
 // that names the missing ranks, their hosts and what they were last heard to do. Operations on devices are watched with
-// the same limit (operation_watch.h). Included by src/train/dist only.
+// the same limit (operation_watch.h) by a second thread, which may get stuck in the device's driver: the first one
+// notices that too. Included by src/train/dist only.
 #pragma once
 #include <mpi.h>
 
@@ -15,6 +16,7 @@
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -89,6 +91,9 @@ class MpiEngine {
   void beat();
   void add_slowest(Pulse& pulse) const;
   void check_silence();
+  // The second thread: asks the device again and again.
+  void watch_device();
+  // Ends the job where the second thread has found a failure, or has not come back.
   void check_device();
   // Of the operation's ranks, those that have not begun it, as far as this rank has heard; and whoever is furthest
   // behind of all, whom these may be waiting for in another group.
@@ -106,7 +111,7 @@ class MpiEngine {
   MPI_Comm pulses_ = MPI_COMM_NULL;
 
   std::mutex mutex_;
-  std::condition_variable queued_;
+  std::condition_variable queued_, closes_;
   std::deque<std::shared_ptr<Operation>> queue_;
   bool closing_ = false;
   std::atomic<bool> patient_{false};
@@ -115,14 +120,21 @@ class MpiEngine {
 
   std::mutex pulse_mutex_;
   Pulse own_;
+  struct DeviceState {
+    bool asking = false;
+    Clock::time_point since{};  // of the question
+    std::optional<OperationWatch::Failure> failure;
+  };
+  std::mutex device_mutex_;
+  DeviceState device_;
   // The engine thread's alone.
-  Clock::time_point last_beat_{}, last_device_check_{};
+  Clock::time_point last_beat_{};
   std::vector<Pulse> heard_;  // rank 0: of everyone
   std::vector<Clock::time_point> heard_at_;
   Pulse incoming_, outgoing_;
   MPI_Request receive_ = MPI_REQUEST_NULL;
   std::vector<MPI_Request> sends_;
-  std::thread thread_;  // last: it uses everything above
+  std::thread device_thread_, thread_;  // last: they use everything above
 };
 
 }  // namespace vmoba::train::dist

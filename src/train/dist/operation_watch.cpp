@@ -40,14 +40,19 @@ void OperationWatch::submitted(int64_t group, WatchedOperation operation) {
 }
 
 std::optional<OperationWatch::Failure> OperationWatch::poll(double limit_s) {
-  const std::lock_guard lock(mutex_);
+  std::map<int64_t, std::function<std::string()>> errors;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [number, group] : groups_) errors[number] = group.error;
+  }
   try {
-    for (auto& [number, group] : groups_)
-      if (std::string error = group.error(); !error.empty()) return Failure{std::move(error), {}, 0, 0};
-    for (auto& [number, group] : groups_) advance(group);
+    for (const auto& [number, error_of] : errors)
+      if (std::string error = error_of(); !error.empty()) return Failure{std::move(error), {}, 0, 0};
+    for (const auto& [number, error_of] : errors) advance(number);
   } catch (const std::exception& e) {
     return Failure{fmt::format("the device failed: {}", e.what()), {}, 0, 0};
   }
+  const std::lock_guard lock(mutex_);
   const double now = now_s_();
   std::optional<Failure> out;
   double longest_s = 0;
@@ -61,16 +66,33 @@ std::optional<OperationWatch::Failure> OperationWatch::poll(double limit_s) {
   return out;
 }
 
-void OperationWatch::advance(Group& group) {
-  while (!group.open.empty() && group.open.front().finished()) {
-    group.open.pop_front();
-    group.progress.finished += 1;
-    group.waits = false;
+OperationWatch::Group* OperationWatch::find_open(int64_t number) {
+  const auto found = groups_.find(number);
+  return found == groups_.end() || found->second.open.empty() ? nullptr : &found->second;
+}
+
+void OperationWatch::advance(int64_t number) {
+  while (true) {
+    WatchedOperation first;
+    {
+      const std::lock_guard lock(mutex_);
+      const Group* group = find_open(number);
+      if (!group) return;
+      first = group->open.front();
+    }
+    const bool finished = first.finished(), waits = !finished && first.begun();
+    const std::lock_guard lock(mutex_);
+    Group* group = find_open(number);
+    if (!group) return;  // forgotten meanwhile
+    if (finished) {
+      group->open.pop_front();
+      group->progress.finished += 1;
+    }
+    group->progress.begun = group->progress.finished + (waits ? 1 : 0);
+    if (waits && !group->waits) group->waits_since_s = now_s_();
+    group->waits = waits;
+    if (!finished) return;
   }
-  const bool waits = !group.open.empty() && group.open.front().begun();
-  group.progress.begun = group.progress.finished + (waits ? 1 : 0);
-  if (waits && !group.waits) group.waits_since_s = now_s_();
-  group.waits = waits;
 }
 
 OperationWatch::Progress OperationWatch::progress(int64_t group) const {

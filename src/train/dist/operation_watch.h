@@ -3,8 +3,9 @@
 // whether it is done. The operations of a group of ranks run one after the other in the order of submission, which its
 // ranks share, beside those of other groups; so a count of those begun in the group tells who keeps whom waiting.
 //
-// Submitting and polling may happen on different threads. Owned by the world; polled by the thread that sends
-// heartbeats.
+// Submitting and polling may happen on different threads; one thread polls. Questions to the device may not return
+// while another thread is inside its driver, so they are asked without the lock, and the thread that sends heartbeats
+// asks none (mpi_engine.h). Owned by the world.
 #pragma once
 #include <cstdint>
 #include <deque>
@@ -65,7 +66,9 @@ class OperationWatch {
     bool waits = false;
   };
 
-  void advance(Group& group);
+  // Locked by the caller; nullptr where the group has nothing open, or has been forgotten.
+  Group* find_open(int64_t number);
+  void advance(int64_t number);
 
   const std::function<double()> now_s_;
   mutable std::mutex mutex_;

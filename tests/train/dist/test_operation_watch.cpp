@@ -1,6 +1,8 @@
 // The watch over operations on a device, with a clock and operations that obey the test.
 #include "train/dist/operation_watch.h"
 
+#include <signal.h>
+
 #include <atomic>
 #include <chrono>
 #include <thread>
@@ -127,7 +129,29 @@ TEST_CASE("aborting groups is bounded in time") {
   let_go = true;
 }
 
-// Hidden: ends the job. test_train_ranks runs it under mpirun.
+TEST_CASE("a device that does not answer keeps neither submitting nor aborting") {
+  OperationWatch watch;
+  std::atomic<bool> asked{false}, answer{false}, aborted{false};
+  const int64_t group = watch.add_group(
+      {0}, [] { return ""; }, [&] { aborted = true; });
+  watch.submitted(group, {"sum", [] { return true; },
+                          [&] {
+                            asked = true;
+                            while (!answer) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+                            return true;
+                          }});
+  std::thread poller([&] { watch.poll(1); });
+  while (!asked) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  watch.submitted(group, {"sum", [] { return false; }, [] { return false; }});
+  CHECK(watch.progress(group).submitted == 2);
+  CHECK(watch.abort_groups(60));
+  CHECK(aborted);
+  answer = true;
+  poller.join();
+  CHECK(watch.progress(group).finished == 1);
+}
+
+// Hidden: end the job. test_train_ranks runs them under mpirun.
 TEST_CASE("a device operation that one rank never begins", "[.stalled]") {
   World& world = test::world();
   if (world.size() == 1) return;  // brought in by an exclusion
@@ -141,5 +165,40 @@ TEST_CASE("a device operation that one rank never begins", "[.stalled]") {
   for (int i = 0; i < 3; ++i)
     watch.submitted(group, {"fake sum", [=] { return i < 2 || !missing; }, [=] { return i < 2; }});
   // The host has gone on to wait for the device, as loss.item() would.
+  std::this_thread::sleep_for(std::chrono::seconds(40));
+}
+
+namespace {
+
+// Every rank's device stops answering.
+void stop_answering(World& world) {
+  world.set_timeout_s(2);
+  world.note(7, "computing");
+  world.device_watch().add_group(
+      {0, 1},
+      []() -> std::string {
+        std::this_thread::sleep_for(std::chrono::seconds(60));
+        return "";
+      },
+      [] {});
+}
+
+}  // namespace
+
+TEST_CASE("a rank that is stopped while no device answers", "[.stopped]") {
+  World& world = test::world();
+  if (world.size() == 1) return;
+  stop_answering(world);
+  if (world.rank() == world.size() - 1) {
+    std::this_thread::sleep_for(std::chrono::seconds(1));  // its note is heard
+    ::raise(SIGSTOP);
+  }
+  std::this_thread::sleep_for(std::chrono::seconds(40));
+}
+
+TEST_CASE("a device that does not answer", "[.unanswered]") {
+  World& world = test::world();
+  if (world.size() == 1) return;
+  stop_answering(world);
   std::this_thread::sleep_for(std::chrono::seconds(40));
 }

@@ -399,23 +399,43 @@ TEST_CASE("a rank that hangs ends the job, which names it") {
   }
 }
 
+namespace {
+
+// A hidden case of test_dist that ends its job, within half a minute.
+std::string run_failing_case(int ranks, const std::string& tag) {
+  std::vector<std::string> command;
+  std::istringstream words(VMOBA_MPIRUN);
+  for (std::string word; words >> word;) command.push_back(word);
+  command.insert(command.end(), {"-n", std::to_string(ranks), VMOBA_BIN_DIR "/../tests/test_dist", tag});
+  const Clock::time_point start = Clock::now();
+  const ProcessResult result = run_process(command, kEnvironment);
+  INFO(result.output);
+  CHECK(result.exit_code == 1);
+  CHECK(std::chrono::duration<double>(Clock::now() - start).count() < 30);
+  return result.output;
+}
+
+}  // namespace
+
 TEST_CASE("an operation on the device that one rank never begins ends the job, which names that rank") {
   for (const int ranks : {2, 3}) {
-    std::vector<std::string> command;
-    std::istringstream words(VMOBA_MPIRUN);
-    for (std::string word; words >> word;) command.push_back(word);
-    command.insert(command.end(), {"-n", std::to_string(ranks), VMOBA_BIN_DIR "/../tests/test_dist", "[.stalled]"});
-    const Clock::time_point start = Clock::now();
-    const ProcessResult result = run_process(command, kEnvironment);
-    INFO(result.output);
-    CHECK(result.exit_code == 1);
-    CHECK(std::chrono::duration<double>(Clock::now() - start).count() < 30);
-    CHECK(contains(result.output, "fake sum has waited for other ranks"));
-    const std::string missing = "these ranks are missing: rank " + std::to_string(ranks - 1) + " on ";
-    CHECK(contains(result.output, missing));
-    CHECK(contains(result.output, "in step 7: computing"));
-    CHECK(contains(result.output, "behind by 1 on the device"));
+    const std::string output = run_failing_case(ranks, "[.stalled]");
+    INFO(output);
+    CHECK(contains(output, "fake sum has waited for other ranks"));
+    CHECK(contains(output, "these ranks are missing: rank " + std::to_string(ranks - 1) + " on "));
+    CHECK(contains(output, "in step 7: computing"));
+    CHECK(contains(output, "behind by 1 on the device"));
   }
+}
+
+TEST_CASE("a device that does not answer neither hides a stopped rank nor keeps the job alive") {
+  const std::string stopped = run_failing_case(2, "[.stopped]");
+  INFO(stopped);
+  CHECK(contains(stopped, "found 1 rank(s) silent"));
+  CHECK(contains(stopped, "rank 1 on "));
+  const std::string unanswered = run_failing_case(2, "[.unanswered]");
+  INFO(unanswered);
+  CHECK(contains(unanswered, "expected the device to answer within"));
 }
 
 TEST_CASE("links are measured, and the dry run for many ranks takes the measurement") {
