@@ -18,53 +18,13 @@
 #include "support/messages.h"
 #include "support/metrics.h"
 #include "support/process.h"
+#include "train/dist/train_job.h"
 
 using namespace vmoba::test;
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 namespace {
-
-const std::string kTrain = VMOBA_BIN_DIR "/vmoba-train";
-const std::string kTiny = VMOBA_FIXTURES "/train/tiny.yaml";
-const std::string kQuickstart = VMOBA_SOURCE_DIR "/configs/quickstart.yaml";
-const std::vector<std::string> kEnvironment = {"OMP_NUM_THREADS=1"};
-
-std::vector<std::string> train_command(int ranks, const std::string& config, const std::string& run_dir,
-                                       const std::vector<std::string>& extra = {}) {
-  std::vector<std::string> out;
-  if (ranks > 0) {
-    std::istringstream words(VMOBA_MPIRUN);
-    for (std::string word; words >> word;) out.push_back(word);
-    out.insert(out.end(), {"-n", std::to_string(ranks)});
-  }
-  out.insert(out.end(), {kTrain, "--config", config, "run.dir=" + run_dir, "run.threads=1", "train.tensorboard=false"});
-  out.insert(out.end(), extra.begin(), extra.end());
-  return out;
-}
-
-ProcessResult train(int ranks, const std::string& config, const std::string& run_dir,
-                    const std::vector<std::string>& extra = {}) {
-  const ProcessResult result = run_process(train_command(ranks, config, run_dir, extra), kEnvironment);
-  INFO(result.output);
-  REQUIRE(result.exit_code == 0);
-  return result;
-}
-
-// Losses and gradient norms of two runs, step by step.
-void check_same_metrics(const std::string& a, const std::string& b, double relative) {
-  const auto of_a = metrics(a), of_b = metrics(b);
-  REQUIRE(of_a.size() == of_b.size());
-  REQUIRE_FALSE(of_a.empty());
-  for (size_t i = 0; i < of_a.size(); ++i) {
-    CHECK(of_a[i]["step"] == of_b[i]["step"]);
-    for (const char* key : {"loss", "grad_norm", "density"}) {
-      const double x = of_a[i][key], y = of_b[i][key];
-      INFO("step " << i + 1 << " " << key << ": " << x << " and " << y);
-      CHECK(std::abs(x - y) <= relative * std::abs(x));
-    }
-  }
-}
 
 // Whether the process exists and is more than an exit code that nobody has collected.
 bool runs(pid_t pid) {
@@ -403,10 +363,8 @@ namespace {
 
 // A hidden case of test_dist that ends its job, within half a minute.
 std::string run_failing_case(int ranks, const std::string& tag) {
-  std::vector<std::string> command;
-  std::istringstream words(VMOBA_MPIRUN);
-  for (std::string word; words >> word;) command.push_back(word);
-  command.insert(command.end(), {"-n", std::to_string(ranks), VMOBA_BIN_DIR "/../tests/test_dist", tag});
+  std::vector<std::string> command = mpirun(ranks);
+  command.insert(command.end(), {VMOBA_BIN_DIR "/../tests/test_dist", tag});
   const Clock::time_point start = Clock::now();
   const ProcessResult result = run_process(command, kEnvironment);
   INFO(result.output);
@@ -451,10 +409,7 @@ TEST_CASE("links are measured, and the dry run for many ranks takes the measurem
                                           "3",
                                           "--json",
                                           file};
-  std::vector<std::string> command;
-  std::istringstream words(VMOBA_MPIRUN);
-  for (std::string word; words >> word;) command.push_back(word);
-  command.insert(command.end(), {"-n", "2"});
+  std::vector<std::string> command = mpirun(2);
   command.insert(command.end(), bench.begin(), bench.end());
   const ProcessResult two = run_process(command, kEnvironment);
   INFO(two.output);
