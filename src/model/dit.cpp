@@ -19,8 +19,8 @@ struct Architecture {
   std::vector<ParameterSpec> (*specs)(const ModelConfig&);
   std::string (*config_json)(const ModelConfig&);
   const char* published_weights;  // where to get them
-  double (*forward_flops)(const ModelConfig&, const attention::AttentionConfig&, const attention::Grid&, int64_t,
-                          double);
+  std::vector<ForwardWork> (*forward_work)(const ModelConfig&, const attention::AttentionConfig&,
+                                           const attention::Grid&, int64_t, double);
   std::unique_ptr<Dit> (*make)(const ModelConfig&, const attention::AttentionConfig&, uint64_t, at::Device,
                                WeightShards*);
   std::string (*negative_prompt)(const ModelConfig&);
@@ -34,7 +34,7 @@ const Registry<Architecture>& architectures() {
                                                "the folder transformer/ of a Wan-AI/Wan2.1-...-Diffusers or "
                                                "Wan-AI/Wan2.2-...-Diffusers repository on Hugging "
                                                "Face (for example Wan-AI/Wan2.1-T2V-1.3B-Diffusers)",
-                                               wan_forward_flops, make_wan_dit, wan_negative_prompt}}});
+                                               wan_forward_work, make_wan_dit, wan_negative_prompt}}});
   return table;
 }
 
@@ -72,7 +72,9 @@ void ModelConfig::visit(ConfigVisitor& v) {
           "Pretrained weights: a folder, index or safetensors file in diffusers', the original or ComfyUI's layout "
           "(docs/pretrained.md). Empty: random.");
   v.field("weights_2", weights_2,
-          "Weights of the expert of low noise (model.boundary). Empty: the folder transformer_2 in model.weights.");
+          "Weights of the expert of low noise (model.boundary). Empty: the folder transformer_2 in model.weights, or "
+          "beside "
+          "it where that is a folder transformer.");
   v.field(
       "boundary", boundary,
       "Timestep below which a second transformer, the expert of low noise, takes over: 875 for Wan2.2 T2V-A14B, 900 "
@@ -107,6 +109,15 @@ void check_weights_exist(const ModelConfig& config, const Architecture& known) {
                     config.weights, known.published_weights);
 }
 
+// Where the other expert lies that belongs to the weights of one: diffusers' pipelines have transformer/ and
+// transformer_2/, checkpoints of runs transformer_ema/ and transformer_2_ema/ as well.
+std::filesystem::path second_transformer(const std::filesystem::path& weights) {
+  const std::filesystem::path folder = weights.has_filename() ? weights : weights.parent_path();
+  if (folder.filename() == "transformer") return folder.parent_path() / "transformer_2";
+  if (folder.filename() == "transformer_ema") return folder.parent_path() / "transformer_2_ema";
+  return folder / "transformer_2";
+}
+
 }  // namespace
 
 void check_weights(const ModelConfig& config) {
@@ -125,7 +136,7 @@ ModelConfig low_noise_expert(const ModelConfig& config) {
   if (config.weights.empty()) return out;
   out.weights = config.weights_2;
   if (out.weights.empty()) {
-    const std::filesystem::path folder = std::filesystem::path(config.weights) / "transformer_2";
+    const std::filesystem::path folder = second_transformer(config.weights);
     VMOBA_CHECK_INPUT(
         std::filesystem::is_directory(folder),
         "model.weights_2: expected the weights of the expert of low noise (model.boundary {}), found none "
@@ -141,9 +152,16 @@ std::string default_negative_prompt(const ModelConfig& config) {
   return architectures().find(config.architecture).negative_prompt(config);
 }
 
+std::vector<ForwardWork> forward_work(const ModelConfig& config, const attention::AttentionConfig& attention,
+                                      const attention::Grid& grid, int64_t text_tokens, double density) {
+  return architectures().find(config.architecture).forward_work(config, attention, grid, text_tokens, density);
+}
+
 double forward_flops(const ModelConfig& config, const attention::AttentionConfig& attention,
                      const attention::Grid& grid, int64_t text_tokens, double density) {
-  return architectures().find(config.architecture).forward_flops(config, attention, grid, text_tokens, density);
+  double sum = 0;
+  for (const ForwardWork& work : forward_work(config, attention, grid, text_tokens, density)) sum += work.flops;
+  return sum;
 }
 
 int64_t parameter_count(const ModelConfig& config) {

@@ -34,9 +34,9 @@ struct ModelConfig {
   std::vector<int64_t> patch_size = {1, 2, 2};
   double eps = 1e-6;
   bool cross_attn_norm = true;
-  std::string weights;                 // folder or file with pretrained weights; empty: random from the seed
-  std::string weights_2;               // of the expert of low noise; empty: transformer_2/ in the folder `weights`
-  double boundary = 0;                 // timesteps below it belong to a second expert of the same shape; 0: none
+  std::string weights;    // folder or file with pretrained weights; empty: random from the seed
+  std::string weights_2;  // of the expert of low noise; empty: transformer_2/ in or beside the folder `weights`
+  double boundary = 0;    // timesteps below it belong to a second expert of the same shape; 0: none
   std::string compute_dtype = "bf16";  // bf16 | fp32
   std::string weights_dtype = "fp32";  // fp32 | bf16 | fp8: how weights are kept; only fp32 ones can be trained
   bool activation_checkpointing = true;
@@ -120,7 +120,19 @@ int64_t parameter_count(const ModelConfig& config);
 // with a scale for each row.
 std::vector<Parameter> parameter_shapes(const ModelConfig& config);
 
-// FLOPs of one forward pass of one sample, with the given mean density of the sparse layers.
+// A piece of a forward pass of one sample.
+struct ForwardWork {
+  std::string module;      // the linear map, in diffusers' layout; empty: attention of tokens, which has no weights
+  double flops = 0;        // without adapters
+  double rows = 0;         // that the map is applied to
+  bool on_tokens = false;  // the map's input comes out of the blocks or maps before it, not from conditions
+};
+
+// Matrix products in the order of computing, with the given mean density of the sparse layers; norms and activations
+// are left out.
+std::vector<ForwardWork> forward_work(const ModelConfig& config, const attention::AttentionConfig& attention,
+                                      const attention::Grid& grid, int64_t text_tokens, double density);
+// Their sum.
 double forward_flops(const ModelConfig& config, const attention::AttentionConfig& attention,
                      const attention::Grid& grid, int64_t text_tokens, double density);
 

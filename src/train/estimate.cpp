@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "core/check.h"
+#include "model/common/lora.h"
 #include "train/rank_memory.h"
 
 namespace vmoba::train {
@@ -31,6 +33,37 @@ double assumed_density(const RootConfig& config, const std::vector<data::Bucket>
     sum += plan.sparse ? std::min(1.0, double(plan.topk) / blocks) : 1.0;
   }
   return sum / double(std::max<int64_t>(1, config.model.layers));
+}
+
+std::map<std::string, int64_t> adapters_of(const RootConfig& config) {
+  if (!config.lora.enabled()) return {};
+  return model::adapter_values(config.lora, model::parameter_shapes(config.model));
+}
+
+struct StepFlops {
+  double forward = 0, backward = 0;
+  double total() const { return forward + backward; }
+};
+
+// Backward costs twice the forward, once for the gradients of inputs and once for those of weights; attention's 2.5
+// times is within this figure's accuracy. Recomputation adds one. Frozen weights need no gradients of their own, nor do
+// conditions and what comes before the first adapter.
+StepFlops step_flops(const RootConfig& config, const std::map<std::string, int64_t>& adapters,
+                     const std::vector<model::ForwardWork>& work) {
+  const bool frozen = config.lora.enabled();
+  StepFlops out;
+  bool reached = !frozen;
+  for (const model::ForwardWork& piece : work) {
+    const auto found = adapters.find(piece.module);
+    const double adapter = found == adapters.end() ? 0 : 2 * piece.rows * double(found->second);
+    reached |= found != adapters.end();
+    out.forward += piece.flops + adapter;
+    if (!reached) continue;
+    const double gradients = !frozen || piece.module.empty() ? 2 : piece.on_tokens ? 1 : 0;
+    out.backward += gradients * piece.flops + 2 * adapter;
+    if (config.model.activation_checkpointing) out.backward += piece.flops + adapter;
+  }
+  return out;
 }
 
 void add_memory(const RootConfig& config, RunEstimate& out) {
@@ -73,15 +106,15 @@ std::vector<data::Bucket> configured_buckets(const RootConfig& config) {
 RunEstimate estimate_run(const RootConfig& config, const std::vector<data::Bucket>& buckets) {
   RunEstimate out;
   out.assumed_density = assumed_density(config, buckets);
-  // Backward costs twice the forward; attention's 2.5 times is within this figure's accuracy. Recomputation adds one.
-  const double passes = config.model.activation_checkpointing ? 4 : 3;
+  const std::map<std::string, int64_t> adapters = adapters_of(config);
   for (const data::Bucket& bucket : buckets) {
     const attention::Grid grid = grid_of(config, bucket);
     const int64_t text = config.text.max_tokens;
     const attention::AttentionConfig full = full_attention(config.attention);
-    out.buckets.push_back(
-        {bucket, passes * model::forward_flops(config.model, full, grid, text, 1),
-         passes * model::forward_flops(config.model, config.attention, grid, text, out.assumed_density)});
+    const StepFlops of_full = step_flops(config, adapters, model::forward_work(config.model, full, grid, text, 1));
+    const StepFlops of_sparse = step_flops(
+        config, adapters, model::forward_work(config.model, config.attention, grid, text, out.assumed_density));
+    out.buckets.push_back({bucket, of_full.total(), of_sparse.total(), of_sparse.backward});
     out.tokens = std::max(out.tokens, grid.tokens());
   }
   add_memory(config, out);

@@ -13,6 +13,7 @@ struct BucketEstimate {
   data::Bucket bucket;
   double flops_full = 0;    // one optimiser step's FLOPs per sample, full attention everywhere
   double flops_sparse = 0;  // with the configured attention at the assumed density
+  double backward = 0;      // the part of flops_sparse that backward does, recomputation included
 };
 
 // Of all experts together, but where it says otherwise.

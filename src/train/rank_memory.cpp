@@ -42,7 +42,10 @@ ModelSizes model_sizes(const RootConfig& config) {
       out.outer += count;
   }
   for (const auto& [name, count] : blocks) out.largest_block = std::max(out.largest_block, count);
-  out.trainable = config.lora.enabled() ? model::adapter_value_count(config.lora, parameters) : out.parameters;
+  if (!config.lora.enabled())
+    out.trainable = out.parameters;
+  else
+    for (const auto& [module, values] : model::adapter_values(config.lora, parameters)) out.trainable += values;
   return out;
 }
 

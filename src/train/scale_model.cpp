@@ -98,10 +98,12 @@ int64_t next_multiple(int64_t value, int64_t of) {
   return (value + of - 1) / of * of;
 }
 
-double flops_per_sample(const RunEstimate& run) {
-  double most = 0;
-  for (const BucketEstimate& bucket : run.buckets) most = std::max(most, bucket.flops_sparse);
-  return most;
+// Of the most expensive samples.
+BucketEstimate costliest(const RunEstimate& run) {
+  BucketEstimate out;
+  for (const BucketEstimate& bucket : run.buckets)
+    if (bucket.flops_sparse > out.flops_sparse) out = bucket;
+  return out;
 }
 
 bool can_share_heads(RootConfig config, int64_t sequence) {
@@ -160,7 +162,9 @@ ModeEstimate estimate_mode(const RootConfig& config, const RunEstimate& run, con
   out.global_batch = train.global_batch;
   out.share = dist::batch_share(train, sizes);
   out.memory = rank_memory(config, sizes, run.tokens, out.share.micro);
-  out.compute_s = flops_per_sample(run) * double(out.share.samples) / double(sizes.sequence) / options.flops_per_s;
+  const BucketEstimate sample = costliest(run);
+  const double s_per_flop = double(out.share.samples) / double(sizes.sequence) / options.flops_per_s;
+  out.compute_s = sample.flops_sparse * s_per_flop;
   const double passes = double(out.share.passes), pass_s = out.compute_s / passes;
   const auto add = [&](const PassCosts& costs, double count) {
     out.sent_bytes += count * costs.sent_bytes;
@@ -171,8 +175,7 @@ ModeEstimate estimate_mode(const RootConfig& config, const RunEstimate& run, con
     add(sharded_pass(config, model, sizes, options, pass_s, /*last_pass=*/true), 1);
   }
   if (sizes.state_ranks() == 1 || config.lora.enabled()) {
-    const double backward = config.model.activation_checkpointing ? 3.0 / 4 : 2.0 / 3;
-    add(replicated_gradients(model, sizes, options, backward * pass_s), 1);
+    add(replicated_gradients(model, sizes, options, sample.backward * s_per_flop / passes), 1);
   }
   if (sizes.sequence > 1) add(sequence_pass(config, sizes, options, run.tokens, out.share.micro), passes);
   return out;

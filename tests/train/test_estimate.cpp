@@ -1,4 +1,4 @@
-// The memory that --dry-run announces, against sums by hand over the published shapes.
+// The memory and FLOPs that --dry-run announces, against sums by hand over the published shapes.
 #include "support/catch.h"
 #include "support/messages.h"
 #include "train/estimate.h"
@@ -60,6 +60,46 @@ TEST_CASE("all weights: fp32 masters, gradients and moments") {
   CHECK(e.trained == kParameters);
   CHECK(e.adapters_bytes == 0);
   CHECK(e.total_bytes() - e.activations_bytes == 16 * kParameters);
+}
+
+TEST_CASE("FLOPs of a step: frozen weights take part in backward by their inputs only") {
+  constexpr double S = 21 * 30 * 52, T = 512, r = kRank;  // tokens of 81 frames of 480x832, of the text
+  // Forward, two for each product and addition: maps of a block that the tokens go through and that the text does, both
+  // attentions; maps before the blocks (patches, text, time) and behind.
+  const double maps = 2 * S * double(6 * E * E + 2 * E * F), text_maps = 2 * T * double(2 * E * E);
+  const double attention = 4 * S * S * E + 4 * S * T * E;
+  const double before = 2 * S * 64 * E + 2 * T * double(4096 * E + E * E) + 2 * double(256 * E + 7 * E * E);
+  const double behind = 2 * S * 64 * E;
+  const double forward = before + kBlocks * (maps + text_maps + attention) + behind;
+  const auto step = [](const std::vector<std::string>& overrides) {
+    std::vector<std::string> all = {"attention.backend=full"};
+    all.insert(all.end(), overrides.begin(), overrides.end());
+    const RunEstimate run = estimate(all);
+    REQUIRE(run.tokens == int64_t(S));
+    return run.buckets.back();
+  };
+
+  const BucketEstimate whole = step({"lora.rank=0", "model.weights_dtype=fp32"});  // and computed again in backward
+  CHECK(whole.flops_full == Approx(4 * forward).epsilon(1e-12));
+  CHECK(whole.flops_sparse == whole.flops_full);
+  CHECK(whole.backward == Approx(3 * forward).epsilon(1e-12));
+  const std::string kept = "model.activation_checkpointing=false";
+  CHECK(step({"lora.rank=0", "model.weights_dtype=fp32", kept}).flops_full == Approx(3 * forward).epsilon(1e-12));
+
+  const double adapters = 2 * S * r * double(6 * 2 * E + 2 * (E + F)) + 2 * T * r * double(2 * 2 * E);  // of a block
+  const double once = forward + kBlocks * adapters;
+  const double backward = kBlocks * (maps + 2 * attention + 2 * adapters) + behind;
+  const BucketEstimate lora = step({kept});
+  CHECK(lora.flops_full == Approx(once + backward).epsilon(1e-12));
+  CHECK(lora.backward == Approx(backward).epsilon(1e-12));
+  CHECK(step({}).flops_full == Approx(2 * once - before + backward).epsilon(1e-12));
+  // Most of a step's maps are not differentiated twice.
+  CHECK(lora.flops_full < 0.9 * step({"lora.rank=0", "model.weights_dtype=fp32", kept}).flops_full);
+
+  // What comes before the first adapter, the output map of the last block's feed-forward, is not differentiated at all.
+  const double last = 2 * S * r * double(E + F);
+  CHECK(step({kept, "lora.targets=[blocks.39.ffn.net.2]"}).backward ==
+        Approx(2 * S * double(E * F) + behind + 2 * last).epsilon(1e-12));
 }
 
 TEST_CASE("two experts: twice the state, once the activations") {

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 
 #include "core/check.h"
 #include "model/common/parameters.h"
@@ -136,10 +135,11 @@ std::vector<Target> targets_of(const LoraConfig& config, const std::vector<Param
 
 }  // namespace
 
-int64_t adapter_value_count(const LoraConfig& config, const std::vector<Parameter>& parameters) {
-  int64_t count = 0;
-  for (const Target& target : targets_of(config, parameters)) count += config.rank * (target.in + target.out);
-  return count;
+std::map<std::string, int64_t> adapter_values(const LoraConfig& config, const std::vector<Parameter>& parameters) {
+  std::map<std::string, int64_t> out;
+  for (const Target& target : targets_of(config, parameters))
+    out[target.module] = config.rank * (target.in + target.out);
+  return out;
 }
 
 std::vector<Adapter> make_adapters(const LoraConfig& config, const std::vector<Parameter>& parameters, uint64_t seed,

@@ -1,5 +1,6 @@
 // Which linear maps of a transformer get low-rank adapters, and what these begin with.
 #pragma once
+#include <map>
 #include <string>
 #include <vector>
 
@@ -31,8 +32,8 @@ struct LoraConfig {
 std::vector<std::string> lora_modules(const std::vector<std::string>& patterns,
                                       const std::vector<Parameter>& parameters);
 
-// Values of the adapters that make_adapters would make.
-int64_t adapter_value_count(const LoraConfig& config, const std::vector<Parameter>& parameters);
+// How many values the adapter of each module has that make_adapters would make.
+std::map<std::string, int64_t> adapter_values(const LoraConfig& config, const std::vector<Parameter>& parameters);
 
 // Adapters of config.rank for every targeted module, as peft begins them: A uniform in +-1/sqrt(in) (a function of seed
 // and name), B zero; from config.init_from where it is set, whose modules must be among the targets and have the rank.

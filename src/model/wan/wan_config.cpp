@@ -1,12 +1,42 @@
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "core/check.h"
 #include "model/wan/wan_dit.h"
+#include "model/wan/wan_parameters.h"
 
 namespace vmoba::model {
 namespace {
 
 constexpr int64_t kClipTokens = 257;  // of one image: 16 x 16 patches and the class token of ViT-H/14
+
+// How often the maps of a sample are applied.
+struct WorkRows {
+  double tokens, text, image;
+};
+
+// A linear map's weight adds its work; other parameters have none.
+void add_map(const ParameterSpec& spec, const WorkRows& rows, std::vector<ForwardWork>& out) {
+  if (!spec.name.ends_with(".weight") || spec.shape.size() < 2) return;
+  const auto is_of = [&](std::initializer_list<const char*> parts) {
+    return std::any_of(parts.begin(), parts.end(),
+                       [&](const char* part) { return spec.name.find(part) != std::string::npos; });
+  };
+  ForwardWork work;
+  work.module = spec.name.substr(0, spec.name.rfind('.'));
+  if (is_of({"time_embedder.", "time_proj."})) {
+    work.rows = 1;
+  } else if (is_of({"text_embedder.", "attn2.to_k.", "attn2.to_v."})) {
+    work.rows = rows.text;
+  } else if (is_of({"image_embedder.", "attn2.add_"})) {
+    work.rows = rows.image;
+  } else {
+    work.rows = rows.tokens;
+    work.on_tokens = !is_of({"patch_embedding."});
+  }
+  work.flops = 2 * work.rows * double(spec.numel());
+  out.push_back(std::move(work));
+}
 
 }  // namespace
 
@@ -55,26 +85,30 @@ std::string wan_config_json(const ModelConfig& config) {
   return json.dump(2) + "\n";
 }
 
-double wan_forward_flops(const ModelConfig& config, const attention::AttentionConfig& attention,
-                         const attention::Grid& grid, int64_t text_tokens, double density) {
+std::vector<ForwardWork> wan_forward_work(const ModelConfig& config, const attention::AttentionConfig& attention,
+                                          const attention::Grid& grid, int64_t text_tokens, double density) {
   const double tokens = double(grid.tokens()), text = double(text_tokens);
-  const double width = double(config.heads * config.head_dim), ffn = double(config.ffn_dim);
-  const double patch = double(config.patch_size[0] * config.patch_size[1] * config.patch_size[2]);
+  const double width = double(config.heads * config.head_dim);
   const double image =
       config.image_dim == 0 ? 0 : double(config.image_pos_tokens ? config.image_pos_tokens : kClipTokens);
-  double flops = 2 * tokens * patch * double(config.in_channels + config.out_channels) * width;
-  flops += 2 * text * (double(config.text_dim) * width + width * width);
-  flops += 2 * (double(config.freq_dim) * width + 7 * width * width);
-  flops += 2 * image * double(config.image_dim) * (double(config.image_dim) + width);
+  const WorkRows rows{tokens, text, image};
+  std::vector<ForwardWork> out, last;
+  for (const ParameterSpec& spec : wan_outer_specs(config))
+    add_map(spec, rows, spec.name.starts_with("proj_out") ? last : out);
   for (int64_t i = 0; i < config.layers; ++i) {
     const attention::LayerAttention layer = attention::layer_attention(attention, i, /*dense=*/false);
-    flops += 8 * tokens * width * width;                                                  // self: q, k, v, o
-    flops += 4 * tokens * width * width + 4 * (text + image) * width * (width + tokens);  // cross
-    flops += 4 * tokens * width * ffn;
-    flops += attention::attention_flops(grid.tokens(), config.heads, config.head_dim, layer.sparse ? density : 1.0,
-                                        layer.sparse ? attention::block_count(grid, layer) : 0);
+    const double self =
+        attention::attention_flops(grid.tokens(), config.heads, config.head_dim, layer.sparse ? density : 1.0,
+                                   layer.sparse ? attention::block_count(grid, layer) : 0);
+    for (const ParameterSpec& spec : wan_block_specs(config, i)) {
+      if (spec.name.ends_with("attn1.to_out.0.weight")) out.push_back({"", self, tokens, true});
+      if (spec.name.ends_with("attn2.to_out.0.weight"))
+        out.push_back({"", 4 * (text + image) * tokens * width, tokens, true});
+      add_map(spec, rows, out);
+    }
   }
-  return flops;
+  out.insert(out.end(), last.begin(), last.end());
+  return out;
 }
 
 }  // namespace vmoba::model

@@ -16,9 +16,9 @@ void validate_wan(const ModelConfig& config);
 std::unique_ptr<Dit> make_wan_dit(const ModelConfig& config, const attention::AttentionConfig& attention, uint64_t seed,
                                   at::Device device, WeightShards* shards);
 
-// See model::forward_flops. Projections and matrix products only; norms and activations are left out.
-double wan_forward_flops(const ModelConfig& config, const attention::AttentionConfig& attention,
-                         const attention::Grid& grid, int64_t text_tokens, double density);
+// See model::forward_work.
+std::vector<ForwardWork> wan_forward_work(const ModelConfig& config, const attention::AttentionConfig& attention,
+                                          const attention::Grid& grid, int64_t text_tokens, double density);
 
 // The published default (wan/configs of Wan-Video/Wan2.1 and Wan2.2, which agree).
 std::string wan_negative_prompt(const ModelConfig& config);

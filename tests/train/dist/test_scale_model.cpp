@@ -165,7 +165,7 @@ TEST_CASE("communication and efficiency of each way by arithmetic") {
   RunEstimate run;
   const ModelSizes model = model_sizes(config);
   run.tokens = 100;
-  run.buckets = {{{}, 0, 4e6}};  // 4 ms per sample
+  run.buckets = {{{}, 0, 4e6, 3e6}};  // 4 ms per sample
   const auto of = [&](MeshSizes sizes) { return estimate_mode(config, run, {"", sizes}, options); };
   const double n = double(model.parameters), outer = double(model.outer), block = double(model.largest_block);
 
@@ -217,7 +217,7 @@ TEST_CASE("slow links take what computing cannot hide") {
   RunEstimate run;
   const ModelSizes model = model_sizes(config);
   run.tokens = 10;
-  run.buckets = {{{}, 0, 1e6}};
+  run.buckets = {{{}, 0, 1e6, 0.75e6}};
   const double n = double(model.parameters), block = double(model.largest_block);
   const ModeEstimate sharded = estimate_mode(config, run, {"", {1, 4, 1}}, options);
   CHECK(sharded.share.passes == 2);
