@@ -317,8 +317,7 @@ class Problem {
     }
   }
 
-  // dq, dk and dv of the head that `dense` describes; its out and lse too. A function, not a lambda: CUDA 13's cudafe++
-  // does not come to an end with GCC 13's headers where generic lambdas launch kernels here.
+  // dq, dk and dv of the head that `dense` describes; its out and lse too.
   template <bool Bf16>
   static void append_gradients(const Dense& dense, const DeviceArray<float>& result,
                                std::vector<float> (&into)[kGradients]) {
@@ -378,18 +377,19 @@ class Problem {
 const std::vector<int> kRaggedBlocks = {1, 7, 64, 65, 127, 128, 129, 256, 257, 383};
 
 std::vector<Case> cases(int head_dim) {
-  std::vector<Case> all;
-  all.push_back({"one block", head_dim, 1, 1, 0, {128}});
-  all.push_back({"one token", head_dim, 1, 1, 0, {1}});
-  all.push_back({"ragged blocks", head_dim, 1, 2, 0, kRaggedBlocks});
-  all.push_back({"ragged blocks, batch, text, gaps", head_dim, 2, 2, 77, kRaggedBlocks, Rows::kRandom, 0.2, false, 40});
-  all.push_back({"sampled like production", head_dim, 1, 2, 0, {864, 864}, Rows::kRandom, 0.2, true});
-  all.push_back({"everything", head_dim, 1, 1, 0, {129, 257, 64}, Rows::kAll});
-  all.push_back({"own block alone", head_dim, 1, 2, 0, {65, 127, 383, 1}, Rows::kOwn});
-  all.push_back({"one list of all rows", head_dim, 2, 3, 0, {64, 200, 300, 31, 5}, Rows::kSkewed});
-  all.push_back({"one text token", head_dim, 1, 1, 1, {100, 28}, Rows::kRandom});
-  all.push_back({"text of two tiles", head_dim, 1, 2, 130, {256, 7, 129}, Rows::kRandom, 0.4});
-  all.push_back({"large scores", head_dim, 1, 1, 0, {200, 300}, Rows::kRandom, 0.5, false, 0, 3.0f});
+  std::vector<Case> all = {
+      {"one block", head_dim, 1, 1, 0, {128}},
+      {"one token", head_dim, 1, 1, 0, {1}},
+      {"ragged blocks", head_dim, 1, 2, 0, kRaggedBlocks},
+      {"ragged blocks, batch, text, gaps", head_dim, 2, 2, 77, kRaggedBlocks, Rows::kRandom, 0.2, false, 40},
+      {"sampled like production", head_dim, 1, 2, 0, {864, 864}, Rows::kRandom, 0.2, true},
+      {"everything", head_dim, 1, 1, 0, {129, 257, 64}, Rows::kAll},
+      {"own block alone", head_dim, 1, 2, 0, {65, 127, 383, 1}, Rows::kOwn},
+      {"one list of all rows", head_dim, 2, 3, 0, {64, 200, 300, 31, 5}, Rows::kSkewed},
+      {"one text token", head_dim, 1, 1, 1, {100, 28}, Rows::kRandom},
+      {"text of two tiles", head_dim, 1, 2, 130, {256, 7, 129}, Rows::kRandom, 0.4},
+      {"large scores", head_dim, 1, 1, 0, {200, 300}, Rows::kRandom, 0.5, false, 0, 3.0f},
+  };
   for (int length : {1, 63, 64, 65, 127, 128, 129, 191, 192, 193}) {
     all.push_back({"exact length", head_dim, 1, 1, 0, {1, 1, 1, 130, 70}, Rows::kExactLength, double(length)});
   }
