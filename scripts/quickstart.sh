@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 run_dir=runs/quickstart
-./scripts/setup.sh
+./scripts/setup.sh vmoba-{train,sample,data,encode,convert,bench}  # the programs; ./scripts/test.sh builds the tests too
 export MALLOC_ARENA_MAX=4
 
 echo "quickstart: checking the clips and what the run needs"
