@@ -10,7 +10,8 @@ for each rank and step), so that efficiency is tokens/s over ranks x tokens/s of
 sample: the same formula, where one rank is as fast as ranks times fewer tokens would allow it.
 Columns: step s    median of the steps after --warmup (and least, most)
          exposed   step s minus the time that one rank needs for the same share of work: what communication and waiting cost
-         TFLOP/s   of a rank: model FLOPs (forward and backward, no recomputation) at the measured density
+         TFLOP/s   of a rank: model FLOPs (forward and backward, no recomputation) at the measured density; for runs that
+                   train all weights: a LoRA run recomputes another share
          MFU       of --peak-tflops
          GiB       peak memory of the rank that takes most
          loss diff largest relative difference to one rank with the same samples (--losses runs those), over the steps

@@ -73,8 +73,7 @@ void ModelConfig::visit(ConfigVisitor& v) {
           "(docs/pretrained.md). Empty: random.");
   v.field("weights_2", weights_2,
           "Weights of the expert of low noise (model.boundary). Empty: the folder transformer_2 in model.weights, or "
-          "beside "
-          "it where that is a folder transformer.");
+          "beside it where that is a folder transformer.");
   v.field(
       "boundary", boundary,
       "Timestep below which a second transformer, the expert of low noise, takes over: 875 for Wan2.2 T2V-A14B, 900 "

@@ -99,19 +99,15 @@ class Group {
   }
   // What a call that was only taken up has come to.
   ncclResult_t state() {
-    ncclResult_t state = ncclSuccess;
-    const ncclResult_t asked = run([&](ncclComm_t comm) { return ncclCommGetAsyncError(comm, &state); });
-    return asked != ncclSuccess ? asked : state;
+    return run([this](ncclComm_t) { return ask(); });
   }
   // For the watch: what went wrong, or "".
   std::string error() {
     const std::unique_lock lock(turn_, std::try_to_lock);
     if (!lock || aborted_) return "";  // asked again soon
-    ncclResult_t state = ncclSuccess;
-    const ncclResult_t asked = ncclCommGetAsyncError(comm_, &state);
-    if (asked == ncclSuccess && (state == ncclSuccess || state == ncclInProgress)) return "";
-    return fmt::format("NCCL: {} ({}); NCCL_DEBUG=INFO says more",
-                       ncclGetErrorString(asked != ncclSuccess ? asked : state), ncclGetLastError(comm_));
+    const ncclResult_t found = ask();
+    if (found == ncclSuccess || found == ncclInProgress) return "";
+    return fmt::format("NCCL: {} ({}); NCCL_DEBUG=INFO says more", ncclGetErrorString(found), ncclGetLastError(comm_));
   }
   void abort() {
     // Out of turn where a call does not return: this frees it.
@@ -121,6 +117,13 @@ class Group {
   ncclComm_t* address() { return &comm_; }
 
  private:
+  // In turn: the state, or why it cannot be told.
+  ncclResult_t ask() const {
+    ncclResult_t state = ncclSuccess;
+    const ncclResult_t asked = ncclCommGetAsyncError(comm_, &state);
+    return asked != ncclSuccess ? asked : state;
+  }
+
   std::timed_mutex turn_;
   std::atomic<bool> aborted_{false};
   ncclComm_t comm_ = nullptr;
