@@ -9,8 +9,18 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 
 namespace vmoba::model {
+
+// Heads that are on their way: what is computed until wait() runs beside the exchange.
+class HeadsUnderWay {
+ public:
+  virtual ~HeadsUnderWay() = default;
+  // [B, S, N/P, D]; to be called once. Its gradient travels back in the same way, beside what backward computes until
+  // it comes to the place where the exchange began.
+  virtual at::Tensor wait() = 0;
+};
 
 class SequenceParallel {
  public:
@@ -18,8 +28,8 @@ class SequenceParallel {
   virtual int64_t size() const = 0;
   virtual int64_t rank() const = 0;
   // This rank's tokens of all heads [B, S/P, N, D] -> all tokens of this rank's heads [B, S, N/P, D].
-  virtual at::Tensor to_heads(const at::Tensor& x_BSND) = 0;
-  // The way back.
+  virtual std::unique_ptr<HeadsUnderWay> begin_to_heads(const at::Tensor& x_BSND) = 0;
+  // The way back, at once.
   virtual at::Tensor to_tokens(const at::Tensor& x_BSND) = 0;
   // [B, S/P, E] -> [B, S, E] on every rank. All ranks go on alike with the result: each keeps the gradient of its
   // tokens.
@@ -41,7 +51,18 @@ class TokenShare {
   // [B, own, E] -> [B, S, E].
   at::Tensor gather(const at::Tensor& x_BSE) const;
   // Around self attention: [B, own, N, D] -> [B, S, N/P, D] and back.
-  at::Tensor to_heads(const at::Tensor& x_BSND) const;
+  class Heads {
+   public:
+    // To be called once.
+    at::Tensor wait();
+
+   private:
+    friend class TokenShare;
+    at::Tensor x_BSND_;  // without ranks
+    std::unique_ptr<HeadsUnderWay> under_way_;
+    int64_t tokens_ = 0;
+  };
+  Heads begin_to_heads(const at::Tensor& x_BSND) const;
   at::Tensor to_tokens(const at::Tensor& x_BSND) const;
 
  private:

@@ -14,6 +14,11 @@ void RunConfig::visit(ConfigVisitor& v) {
           "On a GPU: the same bytes in every run and after every resume, at a price (VMoBA's backward takes four times "
           "as long). A CPU always repeats its bytes.");
   v.field("threads", threads, "CPU threads of tensor operations; 0 takes every core.", between(0, 1024));
+  v.field(
+      "profile_step", profile_step,
+      "Records what CPU and GPU do in this step (1-based) into `<run.dir>/profile-<step>-rank<rank>.json`, a Chrome "
+      "trace; 0 records nothing. Take one that is not the first: there memory and kernels are set up.",
+      at_least(0));
 }
 
 void OptimizerConfig::visit(ConfigVisitor& v) {

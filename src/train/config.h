@@ -24,6 +24,7 @@ struct RunConfig {
   std::string log_level = "info";
   bool deterministic = false;  // GPU only
   int64_t threads = 0;         // CPU threads of tensor operations; 0: all cores
+  int64_t profile_step = 0;    // 0: none
 
   void visit(ConfigVisitor& v);
 };

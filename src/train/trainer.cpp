@@ -19,6 +19,7 @@
 #include "train/checkpoint_folder.h"
 #include "train/lr_schedule.h"
 #include "train/signals.h"
+#include "train/step_profile.h"
 
 namespace vmoba::train {
 namespace {
@@ -167,7 +168,7 @@ void Trainer::make_callbacks() {
 
 NamedTensors Trainer::encoded_clip(const data::Sample& sample) const {
   if (!sample.encoded.empty()) return sample.encoded;
-  const at::Tensor video_1CFHW = data::to_unit_range(sample.video_CFHW).unsqueeze(0).to(device_);
+  const at::Tensor video_1CFHW = data::to_unit_range(sample.video_CFHW.to(device_)).unsqueeze(0);
   return clip_tensors(encode_videos(config_.model, *codec_, image_.get(), video_1CFHW));
 }
 
@@ -323,6 +324,19 @@ StepReport Trainer::train_step() {
   return out;
 }
 
+StepReport Trainer::profiled_step() {
+  StepProfile profile(device_);
+  StepReport out = train_step();
+  world_.set_patient(true);
+  profile.save(fmt::format("{}/profile-{}-rank{}.json", config_.run.dir, state_.step, world_.rank()));
+  dist::barrier(world_.control());
+  world_.set_patient(false);
+  if (world_.rank() == 0)
+    log_info("profile of step {} written to {}/profile-{}-rank*.json; open it in ui.perfetto.dev", state_.step,
+             config_.run.dir, state_.step);
+  return out;
+}
+
 void Trainer::save() {
   if (writer_.under_way()) end_save();
   const Clock::time_point start = Clock::now();
@@ -390,7 +404,7 @@ int Trainer::run(const ResumeRequest& resume) {
   const auto due = [&](int64_t every) { return every > 0 && state_.step % every == 0; };
   int64_t saved_step = state_.step;
   while (state_.step < config_.train.steps && stop_signal_ == 0) {
-    const StepReport report = train_step();
+    const StepReport report = state_.step + 1 == config_.run.profile_step ? profiled_step() : train_step();
     for (const auto& callback : callbacks_) callback->on_step(report);
     if (lead && config_.attention.backend != "full" && state_.step == warmup)
       log_info("step {}: sparse attention from here on", state_.step + 1);

@@ -57,6 +57,7 @@ class Trainer {
   void start(const ResumeRequest& resume);
   void make_callbacks();
   StepReport train_step();
+  StepReport profiled_step();
   // From the cache, or made now.
   NamedTensors encoded_clip(const data::Sample& sample) const;
   // Mean loss of one micro batch after its forward and backward: one of each expert that has samples in it. Gradients

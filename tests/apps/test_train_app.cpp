@@ -112,6 +112,27 @@ TEST_CASE("a run writes what its users rely on") {
   CHECK(first["step"] == 1);
 }
 
+TEST_CASE("a profiled step is a trace of its operations, and changes nothing") {
+  const TemporaryFolder folder;
+  const std::string dir = folder.path() + "/run";
+  const ProcessResult result =
+      run_process(train_command(dir, {"train.steps=3", "run.profile_step=2", "train.checkpoint_every=0"}));
+  INFO(result.output);
+  REQUIRE(result.exit_code == 0);
+  CHECK(!fs::exists(dir + "/profile-1-rank0.json"));
+  const auto trace = nlohmann::json::parse(read_text(dir + "/profile-2-rank0.json"));
+  int64_t products = 0, backward = 0;
+  for (const nlohmann::json& event : trace.at("traceEvents")) {
+    const std::string name = event.value("name", "");
+    products += name == "aten::addmm" || name == "aten::mm";
+    backward += name == "AddmmBackward0";
+  }
+  CHECK(products > 0);
+  CHECK(backward > 0);
+  const std::vector<std::string> plain = exact_metrics(reference_run());
+  CHECK(exact_metrics(dir) == std::vector<std::string>(plain.begin(), plain.begin() + 3));
+}
+
 TEST_CASE("the same configuration twice gives the same bytes, and an earlier run is kept") {
   const TemporaryFolder folder;
   const std::string dir = folder.path() + "/run";

@@ -18,6 +18,11 @@ at::Tensor filled(const at::Tensor& x, int64_t dim, int64_t count) {
   return at::cat({x, at::zeros(shape, x.options().requires_grad(false))}, dim);
 }
 
+// The way back of a narrow() writes and adds a whole tensor, needed or not.
+at::Tensor first_tokens(const at::Tensor& x_BS, int64_t tokens) {
+  return x_BS.size(1) == tokens ? x_BS : x_BS.narrow(1, 0, tokens);
+}
+
 }  // namespace
 
 TokenShare::TokenShare(SequenceParallel* ranks, int64_t tokens) : ranks_(ranks), tokens_(tokens), own_(tokens) {
@@ -50,11 +55,21 @@ at::Tensor TokenShare::own_runs(const at::Tensor& rows_BG) const {
 }
 
 at::Tensor TokenShare::gather(const at::Tensor& x_BSE) const {
-  return ranks_ == nullptr ? x_BSE : ranks_->gather_tokens(x_BSE).narrow(1, 0, tokens_);
+  return ranks_ == nullptr ? x_BSE : first_tokens(ranks_->gather_tokens(x_BSE), tokens_);
 }
 
-at::Tensor TokenShare::to_heads(const at::Tensor& x_BSND) const {
-  return ranks_ == nullptr ? x_BSND : ranks_->to_heads(x_BSND).narrow(1, 0, tokens_);
+TokenShare::Heads TokenShare::begin_to_heads(const at::Tensor& x_BSND) const {
+  Heads out;
+  out.tokens_ = tokens_;
+  if (ranks_ == nullptr)
+    out.x_BSND_ = x_BSND;
+  else
+    out.under_way_ = ranks_->begin_to_heads(x_BSND);
+  return out;
+}
+
+at::Tensor TokenShare::Heads::wait() {
+  return under_way_ ? first_tokens(under_way_->wait(), tokens_) : x_BSND_;
 }
 
 at::Tensor TokenShare::to_tokens(const at::Tensor& x_BSND) const {

@@ -20,13 +20,13 @@ at::Tensor self_attention_branch(const at::Tensor& x_BSE, const WanAttentionWeig
   const auto project = [&](const Linear& map, const at::Tensor& norm) {
     return apply_rope(split_heads(rms_norm(linear(x_BSE, map), norm, config.eps), config), context.rope_SP);
   };
-  const at::Tensor q_BSND = project(weights.to_q, weights.norm_q);
-  const at::Tensor k_BSND = project(weights.to_k, weights.norm_k);
-  const at::Tensor v_BSND = split_heads(linear(x_BSE, weights.to_v), config);
   const TokenShare& share = context.share;
+  TokenShare::Heads q = share.begin_to_heads(project(weights.to_q, weights.norm_q));
+  TokenShare::Heads k = share.begin_to_heads(project(weights.to_k, weights.norm_k));
+  TokenShare::Heads v = share.begin_to_heads(split_heads(linear(x_BSE, weights.to_v), config));
+  const at::Tensor q_BSND = q.wait(), k_BSND = k.wait(), v_BSND = v.wait();
   const at::Tensor out_BSND =
-      attention::self_attention(share.to_heads(q_BSND), share.to_heads(k_BSND), share.to_heads(v_BSND), context.grid,
-                                /*text_tokens=*/0, context.layer, context.stats);
+      attention::self_attention(q_BSND, k_BSND, v_BSND, context.grid, /*text_tokens=*/0, context.layer, context.stats);
   return linear(share.to_tokens(out_BSND).flatten(2), weights.to_out);
 }
 

@@ -187,7 +187,7 @@ class EncodeRun {
       failed_ += 1;
       return;
     }
-    const at::Tensor video_BCFHW = data::to_unit_range(decoded.video_CFHW).unsqueeze(0).to(device_);
+    const at::Tensor video_BCFHW = data::to_unit_range(decoded.video_CFHW.to(device_)).unsqueeze(0);
     NamedTensors tensors = clip_tensors(encode_videos(config_.model, codec, image, video_BCFHW));
     if (config_.cache.latent_dtype == "bf16")
       for (auto& [name, tensor] : tensors) tensor = tensor.to(at::kBFloat16);

@@ -15,55 +15,98 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-at::Tensor exchanged(Communicator& ranks, const at::Tensor& slices) {
-  const at::Tensor in = slices.contiguous(), out = at::empty_like(in);
-  ranks.all_to_all(in, out)->wait();
-  return out;
-}
+// An exchange is a permutation of values over ranks: its backward is the way back. Tensors under way [P, B, S, n, D]
+// are cut by the rank that they come from or go to.
+struct Exchange : torch::CustomClassHolder {
+  explicit Exchange(Communicator& ranks) : ranks(ranks) {}
 
-at::Tensor tokens_to_heads(Communicator& ranks, const at::Tensor& x_BSND) {
-  const at::Tensor by_heads_PBSnD = x_BSND.unflatten(2, {ranks.size(), -1}).permute({2, 0, 1, 3, 4});
-  return exchanged(ranks, by_heads_PBSnD).permute({1, 0, 2, 3, 4}).flatten(1, 2);
-}
+  at::Tensor begin(const at::Tensor& slices_PBSnD) {
+    const at::Tensor in = slices_PBSnD.contiguous(), out = at::empty_like(in);
+    work = ranks.all_to_all(in, out);
+    return out;
+  }
+  void wait() {
+    work->wait();
+    work.reset();
+  }
 
-at::Tensor heads_to_tokens(Communicator& ranks, const at::Tensor& x_BSnD) {
-  const at::Tensor by_tokens_PBSnD = x_BSnD.unflatten(1, {ranks.size(), -1}).permute({1, 0, 2, 3, 4});
-  return exchanged(ranks, by_tokens_PBSnD).permute({1, 2, 0, 3, 4}).flatten(2, 3);
-}
-
-struct RanksHolder : torch::CustomClassHolder {
-  explicit RanksHolder(Communicator& ranks) : ranks(ranks) {}
   Communicator& ranks;
+  WorkPtr work;
 };
+using ExchangePtr = c10::intrusive_ptr<Exchange>;
 
-Communicator& ranks_of(AutogradContext* context) {
-  const auto capsule = context->saved_data["ranks"].toCapsule();
-  return static_cast<RanksHolder*>(capsule.get())->ranks;
+at::Tensor heads_by_rank(const at::Tensor& x_BSND, int64_t ranks) {
+  return x_BSND.unflatten(2, {ranks, -1}).permute({2, 0, 1, 3, 4});
+}
+at::Tensor join_heads(const at::Tensor& x_PBSnD) {
+  return x_PBSnD.permute({1, 2, 0, 3, 4}).flatten(2, 3);
+}
+at::Tensor tokens_by_rank(const at::Tensor& x_BSnD, int64_t ranks) {
+  return x_BSnD.unflatten(1, {ranks, -1}).permute({1, 0, 2, 3, 4});
+}
+at::Tensor join_tokens(const at::Tensor& x_PBSnD) {
+  return x_PBSnD.permute({1, 0, 2, 3, 4}).flatten(1, 2);
 }
 
-void keep_ranks(AutogradContext* context, Communicator& ranks) {
-  context->saved_data["ranks"] = c10::IValue::make_capsule(c10::make_intrusive<RanksHolder>(ranks));
+void keep(AutogradContext* context, const ExchangePtr& exchange) {
+  context->saved_data["exchange"] = c10::IValue::make_capsule(exchange);
+}
+Exchange& exchange_of(AutogradContext* context) {
+  return static_cast<Exchange&>(*context->saved_data["exchange"].toCapsule());
 }
 
-using Exchange = at::Tensor (*)(Communicator&, const at::Tensor&);
-
-// An exchange is a permutation of values over ranks: its backward is the way back.
-template <Exchange there, Exchange back>
-struct Permutation : torch::autograd::Function<Permutation<there, back>> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, Communicator* ranks) {
-    keep_ranks(context, *ranks);
-    return there(*ranks, x);
+// The tensor that the two functions pass between them has no values before the wait, forward and backward.
+struct BeginToHeads : torch::autograd::Function<BeginToHeads> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x_BSND, const ExchangePtr& exchange) {
+    keep(context, exchange);
+    return exchange->begin(heads_by_rank(x_BSND, exchange->ranks.size()));
+  }
+  static variable_list backward(AutogradContext* context, const variable_list& under_way) {
+    exchange_of(context).wait();
+    return {join_heads(under_way[0]), {}};
+  }
+};
+struct EndToHeads : torch::autograd::Function<EndToHeads> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& under_way, const ExchangePtr& exchange) {
+    keep(context, exchange);
+    exchange->wait();
+    return under_way.view_as(under_way);
   }
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    return {back(ranks_of(context), gradients[0]), {}};
+    return {exchange_of(context).begin(gradients[0]), {}};
   }
 };
-using ToHeads = Permutation<tokens_to_heads, heads_to_tokens>;
-using ToTokens = Permutation<heads_to_tokens, tokens_to_heads>;
+
+struct ToTokens : torch::autograd::Function<ToTokens> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x_BSnD, const ExchangePtr& exchange) {
+    keep(context, exchange);
+    const at::Tensor out_PBSnD = exchange->begin(tokens_by_rank(x_BSnD, exchange->ranks.size()));
+    exchange->wait();
+    return join_heads(out_PBSnD);
+  }
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    Exchange& exchange = exchange_of(context);
+    const at::Tensor out_PBSnD = exchange.begin(heads_by_rank(gradients[0], exchange.ranks.size()));
+    exchange.wait();
+    return {join_tokens(out_PBSnD), {}};
+  }
+};
+
+class Heads final : public model::HeadsUnderWay {
+ public:
+  Heads(Communicator& ranks, const at::Tensor& x_BSND)
+      : exchange_(c10::make_intrusive<Exchange>(ranks)), under_way_(BeginToHeads::apply(x_BSND, exchange_)) {}
+  at::Tensor wait() override { return join_tokens(EndToHeads::apply(under_way_, exchange_)); }
+
+ private:
+  ExchangePtr exchange_;
+  at::Tensor under_way_;
+};
 
 struct GatherTokens : torch::autograd::Function<GatherTokens> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x_BSE, Communicator* ranks) {
-    keep_ranks(context, *ranks);
+    context->saved_data["ranks"] = int64_t(ranks->size());
+    context->saved_data["rank"] = int64_t(ranks->rank());
     const at::Tensor in = x_BSE.contiguous();
     std::vector<int64_t> shape = in.sizes().vec();
     shape.insert(shape.begin(), ranks->size());
@@ -72,8 +115,8 @@ struct GatherTokens : torch::autograd::Function<GatherTokens> {
     return all_PBSE.transpose(0, 1).flatten(1, 2);
   }
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    const Communicator& ranks = ranks_of(context);
-    return {gradients[0].chunk(ranks.size(), 1)[size_t(ranks.rank())], {}};
+    const int64_t ranks = context->saved_data["ranks"].toInt(), rank = context->saved_data["rank"].toInt();
+    return {gradients[0].chunk(ranks, 1)[size_t(rank)], {}};
   }
 };
 
@@ -82,8 +125,12 @@ class Ulysses final : public model::SequenceParallel {
   explicit Ulysses(Communicator& ranks) : ranks_(ranks) {}
   int64_t size() const override { return ranks_.size(); }
   int64_t rank() const override { return ranks_.rank(); }
-  at::Tensor to_heads(const at::Tensor& x_BSND) override { return ToHeads::apply(x_BSND, &ranks_); }
-  at::Tensor to_tokens(const at::Tensor& x_BSND) override { return ToTokens::apply(x_BSND, &ranks_); }
+  std::unique_ptr<model::HeadsUnderWay> begin_to_heads(const at::Tensor& x_BSND) override {
+    return std::make_unique<Heads>(ranks_, x_BSND);
+  }
+  at::Tensor to_tokens(const at::Tensor& x_BSND) override {
+    return ToTokens::apply(x_BSND, c10::make_intrusive<Exchange>(ranks_));
+  }
   at::Tensor gather_tokens(const at::Tensor& x_BSE) override { return GatherTokens::apply(x_BSE, &ranks_); }
 
  private:

@@ -1,5 +1,5 @@
-// model::SequenceParallel over a group of ranks: one all_to_all on each side of self attention, one all_gather at the
-// model's end.
+// model::SequenceParallel over a group of ranks: an all_to_all for each of q, k, v and for the output of self attention,
+// one all_gather at the end of the model.
 #pragma once
 #include <memory>
 

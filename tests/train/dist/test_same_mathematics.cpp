@@ -283,7 +283,7 @@ TEST_CASE("sequence parallel over NCCL on one GPU changes nothing", "[gpu]") {
   const auto ranks = make_nccl_communicator(*alone, device, watch, {0});
   const auto ulysses = make_ulysses(*ranks);
   const at::Tensor x_BSND = at::randn({2, 5, 4, 3}, at::TensorOptions(device)).requires_grad_();
-  const at::Tensor there = ulysses->to_heads(x_BSND), back = ulysses->to_tokens(there);
+  const at::Tensor there = ulysses->begin_to_heads(x_BSND)->wait(), back = ulysses->to_tokens(there);
   CHECK(at::equal(back, x_BSND));
   const at::Tensor weight = at::randn_like(x_BSND);
   (ulysses->gather_tokens(back.flatten(2)) * weight.flatten(2)).sum().backward();
