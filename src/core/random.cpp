@@ -35,7 +35,8 @@ RandomStream::RandomStream(uint64_t seed, std::string_view stream, uint64_t inde
 
 uint64_t RandomStream::next_u64() {
   if (used_ >= 4) {
-    block_ = philox4x32({uint32_t(position_), uint32_t(position_ >> 32), uint32_t(index_), uint32_t(index_ >> 32)}, key_);
+    block_ =
+        philox4x32({uint32_t(position_), uint32_t(position_ >> 32), uint32_t(index_), uint32_t(index_ >> 32)}, key_);
     ++position_;
     used_ = 0;
   }
@@ -44,7 +45,9 @@ uint64_t RandomStream::next_u64() {
   return value;
 }
 
-double RandomStream::uniform() { return double(next_u64() >> 11) * 0x1.0p-53; }
+double RandomStream::uniform() {
+  return double(next_u64() >> 11) * 0x1.0p-53;
+}
 
 double RandomStream::normal() {
   if (has_spare_) {
@@ -66,8 +69,14 @@ uint64_t RandomStream::below(uint64_t bound) {
   return value % bound;
 }
 
-void fill_normal(uint64_t seed, std::string_view stream, uint64_t index, float* out, int64_t count) {
+// A pair of normals takes two words, which is one block.
+void RandomStream::skip_normals(uint64_t count) {
+  position_ += count / 2;
+}
+
+void fill_normal(uint64_t seed, std::string_view stream, uint64_t index, float* out, int64_t count, int64_t skipped) {
   RandomStream random(seed, stream, index);
+  random.skip_normals(uint64_t(skipped));
   for (int64_t i = 0; i < count; ++i) out[i] = float(random.normal());
 }
 

@@ -26,6 +26,8 @@ class RandomStream {
   double uniform();                // [0, 1), 53 bits
   double normal();                 // standard normal
   uint64_t below(uint64_t bound);  // [0, bound), unbiased; bound > 0
+  // On a fresh stream: goes on as if `count` normals, an even number, had been drawn.
+  void skip_normals(uint64_t count);
 
  private:
   std::array<uint32_t, 2> key_;
@@ -37,8 +39,10 @@ class RandomStream {
   double spare_ = 0;
 };
 
-// `count` standard normals of the stream as floats.
-void fill_normal(uint64_t seed, std::string_view stream, uint64_t index, float* out, int64_t count);
+// `count` standard normals of the stream as floats, behind its first `skipped`, an even number: so threads can share
+// one stream's values.
+void fill_normal(uint64_t seed, std::string_view stream, uint64_t index, float* out, int64_t count,
+                 int64_t skipped = 0);
 
 // The permutation of [0, count) of the given epoch (Fisher-Yates on the stream).
 std::vector<int64_t> random_permutation(uint64_t seed, std::string_view stream, uint64_t index, int64_t count);

@@ -1,7 +1,9 @@
 #include "train/flow_matching.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -24,8 +26,14 @@ bool drop_caption(const FlowConfig& config, uint64_t seed, int64_t sample) {
 }
 
 at::Tensor draw_noise(uint64_t seed, int64_t sample, at::IntArrayRef shape) {
+  constexpr int64_t kPart = 1 << 14;  // values; even
   at::Tensor noise = at::empty(shape, at::kFloat);
-  fill_normal(seed, "noise", uint64_t(sample), noise.mutable_data_ptr<float>(), noise.numel());
+  float* values = noise.mutable_data_ptr<float>();
+  const int64_t count = noise.numel();
+  at::parallel_for(0, (count + kPart - 1) / kPart, 1, [&](int64_t first, int64_t last) {
+    const int64_t begin = first * kPart, end = std::min(count, last * kPart);
+    fill_normal(seed, "noise", uint64_t(sample), values + begin, end - begin, begin);
+  });
   return noise;
 }
 

@@ -59,6 +59,11 @@ TEST_CASE("fill_normal draws what the stream draws, whatever the count") {
   CHECK(std::equal(part.begin(), part.end(), whole.begin()));
   RandomStream stream(3, "noise", 9);
   for (float value : whole) CHECK(value == float(stream.normal()));
+  for (const int64_t skipped : {0, 2, 64, 100}) {
+    std::vector<float> rest(size_t(101 - skipped));
+    fill_normal(3, "noise", 9, rest.data(), int64_t(rest.size()), skipped);
+    CHECK(std::equal(rest.begin(), rest.end(), whole.begin() + skipped));
+  }
 }
 
 TEST_CASE("uniform numbers have a uniform's moments and bins") {

@@ -35,11 +35,23 @@ struct Exchange : torch::CustomClassHolder {
 };
 using ExchangePtr = c10::intrusive_ptr<Exchange>;
 
+// The same values in units of 16 bytes where they allow it: ATen's strided copies move one unit for each thread.
+at::Tensor in_wide_units(const at::Tensor& x) {
+  const int64_t per_unit = 16 / x.element_size();
+  bool fits = x.is_cuda() && x.stride(-1) == 1 && x.size(-1) % per_unit == 0 && x.storage_offset() % per_unit == 0;
+  for (int64_t d = 0; d + 1 < x.dim(); ++d) fits = fits && x.stride(d) % per_unit == 0;
+  return fits ? x.view(at::kComplexDouble) : x;
+}
+
 at::Tensor heads_by_rank(const at::Tensor& x_BSND, int64_t ranks) {
-  return x_BSND.unflatten(2, {ranks, -1}).permute({2, 0, 1, 3, 4});
+  return in_wide_units(x_BSND)
+      .unflatten(2, {ranks, -1})
+      .permute({2, 0, 1, 3, 4})
+      .contiguous()
+      .view(x_BSND.scalar_type());
 }
 at::Tensor join_heads(const at::Tensor& x_PBSnD) {
-  return x_PBSnD.permute({1, 2, 0, 3, 4}).flatten(2, 3);
+  return in_wide_units(x_PBSnD).permute({1, 2, 0, 3, 4}).flatten(2, 3).view(x_PBSnD.scalar_type());
 }
 at::Tensor tokens_by_rank(const at::Tensor& x_BSnD, int64_t ranks) {
   return x_BSnD.unflatten(1, {ranks, -1}).permute({1, 0, 2, 3, 4});
