@@ -84,6 +84,11 @@ void ModelConfig::visit(ConfigVisitor& v) {
           "How weights are kept. `fp32`: masters, which training of all weights needs. `bf16`, `fp8` (the matrices of "
           "the blocks in e4m3 with scales, other matrices in bf16): a frozen base under LoRA, or sampling.",
           one_of({"fp32", "bf16", "fp8"}));
+  v.field(
+      "pointwise", pointwise,
+      "Norms, rotation and gated residuals. `auto`: on a GPU in bf16 one kernel each. `reference`: one ATen operation "
+      "after another, slower, to bisect a bad run.",
+      one_of({"auto", "reference"}));
   v.field("activation_checkpointing", activation_checkpointing,
           "Recompute each block in backward: less memory, about a third more time.");
 }

@@ -39,6 +39,7 @@ struct ModelConfig {
   double boundary = 0;    // timesteps below it belong to a second expert of the same shape; 0: none
   std::string compute_dtype = "bf16";  // bf16 | fp32
   std::string weights_dtype = "fp32";  // fp32 | bf16 | fp8: how weights are kept; only fp32 ones can be trained
+  std::string pointwise = "auto";      // auto | reference: how norms, rotation and residuals run (common/pointwise.h)
   bool activation_checkpointing = true;
 
   void visit(ConfigVisitor& v);

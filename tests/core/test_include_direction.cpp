@@ -24,6 +24,7 @@ const std::map<std::string, std::vector<std::string>>& allowed_project_includes(
       {"core", {"core/"}},
       {"attention/kernels", {"attention/kernels/"}},
       {"attention", {"attention/", "core/"}},
+      {"model/kernels", {"model/kernels/"}},
       {"model", {"model/", "attention/attention.h", "core/"}},
       {"data", {"data/", "core/"}},
       {"sample", {"sample/", "model/", "attention/attention.h", "data/video_writer.h", "core/"}},
@@ -34,10 +35,11 @@ const std::map<std::string, std::vector<std::string>>& allowed_project_includes(
 }
 
 // Folders of src/model that every model may use; any other folder there is one model.
-const std::set<std::string> kSharedModelFolders = {"common", "text", "image", "codec", "weights"};
+const std::set<std::string> kSharedModelFolders = {"common", "kernels", "text", "image", "codec", "weights"};
 
 std::string folder_of(const std::string& path) {
-  if (path.starts_with("attention/kernels/")) return "attention/kernels";
+  for (const char* kernels : {"attention/kernels", "model/kernels"})
+    if (path.starts_with(std::string(kernels) + "/")) return kernels;
   return path.substr(0, path.find('/'));
 }
 
@@ -51,7 +53,7 @@ std::string model_of(const std::string& path) {
 
 std::string foreign_violation(const std::string& file, const std::string& include) {
   const bool torch = starts_with_any(include, {"torch/", "ATen/", "c10/"});
-  if (torch && file.starts_with("attention/kernels/")) return "kernels do not see torch";
+  if (torch && folder_of(file).ends_with("kernels")) return "kernels do not see torch";
   if (torch && file.starts_with("core/")) return "core does not see torch";
   if (starts_with_any(include, {"mpi.h", "nccl.h"}) && !file.starts_with("train/dist/"))
     return "only train/dist includes MPI and NCCL";
@@ -191,6 +193,8 @@ TEST_CASE("each broken rule is found") {
       {"src/attention/kernels/x.cuh", "#include <torch/types.h>", "kernels do not see torch"},
       {"src/attention/kernels/x.cu", "#include \"core/check.h\"", "kernels does not see it"},
       {"src/attention/kernels/x.cu", "#include \"attention/attention.h\"", "kernels does not see it"},
+      {"src/model/kernels/x.cu", "#include <ATen/ATen.h>", "kernels do not see torch"},
+      {"src/model/kernels/x.cu", "#include \"model/dit.h\"", "kernels does not see it"},
       {"src/attention/x.cpp", "#include \"model/dit.h\"", "attention does not see it"},
       {"src/model/x.cpp", "#include \"attention/vmoba_op.h\"", "model does not see it"},
       {"src/model/x.cpp", "#include \"attention/kernels/kernels.h\"", "model does not see it"},

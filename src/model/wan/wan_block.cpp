@@ -3,9 +3,7 @@
 #include "model/wan/wan_block.h"
 
 #include "model/common/mlp.h"
-#include "model/common/modulation.h"
-#include "model/common/norm.h"
-#include "model/common/rope.h"
+#include "model/common/pointwise.h"
 
 namespace vmoba::model {
 namespace {
@@ -18,7 +16,7 @@ at::Tensor self_attention_branch(const at::Tensor& x_BSE, const WanAttentionWeig
                                  const WanBlockContext& context) {
   const ModelConfig& config = context.config;
   const auto project = [&](const Linear& map, const at::Tensor& norm) {
-    return apply_rope(split_heads(rms_norm(linear(x_BSE, map), norm, config.eps), config), context.rope_SP);
+    return norm_of_heads(config, linear(x_BSE, map), norm, context.rope_SP);
   };
   const TokenShare& share = context.share;
   TokenShare::Heads q = share.begin_to_heads(project(weights.to_q, weights.norm_q));
@@ -33,9 +31,9 @@ at::Tensor self_attention_branch(const at::Tensor& x_BSE, const WanAttentionWeig
 // Text and image each have keys, values and a softmax of their own; the two results are added.
 at::Tensor cross_attention_branch(const at::Tensor& x_BSE, const at::Tensor& text_BLE, const at::Tensor& image_BIE,
                                   const WanAttentionWeights& weights, const ModelConfig& config) {
-  const at::Tensor q_BSND = split_heads(rms_norm(linear(x_BSE, weights.to_q), weights.norm_q, config.eps), config);
+  const at::Tensor q_BSND = norm_of_heads(config, linear(x_BSE, weights.to_q), weights.norm_q);
   const auto attend = [&](const at::Tensor& context, const Linear& to_k, const Linear& to_v, const at::Tensor& norm_k) {
-    const at::Tensor k = split_heads(rms_norm(linear(context, to_k), norm_k, config.eps), config);
+    const at::Tensor k = norm_of_heads(config, linear(context, to_k), norm_k);
     const at::Tensor v = split_heads(linear(context, to_v), config);
     return attention::cross_attention(q_BSND, k, v).flatten(2);
   };
@@ -48,7 +46,6 @@ at::Tensor cross_attention_branch(const at::Tensor& x_BSE, const at::Tensor& tex
 
 at::Tensor wan_block(const WanBlockInput& input, const WanBlockWeights& weights, const WanBlockContext& context) {
   const ModelConfig& config = context.config;
-  const at::ScalarType dtype = input.x_BSE.scalar_type();
   // Keys and values both use the text (and the image). Through these views their gradients meet inside the block, in
   // the same order of additions whether the block is recomputed or not.
   const at::Tensor text_BLE = input.text_BLE.view_as(input.text_BLE);
@@ -58,16 +55,15 @@ at::Tensor wan_block(const WanBlockInput& input, const WanBlockWeights& weights,
   const at::Tensor &shift_ffn = parts[3], &scale_ffn = parts[4], &gate_ffn = parts[5];
 
   at::Tensor x_BSE = input.x_BSE;
-  const at::Tensor norm1_BSE = modulate(layer_norm(x_BSE, {}, {}, config.eps), scale_attn, shift_attn, dtype);
-  x_BSE = add_gated(x_BSE, self_attention_branch(norm1_BSE, weights.attn1, context), gate_attn);
+  const at::Tensor norm1_BSE = modulated_norm(config, x_BSE, scale_attn, shift_attn);
+  x_BSE = gated_sum(config, x_BSE, self_attention_branch(norm1_BSE, weights.attn1, context), gate_attn);
 
-  const at::Tensor norm2_BSE = config.cross_attn_norm
-                                   ? layer_norm(x_BSE, weights.norm2_weight, weights.norm2_bias, config.eps).to(dtype)
-                                   : x_BSE;
+  const at::Tensor norm2_BSE =
+      config.cross_attn_norm ? affine_norm(config, x_BSE, weights.norm2_weight, weights.norm2_bias) : x_BSE;
   x_BSE = x_BSE + cross_attention_branch(norm2_BSE, text_BLE, image_BIE, weights.attn2, config);
 
-  const at::Tensor norm3_BSE = modulate(layer_norm(x_BSE, {}, {}, config.eps), scale_ffn, shift_ffn, dtype);
-  return add_gated(x_BSE, gelu_mlp(norm3_BSE, weights.ffn_up, weights.ffn_down), gate_ffn);
+  const at::Tensor norm3_BSE = modulated_norm(config, x_BSE, scale_ffn, shift_ffn);
+  return gated_sum(config, x_BSE, gelu_mlp(norm3_BSE, weights.ffn_up, weights.ffn_down), gate_ffn);
 }
 
 }  // namespace vmoba::model

@@ -1,0 +1,226 @@
+#include "model/common/pointwise.h"
+
+#include <ATen/cuda/CUDAContext.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/view_as_real.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "core/check.h"
+#include "model/common/modulation.h"
+#include "model/common/norm.h"
+#include "model/common/rope.h"
+#include "model/kernels/pointwise.h"
+
+namespace vmoba::model {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+void check_launch(cudaError_t error, const char* what) {
+  VMOBA_CHECK(error == cudaSuccess,
+              "{}: expected its kernel to be launched, found: {}; model.pointwise=reference does "
+              "without",
+              what, cudaGetErrorString(error));
+}
+void check_first_order() {
+  VMOBA_CHECK(!at::GradMode::is_enabled(),
+              "expected a first-order backward, found create_graph; these kernels have no second derivative "
+              "(model.pointwise=reference has)");
+}
+
+cudaStream_t stream_of(const at::Tensor& x) {
+  return c10::cuda::getCurrentCUDAStream(x.device().index()).stream();
+}
+
+// Contiguous and aligned to 16 bytes, as the kernels read it.
+at::Tensor packed(const at::Tensor& x) {
+  const at::Tensor out = x.contiguous();
+  return reinterpret_cast<uintptr_t>(out.const_data_ptr()) % 16 == 0 ? out : out.clone();
+}
+at::Tensor packed_floats(const at::Tensor& x) {
+  return packed(x.to(at::kFloat));
+}
+
+// x [.., E] in `runs` equal runs.
+pointwise::Rows rows_of(const at::Tensor& x, int64_t runs) {
+  return {x.numel() / x.size(-1), runs, int32_t(x.size(-1))};
+}
+
+at::Tensor statistics(const at::Tensor& x) {
+  return at::empty({x.numel() / x.size(-1)}, x.options().dtype(at::kFloat).requires_grad(false));
+}
+at::Tensor workspace_for(const pointwise::Rows& rows, const at::Tensor& x) {
+  return at::empty({int64_t(pointwise::column_workspace_bytes(rows))}, x.options().dtype(at::kByte));
+}
+float* floats(const at::Tensor& x) {
+  return x.defined() ? x.mutable_data_ptr<float>() : nullptr;
+}
+
+// scale and shift [runs, E].
+struct LayerNormFunction : torch::autograd::Function<LayerNormFunction> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& scale,
+                            const at::Tensor& shift, double offset, double eps) {
+    const c10::cuda::CUDAGuard guard(x.device());
+    const at::Tensor in = packed(x), factor = packed_floats(scale), summand = packed_floats(shift);
+    const at::Tensor out = at::empty_like(in), mean = statistics(in), rstd = statistics(in);
+    const pointwise::LayerNorm call{rows_of(in, factor.numel() / in.size(-1)),
+                                    float(eps),
+                                    float(offset),
+                                    in.const_data_ptr(),
+                                    factor.const_data_ptr<float>(),
+                                    summand.const_data_ptr<float>(),
+                                    out.mutable_data_ptr(),
+                                    floats(mean),
+                                    floats(rstd)};
+    check_launch(pointwise::layer_norm(call, stream_of(in)), "layer norm");
+    context->save_for_backward({in, factor, mean, rstd});
+    context->saved_data["offset"] = offset;
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    check_first_order();
+    const variable_list saved = context->get_saved_variables();
+    const at::Tensor &x = saved[0], &scale = saved[1];
+    const c10::cuda::CUDAGuard guard(x.device());
+    const at::Tensor dy = packed(gradients[0]), dx = at::empty_like(x);
+    const bool columns = context->needs_input_grad(1) || context->needs_input_grad(2);
+    const at::Tensor dscale = columns ? at::empty_like(scale) : at::Tensor();
+    const at::Tensor dshift = columns ? at::empty_like(scale) : at::Tensor();
+    const pointwise::Rows rows = rows_of(x, scale.numel() / x.size(-1));
+    const at::Tensor workspace = workspace_for(rows, x);
+    const pointwise::LayerNormBackward call{rows,
+                                            float(context->saved_data["offset"].toDouble()),
+                                            x.const_data_ptr(),
+                                            dy.const_data_ptr(),
+                                            scale.const_data_ptr<float>(),
+                                            saved[2].const_data_ptr<float>(),
+                                            saved[3].const_data_ptr<float>(),
+                                            dx.mutable_data_ptr(),
+                                            floats(dscale),
+                                            floats(dshift),
+                                            workspace.mutable_data_ptr()};
+    check_launch(pointwise::layer_norm_backward(call, stream_of(x)), "layer norm, backward");
+    return {dx, dscale, dshift, {}, {}};
+  }
+};
+
+// table [rows, P, 2] or undefined.
+struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
+                            const at::Tensor& table, double eps) {
+    const c10::cuda::CUDAGuard guard(x.device());
+    const at::Tensor in = packed(x), factor = packed_floats(weight);
+    const at::Tensor out = at::empty_like(in), rstd = statistics(in);
+    pointwise::RmsNorm call{rows_of(in, 1), float(eps), in.const_data_ptr(), factor.const_data_ptr<float>()};
+    set_table(table, call);
+    call.y = out.mutable_data_ptr(), call.rstd = floats(rstd);
+    check_launch(pointwise::rms_norm(call, stream_of(in)), "RMS norm");
+    context->save_for_backward({in, factor, rstd, table});
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    check_first_order();
+    const variable_list saved = context->get_saved_variables();
+    const at::Tensor &x = saved[0], &weight = saved[1];
+    const c10::cuda::CUDAGuard guard(x.device());
+    const at::Tensor dy = packed(gradients[0]), dx = at::empty_like(x);
+    const at::Tensor dweight = context->needs_input_grad(1) ? at::empty_like(weight) : at::Tensor();
+    pointwise::RmsNormBackward call{rows_of(x, 1), x.const_data_ptr(), dy.const_data_ptr(),
+                                    weight.const_data_ptr<float>(), saved[2].const_data_ptr<float>()};
+    const at::Tensor workspace = workspace_for(call.rows, x);
+    set_table(saved[3], call);
+    call.dx = dx.mutable_data_ptr(), call.dweight = floats(dweight), call.workspace = workspace.mutable_data_ptr();
+    check_launch(pointwise::rms_norm_backward(call, stream_of(x)), "RMS norm, backward");
+    return {dx, dweight, {}, {}};
+  }
+
+ private:
+  template <typename Call>
+  static void set_table(const at::Tensor& table, Call& call) {
+    if (!table.defined()) return;
+    call.table = static_cast<const float2*>(table.const_data_ptr());
+    call.table_rows = table.size(0);
+    call.head_dim = int32_t(2 * table.size(1));
+  }
+};
+
+// gate [runs, E].
+struct GatedSumFunction : torch::autograd::Function<GatedSumFunction> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& branch,
+                            const at::Tensor& gate) {
+    const c10::cuda::CUDAGuard guard(x.device());
+    const at::Tensor in = packed(x), added = packed(branch), factor = packed_floats(gate);
+    const at::Tensor out = at::empty_like(in);
+    const pointwise::GatedSum call{rows_of(in, factor.numel() / in.size(-1)), in.const_data_ptr(),
+                                   added.const_data_ptr(), factor.const_data_ptr<float>(), out.mutable_data_ptr()};
+    check_launch(pointwise::gated_sum(call, stream_of(in)), "gated residual");
+    context->save_for_backward({added, factor});
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    check_first_order();
+    const variable_list saved = context->get_saved_variables();
+    const at::Tensor &branch = saved[0], &gate = saved[1];
+    const c10::cuda::CUDAGuard guard(branch.device());
+    const at::Tensor dy = packed(gradients[0]), dbranch = at::empty_like(branch);
+    const at::Tensor dgate = context->needs_input_grad(2) ? at::empty_like(gate) : at::Tensor();
+    const pointwise::Rows rows = rows_of(branch, gate.numel() / branch.size(-1));
+    const at::Tensor workspace = workspace_for(rows, branch);
+    const pointwise::GatedSumBackward call{rows,
+                                           branch.const_data_ptr(),
+                                           dy.const_data_ptr(),
+                                           gate.const_data_ptr<float>(),
+                                           dbranch.mutable_data_ptr(),
+                                           floats(dgate),
+                                           workspace.mutable_data_ptr()};
+    check_launch(pointwise::gated_sum_backward(call, stream_of(branch)), "gated residual, backward");
+    return {dy, dbranch, dgate};
+  }
+};
+
+}  // namespace
+
+bool takes_kernels(const ModelConfig& config, const at::Tensor& x) {
+  return config.pointwise == "auto" && x.is_cuda() && x.scalar_type() == at::kBFloat16 && x.numel() > 0 &&
+         x.size(-1) % 8 == 0 && x.size(-1) <= pointwise::kMaxWidth &&
+         at::cuda::getDeviceProperties(x.device().index())->major >= 8;
+}
+
+at::Tensor modulated_norm(const ModelConfig& config, const at::Tensor& x_BSE, const at::Tensor& scale_BGE,
+                          const at::Tensor& shift_BGE) {
+  if (!takes_kernels(config, x_BSE))
+    return modulate(layer_norm(x_BSE, {}, {}, config.eps), scale_BGE, shift_BGE, x_BSE.scalar_type());
+  return LayerNormFunction::apply(x_BSE, scale_BGE.flatten(0, 1), shift_BGE.flatten(0, 1), /*offset=*/1.0, config.eps);
+}
+
+at::Tensor affine_norm(const ModelConfig& config, const at::Tensor& x_BSE, const at::Tensor& weight_E,
+                       const at::Tensor& bias_E) {
+  if (!takes_kernels(config, x_BSE)) return layer_norm(x_BSE, weight_E, bias_E, config.eps).to(x_BSE.scalar_type());
+  return LayerNormFunction::apply(x_BSE, weight_E.to(at::kFloat), bias_E.to(at::kFloat), /*offset=*/0.0, config.eps);
+}
+
+at::Tensor norm_of_heads(const ModelConfig& config, const at::Tensor& x_BSE, const at::Tensor& weight_E,
+                         const at::Tensor& table_SP) {
+  const auto split_heads = [&](const at::Tensor& x) { return x.unflatten(-1, {config.heads, config.head_dim}); };
+  if (!takes_kernels(config, x_BSE) || config.head_dim % 8 != 0) {
+    const at::Tensor normed_BSND = split_heads(rms_norm(x_BSE, weight_E, config.eps));
+    return table_SP.defined() ? apply_rope(normed_BSND, table_SP) : normed_BSND;
+  }
+  const at::Tensor table = table_SP.defined() ? packed(at::view_as_real(table_SP)) : table_SP;
+  return split_heads(RmsNormFunction::apply(x_BSE, weight_E.to(at::kFloat), table, config.eps));
+}
+
+at::Tensor gated_sum(const ModelConfig& config, const at::Tensor& x_BSE, const at::Tensor& branch_BSE,
+                     const at::Tensor& gate_BGE) {
+  if (!takes_kernels(config, x_BSE)) return add_gated(x_BSE, branch_BSE, gate_BGE);
+  return GatedSumFunction::apply(x_BSE, branch_BSE, gate_BGE.flatten(0, 1));
+}
+
+}  // namespace vmoba::model

@@ -1,0 +1,169 @@
+#include "model/kernels/rows.cuh"
+
+namespace vmoba::pointwise {
+namespace {
+
+template <int V>
+__global__ void __launch_bounds__(kMaxThreads) forward_kernel(LayerNorm call, Chunks chunks) {
+  __shared__ BlockSum<1>::Storage storage;
+  BlockSum<1> sum(storage);
+  const Place place(chunks, call.rows.width);
+  const float inverse_width = 1.0f / float(place.width);
+  Values scale[V], shift[V];
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+    if (!place.has(v)) continue;
+    const int64_t at = place.run * place.width + place.column(v);
+    scale[v] = load_floats(call.scale + at);
+    shift[v] = load_floats(call.shift + at);
+#pragma unroll
+    for (float& one : scale[v].v) one += call.offset;
+  }
+  uint4 next[V];
+#pragma unroll
+  for (int v = 0; v < V; ++v)
+    if (place.has(v)) next[v] = load(call.x, place.begin * place.width + place.column(v));
+  for (int64_t row = place.begin; row < place.end; ++row) {
+    Values x[V];
+    float mean[1] = {0}, variance[1] = {0};
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      if (!place.has(v)) continue;
+      x[v] = widen(next[v]);
+      if (row + 1 < place.end) next[v] = load(call.x, (row + 1) * place.width + place.column(v));
+#pragma unroll
+      for (const float one : x[v].v) mean[0] += one;
+    }
+    sum(mean);
+    mean[0] *= inverse_width;
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      if (!place.has(v)) continue;
+#pragma unroll
+      for (float& one : x[v].v) {
+        one -= mean[0];
+        variance[0] += one * one;
+      }
+    }
+    sum(variance);
+    const float rstd = rsqrtf(variance[0] * inverse_width + call.eps);
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      if (!place.has(v)) continue;
+#pragma unroll
+      for (int i = 0; i < kLanes; ++i) x[v].v[i] = x[v].v[i] * rstd * scale[v].v[i] + shift[v].v[i];
+      store(call.y, row * place.width + place.column(v), x[v]);
+    }
+    if (threadIdx.x == 0) {
+      call.mean[row] = mean[0];
+      call.rstd[row] = rstd;
+    }
+  }
+}
+
+// dx = rstd (g - mean(g) - n mean(g n)) with n = (x - mean) rstd and g = dy (scale + offset).
+template <int V>
+__global__ void __launch_bounds__(kMaxThreads)
+    backward_kernel(LayerNormBackward call, Chunks chunks, float* dscale, float* dshift) {
+  __shared__ BlockSum<2>::Storage storage;
+  BlockSum<2> sum(storage);
+  const Place place(chunks, call.rows.width);
+  const float inverse_width = 1.0f / float(place.width);
+  Values scale[V], scale_sum[V] = {}, shift_sum[V] = {};
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+    if (!place.has(v)) continue;
+    scale[v] = load_floats(call.scale + place.run * place.width + place.column(v));
+#pragma unroll
+    for (float& one : scale[v].v) one += call.offset;
+  }
+  uint4 next_x[V], next_dy[V];
+  const auto fetch = [&](int64_t row) {
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      if (!place.has(v)) continue;
+      const int64_t at = row * place.width + place.column(v);
+      next_x[v] = load(call.x, at);
+      next_dy[v] = load(call.dy, at);
+    }
+  };
+  fetch(place.begin);
+  for (int64_t row = place.begin; row < place.end; ++row) {
+    const float mean = call.mean[row], rstd = call.rstd[row];
+    Values n[V], g[V];
+    float sums[2] = {0, 0};
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      if (!place.has(v)) continue;
+      n[v] = widen(next_x[v]);
+      g[v] = widen(next_dy[v]);
+    }
+    if (row + 1 < place.end) fetch(row + 1);
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      if (!place.has(v)) continue;
+#pragma unroll
+      for (int i = 0; i < kLanes; ++i) {
+        float &one = n[v].v[i], &gradient = g[v].v[i];
+        one = (one - mean) * rstd;
+        shift_sum[v].v[i] += gradient;
+        scale_sum[v].v[i] += gradient * one;
+        gradient *= scale[v].v[i];
+        sums[0] += gradient;
+        sums[1] += gradient * one;
+      }
+    }
+    sum(sums);
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      if (!place.has(v)) continue;
+#pragma unroll
+      for (int i = 0; i < kLanes; ++i) g[v].v[i] = rstd * (g[v].v[i] - (sums[0] + n[v].v[i] * sums[1]) * inverse_width);
+      store(call.dx, row * place.width + place.column(v), g[v]);
+    }
+  }
+  if (dscale == nullptr) return;
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+    if (!place.has(v)) continue;
+    const int64_t at = int64_t(blockIdx.x) * place.width + place.column(v);
+    store_floats(dscale + at, scale_sum[v]);
+    store_floats(dshift + at, shift_sum[v]);
+  }
+}
+
+}  // namespace
+
+cudaError_t layer_norm(const LayerNorm& call, cudaStream_t stream) {
+  if (!valid(call.rows) || !aligned(call.x, call.scale, call.shift, call.y, call.mean, call.rstd))
+    return cudaErrorInvalidValue;
+  const Chunks chunks = forward_chunks(call.rows);
+  const BlockShape shape = block_shape(call.rows.width);
+  return with_vectors(shape.vectors, [&](auto vectors) {
+    forward_kernel<vectors()><<<unsigned(chunks.blocks), shape.threads, 0, stream>>>(call, chunks);
+    return cudaGetLastError();
+  });
+}
+
+cudaError_t layer_norm_backward(const LayerNormBackward& call, cudaStream_t stream) {
+  const bool columns = call.dscale != nullptr;
+  if (!valid(call.rows) || !aligned(call.x, call.dy, call.scale, call.mean, call.rstd, call.dx))
+    return cudaErrorInvalidValue;
+  const Chunks chunks = backward_chunks(call.rows);
+  if (columns != (call.dshift != nullptr) ||
+      (columns && !(aligned(call.dscale, call.dshift) && ColumnSums::has_room(chunks, call.workspace))))
+    return cudaErrorInvalidValue;
+  const BlockShape shape = block_shape(call.rows.width);
+  const ColumnSums scale(call.rows, chunks, 0, call.workspace, call.dscale);
+  const ColumnSums shift(call.rows, chunks, 1, call.workspace, call.dshift);
+  const cudaError_t error = with_vectors(shape.vectors, [&](auto vectors) {
+    backward_kernel<vectors()>
+        <<<unsigned(chunks.blocks), shape.threads, 0, stream>>>(call, chunks, scale.partial, shift.partial);
+    return cudaGetLastError();
+  });
+  if (error != cudaSuccess || !columns) return error;
+  const cudaError_t finished = scale.finish(call.rows, chunks, stream);
+  return finished != cudaSuccess ? finished : shift.finish(call.rows, chunks, stream);
+}
+
+}  // namespace vmoba::pointwise
