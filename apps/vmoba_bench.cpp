@@ -172,6 +172,8 @@ void add_step_options(CLI::App& command, StepArguments& a) {
   add_vmoba_options(command, o.attention);
   command.add_flag("--checkpointing,!--no-checkpointing", o.model.activation_checkpointing,
                    "Recompute each layer in backward (default)");
+  command.add_option("--pointwise", o.model.pointwise, "Norms, rotation and residuals, as model.pointwise")
+      ->check(CLI::IsMember({"auto", "reference"}));
   command.add_option("--repeats", o.repeats, "Timed steps after warm-up")->check(CLI::PositiveNumber);
   command.add_option("--warmup", o.warmup, "Steps before them")->check(CLI::NonNegativeNumber);
   command.add_option("--json", a.json, "Also write the results to this file");

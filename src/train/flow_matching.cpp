@@ -7,6 +7,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "core/parallel.h"
 #include "core/random.h"
 
 namespace vmoba::train {
@@ -30,9 +31,9 @@ at::Tensor draw_noise(uint64_t seed, int64_t sample, at::IntArrayRef shape) {
   at::Tensor noise = at::empty(shape, at::kFloat);
   float* values = noise.mutable_data_ptr<float>();
   const int64_t count = noise.numel();
-  at::parallel_for(0, (count + kPart - 1) / kPart, 1, [&](int64_t first, int64_t last) {
-    const int64_t begin = first * kPart, end = std::min(count, last * kPart);
-    fill_normal(seed, "noise", uint64_t(sample), values + begin, end - begin, begin);
+  for_each_part((count + kPart - 1) / kPart, at::get_num_threads(), [&](int64_t part) {
+    const int64_t begin = part * kPart;
+    fill_normal(seed, "noise", uint64_t(sample), values + begin, std::min(kPart, count - begin), begin);
   });
   return noise;
 }

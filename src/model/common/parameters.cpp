@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/parallel.h"
 #include "core/random.h"
 
 namespace vmoba::model {
@@ -52,12 +53,10 @@ at::Tensor draw_parameter(const ParameterSpec& spec, uint64_t seed, at::Device d
   float* values = tensor.data_ptr<float>();
   const int64_t count = tensor.numel();
   const std::string stream = "init/" + spec.name;
-  at::parallel_for(0, (count + kChunkValues - 1) / kChunkValues, 1, [&](int64_t first, int64_t last) {
-    for (int64_t chunk = first; chunk < last; ++chunk) {
-      RandomStream random(seed, stream, uint64_t(chunk));
-      const int64_t end = std::min(count, (chunk + 1) * kChunkValues);
-      for (int64_t i = chunk * kChunkValues; i < end; ++i) values[i] = float(draw(random, spec.init));
-    }
+  for_each_part((count + kChunkValues - 1) / kChunkValues, at::get_num_threads(), [&](int64_t chunk) {
+    RandomStream random(seed, stream, uint64_t(chunk));
+    const int64_t end = std::min(count, (chunk + 1) * kChunkValues);
+    for (int64_t i = chunk * kChunkValues; i < end; ++i) values[i] = float(draw(random, spec.init));
   });
   return tensor.to(device).requires_grad_(true);
 }

@@ -109,10 +109,11 @@ struct LayerNormFunction : torch::autograd::Function<LayerNormFunction> {
   }
 };
 
-// table [rows, P, 2] or undefined.
+// table [rows, P, 2] or nothing.
 struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
-                            const at::Tensor& table, double eps) {
+                            const std::optional<at::Tensor>& given_table, double eps) {
+    const at::Tensor table = given_table.value_or(at::Tensor());
     const c10::cuda::CUDAGuard guard(x.device());
     const at::Tensor in = packed(x), factor = packed_floats(weight);
     const at::Tensor out = at::empty_like(in), rstd = statistics(in);
@@ -213,7 +214,8 @@ at::Tensor norm_of_heads(const ModelConfig& config, const at::Tensor& x_BSE, con
     const at::Tensor normed_BSND = split_heads(rms_norm(x_BSE, weight_E, config.eps));
     return table_SP.defined() ? apply_rope(normed_BSND, table_SP) : normed_BSND;
   }
-  const at::Tensor table = table_SP.defined() ? packed(at::view_as_real(table_SP)) : table_SP;
+  std::optional<at::Tensor> table;
+  if (table_SP.defined()) table = packed(at::view_as_real(table_SP));
   return split_heads(RmsNormFunction::apply(x_BSE, weight_E.to(at::kFloat), table, config.eps));
 }
 
