@@ -9,6 +9,7 @@
 
 #include "core/parallel.h"
 #include "core/random.h"
+#include "model/common/to_device.h"
 
 namespace vmoba::train {
 
@@ -55,10 +56,10 @@ NoisyBatch make_noisy(const FlowConfig& config, uint64_t seed, const std::vector
     weights.push_back(float(loss_weight(config, sigma)));
   }
   const auto device = x0_BCTHW.device();
-  const at::Tensor noise = at::stack(noises).to(x0_BCTHW.options());
+  const at::Tensor noise = model::to_device(at::stack(noises), device).to(x0_BCTHW.scalar_type());
   NoisyBatch batch;
-  batch.timestep_B = at::tensor(timesteps).to(device);
-  batch.weight_B = at::tensor(weights).to(device);
+  batch.timestep_B = model::to_device(at::tensor(timesteps), device);
+  batch.weight_B = model::to_device(at::tensor(weights), device);
   const at::Tensor sigma = (batch.timestep_B / 1000.0).to(x0_BCTHW.scalar_type()).view({-1, 1, 1, 1, 1});
   batch.latents_BCTHW = (1 - sigma) * x0_BCTHW + sigma * noise;
   batch.target_BCTHW = noise - x0_BCTHW;

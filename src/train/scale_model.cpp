@@ -81,17 +81,21 @@ PassCosts sharded_pass(const RootConfig& config, const ModelSizes& model, const 
 }
 
 // Of one pass: q, k, v and the result of each layer's self attention, forward, backward and where the layer is computed
-// again; the velocity's tokens at the end.
+// again; the velocity's tokens at the end. q and k hide behind the projection that follows them, and their gradients
+// behind those of v and k.
 PassCosts sequence_pass(const RootConfig& config, const MeshSizes& sizes, const ScaleOptions& o, int64_t tokens,
                         int64_t micro) {
   const model::ModelConfig& m = config.model;
   const int64_t own = (tokens + sizes.sequence - 1) / sizes.sequence;
   const double bytes = double(compute_width(config)) * double(own * micro * m.heads * m.head_dim);
   Traffic traffic(o.cluster, neighbours(sizes.sequence, o.cluster.ranks_per_host));
-  traffic.add(Collective::kAllToAll, bytes, double(4 * m.layers * (m.activation_checkpointing ? 3 : 2)));
+  const double width = double(m.heads * m.head_dim);
+  const double count = double(4 * m.layers * (m.activation_checkpointing ? 3 : 2));
+  const double exchange_s = traffic.add(Collective::kAllToAll, bytes, count);
+  const double projection_s = 2 * double(own * micro) * width * width / o.flops_per_s;
   const double patch = double(m.patch_size[0] * m.patch_size[1] * m.patch_size[2] * m.out_channels);
   traffic.add(Collective::kAllGather, 4 * patch * double(own * sizes.sequence * micro), 1);
-  return {traffic.sent_bytes(), traffic.seconds()};
+  return {traffic.sent_bytes(), traffic.seconds() - count / 2 * std::min(exchange_s, projection_s)};
 }
 
 int64_t next_multiple(int64_t value, int64_t of) {

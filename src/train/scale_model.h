@@ -3,9 +3,9 @@
 // process and no GPU.
 //
 // The model is simple on purpose. Computing takes FLOPs / rate and divides evenly by the ranks. Sums of gradients hide
-// behind the last backward, gathers of sharded weights behind the whole pass, as far as these are long enough; the
-// first of each and the exchanges around self attention (Ulysses) do not hide. Stragglers, data and checkpoints are
-// left out, so that a measured efficiency is lower.
+// behind the last backward, gathers of sharded weights behind the whole pass, exchanges of q and k (Ulysses) behind the
+// next projection, as far as these are long enough; the first of each and the other exchanges around self attention do
+// not hide. Stragglers, data and checkpoints are left out, so that a measured efficiency is lower.
 #pragma once
 #include <cstdint>
 #include <string>

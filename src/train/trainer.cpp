@@ -157,6 +157,8 @@ void Trainer::start(const ResumeRequest& resume) {
       std::make_unique<data::SampleStream>(plan_, config_.data, uint64_t(config_.seed), config_.train.micro_batch,
                                            state_.next_sample + mesh_.batch_rank() * share_.micro,
                                            mesh_.sizes().batch_ranks() * share_.micro, share_.micro, cache_.get());
+  micro_batches_ =
+      std::make_unique<MicroBatches>(config_, plan_, *stream_, *codec_, *text_, image_.get(), share_.micro, device_);
   if (config_.train.checkpoint_every > 0) writer_.reserve(parts());
   dist::barrier(world_.control());
   world_.set_patient(false);
@@ -166,32 +168,18 @@ void Trainer::make_callbacks() {
   callbacks_ = standard_callbacks(config_.run.dir, state_.step, config_.train.tensorboard);
 }
 
-NamedTensors Trainer::encoded_clip(const data::Sample& sample) const {
-  if (!sample.encoded.empty()) return sample.encoded;
-  const at::Tensor video_1CFHW = data::to_unit_range(sample.video_CFHW.to(device_)).unsqueeze(0);
-  return clip_tensors(encode_videos(config_.model, *codec_, image_.get(), video_1CFHW));
-}
-
-double Trainer::accumulate(StepInputs& inputs, int64_t pass, bool dense) {
-  std::vector<ExpertSamples> by_expert(experts_.size());
+at::Tensor Trainer::accumulate(StepInputs& inputs, int64_t pass, bool dense) {
   world_.note(state_.step + 1, "waiting for data");
-  for (int64_t i = 0; i < share_.micro; ++i) {
-    data::Sample sample = stream_->next();
-    const bool drop = drop_caption(config_.train.flow, state_.seed, sample.index);
-    ExpertSamples& of = by_expert[expert_of_sample(config_, sample.index)];
-    of.clips.push_back(encoded_clip(sample));
-    of.captions.push_back(drop ? "" : sample.caption);
-    of.samples.push_back(sample.index);
-    inputs.samples.push_back(sample.index);
-    inputs.clips.push_back(plan_.clips[size_t(sample.clip)].path);
-  }
+  const MicroBatch micro_batch = micro_batches_->next();
+  inputs.samples.insert(inputs.samples.end(), micro_batch.samples.begin(), micro_batch.samples.end());
+  inputs.clips.insert(inputs.clips.end(), micro_batch.clips.begin(), micro_batch.clips.end());
   world_.note(state_.step + 1, "computing");
-  double loss = 0;
+  at::Tensor loss = at::zeros({}, at::TensorOptions(device_).dtype(at::kDouble));
   for (size_t i = 0; i < experts_.size(); ++i) {
-    if (!by_expert[i].samples.empty())
-      loss += accumulate_for(experts_[i], by_expert[i], dense);
+    if (!micro_batch.parts[i].samples.empty())
+      loss += accumulate_for(experts_[i], micro_batch.parts[i], dense);
     else if (at_work(i, pass))
-      assist(experts_[i], by_expert[1 - i]);
+      assist(experts_[i], micro_batch.parts[1 - i]);
   }
   return loss / double(share_.micro);
 }
@@ -207,25 +195,20 @@ bool Trainer::at_work(size_t expert, int64_t pass) const {
   return false;
 }
 
-TrainingBatch Trainer::training_batch(const ExpertSamples& of) const {
-  const EncodedBatch encoded = batch_of_clips(config_.model, of.clips, text_->encode(of.captions), device_);
-  return make_batch(config_.train.flow, state_.seed, of.samples, encoded);
-}
-
-double Trainer::accumulate_for(Expert& expert, const ExpertSamples& of, bool dense) {
-  const TrainingBatch batch = training_batch(of);
+at::Tensor Trainer::accumulate_for(Expert& expert, const MicroBatch::Part& part, bool dense) {
+  const TrainingBatch& batch = part.batch;
   const at::Tensor& latents = batch.input.latents_BCTHW;
   step_tokens_ += expert.dit->grid(latents.size(2), latents.size(3), latents.size(4)).tokens() * latents.size(0);
   const model::ForwardOptions options{compute_dtype_, dense, config_.model.activation_checkpointing, &stats_,
                                       sequence_.get()};
   const at::Tensor loss = flow_loss(expert.dit->forward(batch.input, options), batch.noisy);
-  const auto count = double(of.samples.size());
+  const auto count = double(part.samples.size());
   (loss / (double(config_.train.global_batch) / count)).backward();
-  return loss.item<double>() * count;
+  return loss.detach().to(at::kDouble) * count;
 }
 
-void Trainer::assist(Expert& expert, const ExpertSamples& of) {
-  model::DitInput input = training_batch(of).input;
+void Trainer::assist(Expert& expert, const MicroBatch::Part& neighbour) {
+  model::DitInput input = neighbour.batch.input;
   const auto& patch = config_.model.patch_size;
   input.latents_BCTHW =
       input.latents_BCTHW.narrow(0, 0, 1).narrow(2, 0, patch[0]).narrow(3, 0, patch[1]).narrow(4, 0, patch[2]);
@@ -242,11 +225,15 @@ std::vector<double> Trainer::run_passes(StepInputs& inputs) {
   for (Expert& expert : experts_) expert.begin_gradients();
   // Sums overlap with backward only where all ranks run through the same experts in the same order.
   dist::GradientSums* overlapped = experts_.size() == 1 ? experts_.front().sums.get() : nullptr;
-  std::vector<double> losses;
+  std::vector<at::Tensor> losses_on_device;
   for (int64_t pass = 0; pass < share_.passes; ++pass) {
-    if (overlapped && pass + 1 == share_.passes) overlapped->begin_last_pass();
-    losses.push_back(accumulate(inputs, pass, dense));
+    const bool last = pass + 1 == share_.passes;
+    if (overlapped && last) overlapped->begin_last_pass();
+    losses_on_device.push_back(accumulate(inputs, pass, dense));
+    if (!last || state_.step + 1 < config_.train.steps) micro_batches_->prepare();
   }
+  std::vector<double> losses;
+  for (const at::Tensor& loss : losses_on_device) losses.push_back(loss.item<double>());
   for (size_t i = 0; i < experts_.size(); ++i)
     if (inputs.experts[i]) experts_[i].finish_gradients();
   return losses;
@@ -295,13 +282,13 @@ StepReport Trainer::report(const dist::StepTotals& totals, const std::vector<dou
 
 StepReport Trainer::train_step() {
   const Clock::time_point start = Clock::now();
-  const double data_before = stream_->stats().wait_seconds, others_before = world_.waited_s();
+  const double data_before = micro_batches_->waited_s(), others_before = world_.waited_s();
   stats_.clear();
   step_tokens_ = 0;
   StepInputs inputs;
   inputs.experts = experts_in_step(config_, state_.next_sample);
   dist::StepResult result = step_result(run_passes(inputs));
-  result.data_wait_s = stream_->stats().wait_seconds - data_before;
+  result.data_wait_s = micro_batches_->waited_s() - data_before;
   result.own_s = seconds_since(start) - result.data_wait_s - (world_.waited_s() - others_before);
   world_.note(state_.step + 1, "ending the step");
   const dist::StepTotals totals = dist::exchange_step(world_, mesh_.sizes(), result);

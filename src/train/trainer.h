@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "data/dataset.h"
-#include "train/batch.h"
 #include "train/cache/lazy_encoders.h"
 #include "train/callbacks/callback.h"
 #include "train/checkpoint_writer.h"
@@ -17,7 +16,7 @@
 #include "train/dist/ulysses.h"
 #include "train/dist/world.h"
 #include "train/expert.h"
-#include "train/flow_matching.h"
+#include "train/micro_batches.h"
 
 namespace vmoba::train {
 
@@ -43,13 +42,6 @@ class Trainer {
     std::vector<std::string> clips;  // paths, for messages
     std::vector<bool> experts;       // which of them have samples in this step, on any rank
   };
-  // The part of a micro batch that trains one expert.
-  struct ExpertSamples {
-    std::vector<NamedTensors> clips;
-    std::vector<std::string> captions;
-    std::vector<int64_t> samples;
-  };
-
   void open_cache();
   void load_encoders();
   // The checkpoint to start from, or ""; an earlier run that this one does not continue is set aside.
@@ -58,20 +50,17 @@ class Trainer {
   void make_callbacks();
   StepReport train_step();
   StepReport profiled_step();
-  // From the cache, or made now.
-  NamedTensors encoded_clip(const data::Sample& sample) const;
-  // Mean loss of one micro batch after its forward and backward: one of each expert that has samples in it. Gradients
-  // add up to those of the mean over train.global_batch, for each expert with the others' samples counted as zero, once
-  // they are summed over passes and ranks.
-  double accumulate(StepInputs& inputs, int64_t pass, bool dense);
+  // Mean loss of one micro batch (a tensor, so that nobody waits for it yet) after its forward and backward: one of
+  // each expert that has samples in it. Gradients add up to those of the mean over train.global_batch, for each expert
+  // with the others' samples counted as zero, once they are summed over passes and ranks.
+  at::Tensor accumulate(StepInputs& inputs, int64_t pass, bool dense);
   // Whether ranks that hold the experts' parts with this one compute with this expert in the pass.
   bool at_work(size_t expert, int64_t pass) const;
   // Summed loss of samples that train one expert.
-  double accumulate_for(Expert& expert, const ExpertSamples& of, bool dense);
-  // A forward and backward on the least input, cut from that of `of`, that adds zeros to the expert's gradients: this
-  // rank's share of gathering its weights and summing its gradients for ranks that have samples for it.
-  void assist(Expert& expert, const ExpertSamples& of);
-  TrainingBatch training_batch(const ExpertSamples& of) const;
+  at::Tensor accumulate_for(Expert& expert, const MicroBatch::Part& part, bool dense);
+  // A forward and backward on the least input, cut from that of `neighbour`, that adds zeros to the expert's gradients:
+  // this rank's share of gathering its weights and summing its gradients for ranks that have samples for it.
+  void assist(Expert& expert, const MicroBatch::Part& neighbour);
   // The losses of this rank's passes; gradients are complete when it returns.
   std::vector<double> run_passes(StepInputs& inputs);
   dist::StepResult step_result(std::vector<double> losses) const;
@@ -99,6 +88,7 @@ class Trainer {
   std::unique_ptr<LazyImageEncoder> image_;            // null for models without image tokens
   std::unique_ptr<model::SequenceParallel> sequence_;  // where ranks share samples
   std::unique_ptr<data::SampleStream> stream_;
+  std::unique_ptr<MicroBatches> micro_batches_;  // from the stream
   std::vector<std::unique_ptr<Callback>> callbacks_;
   attention::AttentionStats stats_;
   TrainerState state_;

@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "core/random.h"
+#include "model/common/to_device.h"
 
 // Shape letters: B prompts, L tokens, E width.
 namespace vmoba::model {
@@ -40,7 +41,7 @@ class HashTextEncoder : public TextEncoder {
     at::Tensor out_BLE = at::zeros({int64_t(prompts.size()), max_tokens_, dim_}, at::kFloat);
     for (size_t b = 0; b < prompts.size(); ++b)
       encode_one(prompts[b], out_BLE.data_ptr<float>() + int64_t(b) * max_tokens_ * dim_);
-    return out_BLE.to(device_);
+    return to_device(out_BLE, device_);
   }
 
  private:

@@ -7,6 +7,7 @@
 
 #include "core/check.h"
 #include "core/log.h"
+#include "model/common/to_device.h"
 
 namespace vmoba::train {
 namespace {
@@ -34,7 +35,7 @@ at::Tensor stack_clips(const std::vector<NamedTensors>& clips, const char* name,
     const auto found = clip.find(name);
     VMOBA_CHECK(found != clip.end(), "expected '{}' of an encoded clip, found none; remove cache.dir and encode again",
                 name);
-    parts.push_back(found->second.to(device, at::kFloat));
+    parts.push_back(model::to_device(found->second, device).to(at::kFloat));
   }
   return at::stack(parts);
 }
@@ -77,7 +78,7 @@ EncodedBatch batch_of_clips(const model::ModelConfig& model, const std::vector<N
                             const at::Tensor& text_BLE, at::Device device) {
   EncodedBatch out;
   out.x0_BCTHW = stack_clips(clips, kLatents, device);
-  out.text_BLE = text_BLE.to(device);
+  out.text_BLE = model::to_device(text_BLE, device);
   if (model.task == "ti2v") out.condition.first_BC1HW = out.x0_BCTHW.slice(2, 0, 1);
   if (!model::needs_first_frame(model)) return out;
   out.condition.channels_BKTHW = stack_clips(clips, kCondition, device);

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "core/log.h"
+#include "model/common/to_device.h"
 
 namespace vmoba::train {
 
@@ -22,7 +23,8 @@ at::Tensor CachedTextEncoder::encode(const std::vector<std::string>& prompts) co
   std::vector<at::Tensor> embeddings;
   for (const std::string& prompt : prompts) {
     at::Tensor embedding_LE = cache_ ? cache_->find_text(prompt) : at::Tensor();
-    embeddings.push_back(embedding_LE.defined() ? embedding_LE.to(device_) : loaded().encode({prompt})[0]);
+    embeddings.push_back(embedding_LE.defined() ? model::to_device(embedding_LE, device_)
+                                                : loaded().encode({prompt})[0]);
   }
   return at::stack(embeddings);
 }

@@ -1,0 +1,78 @@
+#include "train/micro_batches.h"
+
+#include <ATen/ATen.h>
+#include <ATen/cuda/CUDAEvent.h>
+
+#include <utility>
+
+#include "model/common/to_device.h"
+#include "train/expert.h"
+
+namespace vmoba::train {
+
+MicroBatches::MicroBatches(const RootConfig& config, const data::ClipPlan& plan, data::SampleStream& stream,
+                           const model::Codec& codec, const model::TextEncoder& text, const model::ImageEncoder* image,
+                           int64_t samples, at::Device device)
+    : config_(config),
+      plan_(plan),
+      stream_(stream),
+      codec_(codec),
+      text_(text),
+      image_(image),
+      samples_(samples),
+      device_(device) {}
+
+NamedTensors MicroBatches::encoded_clip(const data::Sample& sample) const {
+  if (!sample.encoded.empty()) return sample.encoded;
+  const at::Tensor video_1CFHW = data::to_unit_range(model::to_device(sample.video_CFHW, device_)).unsqueeze(0);
+  return clip_tensors(encode_videos(config_.model, codec_, image_, video_1CFHW));
+}
+
+MicroBatch MicroBatches::make() {
+  const size_t experts = config_.model.boundary > 0 ? 2 : 1;
+  MicroBatch out;
+  out.parts.resize(experts);
+  std::vector<std::vector<NamedTensors>> clips(experts);
+  std::vector<std::vector<std::string>> captions(experts);
+  const auto seed = uint64_t(config_.seed);
+  for (int64_t i = 0; i < samples_; ++i) {
+    data::Sample sample = stream_.next();
+    const size_t expert = expert_of_sample(config_, sample.index);
+    clips[expert].push_back(encoded_clip(sample));
+    captions[expert].push_back(drop_caption(config_.train.flow, seed, sample.index) ? "" : sample.caption);
+    out.parts[expert].samples.push_back(sample.index);
+    out.samples.push_back(sample.index);
+    out.clips.push_back(plan_.clips[size_t(sample.clip)].path);
+  }
+  for (size_t expert = 0; expert < experts; ++expert) {
+    MicroBatch::Part& part = out.parts[expert];
+    if (part.samples.empty()) continue;
+    const EncodedBatch encoded = batch_of_clips(config_.model, clips[expert], text_.encode(captions[expert]), device_);
+    part.batch = make_batch(config_.train.flow, seed, part.samples, encoded);
+  }
+  return out;
+}
+
+MicroBatch MicroBatches::next() {
+  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+  if (prepared_) return *std::exchange(prepared_, std::nullopt);
+  const double before = stream_.stats().wait_seconds;
+  MicroBatch out = make();
+  waited_s_ += stream_.stats().wait_seconds - before;
+  return out;
+}
+
+void MicroBatches::prepare() {
+  at::cuda::CUDAEvent given;  // when the GPU will have done its work
+  if (device_.is_cuda()) given.record(c10::cuda::getCurrentCUDAStream(device_.index()));
+  const double before = stream_.stats().wait_seconds;
+  try {
+    prepared_ = make();
+  } catch (...) {
+    error_ = std::current_exception();
+  }
+  const bool hidden = device_.is_cuda() && !given.query();
+  if (!hidden) waited_s_ += stream_.stats().wait_seconds - before;
+}
+
+}  // namespace vmoba::train

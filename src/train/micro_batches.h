@@ -1,0 +1,63 @@
+// What the passes of a step compute on: samples from the stream, encoded or from the cache, with their noise, timesteps
+// and captions. The next micro batch is made while the GPU computes on this one.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <exception>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/dataset.h"
+#include "train/batch.h"
+#include "train/cache/lazy_encoders.h"
+#include "train/config.h"
+
+namespace vmoba::train {
+
+struct MicroBatch {
+  // The part that trains one expert.
+  struct Part {
+    std::vector<int64_t> samples;  // global numbers
+    TrainingBatch batch;           // where there are samples
+  };
+  std::vector<Part> parts;         // by expert
+  std::vector<int64_t> samples;    // of all parts, in the stream's order
+  std::vector<std::string> clips;  // their paths, for messages
+};
+
+class MicroBatches {
+ public:
+  // Everything must outlive it; `image` is null for models without image tokens. `samples` is the size of a micro
+  // batch on this rank.
+  MicroBatches(const RootConfig& config, const data::ClipPlan& plan, data::SampleStream& stream,
+               const model::Codec& codec, const model::TextEncoder& text, const model::ImageEncoder* image,
+               int64_t samples, at::Device device);
+
+  // The next one: what prepare() made, or made now. Throws what making it threw.
+  MicroBatch next();
+  // Makes the next one ahead. Called when the GPU has been given its work. An error waits for next().
+  void prepare();
+  // Time that the GPU, or a CPU's training, spent without work because no sample was there.
+  double waited_s() const { return waited_s_; }
+
+ private:
+  MicroBatch make();
+  // From the cache, or made now.
+  NamedTensors encoded_clip(const data::Sample& sample) const;
+
+  const RootConfig& config_;
+  const data::ClipPlan& plan_;
+  data::SampleStream& stream_;
+  const model::Codec& codec_;
+  const model::TextEncoder& text_;
+  const model::ImageEncoder* image_;
+  int64_t samples_;
+  at::Device device_;
+  std::optional<MicroBatch> prepared_;
+  std::exception_ptr error_;
+  double waited_s_ = 0;
+};
+
+}  // namespace vmoba::train
