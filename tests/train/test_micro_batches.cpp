@@ -1,0 +1,66 @@
+#include "train/micro_batches.h"
+
+#include <ATen/ATen.h>
+
+#include <filesystem>
+
+#include "support/catch.h"
+#include "support/messages.h"
+#include "support/process.h"
+
+using namespace vmoba;
+using namespace vmoba::train;
+namespace fs = std::filesystem;
+
+namespace {
+
+// Micro batches of 2 from the clips of a folder.
+struct Source {
+  explicit Source(const std::string& clips)
+      : config(load_root_config(VMOBA_FIXTURES "/train/tiny.yaml", {"data.path=" + clips})),
+        plan(data::plan_clips(config.data, clip_geometry(config))),
+        codec(config.codec, at::kCPU),
+        text(config, at::kCPU, nullptr) {}
+  void open() {
+    stream = std::make_unique<data::SampleStream>(plan, config.data, 1, 2, 0, 2, 2);
+    batches = std::make_unique<MicroBatches>(config, plan, *stream, codec, text, nullptr, 2, at::kCPU);
+  }
+
+  RootConfig config;
+  data::ClipPlan plan;
+  LazyCodec codec;
+  CachedTextEncoder text;
+  std::unique_ptr<data::SampleStream> stream;
+  std::unique_ptr<MicroBatches> batches;
+};
+
+}  // namespace
+
+TEST_CASE("micro batches made ahead are those made when asked for") {
+  Source ahead(VMOBA_SOURCE_DIR "/assets/clips"), asked(VMOBA_SOURCE_DIR "/assets/clips");
+  ahead.open();
+  asked.open();
+  for (int64_t i = 0; i < 4; ++i) {
+    if (i != 2) ahead.batches->prepare();
+    const MicroBatch one = ahead.batches->next(), other = asked.batches->next();
+    CHECK(one.samples == std::vector<int64_t>{2 * i, 2 * i + 1});
+    CHECK(one.samples == other.samples);
+    CHECK(one.clips == other.clips);
+    REQUIRE(one.parts.size() == 1);
+    const TrainingBatch &a = one.parts[0].batch, &b = other.parts[0].batch;
+    CHECK(at::equal(a.input.latents_BCTHW, b.input.latents_BCTHW));
+    CHECK(at::equal(a.input.text_BLE, b.input.text_BLE));
+    CHECK(at::equal(a.noisy.target_BCTHW, b.noisy.target_BCTHW));
+  }
+}
+
+TEST_CASE("what goes wrong ahead is told when its turn comes") {
+  const test::TemporaryFolder folder;
+  for (const char* name : {"a.mp4", "b.mp4"})
+    fs::copy_file(VMOBA_SOURCE_DIR "/assets/clips/02_mirror_close.mp4", folder.path() + "/" + name);
+  Source source(folder.path());
+  for (const char* name : {"a.mp4", "b.mp4"}) fs::remove(folder.path() + "/" + name);
+  source.open();
+  source.batches->prepare();
+  CHECK(test::contains(test::refusal_of([&] { source.batches->next(); }), "expected a decodable clip"));
+}
