@@ -1,5 +1,6 @@
 #include "model/common/linear.h"
 
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/linear.h>
 
 namespace vmoba::model {
@@ -21,7 +22,9 @@ at::Tensor linear(const at::Tensor& x, const Linear& map) {
   const at::Tensor out = at::linear(x, scaled_weight(weight, map.scale, dtype), map.bias.to(dtype));
   const LowRank& adapter = map.adapter;
   if (!adapter.a.defined()) return out;
-  return out + at::linear(at::linear(x, adapter.a.to(dtype)), adapter.b.to(dtype)) * adapter.scale;
+  // One pass over the output: the product is added while it is written.
+  const at::Tensor low = at::linear(x, adapter.a.to(dtype)), b = adapter.b.to(dtype);
+  return at::addmm(out.flatten(0, -2), low.flatten(0, -2), b.t(), /*beta=*/1, adapter.scale).view(out.sizes());
 }
 
 at::ScalarType precise_type(at::ScalarType compute_dtype) {
