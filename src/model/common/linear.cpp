@@ -1,6 +1,5 @@
 #include "model/common/linear.h"
 
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/linear.h>
 
 namespace vmoba::model {
@@ -19,12 +18,13 @@ at::Tensor scaled_weight(const at::Tensor& weight, const at::Tensor& scale, at::
 at::Tensor linear(const at::Tensor& x, const Linear& map) {
   const at::ScalarType dtype = x.scalar_type();
   const at::Tensor weight = map.weight.dim() == 2 ? map.weight : map.weight.flatten(1);
-  const at::Tensor out = at::linear(x, scaled_weight(weight, map.scale, dtype), map.bias.to(dtype));
+  const at::Tensor used_weight = scaled_weight(weight, map.scale, dtype), bias = map.bias.to(dtype);
   const LowRank& adapter = map.adapter;
-  if (!adapter.a.defined()) return out;
-  // One pass over the output: the product is added while it is written.
-  const at::Tensor low = at::linear(x, adapter.a.to(dtype)), b = adapter.b.to(dtype);
-  return at::addmm(out.flatten(0, -2), low.flatten(0, -2), b.t(), /*beta=*/1, adapter.scale).view(out.sizes());
+  if (!adapter.a.defined()) return at::linear(x, used_weight, bias);
+  const at::Tensor rows = x.flatten(0, -2);
+  at::Tensor out = at::linear(rows, used_weight, bias);
+  out.addmm_(at::linear(rows, adapter.a.to(dtype)), adapter.b.to(dtype).t(), /*beta=*/1, adapter.scale);
+  return out.unflatten(0, x.sizes().slice(0, size_t(x.dim() - 1)));
 }
 
 at::ScalarType precise_type(at::ScalarType compute_dtype) {
