@@ -230,7 +230,10 @@ std::vector<double> Trainer::run_passes(StepInputs& inputs) {
     const bool last = pass + 1 == share_.passes;
     if (overlapped && last) overlapped->begin_last_pass();
     losses_on_device.push_back(accumulate(inputs, pass, dense));
-    if (!last || state_.step + 1 < config_.train.steps) micro_batches_->prepare();
+    if (last && state_.step + 1 == config_.train.steps) continue;
+    world_.note(state_.step + 1, "waiting for the data of the next pass");
+    micro_batches_->prepare();
+    world_.note(state_.step + 1, "computing");
   }
   std::vector<double> losses;
   for (const at::Tensor& loss : losses_on_device) losses.push_back(loss.item<double>());
