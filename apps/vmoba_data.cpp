@@ -2,10 +2,11 @@
 #include <iostream>
 
 #include "apps/main_guard.h"
+#include "config/clip_geometry.h"
+#include "config/root_config.h"
 #include "core/log.h"
 #include "data/clip_plan.h"
 #include "data/decode_bench.h"
-#include "train/config.h"
 
 namespace {
 
@@ -17,9 +18,9 @@ struct Arguments {
 };
 
 int print_data(const Arguments& a) {
-  const train::RootConfig config = train::load_root_config(a.config.path, a.config.overrides);
+  const RootConfig config = load_root_config(a.config.path, a.config.overrides);
   set_log_level(log_level_from_name(config.run.log_level));
-  const data::ClipPlan plan = data::plan_clips(config.data, train::clip_geometry(config));
+  const data::ClipPlan plan = data::plan_clips(config.data, clip_geometry(config));
   if (a.bench)
     std::cout << data::bench_decoding(plan, config.data, uint64_t(config.seed));
   else

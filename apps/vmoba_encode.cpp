@@ -14,7 +14,7 @@ struct Arguments {
 };
 
 int encode(const Arguments& a) {
-  const train::RootConfig config = train::load_root_config(a.config.path, a.config.overrides);
+  const RootConfig config = load_root_config(a.config.path, a.config.overrides);
   set_log_level(log_level_from_name(config.run.log_level));
   train::EncodeOptions options{train::share_from_environment(), a.verify, a.prune};
   if (a.ranks >= 0) options.share = {a.rank, a.ranks, a.rank};

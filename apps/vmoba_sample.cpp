@@ -4,19 +4,19 @@
 
 #include "apps/main_guard.h"
 #include "apps/sample/job.h"
+#include "config/device.h"
 #include "core/log.h"
 #include "data/video_writer.h"
 #include "model/weights/safetensors.h"
-#include "train/trainer.h"
 
 namespace {
 
 using namespace vmoba;
 
 int write_sample(const apps::SampleArguments& a) {
-  const train::RootConfig config = apps::sample_config(a);
+  const RootConfig config = apps::sample_config(a);
   set_log_level(log_level_from_name(config.run.log_level));
-  const at::Device device = train::prepare_device(config.run);
+  const at::Device device = prepare_device(config.run);
   const sample::SampleRequest request = apps::sample_request(a, config);
   const std::string out = a.out.empty() && a.output_latents.empty() ? "sample.mp4" : a.out;
 
@@ -33,7 +33,7 @@ int write_sample(const apps::SampleArguments& a) {
   const apps::SampleModel model = apps::load_sample_model(a, config, device);
   sample::Pipeline pipeline(
       {*model.dit, model.low_noise_dit.get(), model::codec_shape(config.codec), codec.get(), text.get(), image.get()},
-      config.model, sample::resolved(config.sample, config.model, config.text), config.attention, device);
+      config.model, resolved(config.sample, config.model, config.text), config.attention, device);
   const at::Tensor latents = pipeline.generate_latents(
       request, [](int64_t step, int64_t steps) { log_info("sampling step {}/{}", step, steps); });
   if (!a.output_latents.empty()) {

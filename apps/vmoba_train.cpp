@@ -4,8 +4,8 @@
 
 #include "apps/main_guard.h"
 #include "apps/train/dry_run.h"
+#include "config/root_config.h"
 #include "core/log.h"
-#include "train/config.h"
 #include "train/trainer.h"
 
 using namespace vmoba;
@@ -24,7 +24,7 @@ int main(int argc, char** argv) {
   std::optional<train::dist::World> world;
   const int code = apps::guarded_main(app, argc, argv, [&] {
     if (reference) {
-      std::cout << train::config_reference();
+      std::cout << config_reference();
       return 0;
     }
     VMOBA_CHECK_INPUT(!arguments.path.empty() || !arguments.overrides.empty(),
@@ -33,7 +33,7 @@ int main(int argc, char** argv) {
         dry_run.wanted || dry_run.ranks == 0,
         "expected --ranks beside --dry-run, found it alone; a run has the ranks that mpirun or srun starts");
     if (!dry_run.wanted) world.emplace();
-    const train::RootConfig config = train::load_root_config(arguments.path, arguments.overrides);
+    const RootConfig config = load_root_config(arguments.path, arguments.overrides);
     set_log_level(log_level_from_name(config.run.log_level));
     if (dry_run.wanted) return apps::dry_run(config, dry_run);
     train::Trainer trainer(config, *world);

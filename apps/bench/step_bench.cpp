@@ -12,7 +12,7 @@
 #include "apps/bench/attention_bench.h"
 #include "core/check.h"
 #include "train/flow_matching.h"
-#include "train/optimizer.h"
+#include "train/optim/optimizer.h"
 
 namespace vmoba::bench {
 namespace {
@@ -73,8 +73,8 @@ class Step {
  private:
   StepOptions options_;
   attention::AttentionConfig attention_;
-  train::OptimizerConfig optimizer_config_;
-  train::FlowConfig flow_;
+  OptimizerConfig optimizer_config_;
+  FlowConfig flow_;
   std::unique_ptr<model::Dit> dit_;
   std::unique_ptr<train::AdamW> optimizer_;
   attention::AttentionStats stats_;

@@ -5,14 +5,15 @@
 #include <filesystem>
 #include <set>
 
+#include "config/clip_geometry.h"
 #include "core/check.h"
 #include "core/log.h"
 #include "data/dataset.h"
 #include "data/picture.h"
 #include "model/weights/lora_file.h"
 #include "model/weights/safetensors.h"
-#include "train/checkpoint.h"
-#include "train/checkpoint_folder.h"
+#include "train/checkpoint/checkpoint.h"
+#include "train/checkpoint/checkpoint_folder.h"
 
 namespace vmoba::apps {
 namespace {
@@ -50,7 +51,7 @@ std::vector<at::Tensor> read_tensors(const std::string& path, const std::vector<
   return out;
 }
 
-at::Tensor read_image(const std::string& path, const sample::SampleConfig& config) {
+at::Tensor read_image(const std::string& path, const SampleConfig& config) {
   if (path.empty()) return {};
   return data::to_unit_range(data::read_picture(path, 0, config.height, config.width));
 }
@@ -61,12 +62,12 @@ const std::vector<std::string> kEmbedNames = {"prompt_embeds", "negative_prompt_
 
 }  // namespace
 
-train::RootConfig sample_config(const SampleArguments& a) {
+RootConfig sample_config(const SampleArguments& a) {
   VMOBA_CHECK_INPUT(a.checkpoint.empty() != a.config.empty(), "expected --checkpoint or --config, found {}",
                     a.config.empty() ? "neither" : "both");
   if (!a.checkpoint.empty()) check_checkpoint(a.checkpoint);
-  train::RootConfig config =
-      train::load_root_config(a.checkpoint.empty() ? a.config : a.checkpoint + "/state/config.yaml", a.overrides);
+  RootConfig config =
+      load_root_config(a.checkpoint.empty() ? a.config : a.checkpoint + "/state/config.yaml", a.overrides);
   if (a.seed >= 0) config.sample.seed = a.seed;
   if (!a.negative.empty()) config.sample.negative_prompt = a.negative;
   if (!a.checkpoint.empty() && !train::is_lora_checkpoint(a.checkpoint)) {
@@ -77,11 +78,11 @@ train::RootConfig sample_config(const SampleArguments& a) {
   VMOBA_CHECK_INPUT(!config.model.weights.empty(),
                     "model.weights: expected pretrained weights to sample from, found none; set model.weights or give "
                     "--checkpoint");
-  train::clip_geometry(config);  // codec and model agree
+  clip_geometry(config);  // codec and model agree
   return config;
 }
 
-SampleModel load_sample_model(const SampleArguments& a, const train::RootConfig& config, at::Device device) {
+SampleModel load_sample_model(const SampleArguments& a, const RootConfig& config, at::Device device) {
   VMOBA_CHECK_INPUT(config.model.boundary > 0 || a.loras_2.empty(),
                     "--lora-2: expected a model of two experts (model.boundary above 0), found one transformer");
   const auto load = [&](const model::ModelConfig& model, const std::vector<std::string>& loras,
@@ -108,7 +109,7 @@ SampleModel load_sample_model(const SampleArguments& a, const train::RootConfig&
   return out;
 }
 
-sample::SampleRequest sample_request(const SampleArguments& a, const train::RootConfig& config) {
+sample::SampleRequest sample_request(const SampleArguments& a, const RootConfig& config) {
   sample::SampleRequest request;
   request.prompt = a.prompt;
   request.seed = uint64_t(config.sample.seed);

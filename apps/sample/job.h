@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "config/root_config.h"
 #include "sample/pipeline.h"
-#include "train/config.h"
 
 namespace vmoba::apps {
 
@@ -23,15 +23,15 @@ struct SampleArguments {
 
 // The checkpoint's or file's configuration with model.weights where the weights are and sample.* as the options say.
 // Throws Error(kInput) where options do not go together.
-train::RootConfig sample_config(const SampleArguments& a);
+RootConfig sample_config(const SampleArguments& a);
 
 // One transformer, or two experts, with the LoRA of a checkpoint and those of --lora and --lora-2.
 struct SampleModel {
   std::unique_ptr<model::Dit> dit, low_noise_dit;
 };
-SampleModel load_sample_model(const SampleArguments& a, const train::RootConfig& config, at::Device device);
+SampleModel load_sample_model(const SampleArguments& a, const RootConfig& config, at::Device device);
 
 // Images at sample.height x sample.width and the tensors of --latents and --embeds.
-sample::SampleRequest sample_request(const SampleArguments& a, const train::RootConfig& config);
+sample::SampleRequest sample_request(const SampleArguments& a, const RootConfig& config);
 
 }  // namespace vmoba::apps

@@ -3,11 +3,12 @@
 #include <iostream>
 
 #include "apps/main_guard.h"
+#include "config/clip_geometry.h"
 #include "data/clip_plan.h"
 #include "model/weights/model_folder.h"
 #include "train/cache/encode_cache.h"
-#include "train/estimate.h"
-#include "train/scale_model.h"
+#include "train/forecast/estimate.h"
+#include "train/forecast/scale_model.h"
 
 namespace vmoba::apps {
 namespace {
@@ -50,19 +51,19 @@ void DryRunArguments::add_to(CLI::App& app) {
       ->needs(count);
 }
 
-int dry_run(const train::RootConfig& config, const DryRunArguments& arguments) {
+int dry_run(const RootConfig& config, const DryRunArguments& arguments) {
   // On paper the configuration is enough: printed first, whatever files are still missing.
   if (arguments.ranks > 0)
     std::cout << train::scale_to_text(config, train::estimate_run(config, train::configured_buckets(config)),
                                       scale_options(arguments))
               << std::endl;
   data::ClipPlan plan;
-  check_all({[&] { train::validate_training(config); }, [&] { model::check_weights(config.model); },
+  check_all({[&] { validate_training(config); }, [&] { model::check_weights(config.model); },
              [&] {
                if (config.image_encoder.type != "none")
                  model::model_folder(config.image_encoder.weights, "image_encoder", "image_encoder.weights");
              },
-             [&] { plan = data::plan_clips(config.data, train::clip_geometry(config)); },
+             [&] { plan = data::plan_clips(config.data, clip_geometry(config)); },
              [&] { train::check_captions(config, plan); }});
   const train::RunEstimate estimate = train::estimate_run(config, plan.buckets);
   std::cout << train::estimate_to_text(config, estimate) << "everything that a run needs is there\n";

@@ -1,11 +1,11 @@
 // `vmoba-train --dry-run`: everything that a run checks before its first step, without making the model, and what it
-// will need; with --ranks also on paper for that many ranks (src/train/scale_model.h).
+// will need; with --ranks also on paper for that many ranks (src/train/forecast/scale_model.h).
 #pragma once
 #include <CLI/CLI.hpp>
 #include <string>
 #include <vector>
 
-#include "train/config.h"
+#include "config/root_config.h"
 
 namespace vmoba::apps {
 
@@ -21,6 +21,6 @@ struct DryRunArguments {
 };
 
 // Prints the report. Throws Error(kInput) with everything that is wrong.
-int dry_run(const train::RootConfig& config, const DryRunArguments& arguments);
+int dry_run(const RootConfig& config, const DryRunArguments& arguments);
 
 }  // namespace vmoba::apps

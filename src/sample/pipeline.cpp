@@ -46,31 +46,6 @@ at::Tensor initial_noise(const LatentSize& size, const SampleRequest& request, a
 
 }  // namespace
 
-void SampleConfig::visit(ConfigVisitor& v) {
-  v.field("prompts", prompts, "Prompts of the validation videos; empty: the captions of the first clips.");
-  v.field("negative_prompt", negative_prompt,
-          "What the video should not show; used where guidance is above 1. `default`: the model's published one (none "
-          "with text.type hash).");
-  v.field("steps", steps, "Denoising steps.", between(1, 1000));
-  v.field("guidance", guidance,
-          "Scale of classifier-free guidance: uncond + guidance * (cond - uncond). 1 turns it off and halves the time.",
-          at_least(1.0));
-  v.field(
-      "guidance_2", guidance_2,
-      "Guidance of the expert of low noise (model.boundary); 0: as `guidance`, which also says whether there is any.",
-      at_least(0.0));
-  v.field("shift", shift, "Shift of the noise schedule; higher spends more steps on the layout (3 to 5 for 480p).",
-          above(0.0));
-  v.field("scheduler", scheduler, "Solver.", one_of({"unipc", "euler"}));
-  v.field("seed", seed, "Seed of the initial noise.", at_least(0));
-  v.field("frames", frames, "Frames of a video; 1 + 4n with a codec of temporal stride 4.", at_least(1));
-  v.field("height", height, "Height in pixels; a multiple of codec stride times patch size (16 for Wan2.1).",
-          at_least(1));
-  v.field("width", width, "Width in pixels; a multiple of codec stride times patch size (16 for Wan2.1).", at_least(1));
-  v.field("fps", fps, "Frames per second of the written video: 16 for Wan2.1, 24 for Wan2.2 5B and HunyuanVideo.",
-          above(0.0));
-}
-
 Pipeline::Pipeline(const PipelineParts& parts, const model::ModelConfig& model, const SampleConfig& config,
                    const attention::AttentionConfig& attention, at::Device device)
     : parts_(parts),
@@ -195,14 +170,6 @@ at::Tensor Pipeline::decode(const at::Tensor& latents_1CTHW) const {
 
 at::Tensor Pipeline::generate(const SampleRequest& request, const std::function<void(int64_t, int64_t)>& progress) {
   return decode(generate_latents(request, progress));
-}
-
-SampleConfig resolved(const SampleConfig& config, const model::ModelConfig& model,
-                      const model::TextEncoderConfig& text) {
-  SampleConfig out = config;
-  if (config.negative_prompt == "default")
-    out.negative_prompt = text.type == "hash" ? "" : model::default_negative_prompt(model);
-  return out;
 }
 
 }  // namespace vmoba::sample

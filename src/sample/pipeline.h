@@ -7,7 +7,7 @@
 #include <functional>
 #include <string>
 
-#include "core/config.h"
+#include "config/sample_config.h"
 #include "model/codec.h"
 #include "model/conditioning.h"
 #include "model/dit.h"
@@ -15,22 +15,6 @@
 #include "model/text_encoder.h"
 
 namespace vmoba::sample {
-
-// The `sample:` group; also vmoba-sample's options.
-struct SampleConfig {
-  std::vector<std::string> prompts;  // validation prompts; empty: captions of the first clips
-  std::string negative_prompt = "default";
-  int64_t steps = 50;
-  double guidance = 5.0;    // 1: no guidance (one model call per step)
-  double guidance_2 = 0.0;  // of the expert of low noise; 0: as `guidance`
-  double shift = 5.0;
-  std::string scheduler = "unipc";  // unipc | euler
-  int64_t seed = 0;
-  int64_t frames = 81, height = 480, width = 832;
-  double fps = 16;
-
-  void visit(ConfigVisitor& v);
-};
 
 // Borrowed. Only `dit` is always needed: the codec for images and frames, the text encoder for prompts that come as
 // words, the image encoder for models with image tokens.
@@ -87,10 +71,5 @@ class Pipeline {
   at::ScalarType compute_dtype_;
   at::Device device_;
 };
-
-// The group's settings with `negative_prompt: default` replaced by what it stands for: the architecture's published
-// one, or nothing where the built-in `hash` encoder could not read it.
-SampleConfig resolved(const SampleConfig& config, const model::ModelConfig& model,
-                      const model::TextEncoderConfig& text);
 
 }  // namespace vmoba::sample

@@ -7,12 +7,12 @@
 #include <string>
 #include <vector>
 
+#include "config/root_config.h"
 #include "model/dit.h"
-#include "train/config.h"
 #include "train/dist/mesh.h"
 #include "train/dist/sharded_weights.h"
-#include "train/ema.h"
-#include "train/optimizer.h"
+#include "train/optim/ema.h"
+#include "train/optim/optimizer.h"
 
 namespace vmoba::train {
 

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "train/config.h"
+#include "config/root_config.h"
 
 namespace vmoba::train {
 

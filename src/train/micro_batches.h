@@ -9,10 +9,10 @@
 #include <string>
 #include <vector>
 
+#include "config/root_config.h"
 #include "data/dataset.h"
 #include "train/batch.h"
 #include "train/cache/lazy_encoders.h"
-#include "train/config.h"
 
 namespace vmoba::train {
 

@@ -9,17 +9,19 @@
 
 #include <fmt/ranges.h>
 
+#include "config/clip_geometry.h"
+#include "config/device.h"
 #include "core/check.h"
 #include "core/file.h"
 #include "core/log.h"
 #include "data/picture.h"
 #include "data/video_writer.h"
 #include "sample/pipeline.h"
-#include "train/callbacks/standard_callbacks.h"
-#include "train/checkpoint_folder.h"
-#include "train/lr_schedule.h"
+#include "train/checkpoint/checkpoint_folder.h"
+#include "train/optim/lr_schedule.h"
+#include "train/report/standard_callbacks.h"
+#include "train/report/step_profile.h"
 #include "train/signals.h"
-#include "train/step_profile.h"
 
 namespace vmoba::train {
 namespace {
@@ -361,7 +363,7 @@ void Trainer::validate_now() {
   model::Dit* low_noise = experts_.size() > 1 ? experts_[1].dit.get() : nullptr;
   sample::Pipeline pipeline(
       {*experts_.front().dit, low_noise, codec_->shape(), codec_.get(), text_.get(), image_.get()}, config_.model,
-      sample::resolved(config_.sample, config_.model, config_.text), config_.attention, device_);
+      resolved(config_.sample, config_.model, config_.text), config_.attention, device_);
   std::vector<std::string> prompts = config_.sample.prompts;
   for (size_t i = 0; prompts.size() < 2 && i < plan_.clips.size() && config_.sample.prompts.empty(); ++i)
     prompts.push_back(plan_.clips[i].caption);

@@ -6,17 +6,17 @@
 #include <string>
 #include <vector>
 
+#include "config/root_config.h"
 #include "data/dataset.h"
 #include "train/cache/lazy_encoders.h"
-#include "train/callbacks/callback.h"
-#include "train/checkpoint_writer.h"
-#include "train/config.h"
+#include "train/checkpoint/checkpoint_writer.h"
 #include "train/dist/mesh.h"
 #include "train/dist/step_exchange.h"
 #include "train/dist/ulysses.h"
 #include "train/dist/world.h"
 #include "train/expert.h"
 #include "train/micro_batches.h"
+#include "train/report/callback.h"
 
 namespace vmoba::train {
 
@@ -99,12 +99,5 @@ class Trainer {
   int stop_signal_ = 0;  // as agreed by all ranks
   dist::StragglerReport stragglers_;
 };
-
-// The device named by run.device; "auto" takes CUDA where present. Also sets the number of CPU threads: all of this
-// process's cores, or its share where the host's `local_ranks` ranks are not bound to cores of their own.
-at::Device prepare_device(const RunConfig& config, int local_ranks = 1);
-
-// Bytes in use: peak of the GPU allocator, or resident memory of the process.
-int64_t memory_in_use_bytes(const at::Device& device);
 
 }  // namespace vmoba::train

@@ -46,7 +46,7 @@ void run_training(const std::string& dir, const std::vector<std::string>& extra)
 
 // 0 for high noise, as tests/fixtures/train/tiny.yaml draws timesteps.
 int expert_of(int64_t sample) {
-  return 1000 * train::draw_sigma(train::FlowConfig{}, /*seed=*/7, sample) >= kBoundary ? 0 : 1;
+  return 1000 * train::draw_sigma(FlowConfig{}, /*seed=*/7, sample) >= kBoundary ? 0 : 1;
 }
 
 std::vector<int64_t> updates_of(const std::string& checkpoint) {

@@ -27,9 +27,10 @@ const std::map<std::string, std::vector<std::string>>& allowed_project_includes(
       {"model/kernels", {"model/kernels/"}},
       {"model", {"model/", "attention/attention.h", "core/"}},
       {"data", {"data/", "core/"}},
-      {"sample", {"sample/", "model/", "attention/attention.h", "data/video_writer.h", "core/"}},
-      {"train", {"train/", "sample/", "model/", "attention/attention.h", "data/", "core/"}},
-      {"apps", {"apps/", "train/", "sample/", "model/", "attention/", "data/", "core/"}},
+      {"config", {"config/", "model/", "attention/attention.h", "data/", "core/"}},
+      {"sample", {"sample/", "config/", "model/", "attention/attention.h", "data/video_writer.h", "core/"}},
+      {"train", {"train/", "sample/", "config/", "model/", "attention/attention.h", "data/", "core/"}},
+      {"apps", {"apps/", "train/", "sample/", "config/", "model/", "attention/", "data/", "core/"}},
   };
   return table;
 }

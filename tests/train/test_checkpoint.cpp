@@ -7,8 +7,8 @@
 #include "core/check.h"
 #include "support/catch.h"
 #include "support/process.h"
-#include "train/checkpoint_folder.h"
-#include "train/checkpoint_writer.h"
+#include "train/checkpoint/checkpoint_folder.h"
+#include "train/checkpoint/checkpoint_writer.h"
 
 using namespace vmoba;
 using namespace vmoba::train;

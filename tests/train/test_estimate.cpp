@@ -1,7 +1,7 @@
 // The memory and FLOPs that --dry-run announces, against sums by hand over the published shapes.
 #include "support/catch.h"
 #include "support/messages.h"
-#include "train/estimate.h"
+#include "train/forecast/estimate.h"
 
 using namespace vmoba;
 using namespace vmoba::train;

@@ -1,3 +1,4 @@
+#include "config/clip_geometry.h"
 #include "train/micro_batches.h"
 
 #include <ATen/ATen.h>

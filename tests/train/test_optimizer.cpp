@@ -5,9 +5,9 @@
 
 #include "core/check.h"
 #include "support/catch.h"
-#include "train/ema.h"
-#include "train/lr_schedule.h"
-#include "train/optimizer.h"
+#include "train/optim/ema.h"
+#include "train/optim/lr_schedule.h"
+#include "train/optim/optimizer.h"
 
 using namespace vmoba;
 using namespace vmoba::train;

@@ -3,9 +3,9 @@
 #pragma once
 #include <string>
 
+#include "config/root_config.h"
 #include "data/clip_plan.h"
 #include "train/cache/file_hashes.h"
-#include "train/config.h"
 
 namespace vmoba::train {
 

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <set>
 
+#include "config/clip_geometry.h"
 #include "core/check.h"
 #include "core/log.h"
 #include "model/common/to_device.h"
@@ -62,7 +63,7 @@ std::vector<std::string> wanted_captions(const RootConfig& config, const data::C
   for (const data::Clip& clip : plan.clips) add(clip.caption);
   if (config.train.validate_every > 0) {
     for (const std::string& prompt : config.sample.prompts) add(prompt);
-    if (config.sample.guidance > 1) add(sample::resolved(config.sample, config.model, config.text).negative_prompt);
+    if (config.sample.guidance > 1) add(resolved(config.sample, config.model, config.text).negative_prompt);
   }
   return out;
 }

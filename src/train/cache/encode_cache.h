@@ -8,11 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "config/root_config.h"
 #include "data/dataset.h"
 #include "train/batch.h"
 #include "train/cache/cache_keys.h"
 #include "train/cache/tensor_cache.h"
-#include "train/config.h"
 
 namespace vmoba::train {
 

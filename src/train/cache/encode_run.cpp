@@ -4,6 +4,8 @@
 
 #include <chrono>
 
+#include "config/clip_geometry.h"
+#include "config/device.h"
 #include "core/check.h"
 #include "core/log.h"
 #include "data/prefetch.h"
@@ -12,7 +14,6 @@
 #include "train/cache/lazy_encoders.h"
 #include "train/dist/launch.h"
 #include "train/signals.h"
-#include "train/trainer.h"
 
 namespace vmoba::train {
 namespace {

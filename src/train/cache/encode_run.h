@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-#include "train/config.h"
+#include "config/root_config.h"
 
 namespace vmoba::train {
 

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "config/clip_geometry.h"
 #include "core/log.h"
 #include "model/common/to_device.h"
 

@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "train/config.h"
+#include "config/root_config.h"
 #include "train/dist/communicator.h"
 #include "train/dist/rank_device.h"
 #include "train/dist/world.h"

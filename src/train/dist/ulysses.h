@@ -1,10 +1,10 @@
-// model::SequenceParallel over a group of ranks: an all_to_all for each of q, k, v and for the output of self attention,
-// one all_gather at the end of the model.
+// model::SequenceParallel over a group of ranks: an all_to_all for each of q, k, v and for the output of self
+// attention, one all_gather at the end of the model.
 #pragma once
 #include <memory>
 
+#include "config/root_config.h"
 #include "model/sequence_parallel.h"
-#include "train/config.h"
 #include "train/dist/communicator.h"
 
 namespace vmoba::train::dist {

@@ -11,9 +11,9 @@
 #include "support/file_size_limit.h"
 #include "support/messages.h"
 #include "support/process.h"
-#include "train/checkpoint_folder.h"
-#include "train/checkpoint_tensors.h"
-#include "train/checkpoint_writer.h"
+#include "train/checkpoint/checkpoint_folder.h"
+#include "train/checkpoint/checkpoint_tensors.h"
+#include "train/checkpoint/checkpoint_writer.h"
 #include "train/dist/dist_world.h"
 #include "train/dist/gradient_sums.h"
 

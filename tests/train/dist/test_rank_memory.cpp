@@ -9,7 +9,7 @@
 #include "train/dist/dist_world.h"
 #include "train/dist/mesh.h"
 #include "train/expert.h"
-#include "train/rank_memory.h"
+#include "train/forecast/rank_memory.h"
 
 using namespace vmoba;
 using namespace vmoba::train;

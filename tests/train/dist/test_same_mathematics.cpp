@@ -18,7 +18,7 @@
 #include "train/dist/step_exchange.h"
 #include "train/dist/ulysses.h"
 #include "train/flow_matching.h"
-#include "train/optimizer.h"
+#include "train/optim/optimizer.h"
 
 using namespace vmoba;
 using namespace vmoba::train;

@@ -1,5 +1,5 @@
 // Costs of links, memory per rank and the paper model of many ranks against arithmetic done by hand.
-#include "train/scale_model.h"
+#include "train/forecast/scale_model.h"
 
 #include <cmath>
 #include <fstream>

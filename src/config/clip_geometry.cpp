@@ -1,0 +1,31 @@
+#include "config/clip_geometry.h"
+
+#include "core/check.h"
+#include "model/conditioning.h"
+
+namespace vmoba {
+
+data::ClipGeometry clip_geometry(const RootConfig& config) {
+  const model::CodecShape codec = model::codec_shape(config.codec);
+  const int64_t condition = model::condition_channels(config.model, codec);
+  VMOBA_CHECK_INPUT(
+      config.model.in_channels == codec.channels + condition && config.model.out_channels == codec.channels,
+      "model.in_channels and model.out_channels: expected {} and {} (codec '{}', model.task {}), found {} "
+      "and {}",
+      codec.channels + condition, codec.channels, config.codec.type, config.model.task, config.model.in_channels,
+      config.model.out_channels);
+  VMOBA_CHECK_INPUT(config.model.patch_size[0] == 1 && config.model.patch_size[1] == config.model.patch_size[2],
+                    "model.patch_size: expected [1, p, p], found [{}, {}, {}]", config.model.patch_size[0],
+                    config.model.patch_size[1], config.model.patch_size[2]);
+  data::ClipGeometry geometry{codec.temporal_stride, codec.spatial_stride * config.model.patch_size[1]};
+  if (model::needs_first_frame(config.model)) geometry.least_frames = 1 + codec.temporal_stride;
+  return geometry;
+}
+
+void check_text_width(const RootConfig& config, int64_t width) {
+  VMOBA_CHECK_INPUT(width == config.model.text_dim,
+                    "model.text_dim: expected {} (width of the embeddings of text.type {}), found {}", width,
+                    config.text.type, config.model.text_dim);
+}
+
+}  // namespace vmoba

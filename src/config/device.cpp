@@ -1,0 +1,38 @@
+#include "config/device.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <thread>
+
+#include "core/check.h"
+
+namespace vmoba {
+
+at::Device prepare_device(const RunConfig& config, int local_ranks) {
+  const int allowed = int(std::max(1u, std::thread::hardware_concurrency()));
+  const bool bound = allowed < int(::sysconf(_SC_NPROCESSORS_ONLN));
+  at::set_num_threads(config.threads > 0 ? int(config.threads) : std::max(1, bound ? allowed : allowed / local_ranks));
+  const bool has_cuda = at::hasCUDA();
+  VMOBA_CHECK_INPUT(config.device != "cuda" || has_cuda,
+                    "run.device: expected a CUDA GPU, found none; set run.device=cpu or check the driver (nvidia-smi)");
+  if (config.device == "cpu" || !has_cuda) return at::Device(at::kCPU);
+  at::globalContext().setDeterministicAlgorithms(config.deterministic, /*warn_only=*/true);
+  return at::Device(at::kCUDA, 0);
+}
+
+int64_t memory_in_use_bytes(const at::Device& device) {
+  if (device.is_cuda()) {
+    const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device.index());
+    return stats.allocated_bytes[size_t(c10::CachingAllocator::StatType::AGGREGATE)].peak;
+  }
+  std::ifstream statm("/proc/self/statm");
+  int64_t total_pages = 0, resident_pages = 0;
+  statm >> total_pages >> resident_pages;
+  return resident_pages * int64_t(::sysconf(_SC_PAGESIZE));
+}
+
+}  // namespace vmoba

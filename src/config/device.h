@@ -1,0 +1,18 @@
+// Where a program computes.
+#pragma once
+#include <c10/core/Device.h>
+
+#include <cstdint>
+
+#include "config/run_config.h"
+
+namespace vmoba {
+
+// The device named by run.device; "auto" takes CUDA where present. Also sets the number of CPU threads: all of this
+// process's cores, or its share where the host's `local_ranks` ranks are not bound to cores of their own.
+at::Device prepare_device(const RunConfig& config, int local_ranks = 1);
+
+// Bytes in use: peak of the GPU allocator, or resident memory of the process.
+int64_t memory_in_use_bytes(const at::Device& device);
+
+}  // namespace vmoba

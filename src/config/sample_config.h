@@ -1,0 +1,34 @@
+// The `sample:` group: videos that are made from prompts.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/config.h"
+#include "model/dit.h"
+#include "model/text_encoder.h"
+
+namespace vmoba {
+
+// The `sample:` group; also vmoba-sample's options.
+struct SampleConfig {
+  std::vector<std::string> prompts;  // validation prompts; empty: captions of the first clips
+  std::string negative_prompt = "default";
+  int64_t steps = 50;
+  double guidance = 5.0;    // 1: no guidance (one model call per step)
+  double guidance_2 = 0.0;  // of the expert of low noise; 0: as `guidance`
+  double shift = 5.0;
+  std::string scheduler = "unipc";  // unipc | euler
+  int64_t seed = 0;
+  int64_t frames = 81, height = 480, width = 832;
+  double fps = 16;
+
+  void visit(ConfigVisitor& v);
+};
+
+// The group's settings with `negative_prompt: default` replaced by what it stands for: the architecture's published
+// one, or nothing where the built-in `hash` encoder could not read it.
+SampleConfig resolved(const SampleConfig& config, const model::ModelConfig& model,
+                      const model::TextEncoderConfig& text);
+
+}  // namespace vmoba

@@ -1,0 +1,49 @@
+#include "data/config.h"
+
+#include <cmath>
+
+#include "core/check.h"
+
+namespace vmoba::data {
+
+void DataConfig::visit(ConfigVisitor& v) {
+  v.field("path", path, "Folder of media files, or a manifest (.jsonl, .csv, .json, or videos.txt beside prompt.txt).");
+  v.field("format", format, "Layout of data.path; auto goes by what is there.",
+          one_of({"auto", "folder", "jsonl", "csv", "json", "lines"}));
+  v.field("video_column", video_column, "Column or key of the path; empty: the usual names are tried.");
+  v.field("caption_column", caption_column, "Column or key of the caption; empty: the usual names are tried.");
+  v.field("caption_prefix", caption_prefix, "Text put before every caption.");
+  v.field("fps", fps, "Frames per second of the model's clips; sources are resampled by their timestamps.", above(0));
+  v.field("frames", frames,
+          "Frames per clip, rounded down to 1 + stride n; a video takes the largest that it can fill.", list_of(-1, 1));
+  v.field("height", height, "Height of a clip in pixels.", between(1, 16384));
+  v.field("width", width, "Width of a clip in pixels.", between(1, 16384));
+  v.field("aspect_buckets", aspect_buckets,
+          "Sizes of equal area between min_aspect and max_aspect; 1: every clip is cropped to height x width.",
+          between(1, 64));
+  v.field("min_aspect", min_aspect, "Smallest width / height of the aspect buckets.", above(0));
+  v.field("max_aspect", max_aspect, "Largest width / height of the aspect buckets.", above(0));
+  v.field(
+      "frame_extraction", frame_extraction,
+      "Where clips lie in a longer video: its head, uniform or chunk (several clips), random (drawn for each sample).",
+      one_of({"head", "uniform", "chunk", "random"}));
+  v.field("clips_per_video", clips_per_video, "Clips that frame_extraction uniform takes from each video, at most.",
+          between(1, 1000));
+  v.field("images", images, "Take images as clips of one frame.");
+  v.field("num_repeats", num_repeats, "Times that each clip is shown in an epoch.", between(1, 1e6));
+  v.field("horizontal_flip", horizontal_flip, "Probability of mirroring a sample left to right.", between(0, 1));
+  v.field("decode_threads", decode_threads, "Decoding threads; 0: one per core, at most 8.", between(0, 256));
+  v.field("prefetch_clips", prefetch_clips, "Clips decoded ahead of training, at most; bounds the loader's memory.",
+          between(1, 4096));
+}
+
+void DataConfig::validate() const {
+  VMOBA_CHECK_INPUT(!frames.empty(), "expected at least one number in data.frames, found none");
+  VMOBA_CHECK_INPUT(min_aspect <= max_aspect, "expected data.min_aspect <= data.max_aspect, found {} and {}",
+                    min_aspect, max_aspect);
+  VMOBA_CHECK_INPUT(std::isfinite(fps) && fps <= 1000, "expected data.fps up to 1000, found {}", fps);
+  for (const int64_t count : frames)
+    VMOBA_CHECK_INPUT(count >= 1 && count <= 100'000, "expected data.frames from 1 to 100000, found {}", count);
+}
+
+}  // namespace vmoba::data

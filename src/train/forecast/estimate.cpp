@@ -1,0 +1,152 @@
+#include "train/forecast/estimate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "config/clip_geometry.h"
+#include "core/check.h"
+#include "model/common/lora.h"
+#include "train/forecast/rank_memory.h"
+
+namespace vmoba::train {
+namespace {
+
+attention::Grid grid_of(const RootConfig& config, const data::Bucket& bucket) {
+  const data::ClipGeometry g = clip_geometry(config);
+  return {1 + (bucket.frames - 1) / g.temporal_stride, bucket.height / g.pixel_multiple,
+          bucket.width / g.pixel_multiple};
+}
+
+attention::AttentionConfig full_attention(attention::AttentionConfig config) {
+  config.backend = "full";
+  return config;
+}
+
+double assumed_density(const RootConfig& config, const std::vector<data::Bucket>& buckets) {
+  if (config.attention.backend == "full") return 1;
+  if (config.attention.select == "threshold") return std::min(1.0, config.attention.tau);
+  if (buckets.empty()) return 1;
+  double sum = 0;
+  for (int64_t layer = 0; layer < config.model.layers; ++layer) {
+    const attention::LayerAttention plan = attention::layer_attention(config.attention, layer, false);
+    const double blocks = double(attention::block_count(grid_of(config, buckets.back()), plan));
+    sum += plan.sparse ? std::min(1.0, double(plan.topk) / blocks) : 1.0;
+  }
+  return sum / double(std::max<int64_t>(1, config.model.layers));
+}
+
+std::map<std::string, int64_t> adapters_of(const RootConfig& config) {
+  if (!config.lora.enabled()) return {};
+  return model::adapter_values(config.lora, model::parameter_shapes(config.model));
+}
+
+struct StepFlops {
+  double forward = 0, backward = 0;
+  double total() const { return forward + backward; }
+};
+
+// Backward costs twice the forward, once for the gradients of inputs and once for those of weights; attention's 2.5
+// times is within this figure's accuracy. Recomputation adds one. Frozen weights need no gradients of their own, nor do
+// conditions and what comes before the first adapter.
+StepFlops step_flops(const RootConfig& config, const std::map<std::string, int64_t>& adapters,
+                     const std::vector<model::ForwardWork>& work) {
+  const bool frozen = config.lora.enabled();
+  StepFlops out;
+  bool reached = !frozen;
+  for (const model::ForwardWork& piece : work) {
+    const auto found = adapters.find(piece.module);
+    const double adapter = found == adapters.end() ? 0 : 2 * piece.rows * double(found->second);
+    reached |= found != adapters.end();
+    out.forward += piece.flops + adapter;
+    if (!reached) continue;
+    const double gradients = !frozen || piece.module.empty() ? 2 : piece.on_tokens ? 1 : 0;
+    out.backward += gradients * piece.flops + 2 * adapter;
+    if (config.model.activation_checkpointing) out.backward += piece.flops + adapter;
+  }
+  return out;
+}
+
+void add_memory(const RootConfig& config, RunEstimate& out) {
+  const ModelSizes sizes = model_sizes(config);
+  const RankMemory alone = rank_memory(config, {}, out.tokens, config.train.micro_batch);
+  out.experts = sizes.experts;
+  out.parameters = sizes.parameters;
+  out.trained = sizes.trainable;
+  out.adapters_bytes = config.lora.enabled() ? 4 * sizes.experts * sizes.trainable : 0;
+  out.weights_bytes = alone.weights - out.adapters_bytes;
+  out.gradients_bytes = alone.gradients;
+  out.optimizer_bytes = alone.optimizer;
+  out.ema_bytes = alone.ema;
+  out.activations_bytes = alone.activations;
+}
+
+std::string human_flops(double flops) {
+  const char* units[] = {"", " k", " M", " G", " T", " P", " E"};
+  int unit = 0;
+  while (flops >= 1000 && unit < 6) flops /= 1000, ++unit;
+  return fmt::format("{:.2f}{}FLOP", flops, unit ? units[unit] : " ");
+}
+
+std::string human_bytes(int64_t bytes) {
+  return bytes >= (1 << 30) ? fmt::format("{:.2f} GiB", double(bytes) / (1 << 30))
+                            : fmt::format("{:.1f} MiB", double(bytes) / (1 << 20));
+}
+
+}  // namespace
+
+std::vector<data::Bucket> configured_buckets(const RootConfig& config) {
+  const data::ClipGeometry g = clip_geometry(config);
+  std::vector<data::Bucket> out;
+  for (int64_t frames : config.data.frames)
+    out.push_back(
+        {frames, config.data.height, config.data.width, g.tokens(frames, config.data.height, config.data.width), 0});
+  return out;
+}
+
+RunEstimate estimate_run(const RootConfig& config, const std::vector<data::Bucket>& buckets) {
+  RunEstimate out;
+  out.assumed_density = assumed_density(config, buckets);
+  const std::map<std::string, int64_t> adapters = adapters_of(config);
+  for (const data::Bucket& bucket : buckets) {
+    const attention::Grid grid = grid_of(config, bucket);
+    const int64_t text = config.text.max_tokens;
+    const attention::AttentionConfig full = full_attention(config.attention);
+    const StepFlops of_full = step_flops(config, adapters, model::forward_work(config.model, full, grid, text, 1));
+    const StepFlops of_sparse = step_flops(
+        config, adapters, model::forward_work(config.model, config.attention, grid, text, out.assumed_density));
+    out.buckets.push_back({bucket, of_full.total(), of_sparse.total(), of_sparse.backward});
+    out.tokens = std::max(out.tokens, grid.tokens());
+  }
+  add_memory(config, out);
+  return out;
+}
+
+std::string estimate_to_text(const RootConfig& config, const RunEstimate& e) {
+  const char* each = e.experts > 1 ? " in each of 2 experts" : "";
+  std::string text =
+      fmt::format("parameters           {:.3f} M ({}){}\n", double(e.parameters) / 1e6, e.parameters, each);
+  if (config.lora.enabled())
+    text += fmt::format("trained              {:.3f} M ({}){}: LoRA of rank {}\n", double(e.trained) / 1e6, e.trained,
+                        each, config.lora.rank);
+  text += fmt::format("samples per step     {} ({} forward passes of {})\n", config.train.global_batch,
+                      config.train.global_batch / config.train.micro_batch, config.train.micro_batch);
+  for (const BucketEstimate& b : e.buckets) {
+    text += fmt::format("bucket {}x{}x{}: {} tokens per sample, {} clips\n", b.bucket.frames, b.bucket.height,
+                        b.bucket.width, b.bucket.tokens, b.bucket.clips);
+    const double batch = double(config.train.global_batch);
+    text += fmt::format("  per step, full     {}\n", human_flops(b.flops_full * batch));
+    text += fmt::format("  per step, {:<8} {} (density {:.2f} assumed; {:.2f}x less)\n", config.attention.backend,
+                        human_flops(b.flops_sparse * batch), e.assumed_density, b.flops_full / b.flops_sparse);
+  }
+  const std::string adapters = e.adapters_bytes > 0 ? " + adapters " + human_bytes(e.adapters_bytes) : "";
+  text += fmt::format(
+      "memory, estimated    {} = weights ({}) {}{} + gradients {} + optimizer {} + EMA {} + activations {}\n",
+      human_bytes(e.total_bytes()), config.model.weights_dtype, human_bytes(e.weights_bytes), adapters,
+      human_bytes(e.gradients_bytes), human_bytes(e.optimizer_bytes), human_bytes(e.ema_bytes),
+      human_bytes(e.activations_bytes));
+  text += "                     codec and encoders come on top where cache.dir does not hold what they would make\n";
+  return text;
+}
+
+}  // namespace vmoba::train

@@ -1,0 +1,44 @@
+// What a run will need, from its configuration alone: parameters, tokens, FLOPs, memory (vmoba-train --dry-run).
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "config/root_config.h"
+#include "data/clip_plan.h"
+
+namespace vmoba::train {
+
+struct BucketEstimate {
+  data::Bucket bucket;
+  double flops_full = 0;    // one optimiser step's FLOPs per sample, full attention everywhere
+  double flops_sparse = 0;  // with the configured attention at the assumed density
+  double backward = 0;      // the part of flops_sparse that backward does, recomputation included
+};
+
+// Of all experts together, but where it says otherwise.
+struct RunEstimate {
+  int64_t experts = 1;         // transformers: 2 with model.boundary
+  int64_t parameters = 0;      // of one expert, without adapters
+  int64_t trained = 0;         // values of one expert that the optimiser changes
+  double assumed_density = 1;  // of sparse layers: tau, or k/blocks (the measured one is in the log of the run)
+  std::vector<BucketEstimate> buckets;
+  int64_t tokens = 0;           // of a sample of the largest bucket
+  int64_t weights_bytes = 0;    // as model.weights_dtype keeps them: fp32 masters, or LoRA's frozen base
+  int64_t adapters_bytes = 0;   // LoRA's fp32 masters
+  int64_t gradients_bytes = 0;  // fp32
+  int64_t optimizer_bytes = 0;  // two moments
+  int64_t ema_bytes = 0;
+  int64_t activations_bytes = 0;  // largest bucket, micro batch; one expert computes at a time
+  int64_t total_bytes() const {
+    return weights_bytes + adapters_bytes + gradients_bytes + optimizer_bytes + ema_bytes + activations_bytes;
+  }
+};
+
+RunEstimate estimate_run(const RootConfig& config, const std::vector<data::Bucket>& buckets);
+std::string estimate_to_text(const RootConfig& config, const RunEstimate& estimate);
+
+// The buckets that the configuration alone implies (every frame count at height x width), for runs without files yet.
+std::vector<data::Bucket> configured_buckets(const RootConfig& config);
+
+}  // namespace vmoba::train

@@ -1,0 +1,86 @@
+#include "train/forecast/rank_memory.h"
+
+#include <algorithm>
+#include <map>
+#include <string>
+
+#include "model/common/lora.h"
+#include "model/dit.h"
+
+namespace vmoba::train {
+namespace {
+
+// Of what is trained and of fp32 bases 4.
+int64_t kept_width(const RootConfig& config) {
+  if (!config.lora.enabled()) return 4;
+  const std::string& dtype = config.model.weights_dtype;
+  return dtype == "fp8" ? 1 : dtype == "bf16" ? 2 : 4;
+}
+
+}  // namespace
+
+int64_t compute_width(const RootConfig& config) {
+  return config.model.compute_dtype == "bf16" ? 2 : 4;
+}
+
+int64_t carried_width(const RootConfig& config) {
+  return std::min(kept_width(config), compute_width(config));
+}
+
+ModelSizes model_sizes(const RootConfig& config) {
+  const std::vector<model::Parameter> parameters = model::parameter_shapes(config.model);
+  ModelSizes out;
+  out.experts = config.model.boundary > 0 ? 2 : 1;
+  std::map<std::string, int64_t> blocks;
+  for (const model::Parameter& p : parameters) {
+    const int64_t count = p.tensor.numel();
+    out.parameters += count;
+    out.kept_bytes += int64_t(p.tensor.nbytes() + (p.scale.defined() ? p.scale.nbytes() : 0));
+    if (p.name.rfind("blocks.", 0) == 0)
+      blocks[p.name.substr(0, p.name.find('.', 7))] += count;
+    else
+      out.outer += count;
+  }
+  for (const auto& [name, count] : blocks) out.largest_block = std::max(out.largest_block, count);
+  if (!config.lora.enabled())
+    out.trainable = out.parameters;
+  else
+    for (const auto& [module, values] : model::adapter_values(config.lora, parameters)) out.trainable += values;
+  return out;
+}
+
+RankMemory rank_memory(const RootConfig& config, const dist::MeshSizes& sizes, int64_t tokens, int64_t micro) {
+  const ModelSizes model = model_sizes(config);
+  const bool lora = config.lora.enabled();
+  const int64_t parts = sizes.state_ranks(), width = compute_width(config);
+  const auto part = [parts](int64_t values) { return (values + parts - 1) / parts; };
+  const int64_t trained = model.experts * (lora ? model.trainable : part(model.trainable));
+  RankMemory out;
+  out.weights = 4 * trained + (lora ? model.experts * part(model.kept_bytes) : 0);
+  out.gradients = 4 * trained;
+  out.optimizer = 8 * trained;
+  out.ema = config.train.ema.enabled ? 4 * trained : 0;
+  if (parts > 1) {
+    const int64_t block = model.largest_block, own = part(block);
+    const int64_t gathered = model.outer + 2 * block + own;
+    out.working = carried_width(config) * (config.model.activation_checkpointing ? gathered : model.parameters);
+    if (!lora) out.working += width * block + 4 * (block + own);
+  } else if (width != kept_width(config)) {
+    out.working = width * model.largest_block;
+  }
+  out.activations = activation_bytes(config, (tokens + sizes.sequence - 1) / sizes.sequence, micro);
+  return out;
+}
+
+int64_t activation_bytes(const RootConfig& config, int64_t tokens, int64_t micro) {
+  const model::ModelConfig& m = config.model;
+  const double e = double(m.heads * m.head_dim), width = double(compute_width(config));
+  const double per_token_block = width * (16 * e + 3 * double(m.ffn_dim)) + 4 * 4 * e;
+  const double per_token_kept = width * e;
+  const double layers = double(m.layers);
+  const double per_token =
+      m.activation_checkpointing ? layers * per_token_kept + per_token_block : layers * per_token_block;
+  return int64_t(per_token * double(tokens * micro));
+}
+
+}  // namespace vmoba::train

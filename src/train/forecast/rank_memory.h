@@ -1,0 +1,51 @@
+// What one rank of a job holds in memory, from the configuration alone (vmoba-train --dry-run,
+// src/train/forecast/scale_model.h).
+#pragma once
+#include <cstdint>
+
+#include "config/root_config.h"
+#include "train/dist/mesh.h"
+
+namespace vmoba::train {
+
+// Numbers in one transformer. `outer` and `largest_block` are the units that ranks gather where they hold the state
+// together: everything outside the blocks, and the largest block.
+struct ModelSizes {
+  int64_t experts = 1;     // transformers of this size: 2 with model.boundary
+  int64_t parameters = 0;  // without adapters
+  int64_t trainable = 0;   // the adapters' with LoRA, else all
+  int64_t outer = 0, largest_block = 0;
+  int64_t kept_bytes = 0;  // of the parameters as model.weights_dtype keeps them
+};
+ModelSizes model_sizes(const RootConfig& config);
+
+// Bytes of a value in model.compute_dtype, and of a weight on its way between ranks: the narrower of that and the type
+// that it is kept in.
+int64_t compute_width(const RootConfig& config);
+int64_t carried_width(const RootConfig& config);
+
+// Bytes, of all experts together; one computes at a time.
+struct RankMemory {
+  int64_t weights = 0;    // fp32 masters; with LoRA the frozen base as it is kept
+  int64_t gradients = 0;  // fp32
+  int64_t optimizer = 0;  // two fp32 moments
+  int64_t ema = 0;        // fp32
+  int64_t working = 0;    // weights in the compute dtype and gradients of the units at hand
+  int64_t activations = 0;
+  int64_t state() const { return weights + gradients + optimizer + ema; }
+  int64_t total() const { return state() + working + activations; }
+};
+
+// A rank of a job of these sizes, for samples of `tokens` tokens in passes of `micro` samples. The shard * sequence
+// ranks of a copy hold the state together (adapters lie on every rank, their frozen base is held together). They gather
+// the outer unit and two blocks (the one at work and the next, with what the rank sends of it) in the compute dtype,
+// all blocks where backward does not recompute them, and hold a block's gradients until they are summed into parts: in
+// the compute dtype, and in fp32 with the part that comes back. A rank that holds all of the state makes copies of a
+// block's weights in the compute dtype where that is another.
+RankMemory rank_memory(const RootConfig& config, const dist::MeshSizes& sizes, int64_t tokens, int64_t micro);
+
+// Activations of one pass. With checkpointing each block keeps its input only, plus one block's intermediates: about 16
+// E-wide and 3 F-wide tensors per token in the compute dtype, and fp32 modulation outputs.
+int64_t activation_bytes(const RootConfig& config, int64_t tokens, int64_t micro);
+
+}  // namespace vmoba::train

@@ -1,0 +1,220 @@
+#include "train/forecast/scale_model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "core/check.h"
+#include "train/dist/gradient_buckets.h"
+#include "train/dist/ulysses.h"
+
+namespace vmoba::train {
+namespace {
+
+using dist::Collective;
+using dist::GroupShape;
+using dist::MeshSizes;
+
+// Adds up what one kind of group sends and how long that takes.
+class Traffic {
+ public:
+  Traffic(const dist::Cluster& cluster, GroupShape group) : cluster_(cluster), group_(group) {}
+  // `count` operations on tensors of `bytes`; returns the seconds of one.
+  double add(Collective operation, double bytes, double count) {
+    const double one = cluster_.seconds(operation, bytes, group_);
+    seconds_ += count * one;
+    if (group_.ranks > 1) sent_bytes_ += count * dist::moved_bytes(operation, bytes, group_.ranks);
+    return one;
+  }
+  double seconds() const { return seconds_; }
+  double sent_bytes() const { return sent_bytes_; }
+
+ private:
+  const dist::Cluster& cluster_;
+  GroupShape group_;
+  double seconds_ = 0, sent_bytes_ = 0;
+};
+
+// Neighbouring ranks, and ranks that are `stride` apart.
+GroupShape neighbours(int ranks, int ranks_per_host) {
+  return {ranks, std::min(ranks, ranks_per_host)};
+}
+GroupShape apart(int ranks, int stride, int ranks_per_host) {
+  return {ranks, std::min(ranks, std::max(1, ranks_per_host / stride))};
+}
+
+struct PassCosts {
+  double sent_bytes = 0, waiting_s = 0;
+};
+
+// Of every step: the sum of all gradients in buckets, behind the last backward.
+PassCosts replicated_gradients(const ModelSizes& model, const MeshSizes& sizes, const ScaleOptions& o,
+                               double backward_s) {
+  const int ranks = sizes.data * sizes.state_ranks();
+  Traffic traffic(o.cluster, neighbours(ranks, o.cluster.ranks_per_host));
+  const double bytes = 4 * double(model.trainable), buckets = std::ceil(bytes / double(dist::kBucketBytes));
+  const double last = traffic.add(Collective::kAllReduce, bytes / buckets, buckets);
+  return {traffic.sent_bytes(), std::max(last, traffic.seconds() - backward_s)};
+}
+
+// Of one pass: gather weights for forward and, where backward recomputes, again; scatter sums of gradients; in the last
+// pass of a step the parts are summed over the copies.
+PassCosts sharded_pass(const RootConfig& config, const ModelSizes& model, const MeshSizes& sizes, const ScaleOptions& o,
+                       double pass_s, bool last_pass) {
+  const double blocks = double(config.model.layers), outer = double(model.outer);
+  const double block = double(model.parameters - model.outer) / blocks;
+  const double gathers = config.model.activation_checkpointing ? 2 : 1, width = double(carried_width(config));
+  Traffic state(o.cluster, neighbours(sizes.state_ranks(), o.cluster.ranks_per_host));
+  double first = state.add(Collective::kAllGather, width * outer, 1);
+  first += state.add(Collective::kAllGather, width * block, gathers * blocks);
+  Traffic copies(o.cluster, apart(sizes.data, sizes.state_ranks(), o.cluster.ranks_per_host));
+  if (!config.lora.enabled()) {
+    state.add(Collective::kReduceScatter, 4 * outer, 1);
+    first += state.add(Collective::kReduceScatter, 4 * block, blocks);
+    if (last_pass) {
+      copies.add(Collective::kAllReduce, 4 * outer / sizes.state_ranks(), 1);
+      first += copies.add(Collective::kAllReduce, 4 * block / sizes.state_ranks(), blocks);
+    }
+  }
+  const double all = state.seconds() + copies.seconds();
+  return {state.sent_bytes() + copies.sent_bytes(), std::max(first, all - pass_s)};
+}
+
+// Of one pass: q, k, v and the result of each layer's self attention, forward, backward and where the layer is computed
+// again; the velocity's tokens at the end. q and k hide behind the projection that follows them, and their gradients
+// behind those of v and k.
+PassCosts sequence_pass(const RootConfig& config, const MeshSizes& sizes, const ScaleOptions& o, int64_t tokens,
+                        int64_t micro) {
+  const model::ModelConfig& m = config.model;
+  const int64_t own = (tokens + sizes.sequence - 1) / sizes.sequence;
+  const double bytes = double(compute_width(config)) * double(own * micro * m.heads * m.head_dim);
+  Traffic traffic(o.cluster, neighbours(sizes.sequence, o.cluster.ranks_per_host));
+  const double width = double(m.heads * m.head_dim);
+  const double count = double(4 * m.layers * (m.activation_checkpointing ? 3 : 2));
+  const double exchange_s = traffic.add(Collective::kAllToAll, bytes, count);
+  const double projection_s = 2 * double(own * micro) * width * width / o.flops_per_s;
+  const double patch = double(m.patch_size[0] * m.patch_size[1] * m.patch_size[2] * m.out_channels);
+  traffic.add(Collective::kAllGather, 4 * patch * double(own * sizes.sequence * micro), 1);
+  return {traffic.sent_bytes(), traffic.seconds() - count / 2 * std::min(exchange_s, projection_s)};
+}
+
+int64_t next_multiple(int64_t value, int64_t of) {
+  return (value + of - 1) / of * of;
+}
+
+// Of the most expensive samples.
+BucketEstimate costliest(const RunEstimate& run) {
+  BucketEstimate out;
+  for (const BucketEstimate& bucket : run.buckets)
+    if (bucket.flops_sparse > out.flops_sparse) out = bucket;
+  return out;
+}
+
+bool can_share_heads(RootConfig config, int64_t sequence) {
+  config.parallel.sequence = sequence;
+  try {
+    dist::check_sequence(config);
+  } catch (const Error&) {
+    return false;
+  }
+  return true;
+}
+
+std::string sizes_text(const MeshSizes& sizes) {
+  return fmt::format("{} x {} x {}", sizes.data, sizes.shard, sizes.sequence);
+}
+
+std::string row(const ModeEstimate& e, bool chosen, int64_t memory_bytes, bool batch_fits) {
+  const auto gib = [](int64_t bytes) { return double(bytes) / double(1 << 30); };
+  const RankMemory& m = e.memory;
+  return fmt::format(
+      "{} {:<28} {:>13} {:>8.2f} {:>8.2f} {:>8.2f} {:>8.2f} {:>8.2f} {:>8.2f} {:>8.2f} {:>4} {:>6}{} {:>6} {:>9.2f} "
+      "{:>9.1f} {:>9.3f} {:>6.1f}%\n",
+      chosen ? '*' : ' ', e.mode.name, sizes_text(e.mode.sizes), gib(m.total()), gib(m.weights), gib(m.gradients),
+      gib(m.optimizer), gib(m.ema), gib(m.working), gib(m.activations), m.total() <= memory_bytes ? "yes" : "no",
+      e.global_batch, batch_fits ? ' ' : '!', e.share.passes, e.sent_bytes / double(1 << 30), 1e3 * e.waiting_s,
+      e.step_s(), 100 * e.efficiency());
+}
+
+}  // namespace
+
+std::vector<Mode> possible_modes(const RootConfig& config, const ScaleOptions& options) {
+  const int ranks = int(options.ranks), host = std::min(ranks, options.cluster.ranks_per_host);
+  std::vector<Mode> out;
+  for (int sequence = 1; sequence <= host; ++sequence) {
+    if (ranks % sequence != 0 || host % sequence != 0 || !can_share_heads(config, sequence)) continue;
+    const std::string with = sequence == 1 ? "" : fmt::format("sequence {}", sequence);
+    const auto named = [&](const char* mode) { return with.empty() ? mode : fmt::format("{} + {}", mode, with); };
+    const int groups = ranks / sequence, groups_of_host = host / sequence;
+    out.push_back({with.empty() ? "data parallel" : with, {groups, 1, sequence}});
+    if (groups_of_host > 1 && groups_of_host < groups && groups % groups_of_host == 0)
+      out.push_back({named("hybrid"), {groups / groups_of_host, groups_of_host, sequence}});
+    if (groups > 1) out.push_back({named("sharded"), {1, groups, sequence}});
+  }
+  return out;
+}
+
+ModeEstimate estimate_mode(const RootConfig& config, const RunEstimate& run, const Mode& mode,
+                           const ScaleOptions& options) {
+  const ModelSizes model = model_sizes(config);
+  ModeEstimate out;
+  out.mode = mode;
+  const MeshSizes& sizes = mode.sizes;
+  TrainConfig train = config.train;
+  if (train.global_batch % sizes.batch_ranks() != 0)
+    train.global_batch = next_multiple(train.global_batch, std::lcm(int64_t(sizes.batch_ranks()), train.micro_batch));
+  out.global_batch = train.global_batch;
+  out.share = dist::batch_share(train, sizes);
+  out.memory = rank_memory(config, sizes, run.tokens, out.share.micro);
+  const BucketEstimate sample = costliest(run);
+  const double s_per_flop = double(out.share.samples) / double(sizes.sequence) / options.flops_per_s;
+  out.compute_s = sample.flops_sparse * s_per_flop;
+  const double passes = double(out.share.passes), pass_s = out.compute_s / passes;
+  const auto add = [&](const PassCosts& costs, double count) {
+    out.sent_bytes += count * costs.sent_bytes;
+    out.waiting_s += count * costs.waiting_s;
+  };
+  if (sizes.state_ranks() > 1) {
+    add(sharded_pass(config, model, sizes, options, pass_s, /*last_pass=*/false), passes - 1);
+    add(sharded_pass(config, model, sizes, options, pass_s, /*last_pass=*/true), 1);
+  }
+  if (sizes.state_ranks() == 1 || config.lora.enabled()) {
+    add(replicated_gradients(model, sizes, options, sample.backward * s_per_flop / passes), 1);
+  }
+  if (sizes.sequence > 1) add(sequence_pass(config, sizes, options, run.tokens, out.share.micro), passes);
+  return out;
+}
+
+std::string scale_to_text(const RootConfig& config, const RunEstimate& run, const ScaleOptions& options) {
+  const MeshSizes wanted = dist::mesh_sizes(config.parallel, options.ranks);
+  const auto same = [&](const Mode& mode) {
+    return mode.sizes.data == wanted.data && mode.sizes.shard == wanted.shard && mode.sizes.sequence == wanted.sequence;
+  };
+  std::vector<Mode> modes = possible_modes(config, options);
+  if (std::none_of(modes.begin(), modes.end(), same)) modes.push_back({"as configured", wanted});
+  std::string text = fmt::format(
+      "{} rank{}, {} per host; links {}\n{:.0f} TFLOP/s per rank assumed; samples of {} tokens; memory in GiB per rank "
+      "of {:.0f}; * is what `parallel` asks for\n",
+      options.ranks, options.ranks == 1 ? "" : "s", options.cluster.ranks_per_host, options.cluster.source,
+      options.flops_per_s / 1e12, run.tokens, double(options.memory_bytes) / double(1 << 30));
+  text += fmt::format(
+      "  {:<28} {:>13} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>4} {:>7} {:>6} {:>9} {:>9} {:>9} {:>7}\n", "mode",
+      "data/shard/sq", "memory", "weights", "grads", "optim.", "EMA", "working", "activ.", "fits", "batch", "passes",
+      "sent GiB", "wait ms", "step s", "effic.");
+  std::string advice;
+  for (const Mode& mode : modes) {
+    const ModeEstimate e = estimate_mode(config, run, mode, options);
+    const bool batch_fits = e.global_batch == config.train.global_batch;
+    text += row(e, same(mode), options.memory_bytes, batch_fits);
+    if (batch_fits) continue;
+    const int64_t groups = mode.sizes.batch_ranks(), below = config.train.global_batch / groups * groups;
+    const std::string note = fmt::format(
+        "! {} groups of ranks take samples of their own: train.global_batch {} is no "
+        "multiple; use {}{}\n",
+        groups, config.train.global_batch, below > 0 ? fmt::format("{} or ", below) : "", below + groups);
+    if (advice.find(note) == std::string::npos) advice += note;
+  }
+  return text + advice;
+}
+
+}  // namespace vmoba::train

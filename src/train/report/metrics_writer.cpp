@@ -1,0 +1,111 @@
+#include "train/report/metrics_writer.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "core/check.h"
+#include "core/file.h"
+#include "core/log.h"
+
+namespace vmoba::train {
+namespace {
+
+constexpr int64_t kMaxFileBytes = int64_t{4} << 30;
+constexpr std::chrono::seconds kSyncInterval{1};
+
+// The object of one line, if it is one and names a step.
+std::optional<nlohmann::json> parse_line(std::string_view line) {
+  nlohmann::json record = nlohmann::json::parse(line, nullptr, false);
+  if (!record.is_object()) return std::nullopt;
+  const auto step = record.find("step");
+  if (step == record.end() || !step->is_number_integer()) return std::nullopt;
+  return record;
+}
+
+// Calls `visit(line with its newline)` for each whole line; returns what follows the last newline.
+std::string_view for_each_line(std::string_view text, const std::function<void(std::string_view)>& visit) {
+  for (size_t end; (end = text.find('\n')) != std::string_view::npos; text.remove_prefix(end + 1))
+    visit(text.substr(0, end + 1));
+  return text;
+}
+
+}  // namespace
+
+MetricsWriter::MetricsWriter(const std::string& path, int64_t steps_done) : path_(path) {
+  std::string kept;
+  if (std::filesystem::exists(path)) {
+    const std::string text = read_file(path, kMaxFileBytes, "the run's metrics");
+    int64_t damaged = 0;
+    const std::string_view torn = for_each_line(text, [&](std::string_view line) {
+      const auto record = parse_line(line);
+      const int64_t step = record ? record->at("step").get<int64_t>() : 0;
+      if (step <= last_step_) ++damaged;
+      if (step <= last_step_ || step > steps_done) return;
+      kept += line;
+      last_step_ = step;
+    });
+    if (damaged > 0) log_warning("{}: removed {} damaged or repeated lines", path, damaged);
+    const bool changed = kept.size() != text.size() || !torn.empty();
+    if (changed) write_file_atomically(path, kept);
+  }
+  fd_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  VMOBA_CHECK(fd_ >= 0, "expected to write '{}', found: {}; choose another run.dir", path, std::strerror(errno));
+  size_bytes_ = int64_t(kept.size());
+  sync();
+}
+
+MetricsWriter::~MetricsWriter() {
+  if (fd_ < 0) return;
+  ::fsync(fd_);
+  ::close(fd_);
+}
+
+void MetricsWriter::append(const nlohmann::ordered_json& record) {
+  const int64_t step = record.at("step").get<int64_t>();
+  VMOBA_CHECK(step > last_step_, "expected metrics of a step above {}, found step {} again", last_step_, step);
+  const std::string line = record.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  size_t done = 0;
+  while (done < line.size()) {
+    const ssize_t wrote = ::write(fd_, line.data() + done, line.size() - done);
+    if (wrote < 0 && errno == EINTR) continue;
+    if (wrote <= 0) {
+      const int error = errno;
+      // Best effort: where this fails too, the torn line is removed when the run is resumed.
+      if (::ftruncate(fd_, size_bytes_) != 0) log_warning("{}: the last line is torn", path_);
+      throw_runtime("expected to write '{}', found: {}; free disk space and continue with --resume latest", path_,
+                    std::strerror(error));
+    }
+    done += size_t(wrote);
+  }
+  size_bytes_ += int64_t(line.size());
+  last_step_ = step;
+  if (std::chrono::steady_clock::now() - synced_at_ >= kSyncInterval) sync();
+}
+
+void MetricsWriter::sync() {
+  VMOBA_CHECK(::fsync(fd_) == 0, "expected to sync '{}' to disk, found: {}; check the disk", path_,
+              std::strerror(errno));
+  synced_at_ = std::chrono::steady_clock::now();
+}
+
+std::vector<std::pair<int64_t, double>> read_metric(const std::string& path, const std::string& name) {
+  std::vector<std::pair<int64_t, double>> values;
+  const std::string text = read_file(path, kMaxFileBytes, "a run's metrics");
+  for_each_line(text, [&](std::string_view line) {
+    const auto record = parse_line(line);
+    if (!record) return;
+    const auto value = record->find(name);
+    if (value != record->end() && value->is_number())
+      values.emplace_back(record->at("step").get<int64_t>(), value->get<double>());
+  });
+  return values;
+}
+
+}  // namespace vmoba::train

@@ -1,0 +1,121 @@
+#include "train/report/standard_callbacks.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "core/log.h"
+#include "data/video_writer.h"
+#include "train/report/loss_curve.h"
+#include "train/report/metrics_writer.h"
+#include "train/report/tensorboard_writer.h"
+
+namespace vmoba::train {
+namespace {
+
+constexpr double kPlainIntervalSeconds = 10;
+constexpr int64_t kStripFrames = 6;
+
+class ProgressCallback final : public Callback {
+ public:
+  ProgressCallback() : progress_(terminal_columns(), kPlainIntervalSeconds) {}
+  void on_step(const StepReport& report) override { progress_.update(report); }
+  void on_checkpoint(int64_t, const std::string& folder) override { log_info("saved {}", folder); }
+  void on_validation(int64_t, const std::vector<ValidationVideo>& videos) override {
+    for (const ValidationVideo& video : videos) log_info("sampled {} ({})", video.path, video.prompt);
+  }
+  void on_end() override { progress_.finish(); }
+
+ private:
+  Progress progress_;
+};
+
+class MetricsCallback final : public Callback {
+ public:
+  MetricsCallback(const std::string& run_dir, int64_t steps_done)
+      : run_dir_(run_dir), writer_(run_dir + "/metrics.jsonl", steps_done) {}
+
+  void on_step(const StepReport& report) override {
+    nlohmann::ordered_json density;
+    for (const auto& [name, value] : report.density)
+      if (name != "all") density[name] = value;
+    const auto all = report.density.find("all");
+    nlohmann::ordered_json record = {{"step", report.step},
+                                     {"loss", report.loss},
+                                     {"lr", report.lr},
+                                     {"grad_norm", report.grad_norm},
+                                     {"tokens_per_s", report.tokens_per_s},
+                                     {"density", all == report.density.end() ? 1.0 : all->second},
+                                     {"density_by_partition", density},
+                                     {"step_s", report.step_s},
+                                     {"data_wait_s", report.data_wait_s},
+                                     {"memory_bytes", report.memory_bytes},
+                                     {"failed_clips", report.failed_clips}};
+    for (const auto& [name, norm] : report.grad_norm_by_expert) record["grad_norm_" + name] = norm;
+    writer_.append(record);
+  }
+  void on_checkpoint(int64_t, const std::string&) override { writer_.sync(); }
+
+  void on_end() override {
+    writer_.sync();
+    const auto points = read_metric(run_dir_ + "/metrics.jsonl", "loss");
+    if (points.empty()) return;
+    const RgbImage image = draw_loss_curve(points, {});
+    const at::Tensor pixels_HWC =
+        at::tensor(at::ArrayRef<uint8_t>(image.rgb), at::kByte).view({image.height, image.width, 3});
+    data::write_png(run_dir_ + "/loss.png", pixels_HWC.permute({2, 0, 1}).contiguous());
+    log_info("loss curve: {}/loss.png", run_dir_);
+  }
+
+ private:
+  std::string run_dir_;
+  MetricsWriter writer_;
+};
+
+// Some frames of a video side by side.
+at::Tensor film_strip(const at::Tensor& frames_CFHW) {
+  const int64_t frames = frames_CFHW.size(1), count = std::min(kStripFrames, frames);
+  std::vector<at::Tensor> shown;
+  for (int64_t i = 0; i < count; ++i)
+    shown.push_back(frames_CFHW.select(1, count > 1 ? i * (frames - 1) / (count - 1) : 0));
+  return at::cat(shown, 2).contiguous();
+}
+
+class TensorboardCallback final : public Callback {
+ public:
+  TensorboardCallback(const std::string& run_dir, int64_t steps_done) : writer_(run_dir + "/tensorboard", steps_done) {}
+
+  void on_step(const StepReport& report) override {
+    std::vector<std::pair<std::string, double>> values = {{"train/loss", report.loss},
+                                                          {"train/lr", report.lr},
+                                                          {"train/grad_norm", report.grad_norm},
+                                                          {"speed/tokens_per_s", report.tokens_per_s},
+                                                          {"speed/data_wait_s", report.data_wait_s}};
+    for (const auto& [name, norm] : report.grad_norm_by_expert) values.emplace_back("train/grad_norm_" + name, norm);
+    for (const auto& [name, value] : report.density) values.emplace_back("density/" + name, value);
+    writer_.scalars(report.step, values);
+  }
+  void on_validation(int64_t step, const std::vector<ValidationVideo>& videos) override {
+    for (size_t i = 0; i < videos.size(); ++i) {
+      const at::Tensor strip = film_strip(videos[i].frames_CFHW);
+      writer_.image(step, fmt::format("samples/{}", i), strip.size(1), strip.size(2), data::encode_png(strip));
+    }
+  }
+
+ private:
+  TensorboardWriter writer_;
+};
+
+}  // namespace
+
+std::vector<std::unique_ptr<Callback>> standard_callbacks(const std::string& run_dir, int64_t first_step,
+                                                          bool tensorboard) {
+  std::vector<std::unique_ptr<Callback>> out;
+  out.push_back(std::make_unique<MetricsCallback>(run_dir, first_step));
+  if (tensorboard) out.push_back(std::make_unique<TensorboardCallback>(run_dir, first_step));
+  out.push_back(std::make_unique<ProgressCallback>());
+  return out;
+}
+
+}  // namespace vmoba::train
