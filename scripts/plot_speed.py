@@ -84,7 +84,7 @@ def draw(rows, date, commit, gpu):
 def main():
     page = (ROOT / "docs/benchmarks.md").read_text()
     rows, date, commit = training_steps(page)
-    gpu = re.search(r"One (NVIDIA H\d+)", page)[1]
+    gpu = re.search(r"one (NVIDIA H\d+)", page)[1]
     (ROOT / "docs/images/speed.svg").write_text(draw(rows, date, commit, "One " + gpu))
 
 
