@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh clone to a trained small video model: sets up, builds, trains with VMoBA on the shipped clips, samples.
-# Safe to repeat: the second run re-uses the build; an interrupted training goes on where it was.
+# Safe to re-run: the second run re-uses the build, and an interrupted training continues.
 #
 #   ./scripts/quickstart.sh [key.sub=value...]     for example: ./scripts/quickstart.sh train.steps=100
 set -euo pipefail
@@ -11,7 +11,7 @@ export MALLOC_ARENA_MAX=4
 
 echo "quickstart: checking the clips and what the run needs"
 build/bin/vmoba-train --config configs/quickstart.yaml --dry-run "$@"
-echo "quickstart: training (a few minutes on 2 cores; Ctrl-C saves, and running this again goes on)"
+echo "quickstart: training (a few minutes on 2 cores; Ctrl-C saves, and running this script again continues)"
 build/bin/vmoba-train --config configs/quickstart.yaml --resume latest run.dir="$run_dir" "$@"
 
 checkpoint=$(ls -d "$run_dir"/checkpoint-* | grep -v unfinished | sort -t- -k2 -n | tail -1)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up everything that a build needs and builds: Debian/Ubuntu packages, a venv with libtorch, the CUDA
-# compiler and CUTLASS headers from PyPI, then CMake + ninja. Safe to repeat: what is there is re-used.
+# compiler and CUTLASS headers from PyPI, then CMake + ninja. Safe to re-run; finished steps are skipped.
 #
 #   ./scripts/setup.sh [--tests] [--preset NAME] [--no-build] [target...]
 #

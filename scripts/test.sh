@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up, builds and runs the whole CPU test suite. Safe to repeat. With CI=true warnings are errors.
+# Sets up, builds and runs the whole CPU test suite. Safe to re-run. With CI=true warnings are errors.
 #
 #   ./scripts/test.sh [ctest arguments...]     for example: ./scripts/test.sh -R attention
 #
