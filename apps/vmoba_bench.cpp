@@ -91,7 +91,7 @@ std::vector<bench::BenchCase> run_cases(const AttentionArguments& a) {
   }
   const std::string prefix = a.out.empty() ? "sweep_" + a.sweep : a.out;
   write_file_atomically(prefix + ".csv", bench::cases_to_csv(cases));
-  write_file_atomically(prefix + ".svg", bench::cases_to_svg(cases, a.sweep));
+  write_file_atomically(prefix + ".svg", chart_to_svg(bench::sweep_chart(cases, a.sweep)));
   return cases;
 }
 

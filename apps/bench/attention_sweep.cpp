@@ -3,14 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
-#include <cmath>
 #include <map>
 
 #include "core/check.h"
 
 namespace vmoba::bench {
 namespace {
+
+constexpr double kAxisRoom = 1.15;
 
 int64_t pieces(int64_t length, int64_t count) {
   return std::max<int64_t>(1, (length + count - 1) / count);
@@ -61,57 +61,15 @@ double position_of(const BenchCase& c, const std::string& axis) {
   return axis == "density" ? c.density : double(c.blocks);
 }
 
-// A logarithmic axis of the picture.
-struct Axis {
-  double low, high, first_pixel, last_pixel;
-  double pixel(double value) const {
-    const double share = high > low ? std::log(value / low) / std::log(high / low) : 0.5;
-    return first_pixel + share * (last_pixel - first_pixel);
-  }
-};
-
-Axis axis_of(const std::vector<double>& values, double first_pixel, double last_pixel) {
+// A logarithmic axis around some values, with a little room at both ends.
+ChartAxis axis_around(const std::string& label, const std::vector<double>& values) {
   const auto [low, high] = std::minmax_element(values.begin(), values.end());
-  return {*low, *high, first_pixel, last_pixel};
-}
-
-using Line = std::vector<std::pair<double, double>>;
-
-constexpr double kLeft = 70, kRight = 560, kTop = 30, kBottom = 360;
-
-// A line and, as number `index`, its name in the legend.
-std::string line_svg(const std::string& name, Line points, const Axis& x, const Axis& y, const char* colour,
-                     size_t index) {
-  std::sort(points.begin(), points.end());
-  std::string path, dots;
-  for (const auto& [at, value] : points) {
-    path += fmt::format("{:.1f},{:.1f} ", x.pixel(at), y.pixel(value));
-    dots +=
-        fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" fill=\"{}\"/>\n", x.pixel(at), y.pixel(value), colour);
-  }
-  return fmt::format(
-      "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\"/>\n{}"
-      "<text x=\"{}\" y=\"{}\" fill=\"{}\">{}</text>\n",
-      path, colour, dots, kRight + 16, kTop + 10 + 18 * index, colour, name);
-}
-
-std::string ticks_svg(const std::vector<double>& values, const Axis& x, const Axis& y) {
-  std::string out;
-  std::vector<double> shown = values;
-  std::sort(shown.begin(), shown.end());
-  double last = -INFINITY;
-  for (const double value : shown) {
-    if (x.pixel(value) - last < 45) continue;
-    last = x.pixel(value);
-    out += fmt::format("<text x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n", last, kBottom + 18,
-                       value < 10 ? fmt::format("{:.2f}", value) : fmt::format("{:.0f}", value));
-  }
-  for (double value = std::pow(10, std::ceil(std::log10(y.low))); value <= y.high; value *= 10)
-    out += fmt::format(
-        "<line x1=\"{0}\" x2=\"{1}\" y1=\"{2:.1f}\" y2=\"{2:.1f}\" stroke=\"#ddd\"/>\n"
-        "<text x=\"{3}\" y=\"{2:.1f}\" text-anchor=\"end\">{4:g}</text>\n",
-        kLeft, kRight, y.pixel(value), kLeft - 6, value);
-  return out;
+  ChartAxis axis;
+  axis.label = label;
+  axis.low = *low / kAxisRoom;
+  axis.high = *high * kAxisRoom;
+  axis.scale = AxisScale::kLogarithmic;
+  return axis;
 }
 
 }  // namespace
@@ -135,31 +93,31 @@ std::string cases_to_csv(const std::vector<BenchCase>& cases) {
   return out;
 }
 
-std::string cases_to_svg(const std::vector<BenchCase>& cases, const std::string& axis) {
-  VMOBA_CHECK(!cases.empty(), "a picture of a sweep: expected at least one case, found none");
-  std::map<std::string, Line> lines;
+Chart sweep_chart(const std::vector<BenchCase>& cases, const std::string& axis) {
+  VMOBA_CHECK(!cases.empty(), "a chart of a sweep: expected at least one case, found none");
+  std::map<std::string, ChartLine> lines;
   std::vector<double> xs, ys;
   for (const BenchCase& c : cases) {
     const double at = position_of(c, axis);
-    lines[c.partition].emplace_back(at, c.total_ms.median);
-    lines["full"].emplace_back(at, c.full_total_ms.median);
+    lines[c.partition].points.emplace_back(at, c.total_ms.median);
+    lines["full"].points.emplace_back(at, c.full_total_ms.median);
     xs.push_back(at);
     ys.insert(ys.end(), {c.total_ms.median, c.full_total_ms.median});
   }
-  const Axis x = axis_of(xs, kLeft, kRight), y = axis_of(ys, kBottom, kTop);
-  static constexpr std::array kColours = {"#555555", "#d9534f", "#2a7ab0", "#3c9a5f"};
-  std::string out = fmt::format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"700\" height=\"420\" font-family=\"sans-serif\" "
-      "font-size=\"12\">\n<rect width=\"700\" height=\"420\" fill=\"white\"/>\n"
-      "<text x=\"{}\" y=\"18\">forward + backward, ms</text>\n<text x=\"{}\" y=\"410\">{}</text>\n",
-      kLeft, (kLeft + kRight) / 2, axis);
-  out += ticks_svg(xs, x, y);
-  size_t index = 0;
-  for (const auto& [name, points] : lines) {
-    out += line_svg(name, points, x, y, kColours[index % kColours.size()], index);
-    ++index;
+  Chart chart;
+  chart.title = "Attention, forward + backward";
+  chart.x = axis_around(axis, xs);
+  chart.y = axis_around("ms", ys);
+  chart.width = 800;
+  chart.height = 480;
+  for (auto& [name, line] : lines) {
+    std::sort(line.points.begin(), line.points.end());
+    line.name = name;
+    line.color = line_color(chart.lines.size());
+    line.markers = true;
+    chart.lines.push_back(std::move(line));
   }
-  return out + "</svg>\n";
+  return chart;
 }
 
 }  // namespace vmoba::bench

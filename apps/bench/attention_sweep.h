@@ -1,9 +1,10 @@
-// What `vmoba-bench attention --sweep` varies, and its results as CSV and as a picture.
+// What `vmoba-bench attention --sweep` varies, and its results as CSV and as a chart.
 #pragma once
 #include <string>
 #include <vector>
 
 #include "apps/bench/attention_bench.h"
+#include "core/drawing.h"
 
 namespace vmoba::bench {
 
@@ -17,7 +18,7 @@ std::vector<BenchOptions> sweep_points(const BenchOptions& options, const std::s
 // One line a case, columns named like the keys of the JSON.
 std::string cases_to_csv(const std::vector<BenchCase>& cases);
 
-// A log-log SVG: forward + backward ms over the axis, a line for each partition and one for full attention.
-std::string cases_to_svg(const std::vector<BenchCase>& cases, const std::string& axis);
+// Forward + backward ms over the axis, both logarithmic: a line for each partition and one for full attention.
+Chart sweep_chart(const std::vector<BenchCase>& cases, const std::string& axis);
 
 }  // namespace vmoba::bench

@@ -1,10 +1,13 @@
-// Content hashes: XXH64 (https://github.com/Cyan4973/xxHash, doc/xxhash_spec.md) of memory and files. For telling
-// contents apart and finding damage, not for security.
+// Content hashes: XXH64 (libxxhash) of memory and files. For telling contents apart and finding damage, not for
+// security.
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
+
+struct XXH64_state_s;
 
 namespace vmoba {
 
@@ -17,12 +20,10 @@ class ContentHash {
   uint64_t value() const;
 
  private:
-  void mix_stripe(const uint8_t* stripe);
-
-  uint64_t seed_, lanes_[4];
-  uint64_t total_bytes_ = 0;
-  uint8_t buffer_[32];
-  size_t buffered_ = 0;
+  struct Free {
+    void operator()(XXH64_state_s* state) const;
+  };
+  std::unique_ptr<XXH64_state_s, Free> state_;
 };
 
 uint64_t content_hash(std::string_view bytes);

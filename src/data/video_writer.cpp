@@ -243,8 +243,4 @@ std::string encode_png(const at::Tensor& rgb_CHW) {
   return std::string(reinterpret_cast<const char*>(packet->data), static_cast<size_t>(packet->size));
 }
 
-void write_png(const std::string& path, const at::Tensor& rgb_CHW) {
-  write_file_atomically(path, encode_png(rgb_CHW));
-}
-
 }  // namespace vmoba::data

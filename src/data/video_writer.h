@@ -11,8 +11,7 @@ namespace vmoba::data {
 // Throws Error(kRuntime) where the folder cannot be written or no H.264 encoder is in libavcodec (names the package).
 void write_video(const std::string& path, const at::Tensor& video_CFHW, double fps);
 
-// rgb: uint8 [3, H, W], CPU.
-void write_png(const std::string& path, const at::Tensor& rgb_CHW);
+// The bytes of a PNG file. rgb: uint8 [3, H, W], CPU.
 std::string encode_png(const at::Tensor& rgb_CHW);
 
 }  // namespace vmoba::data

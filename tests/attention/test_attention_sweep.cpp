@@ -1,4 +1,4 @@
-// What a sweep varies, and its CSV and picture, without a GPU.
+// What a sweep varies, and its CSV and chart, without a GPU.
 #include <algorithm>
 #include <set>
 
@@ -71,18 +71,25 @@ TEST_CASE("an unknown axis is refused") {
   CHECK_THROWS_AS(sweep_points(BenchOptions(), "heads"), Error);
 }
 
-TEST_CASE("CSV and picture hold every case") {
+TEST_CASE("CSV and chart hold every case") {
   const std::vector<BenchCase> cases = {measured("temporal", 1000, 2, 4), measured("temporal", 4000, 8, 64),
-                                        measured("spatial", 1000, 3, 4.5), measured("spatial", 4000, 9, 64.5)};
+                                        measured("spatial", 4000, 9, 64.5), measured("spatial", 1000, 3, 4.5)};
   const std::string csv = cases_to_csv(cases);
   CHECK(count(csv, "\n") == 5);
   const std::string header = csv.substr(0, csv.find('\n')), row = csv.substr(csv.rfind('\n', csv.size() - 2) + 1);
   CHECK(count(header, ",") == count(row, ","));
   CHECK(row.substr(0, row.find(',')) == "spatial");
-  CHECK(count(row, ",64.5000,") == 1);
-  const std::string svg = cases_to_svg(cases, "tokens");
-  CHECK(count(svg, "<polyline") == 3);  // two partitions and full attention
-  CHECK(count(svg, "<circle") == 8);
-  CHECK(count(svg, "nan") == 0);
-  CHECK(count(cases_to_svg({cases[0]}, "tokens"), "nan") == 0);
+  CHECK(count(row, ",4.5000,") == 1);
+  const Chart chart = sweep_chart(cases, "tokens");
+  CHECK(chart.x.label == "tokens");
+  CHECK((chart.x.low < 1000 && chart.x.high > 4000 && chart.y.low < 2 && chart.y.high > 64.5));
+  using Points = std::vector<std::pair<double, double>>;
+  REQUIRE(chart.lines.size() == 3);  // full attention and two partitions
+  CHECK(chart.lines[0].name == "full");
+  CHECK(chart.lines[0].points == Points{{1000, 4}, {1000, 4.5}, {4000, 64}, {4000, 64.5}});
+  CHECK(chart.lines[1].name == "spatial");
+  CHECK(chart.lines[1].points == Points{{1000, 3}, {4000, 9}});
+  CHECK(chart.lines[2].points == Points{{1000, 2}, {4000, 8}});
+  CHECK(count(chart_to_svg(sweep_chart({cases[0]}, "tokens")), "nan") == 0);
+  CHECK_THROWS_AS(sweep_chart({}, "tokens"), Error);
 }

@@ -60,6 +60,8 @@ std::string foreign_violation(const std::string& file, const std::string& includ
     return "only train/dist includes MPI and NCCL";
   if (starts_with_any(include, {"libav", "libsw"}) && !(file.starts_with("data/") && file.ends_with(".cpp")))
     return "only data's .cpp files include libav";
+  if (include.starts_with("cairo") && file != "core/drawing.cpp") return "only core/drawing.cpp includes Cairo";
+  if (include == "xxhash.h" && file != "core/hash.cpp") return "only core/hash.cpp includes xxHash";
   if (include.starts_with("spdlog") && file != "core/log.cpp") return "only core/log.cpp includes spdlog";
   return "";
 }
@@ -190,6 +192,9 @@ TEST_CASE("each broken rule is found") {
       {"src/core/x.cpp", "#include \"model/dit.h\"", "core does not see it"},
       {"src/core/x.cpp", "#include <ATen/ATen.h>", "core does not see torch"},
       {"src/core/config.cpp", "#include <spdlog/spdlog.h>", "only core/log.cpp"},
+      {"src/core/drawing.h", "#include <cairo.h>", "only core/drawing.cpp"},
+      {"src/train/report/x.cpp", "#include <cairo-svg.h>", "only core/drawing.cpp"},
+      {"src/core/x.cpp", "#include <xxhash.h>", "only core/hash.cpp"},
       {"src/attention/kernels/x.cu", "#include <ATen/ATen.h>", "kernels do not see torch"},
       {"src/attention/kernels/x.cuh", "#include <torch/types.h>", "kernels do not see torch"},
       {"src/attention/kernels/x.cu", "#include \"core/check.h\"", "kernels does not see it"},

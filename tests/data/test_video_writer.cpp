@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 
 #include "core/check.h"
 #include "data/clip_decoder.h"
@@ -178,10 +179,9 @@ TEST_CASE("PNG pictures are exact") {
   const std::string path = folder.path() + "/out.png";
   for (const auto& [height, width] : {std::pair<int64_t, int64_t>{48, 64}, {33, 17}, {1, 1}}) {
     const at::Tensor picture = moving_waves(1, height, width).select(1, 0);
-    write_png(path, picture);
+    std::ofstream(path, std::ios::binary) << encode_png(picture);
     INFO(width << "x" << height);
     CHECK(at::equal(ffmpeg_frames(path, "", height, width)[0], picture));
-    CHECK(encode_png(picture) == read_bytes(path));
   }
-  CHECK_THROWS_AS(write_png(path, at::zeros({3, 4, 4})), vmoba::Error);
+  CHECK_THROWS_AS(encode_png(at::zeros({3, 4, 4})), vmoba::Error);
 }

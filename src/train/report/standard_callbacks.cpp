@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "core/file.h"
 #include "core/log.h"
 #include "data/video_writer.h"
 #include "train/report/loss_curve.h"
@@ -61,10 +62,7 @@ class MetricsCallback final : public Callback {
     writer_.sync();
     const auto points = read_metric(run_dir_ + "/metrics.jsonl", "loss");
     if (points.empty()) return;
-    const RgbImage image = draw_loss_curve(points, {});
-    const at::Tensor pixels_HWC =
-        at::tensor(at::ArrayRef<uint8_t>(image.rgb), at::kByte).view({image.height, image.width, 3});
-    data::write_png(run_dir_ + "/loss.png", pixels_HWC.permute({2, 0, 1}).contiguous());
+    write_file_atomically(run_dir_ + "/loss.png", chart_to_png(loss_curve(points)));
     log_info("loss curve: {}/loss.png", run_dir_);
   }
 
