@@ -288,6 +288,7 @@ std::string chart_to_svg(const Chart& chart) {
   const Surface surface(
       cairo_svg_surface_create_for_stream(append_bytes, &file, double(chart.width), double(chart.height)),
       cairo_surface_destroy);
+  cairo_svg_surface_set_document_unit(surface.get(), CAIRO_SVG_UNIT_PX);
   draw_on(surface.get(), chart);
   cairo_surface_finish(surface.get());
   check_status(cairo_surface_status(surface.get()));
