@@ -21,6 +21,19 @@ function(_vmoba_compile_options target)
   endif()
 endfunction()
 
+# vmoba_kernel_options(TARGET [NO_SPILLS file.cu ...])   of a library of kernels; with VMOBA_WERROR warnings are errors
+#   NO_SPILLS   files none of whose kernels may keep registers or arrays in local memory
+function(vmoba_kernel_options target)
+  cmake_parse_arguments(A "" "" "NO_SPILLS" ${ARGN})
+  target_include_directories(${target} PUBLIC "${CMAKE_SOURCE_DIR}/src")
+  target_link_libraries(${target} PUBLIC vmoba_cuda)
+  set(error "$<$<BOOL:${VMOBA_WERROR}>:-Werror=all-warnings>" "$<$<BOOL:${VMOBA_WERROR}>:-Xcompiler=-Werror>")
+  target_compile_options(${target} PRIVATE
+    "$<$<COMPILE_LANGUAGE:CUDA>:-lineinfo;-Xcompiler=-Wall,-Wextra,-Wno-unused-parameter;${error}>")
+  set_source_files_properties(${A_NO_SPILLS} PROPERTIES COMPILE_OPTIONS
+    "-Xptxas=--warn-on-spills,--warn-on-local-memory-usage;$<$<BOOL:${VMOBA_WERROR}>:-Xptxas=--warning-as-error>")
+endfunction()
+
 function(_vmoba_torch target)
   target_link_libraries(${target} PUBLIC vmoba_torch)
   if(NOT target STREQUAL "vmoba_torch_pch")

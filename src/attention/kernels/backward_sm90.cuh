@@ -14,72 +14,63 @@
 
 #include "attention/kernels/backward.cuh"
 #include "attention/kernels/hopper.cuh"
+#include "attention/kernels/ring.cuh"
 
 namespace vmoba::kernels::backward_sm90 {
 
-namespace hp = hopper;
-
-constexpr int kStages = 2;
-constexpr int kDqRowStages = 4;  // tiles between a gather and the add of its dq
+constexpr int kSlots = 2;
+constexpr int kDqRowSlots = 4;  // tiles between a gather and the add of its dq
 
 template <int kColumns_>
-struct Config {
+struct Tile {
   static constexpr int kColumns = kColumns_;                  // D
   static constexpr int kRows = kColumns == 128 ? 64 : 128;    // rows of a tile: 64-row tiles of D = 64 feed too little
   static constexpr int kRowTileBytes = kRows * kColumns * 2;  // q or dout
   static constexpr int kKeyTileBytes = kBackwardKeys * kColumns * 2;
   static constexpr int kScoreBytes = kBackwardKeys * kRows * 2;  // dS^T
-  static constexpr int kRowPanelBytes = kRows * hp::kPanelRowBytes;
-  static constexpr int kKeyPanelBytes = kBackwardKeys * hp::kPanelRowBytes;
+  static constexpr int kRowPanelBytes = kRows * hopper::kPanelRowBytes;
+  static constexpr int kKeyPanelBytes = kBackwardKeys * hopper::kPanelRowBytes;
   // Eight words beyond a row: the float2 stores of four rows of accumulators then hit all 32 banks once.
   static constexpr int kDqPitch = kColumns * 4 + 32;
 };
 
 template <class C>
-struct alignas(1024) Storage {
+struct alignas(1024) SharedStorage {
   uint8_t k[C::kKeyTileBytes];
   uint8_t v[C::kKeyTileBytes];
-  uint8_t q[kStages][C::kRowTileBytes];
-  uint8_t dout[kStages][C::kRowTileBytes];
-  uint8_t scores[kStages][C::kScoreBytes];
+  uint8_t q[kSlots][C::kRowTileBytes];
+  uint8_t dout[kSlots][C::kRowTileBytes];
+  uint8_t scores[kSlots][C::kScoreBytes];
   alignas(16) uint8_t dq[C::kRows * C::kDqPitch];
-  alignas(16) float lse2[kStages][C::kRows];
-  alignas(16) float delta[kStages][C::kRows];
-  alignas(16) int32_t dq_rows[kDqRowStages][C::kRows];  // of the tiles whose dq is not added yet
-  int32_t parts_done[2];                                // of a split tile, before this part; per math warpgroup
-  KeyTile items[kStages];
-  uint64_t q_full[kStages], q_empty[kStages];
-  uint64_t dout_full[kStages], dout_empty[kStages];
+  alignas(16) float lse2[kSlots][C::kRows];
+  alignas(16) float delta[kSlots][C::kRows];
+  alignas(16) int32_t dq_rows[kDqRowSlots][C::kRows];  // of the tiles whose dq is not added yet
+  int32_t parts_done[2];                               // of a split tile, before this part; per math warpgroup
+  KeyTile item[kSlots];
+  uint64_t q_full[kSlots], q_empty[kSlots];
+  uint64_t dout_full[kSlots], dout_empty[kSlots];
   uint64_t keys_full, keys_empty;
   uint64_t dq_full, dq_empty;
-  uint64_t dq_rows_full[kDqRowStages];
-  uint64_t scores_full[2][kStages];  // per math warpgroup
-  uint64_t item_full[kStages], item_empty[kStages];
+  uint64_t dq_rows_full[kDqRowSlots];
+  uint64_t scores_full[2][kSlots];  // per math warpgroup
+  uint64_t item_full[kSlots], item_empty[kSlots];
 };
 
 constexpr int kThreads = 512;
-constexpr int kWarpgroup = 128;
 constexpr int kGatherWarps = 4;
 constexpr int kAddWarps = 4;
-constexpr int kMathWarps = 8;
+constexpr int kMmaWarps = 8;
 constexpr int kScoreBarrier = 1;  // named barriers kScoreBarrier + warpgroup: its own scores are written
 // 128 * (40 + 24) + 256 * 224 = 512 * 128, all there is: more would wait for ever.
 constexpr int kGatherRegisters = 40;
 constexpr int kAddRegisters = 24;
-constexpr int kMathRegisters = 224;
+constexpr int kMmaRegisters = 224;
 
-// Registers are short, so every ring has two places and one counter serves all rings that advance together.
-__device__ __forceinline__ int place(uint32_t count) {
-  return count & 1;
-}
-__device__ __forceinline__ uint32_t parity(uint32_t count) {
-  return count >> 1 & 1;
-}
-
-template <class T>
-__device__ __forceinline__ uint32_t address_of(T& object) {
-  return hp::smem_address(&object);
-}
+// Registers are short, so one counter serves all rings that advance together: that of the row tiles q, dout, scores, dq
+// and its rows, that of the items keys too.
+using Position = RingPosition<kSlots>;
+using DqRowPosition = RingPosition<kDqRowSlots>;
+using SinglePosition = RingPosition<1>;  // dq and keys
 
 // Keeps a value in its register: where registers are short the compiler would rather read the thread's number again
 // and again, with the latency of a special register in front of every use.
@@ -107,14 +98,15 @@ __device__ __forceinline__ void add_fixed(int64_t* destination, float value, flo
 // Key tile number `count` of this CTA: every warp waits for it once, reads it, and lets it go.
 template <class S>
 __device__ __forceinline__ const KeyTile& wait_item(S& shared, uint32_t count) {
-  hp::mbarrier_wait(address_of(shared.item_full[place(count)]), parity(count));
-  return shared.items[place(count)];
+  const Position at{count};
+  hopper::mbarrier_wait(barrier(shared.item_full[at.slot()]), at.phase());
+  return shared.item[at.slot()];
 }
 
 template <class S>
 __device__ __forceinline__ void release_item(S& shared, uint32_t count) {
   __syncwarp();
-  if (threadIdx.x % 32 == 0) hp::mbarrier_arrive(address_of(shared.item_empty[place(count)]));
+  if (threadIdx.x % 32 == 0) hopper::mbarrier_arrive(barrier(shared.item_empty[Position{count}.slot()]));
 }
 
 template <class C>
@@ -140,7 +132,7 @@ struct Share {
 template <class C>
 class Gather {
  public:
-  using S = Storage<C>;
+  using S = SharedStorage<C>;
   __device__ __forceinline__ Gather(S& shared, const BackwardProblem& problem, const CUtensorMap& k_map,
                                     const CUtensorMap& v_map)
       : shared_(shared),
@@ -149,7 +141,7 @@ class Gather {
         v_map_(v_map),
         warp_(threadIdx.x / 32),
         lane_(threadIdx.x % 32),
-        target_(lane_ / 8 % kPanels * C::kRowPanelBytes + group_row() * hp::kPanelRowBytes + lane_ % 8 * 16) {
+        target_(lane_ / 8 % kPanels * C::kRowPanelBytes + group_row() * hopper::kPanelRowBytes + lane_ % 8 * 16) {
     keep(target_);
   }
 
@@ -167,12 +159,13 @@ class Gather {
   static constexpr int kGroupRows = Share<C>::kGroupRows, kGroupLanes = Share<C>::kGroupLanes;
 
   __device__ __forceinline__ void publish_item(uint32_t count) {
-    hp::mbarrier_wait(address_of(shared_.item_empty[place(count)]), parity(count) ^ 1);
+    const Position at{count};
+    hopper::mbarrier_wait(barrier(shared_.item_empty[at.slot()]), at.phase() ^ 1);
     const int next = atomicAdd(problem_.next_item, 1);
     KeyTile item;
     if (next < *problem_.item_count) item = problem_.items[next];
-    shared_.items[place(count)] = item;
-    hp::mbarrier_arrive(address_of(shared_.item_full[place(count)]));
+    shared_.item[at.slot()] = item;
+    hopper::mbarrier_arrive(barrier(shared_.item_full[at.slot()]));
   }
 
   __device__ __forceinline__ int group_row() const { return warp_ * kOwnRows + lane_ / kGroupLanes * kGroupRows; }
@@ -191,7 +184,7 @@ class Gather {
   __device__ __forceinline__ void produce(const KeyTile& item, uint32_t count) {
     const int32_t* rows = problem_.lists.row + item.first_slot;
     const int head_index = item.sample * problem_.shape.heads + item.head;
-    const int lane_offset = lane_ / 8 % kPanels * hp::kPanelRowBytes + lane_ % 8 * 16;
+    const int lane_offset = lane_ / 8 % kPanels * hopper::kPanelRowBytes + lane_ % 8 * 16;
     const char* q = reinterpret_cast<const char*>(row_pointer(problem_.q, item.sample, item.head, 0)) + lane_offset;
     keep(q);
     const char* dout =
@@ -204,22 +197,22 @@ class Gather {
     load_tokens(rows, item.rows, 0);
     const int end = row_tiles<C>(item) * C::kRows;
     for (int first = 0; first < end; first += C::kRows) {
-      const int stage = place(tile_);
-      const uint32_t empty_parity = parity(tile_) ^ 1;
+      const int slot = Position{tile_}.slot();
+      const uint32_t empty_phase = Position{tile_}.phase() ^ 1;
 
-      hp::mbarrier_wait(address_of(shared_.dout_empty[stage]), empty_parity);
-      gather(address_of(shared_.dout[stage]), dout, problem_.dout_row_bytes);
-      hp::cp_async_arrive(address_of(shared_.dout_full[stage]));
+      hopper::mbarrier_wait(barrier(shared_.dout_empty[slot]), empty_phase);
+      gather(hopper::smem_address(shared_.dout[slot]), dout, problem_.dout_row_bytes);
+      hopper::cp_async_arrive(barrier(shared_.dout_full[slot]));
 
-      hp::mbarrier_wait(address_of(shared_.q_empty[stage]), empty_parity);
-      gather_stats(stats, stage);
-      gather(address_of(shared_.q[stage]), q, problem_.q_row_bytes);
-      hp::cp_async_arrive(address_of(shared_.q_full[stage]));
+      hopper::mbarrier_wait(barrier(shared_.q_empty[slot]), empty_phase);
+      gather_stats(stats, slot);
+      gather(hopper::smem_address(shared_.q[slot]), q, problem_.q_row_bytes);
+      hopper::cp_async_arrive(barrier(shared_.q_full[slot]));
 
       // Their slots are free: the adds of four tiles before are done, or q's buffer could not be empty.
       if (lane_ % 8 == 0 && lane_ / 8 % kPanels == 0) remember_rows(head_index * problem_.tokens);
       __syncwarp();
-      if (lane_ == 0) hp::mbarrier_arrive(address_of(shared_.dq_rows_full[tile_ % kDqRowStages]));
+      if (lane_ == 0) hopper::mbarrier_arrive(barrier(shared_.dq_rows_full[DqRowPosition{tile_}.slot()]));
       if (first + C::kRows < end) load_tokens(rows, item.rows, first + C::kRows);
       ++tile_;
       if (first == 0) {
@@ -232,7 +225,7 @@ class Gather {
   }
 
   __device__ __forceinline__ void remember_rows(int first_row) {
-    int4* target = reinterpret_cast<int4*>(&shared_.dq_rows[tile_ % kDqRowStages][group_row()]);
+    int4* target = reinterpret_cast<int4*>(&shared_.dq_rows[DqRowPosition{tile_}.slot()][group_row()]);
     target[0] =
         make_int4(first_row + tokens_[0], first_row + tokens_[1], first_row + tokens_[2], first_row + tokens_[3]);
     target[1] =
@@ -240,16 +233,16 @@ class Gather {
   }
 
   __device__ __forceinline__ void load_keys(uint32_t count) {
-    const KeyTile& item = shared_.items[place(count)];
-    hp::mbarrier_wait(address_of(shared_.keys_empty), (count & 1) ^ 1);
-    const uint32_t full = address_of(shared_.keys_full);
-    hp::mbarrier_arrive_expect(full, 2 * C::kKeyTileBytes);
+    const KeyTile& item = shared_.item[Position{count}.slot()];
+    hopper::mbarrier_wait(barrier(shared_.keys_empty), SinglePosition{count}.phase() ^ 1);
+    const uint32_t full = barrier(shared_.keys_full);
+    hopper::mbarrier_arrive_expect(full, 2 * C::kKeyTileBytes);
 #pragma unroll
     for (int panel = 0; panel < C::kColumns / 64; ++panel) {
-      hp::tma_load_4d(address_of(shared_.k) + panel * C::kKeyPanelBytes, &k_map_, full, panel * 64, item.key_start,
-                      item.head, item.sample);
-      hp::tma_load_4d(address_of(shared_.v) + panel * C::kKeyPanelBytes, &v_map_, full, panel * 64, item.key_start,
-                      item.head, item.sample);
+      hopper::tma_load_4d(hopper::smem_address(shared_.k) + panel * C::kKeyPanelBytes, &k_map_, full, panel * 64,
+                          item.key_start, item.head, item.sample);
+      hopper::tma_load_4d(hopper::smem_address(shared_.v) + panel * C::kKeyPanelBytes, &v_map_, full, panel * 64,
+                          item.key_start, item.head, item.sample);
     }
   }
 
@@ -258,16 +251,16 @@ class Gather {
     const uint32_t lane_target = tile + target_;
 #pragma unroll
     for (int i = 0; i < kGroupRows; ++i) {
-      hp::cp_async_16((lane_target ^ (i << 4)) + i * hp::kPanelRowBytes,
-                      lane_source + uint64_t(uint32_t(tokens_[i])) * row_bytes);
+      hopper::cp_async_16((lane_target ^ (i << 4)) + i * hopper::kPanelRowBytes,
+                          lane_source + uint64_t(uint32_t(tokens_[i])) * row_bytes);
     }
   }
 
-  __device__ __forceinline__ void gather_stats(const RowStats* stats, int stage) const {
+  __device__ __forceinline__ void gather_stats(const RowStats* stats, int slot) const {
     const int row = warp_ * kOwnRows + lane_ % kOwnRows;
     const RowStats* entry = stats + stats_entry_;
-    if (kOwnRows == 32 || lane_ < kOwnRows) cp_async_4(address_of(shared_.lse2[stage][row]), &entry->lse2);
-    if (kOwnRows == 32 || lane_ >= kOwnRows) cp_async_4(address_of(shared_.delta[stage][row]), &entry->delta);
+    if (kOwnRows == 32 || lane_ < kOwnRows) cp_async_4(hopper::smem_address(&shared_.lse2[slot][row]), &entry->lse2);
+    if (kOwnRows == 32 || lane_ >= kOwnRows) cp_async_4(hopper::smem_address(&shared_.delta[slot][row]), &entry->delta);
   }
 
   S& shared_;
@@ -287,9 +280,9 @@ class Gather {
 template <class C, bool kDeterministic>
 class Adder {
  public:
-  using S = Storage<C>;
+  using S = SharedStorage<C>;
   __device__ __forceinline__ Adder(S& shared, const BackwardProblem& problem)
-      : shared_(shared), problem_(problem), warp_(threadIdx.x % kWarpgroup / 32), lane_(threadIdx.x % 32) {}
+      : shared_(shared), problem_(problem), warp_(threadIdx.x % kWarpgroupThreads / 32), lane_(threadIdx.x % 32) {}
 
   __device__ __forceinline__ void run() {
     uint32_t tile = 0;
@@ -310,9 +303,9 @@ class Adder {
     const int group_row = warp_ * Share<C>::kOwnRows + lane_ / Share<C>::kGroupLanes * Share<C>::kGroupRows;
     const int column = lane_ % Share<C>::kGroupLanes * 4;
     const uint8_t* staged = shared_.dq + group_row * C::kDqPitch + column * 4;
-    const int32_t* rows = &shared_.dq_rows[tile % kDqRowStages][group_row];
-    hp::mbarrier_wait(address_of(shared_.dq_rows_full[tile % kDqRowStages]), tile / kDqRowStages & 1);
-    hp::mbarrier_wait(address_of(shared_.dq_full), tile & 1);
+    const int32_t* rows = &shared_.dq_rows[DqRowPosition{tile}.slot()][group_row];
+    hopper::mbarrier_wait(barrier(shared_.dq_rows_full[DqRowPosition{tile}.slot()]), DqRowPosition{tile}.phase());
+    hopper::mbarrier_wait(barrier(shared_.dq_full), SinglePosition{tile}.phase());
 #pragma unroll
     for (int i = 0; i < Share<C>::kGroupRows; i += 2) {
       const int2 row = *reinterpret_cast<const int2*>(rows + i);
@@ -325,7 +318,7 @@ class Adder {
       for (int j = 0; j < 4; ++j) add_piece(j < 2 ? row.x : row.y, column + j % 2 * C::kColumns / 2, v[j]);
     }
     __syncwarp();
-    if (lane_ == 0) hp::mbarrier_arrive(address_of(shared_.dq_empty));
+    if (lane_ == 0) hopper::mbarrier_arrive(barrier(shared_.dq_empty));
   }
 
   __device__ __forceinline__ void add_piece(int row, int column, float4 v) const {
@@ -352,12 +345,12 @@ class Adder {
 template <class C>
 class Math {
  public:
-  using S = Storage<C>;
+  using S = SharedStorage<C>;
   __device__ __forceinline__ Math(S& shared, const BackwardProblem& problem)
       : shared_(shared),
         problem_(problem),
-        group_(__shfl_sync(0xffffffffu, int(threadIdx.x) / kWarpgroup - 2, 0)),
-        warp_(threadIdx.x % kWarpgroup / 32),
+        group_(__shfl_sync(0xffffffffu, int(threadIdx.x) / kWarpgroupThreads - 2, 0)),
+        warp_(threadIdx.x % kWarpgroupThreads / 32),
         lane_(threadIdx.x % 32) {
     keep(lane_);
   }
@@ -365,7 +358,7 @@ class Math {
   __device__ __forceinline__ void run() {
     for (uint32_t count = 0;; ++count) {
       if (wait_item(shared_, count).keys == 0) break;
-      hp::mbarrier_wait(address_of(shared_.keys_full), count & 1);
+      hopper::mbarrier_wait(barrier(shared_.keys_full), SinglePosition{count}.phase());
       differentiate(count);
     }
   }
@@ -375,65 +368,67 @@ class Math {
   static constexpr int kColumns = C::kColumns;
   static constexpr int kGradients = kColumns / 2;  // of 64 x kColumns
 
-  __device__ __forceinline__ void arrive(uint64_t& barrier) {
+  __device__ __forceinline__ void arrive(uint64_t& object) {
     __syncwarp();
-    if (lane_ == 0) hp::mbarrier_arrive(address_of(barrier));
+    if (lane_ == 0) hopper::mbarrier_arrive(barrier(object));
   }
 
   // acc = this warpgroup's 64 rows of `keys` times the rows of `tile`, transposed.
   __device__ __forceinline__ void multiply_keys(float (&acc)[kScores], uint32_t keys, uint32_t tile) {
-    hp::wgmma_fence_operand(acc);
-    hp::wgmma_fence();
+    hopper::wgmma_fence_operand(acc);
+    hopper::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kColumns / 16; ++step) {
       const int panel = step / 4, within = step % 4;
-      hp::wgmma_ss<C::kRows>(
-          hp::descriptor_k_major(keys + panel * C::kKeyPanelBytes + group_ * 64 * hp::kPanelRowBytes) + within * 2,
-          hp::descriptor_k_major(tile + panel * C::kRowPanelBytes) + within * 2, acc, step > 0);
+      hopper::wgmma_ss<C::kRows>(
+          hopper::descriptor_k_major(keys + panel * C::kKeyPanelBytes + group_ * 64 * hopper::kPanelRowBytes) +
+              within * 2,
+          hopper::descriptor_k_major(tile + panel * C::kRowPanelBytes) + within * 2, acc, step > 0);
     }
-    hp::wgmma_commit();
+    hopper::wgmma_commit();
   }
 
   // dv += P^T dout: P (bf16 pairs) is the register operand.
   __device__ __forceinline__ void accumulate_dv(float (&acc)[kGradients], const uint32_t (&p)[kScores / 2],
                                                 uint32_t dout) {
-    hp::wgmma_fence_operand(acc);
-    hp::wgmma_fence();
+    hopper::wgmma_fence_operand(acc);
+    hopper::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < C::kRows / 16; ++step) {
       const uint32_t a[4] = {p[4 * step], p[4 * step + 1], p[4 * step + 2], p[4 * step + 3]};
-      hp::wgmma_rs<kColumns, true>(a, hp::descriptor_mn_major(dout, C::kRowPanelBytes) + step * 128, acc, true);
+      hopper::wgmma_rs<kColumns, true>(a, hopper::descriptor_mn_major(dout, C::kRowPanelBytes) + step * 128, acc, true);
     }
-    hp::wgmma_commit();
+    hopper::wgmma_commit();
   }
 
   // dk += dS^T q, dS^T from shared memory, where dq wants it anyway: its registers would not fit.
   __device__ __forceinline__ void accumulate_dk(float (&acc)[kGradients], uint32_t scores, uint32_t q) {
-    hp::wgmma_fence_operand(acc);
-    hp::wgmma_fence();
+    hopper::wgmma_fence_operand(acc);
+    hopper::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < C::kRows / 16; ++step) {
       const int panel = step / 4, within = step % 4;
-      hp::wgmma_ss<kColumns, false, true>(
-          hp::descriptor_k_major(scores + panel * C::kKeyPanelBytes + group_ * 64 * hp::kPanelRowBytes) + within * 2,
-          hp::descriptor_mn_major(q, C::kRowPanelBytes) + step * 128, acc, true);
+      hopper::wgmma_ss<kColumns, false, true>(
+          hopper::descriptor_k_major(scores + panel * C::kKeyPanelBytes + group_ * 64 * hopper::kPanelRowBytes) +
+              within * 2,
+          hopper::descriptor_mn_major(q, C::kRowPanelBytes) + step * 128, acc, true);
     }
-    hp::wgmma_commit();
+    hopper::wgmma_commit();
   }
 
   // dq: 64 rows x 64 columns for each warpgroup. D = 128: all rows, half the columns; D = 64: half the rows.
   static constexpr bool kSplitColumns = kColumns == 128;
   __device__ __forceinline__ void multiply_scores(float (&acc)[32], uint32_t scores) {
     const uint32_t a = scores + (kSplitColumns ? 0 : group_ * C::kKeyPanelBytes);
-    const uint32_t b = address_of(shared_.k) + (kSplitColumns ? group_ * C::kKeyPanelBytes : 0);
-    hp::wgmma_fence_operand(acc);
-    hp::wgmma_fence();
+    const uint32_t b = hopper::smem_address(shared_.k) + (kSplitColumns ? group_ * C::kKeyPanelBytes : 0);
+    hopper::wgmma_fence_operand(acc);
+    hopper::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kBackwardKeys / 16; ++step) {
-      hp::wgmma_ss<64, true, true>(hp::descriptor_mn_major(a, C::kKeyPanelBytes) + step * 128,
-                                   hp::descriptor_mn_major(b, C::kKeyPanelBytes) + step * 128, acc, step > 0);
+      hopper::wgmma_ss<64, true, true>(hopper::descriptor_mn_major(a, C::kKeyPanelBytes) + step * 128,
+                                       hopper::descriptor_mn_major(b, C::kKeyPanelBytes) + step * 128, acc, step > 0);
     }
-    hp::wgmma_commit();
+    hopper::wgmma_commit();
   }
 
   // A thread's rows of the tile, two of every eight: what the statistics of a tile are for it.
@@ -450,7 +445,7 @@ class Math {
   __device__ __forceinline__ void probabilities(float (&s)[kScores], const float (&lse2)[kOwnRows], int keys) {
 #pragma unroll
     for (int i = 0; i < kScores; ++i) {
-      s[i] = hp::exp2_approx(fmaf(s[i], problem_.score_scale, -lse2[i / 4 * 2 + i % 2]));
+      s[i] = hopper::exp2_approx(fmaf(s[i], problem_.score_scale, -lse2[i / 4 * 2 + i % 2]));
     }
     if (keys == kBackwardKeys) return;
     // The rows of K and V behind the end are a neighbour's: finite, but not ours.
@@ -465,23 +460,23 @@ class Math {
                                                         const float (&delta)[kOwnRows], uint32_t scores) {
     // The chunk's two parts do not overlap, so the swizzle of the second can follow later.
     const uint32_t row =
-        scores + (group_ * 64 + warp_ * 16 + lane_ % 16) * hp::kPanelRowBytes + ((lane_ / 16 ^ lane_ % 8) << 4);
+        scores + (group_ * 64 + warp_ * 16 + lane_ % 16) * hopper::kPanelRowBytes + ((lane_ / 16 ^ lane_ % 8) << 4);
 #pragma unroll
     for (int step = 0; step < C::kRows / 16; ++step) {
       uint32_t packed[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int at = 4 * step + i;
-        packed[i] = hp::pack_bf16(__uint_as_float(p[at] << 16) * (dp[2 * at] - delta[at / 2 * 2]),
-                                  __uint_as_float(p[at] & 0xffff0000u) * (dp[2 * at + 1] - delta[at / 2 * 2 + 1]));
+        packed[i] = hopper::pack_bf16(__uint_as_float(p[at] << 16) * (dp[2 * at] - delta[at / 2 * 2]),
+                                      __uint_as_float(p[at] & 0xffff0000u) * (dp[2 * at + 1] - delta[at / 2 * 2 + 1]));
       }
-      hp::stmatrix_x4((row ^ (step % 4 * 32)) + (step / 4) * C::kKeyPanelBytes, packed[0], packed[1], packed[2],
-                      packed[3]);
+      hopper::stmatrix_x4((row ^ (step % 4 * 32)) + (step / 4) * C::kKeyPanelBytes, packed[0], packed[1], packed[2],
+                          packed[3]);
     }
   }
 
   __device__ __forceinline__ void stage_dq(const float (&dq)[32], uint32_t tile) {
-    hp::mbarrier_wait(address_of(shared_.dq_empty), (tile & 1) ^ 1);
+    hopper::mbarrier_wait(barrier(shared_.dq_empty), SinglePosition{tile}.phase() ^ 1);
     const int row = (kSplitColumns ? 0 : group_ * 64) + warp_ * 16 + lane_ / 4;
     const int column = (kSplitColumns ? group_ * 64 : 0) + lane_ % 4 * 2;
     uint8_t* target = shared_.dq + row * C::kDqPitch + column * 4;
@@ -494,7 +489,7 @@ class Math {
   }
 
   __device__ __forceinline__ void wait_other_scores(uint32_t tile) {
-    hp::mbarrier_wait(address_of(shared_.scores_full[group_ ^ 1][place(tile)]), parity(tile));
+    hopper::mbarrier_wait(barrier(shared_.scores_full[group_ ^ 1][Position{tile}.slot()]), Position{tile}.phase());
   }
 
   // The order keeps the tensor cores fed: dP before the exponentials, dV before dS is computed, S of the next tile
@@ -502,66 +497,67 @@ class Math {
   // meet in every tile but may be most of a tile apart, so that one's arithmetic hides behind the other's products.
   // No wgmma is in flight at the loop's end: ptxas would serialise them all.
   __device__ __forceinline__ void differentiate(uint32_t count) {
-    const int keys = shared_.items[place(count)].keys;
+    const int keys = shared_.item[Position{count}.slot()].keys;
     float dk[kGradients], dv[kGradients], s[kScores];
 #pragma unroll
     for (int i = 0; i < kGradients; ++i) dk[i] = dv[i] = 0;
-    hp::mbarrier_wait(address_of(shared_.q_full[place(tile_)]), parity(tile_));
-    multiply_keys(s, address_of(shared_.k), address_of(shared_.q[place(tile_)]));
-    hp::wgmma_wait<0>();
-    hp::wgmma_fence_operand(s);
+    hopper::mbarrier_wait(barrier(shared_.q_full[Position{tile_}.slot()]), Position{tile_}.phase());
+    multiply_keys(s, hopper::smem_address(shared_.k), hopper::smem_address(shared_.q[Position{tile_}.slot()]));
+    hopper::wgmma_wait<0>();
+    hopper::wgmma_fence_operand(s);
     bool first = true;
-    for (const uint32_t end = tile_ + row_tiles<C>(shared_.items[place(count)]); tile_ != end; ++tile_) {
-      const int stage = place(tile_);
-      const uint32_t q = address_of(shared_.q[stage]), dout = address_of(shared_.dout[stage]);
-      const uint32_t scores = address_of(shared_.scores[stage]);
+    for (const uint32_t end = tile_ + row_tiles<C>(shared_.item[Position{count}.slot()]); tile_ != end; ++tile_) {
+      const int slot = Position{tile_}.slot();
+      const uint32_t q = hopper::smem_address(shared_.q[slot]), dout = hopper::smem_address(shared_.dout[slot]);
+      const uint32_t scores = hopper::smem_address(shared_.scores[slot]);
       float dp[kScores], lse2[kOwnRows];
-      load_statistics(lse2, shared_.lse2[stage]);
-      hp::mbarrier_wait(address_of(shared_.dout_full[stage]), parity(tile_));
-      multiply_keys(dp, address_of(shared_.v), dout);
+      load_statistics(lse2, shared_.lse2[slot]);
+      hopper::mbarrier_wait(barrier(shared_.dout_full[slot]), Position{tile_}.phase());
+      multiply_keys(dp, hopper::smem_address(shared_.v), dout);
       probabilities(s, lse2, keys);
       uint32_t packed_p[kScores / 2];
 #pragma unroll
-      for (int i = 0; i < kScores / 2; ++i) packed_p[i] = hp::pack_bf16(s[2 * i], s[2 * i + 1]);
+      for (int i = 0; i < kScores / 2; ++i) packed_p[i] = hopper::pack_bf16(s[2 * i], s[2 * i + 1]);
       accumulate_dv(dv, packed_p, dout);
       // The other warpgroup's part of the tile before is there, and it no longer reads this buffer.
       if (!first) wait_other_scores(tile_ - 1);
       float delta[kOwnRows];
-      load_statistics(delta, shared_.delta[stage]);
-      hp::wgmma_wait<1>();  // dP
-      hp::wgmma_fence_operand(dp);
+      load_statistics(delta, shared_.delta[slot]);
+      hopper::wgmma_wait<1>();  // dP
+      hopper::wgmma_fence_operand(dp);
       store_score_gradients(packed_p, dp, delta, scores);
-      hp::fence_async_proxy();
+      hopper::fence_async_proxy();
       float dq[32];
-      multiply_scores(dq, address_of(shared_.scores[stage ^ 1]));  // of no use, and not staged, when this is the first
-      hp::named_barrier_sync(kScoreBarrier + group_, kWarpgroup);
+      // Of no use, and not staged, when this is the first.
+      multiply_scores(dq, hopper::smem_address(shared_.scores[slot ^ 1]));
+      hopper::named_barrier_sync(kScoreBarrier + group_, kWarpgroupThreads);
       accumulate_dk(dk, scores, q);
-      hp::wgmma_wait<2>();  // dV
-      arrive(shared_.dout_empty[stage]);
+      hopper::wgmma_wait<2>();  // dV
+      arrive(shared_.dout_empty[slot]);
       // Behind the last tile this multiplies whatever the other buffer holds; nobody reads the result.
-      if (tile_ + 1 != end) hp::mbarrier_wait(address_of(shared_.q_full[stage ^ 1]), parity(tile_ + 1));
-      multiply_keys(s, address_of(shared_.k), address_of(shared_.q[stage ^ 1]));
-      hp::wgmma_wait<2>();  // dQ
-      hp::wgmma_fence_operand(dq);
-      arrive(shared_.scores_full[group_][stage]);
+      if (tile_ + 1 != end) hopper::mbarrier_wait(barrier(shared_.q_full[slot ^ 1]), Position{tile_ + 1}.phase());
+      multiply_keys(s, hopper::smem_address(shared_.k), hopper::smem_address(shared_.q[slot ^ 1]));
+      hopper::wgmma_wait<2>();  // dQ
+      hopper::wgmma_fence_operand(dq);
+      arrive(shared_.scores_full[group_][slot]);
       if (!first) stage_dq(dq, tile_ - 1);
-      hp::wgmma_wait<1>();  // dK
-      arrive(shared_.q_empty[stage]);
-      hp::wgmma_wait<0>();
-      hp::wgmma_fence_operand(s);
+      hopper::wgmma_wait<1>();  // dK
+      arrive(shared_.q_empty[slot]);
+      hopper::wgmma_wait<0>();
+      hopper::wgmma_fence_operand(s);
       first = false;
     }
     const uint32_t last = tile_ - 1;
     float dq[32];
     wait_other_scores(last);
-    multiply_scores(dq, address_of(shared_.scores[place(last)]));
-    hp::wgmma_wait<0>();
-    hp::wgmma_fence_operand(dq);
+    multiply_scores(dq, hopper::smem_address(shared_.scores[Position{last}.slot()]));
+    hopper::wgmma_wait<0>();
+    hopper::wgmma_fence_operand(dq);
     stage_dq(dq, last);
-    hp::wgmma_fence_operand(dk);
-    hp::wgmma_fence_operand(dv);
+    hopper::wgmma_fence_operand(dk);
+    hopper::wgmma_fence_operand(dv);
     // Read only now: no registers for it above.
-    const KeyTile item = shared_.items[place(count)];
+    const KeyTile item = shared_.item[Position{count}.slot()];
     release_item(shared_, count);
     arrive(shared_.keys_empty);
     if (item.part == 0 || add_parts(item.part - 1, dk, dv)) store_gradients(item, dk, dv);
@@ -573,7 +569,8 @@ class Math {
 
   // This thread's values of one part of a split tile.
   __device__ __forceinline__ float* sums_of_part(int part) const {
-    return problem_.split_sums + (int64_t(part) * 2 + group_) * 2 * kGradients * kWarpgroup + threadIdx.x % kWarpgroup;
+    return problem_.split_sums + (int64_t(part) * 2 + group_) * 2 * kGradients * kWarpgroupThreads +
+           threadIdx.x % kWarpgroupThreads;
   }
 
   // Leaves this part's sums for the others of its tile; true for the last one, with the sums of all parts.
@@ -581,17 +578,17 @@ class Math {
     float* mine = sums_of_part(part);
 #pragma unroll
     for (int i = 0; i < kGradients; ++i) {
-      __stcg(mine + i * kWarpgroup, dk[i]);
-      __stcg(mine + (kGradients + i) * kWarpgroup, dv[i]);
+      __stcg(mine + i * kWarpgroupThreads, dk[i]);
+      __stcg(mine + (kGradients + i) * kWarpgroupThreads, dv[i]);
     }
     __threadfence();
-    hp::named_barrier_sync(kScoreBarrier + group_, kWarpgroup);
+    hopper::named_barrier_sync(kScoreBarrier + group_, kWarpgroupThreads);
     const int tile = part / kSplitParts;
-    if (threadIdx.x % kWarpgroup == 0) {
+    if (threadIdx.x % kWarpgroupThreads == 0) {
       shared_.parts_done[group_] = atomicAdd(problem_.split_done + tile * 2 + group_, 1);
       __threadfence();
     }
-    hp::named_barrier_sync(kScoreBarrier + group_, kWarpgroup);
+    hopper::named_barrier_sync(kScoreBarrier + group_, kWarpgroupThreads);
     if (shared_.parts_done[group_] != kSplitParts - 1) return false;
 #pragma unroll
     for (int i = 0; i < kGradients; ++i) dk[i] = dv[i] = 0;
@@ -600,8 +597,8 @@ class Math {
       const float* theirs = sums_of_part(tile * kSplitParts + p);
 #pragma unroll
       for (int i = 0; i < kGradients; ++i) {
-        dk[i] += __ldcg(theirs + i * kWarpgroup);
-        dv[i] += __ldcg(theirs + (kGradients + i) * kWarpgroup);
+        dk[i] += __ldcg(theirs + i * kWarpgroupThreads);
+        dv[i] += __ldcg(theirs + (kGradients + i) * kWarpgroupThreads);
       }
     }
     return true;
@@ -630,7 +627,7 @@ class Math {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int at = 4 * (j + i) + 2 * half;
-        w[i] = hp::pack_bf16(acc[at] * factor, acc[at + 1] * factor);
+        w[i] = hopper::pack_bf16(acc[at] * factor, acc[at + 1] * factor);
       }
       const uint32_t from0 = __shfl_xor_sync(0xffffffffu, odd ? w[0] : w[1], 1);
       const uint32_t from1 = __shfl_xor_sync(0xffffffffu, odd ? w[2] : w[3], 1);
@@ -653,24 +650,24 @@ class Math {
 // ---- kernel --------------------------------------------------------------------------------------------------------
 
 template <class C>
-__device__ __forceinline__ void init_barriers(Storage<C>& shared) {
-  for (int i = 0; i < kStages; ++i) {
-    hp::mbarrier_init(address_of(shared.q_full[i]), kWarpgroup);
-    hp::mbarrier_init(address_of(shared.q_empty[i]), kMathWarps);
-    hp::mbarrier_init(address_of(shared.dout_full[i]), kWarpgroup);
-    hp::mbarrier_init(address_of(shared.dout_empty[i]), kMathWarps);
-    hp::mbarrier_init(address_of(shared.item_full[i]), 1);
-    hp::mbarrier_init(address_of(shared.item_empty[i]), kGatherWarps + kAddWarps + kMathWarps);
+__device__ __forceinline__ void initialise_barriers(SharedStorage<C>& shared) {
+  for (int i = 0; i < kSlots; ++i) {
+    hopper::mbarrier_init(barrier(shared.q_full[i]), kWarpgroupThreads);
+    hopper::mbarrier_init(barrier(shared.q_empty[i]), kMmaWarps);
+    hopper::mbarrier_init(barrier(shared.dout_full[i]), kWarpgroupThreads);
+    hopper::mbarrier_init(barrier(shared.dout_empty[i]), kMmaWarps);
+    hopper::mbarrier_init(barrier(shared.item_full[i]), 1);
+    hopper::mbarrier_init(barrier(shared.item_empty[i]), kGatherWarps + kAddWarps + kMmaWarps);
   }
-  hp::mbarrier_init(address_of(shared.keys_full), 1);
-  hp::mbarrier_init(address_of(shared.keys_empty), kMathWarps);
-  hp::mbarrier_init(address_of(shared.dq_full), kMathWarps);
-  hp::mbarrier_init(address_of(shared.dq_empty), kAddWarps);
-  for (int i = 0; i < kDqRowStages; ++i) hp::mbarrier_init(address_of(shared.dq_rows_full[i]), kGatherWarps);
+  hopper::mbarrier_init(barrier(shared.keys_full), 1);
+  hopper::mbarrier_init(barrier(shared.keys_empty), kMmaWarps);
+  hopper::mbarrier_init(barrier(shared.dq_full), kMmaWarps);
+  hopper::mbarrier_init(barrier(shared.dq_empty), kAddWarps);
+  for (int i = 0; i < kDqRowSlots; ++i) hopper::mbarrier_init(barrier(shared.dq_rows_full[i]), kGatherWarps);
   for (int group = 0; group < 2; ++group) {
-    for (int i = 0; i < kStages; ++i) hp::mbarrier_init(address_of(shared.scores_full[group][i]), kMathWarps / 2);
+    for (int i = 0; i < kSlots; ++i) hopper::mbarrier_init(barrier(shared.scores_full[group][i]), kMmaWarps / 2);
   }
-  hp::mbarrier_init_fence();
+  hopper::mbarrier_init_fence();
 }
 
 template <int kColumns, bool kDeterministic>
@@ -678,19 +675,19 @@ __global__ void __launch_bounds__(kThreads, 1)
     main_kernel(const __grid_constant__ BackwardProblem problem, const __grid_constant__ CUtensorMap k_map,
                 const __grid_constant__ CUtensorMap v_map) {
 #ifdef VMOBA_HOPPER_CODE
-  using C = Config<kColumns>;
+  using C = Tile<kColumns>;
   extern __shared__ __align__(1024) uint8_t raw_shared[];
-  Storage<C>& shared = *reinterpret_cast<Storage<C>*>(raw_shared);
-  if (threadIdx.x == 0) init_barriers(shared);
+  SharedStorage<C>& shared = *reinterpret_cast<SharedStorage<C>*>(raw_shared);
+  if (threadIdx.x == 0) initialise_barriers(shared);
   __syncthreads();
-  if (threadIdx.x < kWarpgroup) {
-    hp::register_decrease<kGatherRegisters>();
+  if (threadIdx.x < kWarpgroupThreads) {
+    hopper::register_decrease<kGatherRegisters>();
     Gather<C>(shared, problem, k_map, v_map).run();
-  } else if (threadIdx.x < 2 * kWarpgroup) {
-    hp::register_decrease<kAddRegisters>();
+  } else if (threadIdx.x < 2 * kWarpgroupThreads) {
+    hopper::register_decrease<kAddRegisters>();
     Adder<C, kDeterministic>(shared, problem).run();
   } else {
-    hp::register_increase<kMathRegisters>();
+    hopper::register_increase<kMmaRegisters>();
     Math<C>(shared, problem).run();
   }
 #endif
@@ -698,21 +695,21 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 template <int kColumns, bool kDeterministic>
 cudaError_t launch(const BackwardProblem& problem, int sm_count, cudaStream_t stream) {
-  using C = Config<kColumns>;
+  using C = Tile<kColumns>;
   const Shape& s = problem.shape;
   CUtensorMap maps[2];
   const TensorView* views[2] = {&problem.k_blocks, &problem.v_blocks};
   for (int i = 0; i < 2; ++i) {
     const cudaError_t error =
-        hp::encode_row_map(&maps[i], views[i]->data, kColumns, s.tokens(), s.heads, s.batch, views[i]->token_stride,
-                           views[i]->head_stride, views[i]->batch_stride, kBackwardKeys);
+        hopper::encode_row_map(&maps[i], views[i]->data, kColumns, s.tokens(), s.heads, s.batch, views[i]->token_stride,
+                               views[i]->head_stride, views[i]->batch_stride, kBackwardKeys);
     if (error != cudaSuccess) return error;
   }
   const auto kernel = main_kernel<kColumns, kDeterministic>;
   const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(sizeof(Storage<C>)));
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(sizeof(SharedStorage<C>)));
   if (error != cudaSuccess) return error;
-  kernel<<<sm_count, kThreads, sizeof(Storage<C>), stream>>>(problem, maps[0], maps[1]);
+  kernel<<<sm_count, kThreads, sizeof(SharedStorage<C>), stream>>>(problem, maps[0], maps[1]);
   return cudaGetLastError();
 }
 

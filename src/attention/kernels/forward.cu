@@ -1,59 +1,35 @@
 // Forward of the attention stage: argument checks, the division of the workspace, and the sequence of launches
 // plan -> (attend a wave of heads -> combine it) x waves, all asynchronous on the caller's stream.
-#include <algorithm>
-
+#include "attention/kernels/arguments.cuh"
 #include "attention/kernels/schedule.cuh"
+#include "attention/kernels/workspace.cuh"
 
 namespace vmoba::kernels {
 namespace {
 
-constexpr int64_t kWorkspaceAlign = 256;
-
-int64_t aligned(int64_t bytes) {
-  return (bytes + kWorkspaceAlign - 1) / kWorkspaceAlign * kWorkspaceAlign;
+bool arguments_valid(const ForwardArgs& a) {
+  for (const TensorView* view : {&a.q, &a.k_blocks, &a.v_blocks, &a.out}) {
+    if (!view_valid(*view)) return false;
+  }
+  return attend_shape_valid(a.shape) && lists_valid(a.lists, a.shape) && masks_valid(a.lists) &&
+         partition_valid(a.partition, a.shape) && a.partition.token_of != nullptr && a.lse != nullptr &&
+         workspace_valid(a.workspace) && a.partial_slots >= slots_per_head_capacity(a.shape) && scale_valid(a.scale);
 }
 
-bool shape_valid(const Shape& s) {
-  return s.batch > 0 && s.heads > 0 && s.video_tokens > 0 && s.text_tokens >= 0 && s.blocks > 0 &&
-         s.blocks <= s.video_tokens && (s.head_dim == 64 || s.head_dim == 128);
-}
-
-// TMA and 16-byte loads: every row starts at a multiple of 8 elements.
-bool view_valid(const TensorView& view) {
-  return view.data != nullptr && reinterpret_cast<uintptr_t>(view.data) % 16 == 0 && view.batch_stride % 8 == 0 &&
-         view.token_stride % 8 == 0 && view.head_stride % 8 == 0 && view.batch_stride >= 0 && view.token_stride >= 0 &&
-         view.head_stride >= 0;
-}
-
-bool lists_valid(const SlotLists& lists) {
-  return lists.mask != nullptr && lists.word_rank != nullptr && lists.length != nullptr && lists.start != nullptr &&
-         lists.row != nullptr && lists.row_stride > 0;
-}
-
-bool partition_valid(const PartitionView& partition) {
-  return partition.token_of != nullptr && partition.block_start != nullptr && partition.max_block_tokens > 0;
-}
-
-struct WorkspaceLayout {
-  int64_t partial_lse2, tiles_before, wave_first, next_tile, bytes;  // the partial outputs come first
-};
-
-WorkspaceLayout lay_out(const Shape& shape, int64_t partial_slots) {
+int64_t carve(const Shape& shape, int64_t partial_slots, void* workspace, ForwardProblem* problem) {
+  Workspace pieces(workspace);
   const int64_t slots = partial_slots / kTileRows * kTileRows;
   const int64_t heads = int64_t(shape.batch) * shape.heads;
   const int64_t waves = forward_waves(shape, partial_slots);
-  WorkspaceLayout layout;
-  layout.partial_lse2 = aligned(slots * shape.head_dim * int64_t(sizeof(__nv_bfloat16)));
-  layout.tiles_before = layout.partial_lse2 + aligned(slots * int64_t(sizeof(float)));
-  layout.wave_first = layout.tiles_before + aligned((heads + 1) * int64_t(sizeof(int32_t)));
-  layout.next_tile = layout.wave_first + aligned((waves + 1) * int64_t(sizeof(int32_t)));
-  layout.bytes = layout.next_tile + aligned(waves * int64_t(sizeof(int32_t)));
-  return layout;
+  problem->partial = pieces.take<__nv_bfloat16>(slots * shape.head_dim);
+  problem->partial_lse2 = pieces.take<float>(slots);
+  problem->plan.tiles_before = pieces.take<int32_t>(heads + 1);
+  problem->plan.wave_first = pieces.take<int32_t>(waves + 1);
+  problem->plan.next_tile = pieces.take<int32_t>(waves);
+  return pieces.bytes();
 }
 
 ForwardProblem problem_of(const ForwardArgs& args) {
-  const WorkspaceLayout layout = lay_out(args.shape, args.partial_slots);
-  char* base = static_cast<char*>(args.workspace);
   ForwardProblem problem;
   problem.shape = args.shape;
   problem.block_count = args.shape.block_count();
@@ -67,11 +43,7 @@ ForwardProblem problem_of(const ForwardArgs& args) {
   problem.out = args.out;
   problem.lse = args.lse;
   problem.scale = args.scale;
-  problem.partial = reinterpret_cast<__nv_bfloat16*>(base);
-  problem.partial_lse2 = reinterpret_cast<float*>(base + layout.partial_lse2);
-  problem.plan.tiles_before = reinterpret_cast<int32_t*>(base + layout.tiles_before);
-  problem.plan.wave_first = reinterpret_cast<int32_t*>(base + layout.wave_first);
-  problem.plan.next_tile = reinterpret_cast<int32_t*>(base + layout.next_tile);
+  carve(args.shape, args.partial_slots, args.workspace, &problem);
   return problem;
 }
 
@@ -84,17 +56,13 @@ cudaError_t attend_wave(const ForwardProblem& problem, int family, int wave, int
 }  // namespace
 
 int64_t forward_workspace_bytes(const Shape& shape, int64_t partial_slots) {
-  if (!shape_valid(shape) || partial_slots < slots_per_head_capacity(shape)) return 0;
-  return lay_out(shape, partial_slots).bytes;
+  if (!attend_shape_valid(shape) || partial_slots < slots_per_head_capacity(shape)) return 0;
+  ForwardProblem unused;
+  return carve(shape, partial_slots, nullptr, &unused);
 }
 
 cudaError_t forward(const ForwardArgs& args, cudaStream_t stream) {
-  if (!shape_valid(args.shape) || !view_valid(args.q) || !view_valid(args.k_blocks) || !view_valid(args.v_blocks) ||
-      !view_valid(args.out) || !lists_valid(args.lists) || !partition_valid(args.partition) || args.lse == nullptr ||
-      args.workspace == nullptr || reinterpret_cast<uintptr_t>(args.workspace) % kWorkspaceAlign != 0 ||
-      args.partial_slots < slots_per_head_capacity(args.shape) || !(args.scale > 0)) {
-    return cudaErrorInvalidValue;
-  }
+  if (!arguments_valid(args)) return cudaErrorInvalidValue;
   int device = 0, sm_count = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&sm_count, cudaDevAttrMultiProcessorCount, device);

@@ -14,18 +14,18 @@
 #include <initializer_list>
 
 #include "attention/kernels/hopper.cuh"
+#include "attention/kernels/ring.cuh"
 #include "attention/kernels/schedule.cuh"
 
 namespace vmoba::kernels::forward_sm90 {
 
 constexpr int kThreads = 384;
-constexpr int kWarpgroupThreads = 128;
 constexpr int kMmaThreads = 256;
 constexpr int kMmaWarps = 8;
 constexpr int kRowsPerWarpgroup = 64;
 constexpr int kProducerRegisters = 56;  // 128 * 56 + 256 * 224 = 384 * 168, the uniform share at launch
 constexpr int kMmaRegisters = 224;
-constexpr int kQueryBuffers = 2;
+constexpr int kQuerySlots = 2;
 constexpr int kItemSlots = 4;  // items announced and not yet taken up by everyone
 constexpr int kItemReaders = kMmaWarps + 4;
 constexpr int kTurnBarrier = 1;  // named barriers kTurnBarrier + warpgroup: whose turn it is to issue products
@@ -41,7 +41,7 @@ struct Tile {
   static constexpr int kHeadDim = HeadDim;
   static constexpr int kKeyTile = KeyTile;
   static constexpr int kPanels = HeadDim / hopper::kPanelColumns;
-  static constexpr int kStages = HeadDim == 128 ? 2 : 4;
+  static constexpr int kKeySlots = HeadDim == 128 ? 2 : 4;
   static constexpr int kRowPanelBytes = kTileRows * hopper::kPanelRowBytes;
   static constexpr int kKeyPanelBytes = KeyTile * hopper::kPanelRowBytes;
   static constexpr int kRowTileBytes = kPanels * kRowPanelBytes;
@@ -51,29 +51,16 @@ struct Tile {
 
 template <class T>
 struct SharedStorage {
-  alignas(1024) char query[kQueryBuffers][T::kRowTileBytes];
-  alignas(1024) char key[T::kStages][T::kKeyTileBytes];
-  alignas(1024) char value[T::kStages][T::kKeyTileBytes];
+  alignas(1024) char query[kQuerySlots][T::kRowTileBytes];
+  alignas(1024) char key[T::kKeySlots][T::kKeyTileBytes];
+  alignas(1024) char value[T::kKeySlots][T::kKeyTileBytes];
   WorkItem item[kItemSlots];
   uint32_t never_written;  // see keep_before_wait
   uint64_t item_full[kItemSlots], item_empty[kItemSlots];
-  uint64_t query_full[kQueryBuffers][2], output_full[kQueryBuffers][2];  // per half
-  uint64_t key_full[T::kStages], key_empty[T::kStages];
-  uint64_t value_full[T::kStages], value_empty[T::kStages];
+  uint64_t query_full[kQuerySlots][2], output_full[kQuerySlots][2];  // per half
+  uint64_t key_full[T::kKeySlots], key_empty[T::kKeySlots];
+  uint64_t value_full[T::kKeySlots], value_empty[T::kKeySlots];
 };
-
-// How many objects went through a ring of `Slots` (a power of two) barriers; names the next one's slot and phase.
-template <int Slots>
-struct RingPosition {
-  uint32_t count = 0;
-  __device__ __forceinline__ int slot() const { return int(count % Slots); }
-  __device__ __forceinline__ uint32_t phase() const { return count / Slots % 2; }
-  __device__ __forceinline__ void advance() { ++count; }
-};
-
-__device__ __forceinline__ uint32_t barrier(uint64_t& object) {
-  return hopper::smem_address(&object);
-}
 
 template <class T>
 __device__ __forceinline__ void initialise_barriers(SharedStorage<T>& shared) {
@@ -81,13 +68,13 @@ __device__ __forceinline__ void initialise_barriers(SharedStorage<T>& shared) {
     hopper::mbarrier_init(barrier(shared.item_full[i]), 1);
     hopper::mbarrier_init(barrier(shared.item_empty[i]), kItemReaders);
   }
-  for (int i = 0; i < kQueryBuffers; ++i) {
+  for (int i = 0; i < kQuerySlots; ++i) {
     for (int half = 0; half < 2; ++half) {
       hopper::mbarrier_init(barrier(shared.query_full[i][half]), 32);
       hopper::mbarrier_init(barrier(shared.output_full[i][half]), kMmaWarps / 2);
     }
   }
-  for (int i = 0; i < T::kStages; ++i) {
+  for (int i = 0; i < T::kKeySlots; ++i) {
     hopper::mbarrier_init(barrier(shared.key_full[i]), 1);
     hopper::mbarrier_init(barrier(shared.key_empty[i]), kMmaWarps);
     hopper::mbarrier_init(barrier(shared.value_full[i]), 1);
@@ -107,12 +94,12 @@ __device__ __forceinline__ WorkItem take_item(SharedStorage<T>& shared, RingPosi
   return item;
 }
 
-// Loads a block's key tiles, the ragged last one first, through a ring of stages.
+// Loads a block's key tiles, the ragged last one first, through a ring of slots.
 template <class T>
 __device__ __forceinline__ void load_key_tiles(const WorkItem& item, int heads, const CUtensorMap* map,
-                                               char (&buffers)[T::kStages][T::kKeyTileBytes],
-                                               uint64_t (&full)[T::kStages], uint64_t (&empty)[T::kStages],
-                                               RingPosition<T::kStages>& ring) {
+                                               char (&buffers)[T::kKeySlots][T::kKeyTileBytes],
+                                               uint64_t (&full)[T::kKeySlots], uint64_t (&empty)[T::kKeySlots],
+                                               RingPosition<T::kKeySlots>& ring) {
   const int tiles = (item.keys + T::kKeyTile - 1) / T::kKeyTile;
 #pragma unroll 1
   for (int i = tiles - 1; i >= 0; --i) {
@@ -131,10 +118,10 @@ __device__ __forceinline__ void load_key_tiles(const WorkItem& item, int heads, 
 // Warps 0 and 1.
 template <class T>
 __device__ __forceinline__ void load_blocks(const AttendParams& params, const CUtensorMap* map,
-                                            SharedStorage<T>& shared, char (&buffers)[T::kStages][T::kKeyTileBytes],
-                                            uint64_t (&full)[T::kStages], uint64_t (&empty)[T::kStages]) {
+                                            SharedStorage<T>& shared, char (&buffers)[T::kKeySlots][T::kKeyTileBytes],
+                                            uint64_t (&full)[T::kKeySlots], uint64_t (&empty)[T::kKeySlots]) {
   RingPosition<kItemSlots> ring;
-  RingPosition<T::kStages> loads;
+  RingPosition<T::kKeySlots> loads;
   while (true) {
     const WorkItem item = take_item(shared, ring);
     if (item.keys == 0) break;
@@ -205,8 +192,8 @@ __device__ __forceinline__ void gather_and_store(const AttendParams& params, Sha
   const int chunk = lane % kLanesPerRow;
   const uint32_t panel_offset = (chunk / 8) * T::kRowPanelBytes + half * T::kHalfPanelBytes;
   RingPosition<kItemSlots> ring;
-  RingPosition<kQueryBuffers> buffer;
-  int stored_tile[kQueryBuffers] = {-1, -1};  // whose output each buffer will hold, oldest first
+  RingPosition<kQuerySlots> buffer;
+  int stored_tile[kQuerySlots] = {-1, -1};  // whose output each buffer will hold, oldest first
 
   const auto store_oldest = [&]() {
     if (stored_tile[0] >= 0) {
@@ -257,7 +244,7 @@ __device__ __forceinline__ void gather_and_store(const AttendParams& params, Sha
     buffer.advance();
   }
 #pragma unroll 1
-  for (int i = 0; i < kQueryBuffers; ++i) {
+  for (int i = 0; i < kQuerySlots; ++i) {
     store_oldest();
     buffer.advance();
   }
@@ -413,9 +400,9 @@ template <class T>
 __device__ __forceinline__ void attend(const AttendParams& params, SharedStorage<T>& shared, int half) {
   const ForwardProblem& problem = params.problem;
   const float scale_log2 = problem.scale * 1.4426950408889634f;
-  RingPosition<kItemSlots> items;      // taken
-  RingPosition<kQueryBuffers> buffer;  // of the item whose scores are being made
-  RingPosition<T::kStages> keys;       // key tiles with scores; the values are one behind
+  RingPosition<kItemSlots> items;    // taken
+  RingPosition<kQuerySlots> buffer;  // of the item whose scores are being made
+  RingPosition<T::kKeySlots> keys;   // key tiles with scores; the values are one behind
   RowState<T> state;
   float rescale[2];
 
@@ -430,13 +417,13 @@ __device__ __forceinline__ void attend(const AttendParams& params, SharedStorage
     release<T>(shared.key_empty[keys.slot()]);
     keys.advance();
   };
-  const auto begin_output = [&](RingPosition<T::kStages> values, bool accumulate) {
+  const auto begin_output = [&](RingPosition<T::kKeySlots> values, bool accumulate) {
     hopper::mbarrier_wait(barrier(shared.value_full[values.slot()]), values.phase());
     issue_output<T>(state,
                     hopper::descriptor_mn_major(hopper::smem_address(shared.value[values.slot()]), T::kKeyPanelBytes),
                     accumulate);
   };
-  const auto end_output = [&](RingPosition<T::kStages> values) {
+  const auto end_output = [&](RingPosition<T::kKeySlots> values) {
     hopper::wgmma_wait<0>();
     hopper::wgmma_fence_operand(state.output);
     release<T>(shared.value_empty[values.slot()]);
@@ -470,7 +457,7 @@ __device__ __forceinline__ void attend(const AttendParams& params, SharedStorage
         buffer.advance();
         hopper::mbarrier_wait(barrier(shared.query_full[buffer.slot()][half]), buffer.phase());
       }
-      const RingPosition<T::kStages> values{keys.count - 1};
+      const RingPosition<T::kKeySlots> values{keys.count - 1};
       hopper::named_barrier_sync(kTurnBarrier + half, kMmaThreads);
       begin_scores();
       begin_output(values, tile > 1);
@@ -493,7 +480,7 @@ __device__ __forceinline__ void attend(const AttendParams& params, SharedStorage
         ++tile;
       }
     }
-    const RingPosition<T::kStages> values{keys.count - 1};
+    const RingPosition<T::kKeySlots> values{keys.count - 1};
     begin_output(values, tile > 1);
     end_output(values);
     finish(state.maximum, state.sum, buffer.slot(), partial_tile);

@@ -13,9 +13,11 @@
 
 #include <algorithm>
 
+#include "attention/kernels/arguments.cuh"
 #include "attention/kernels/hopper.cuh"
 #include "attention/kernels/kernels.h"
 #include "attention/kernels/launch.cuh"
+#include "attention/kernels/workspace.cuh"
 
 namespace vmoba::kernels {
 namespace {
@@ -43,7 +45,6 @@ struct Layout {
   int partials;       // partial-sum rows of one sample
   int tiles, groups;  // n8 tiles per group of blocks, groups
   int chunks;         // ceil(D / kChunkDims)
-  int64_t partial_bytes, fragment_bytes;
 
   // wgmma's operand: 64 blocks x 64 dims panels; fewer blocks leave the product memory bound with mma.sync.
   bool panels(int family) const { return family == 90 && tiles == 8 && chunks % 2 == 0; }
@@ -55,9 +56,20 @@ Layout layout_of(const Shape& s) {
   l.tiles = tiles_of(s.blocks);
   l.groups = ceil_div(s.blocks, 8 * l.tiles);
   l.chunks = ceil_div(s.head_dim, kChunkDims);
-  l.partial_bytes = (int64_t(s.batch) * l.partials * s.heads * s.head_dim * 4 + 255) / 256 * 256;
-  l.fragment_bytes = int64_t(s.batch) * s.heads * l.groups * kTerms * l.tiles * l.chunks * 512;
   return l;
+}
+
+struct Tables {
+  float* partial;
+  bf16* fragments;
+};
+
+int64_t carve(const Shape& s, const Layout& l, void* workspace, Tables* tables) {
+  Workspace pieces(workspace);
+  tables->partial = pieces.take<float>(int64_t(s.batch) * l.partials * s.heads * s.head_dim);
+  tables->fragments =
+      pieces.take<bf16>(int64_t(s.batch) * s.heads * l.groups * kTerms * l.tiles * 8 * l.chunks * kChunkDims);
+  return pieces.bytes();
 }
 
 // Row of the partial sum of segment `segment` of block c. Blocks get disjoint runs because
@@ -452,14 +464,11 @@ __global__ void __launch_bounds__(kProductWarps * 32, 3) product_wgmma_kernel(co
 
 // ---- host ----------------------------------------------------------------------------------------------------------
 
-bool valid(const GateArgs& a) {
+bool arguments_valid(const GateArgs& a) {
   const Shape& s = a.shape;
-  if (s.batch < 1 || s.heads < 1 || s.blocks < 1 || s.video_tokens < s.blocks || s.text_tokens < 0) return false;
-  if (s.head_dim < 16 || s.head_dim > 128 || s.head_dim % 16 != 0) return false;
-  if (!a.q.data || !a.k.data || !a.kbar || !a.gate || !a.workspace || !a.partition.block_start) return false;
-  if (!a.partition.identity && !a.partition.token_of) return false;
-  if (a.v_blocks && !a.v.data) return false;
-  return a.partition.max_block_tokens > 0 && a.partition.max_block_tokens <= s.video_tokens;
+  return shape_valid(s) && s.head_dim >= 16 && s.head_dim <= 128 && s.head_dim % 16 == 0 && view_valid(a.q) &&
+         view_valid(a.k) && (a.v_blocks == nullptr || view_valid(a.v)) && partition_valid(a.partition, s) &&
+         a.kbar != nullptr && a.gate != nullptr && workspace_valid(a.workspace);
 }
 
 cudaError_t launch_gather(const GateArgs& args, const Layout& l, float* partial, const Launcher& launch) {
@@ -486,13 +495,13 @@ cudaError_t launch_gather(const GateArgs& args, const Layout& l, float* partial,
   return launch(gather_kernel, grid, threads, 0, a);
 }
 
-cudaError_t launch_split(const GateArgs& args, const Layout& l, bool panels, const float* partial, bf16* fragments,
+cudaError_t launch_split(const GateArgs& args, const Layout& l, bool panels, const Tables& tables,
                          const Launcher& launch) {
   const Shape& s = args.shape;
   SplitParams a{};
-  a.partial = partial;
+  a.partial = tables.partial;
   a.block_start = args.partition.block_start;
-  a.kbar = args.kbar, a.range = args.range, a.fragments = fragments;
+  a.kbar = args.kbar, a.range = args.range, a.fragments = tables.fragments;
   a.heads = s.heads, a.head_dim = s.head_dim, a.blocks = s.blocks, a.partials = l.partials;
   a.tiles = l.tiles, a.groups = l.groups, a.chunks = l.chunks, a.panels = panels;
   const dim3 grid(l.chunks, l.groups * l.tiles * 8, s.batch * s.heads);
@@ -551,23 +560,23 @@ cudaError_t launch_product(const GateArgs& args, const Layout& l, bool panels, c
 }  // namespace
 
 int64_t gate_workspace_bytes(const Shape& shape) {
-  const Layout l = layout_of(shape);
-  return l.partial_bytes + l.fragment_bytes;
+  Tables unused;
+  return shape_valid(shape) ? carve(shape, layout_of(shape), nullptr, &unused) : 0;
 }
 
 cudaError_t gate(const GateArgs& args, cudaStream_t stream) {
-  if (!valid(args)) return cudaErrorInvalidValue;
+  if (!arguments_valid(args)) return cudaErrorInvalidValue;
   const Layout l = layout_of(args.shape);
-  float* partial = static_cast<float*>(args.workspace);
-  bf16* fragments = reinterpret_cast<bf16*>(static_cast<char*>(args.workspace) + l.partial_bytes);
+  Tables tables;
+  carve(args.shape, l, args.workspace, &tables);
   int device = 0;
   if (cudaError_t e = cudaGetDevice(&device)) return e;
   const int family = kernel_family(device);
   const bool panels = l.panels(family);
   const Launcher launch{stream, family == 90};
-  if (cudaError_t e = launch_gather(args, l, partial, launch)) return e;
-  if (cudaError_t e = launch_split(args, l, panels, partial, fragments, launch)) return e;
-  return launch_product(args, l, panels, fragments, device, launch);
+  if (cudaError_t e = launch_gather(args, l, tables.partial, launch)) return e;
+  if (cudaError_t e = launch_split(args, l, panels, tables, launch)) return e;
+  return launch_product(args, l, panels, tables.fragments, device, launch);
 }
 
 }  // namespace vmoba::kernels

@@ -4,6 +4,7 @@
 // the padded lengths in front of its list and writes the row ids, a warp per 32 mask words: each lane puts the
 // positions of its word's bits into shared memory, then the warp writes them out side by side. No workspace, no
 // atomics; the order is a function of the mask.
+#include "attention/kernels/arguments.cuh"
 #include "attention/kernels/kernels.h"
 #include "attention/kernels/launch.cuh"
 
@@ -109,13 +110,9 @@ __global__ void __launch_bounds__(kThreads) row_kernel(const IndexParams a) {
   for (int slot = length + lane; slot < units_of(length) * kSlotAlign; slot += 32) row[slot] = token;
 }
 
-bool valid(const IndexArgs& a) {
-  const Shape& s = a.shape;
-  if (s.batch < 1 || s.heads < 1 || s.blocks < 1 || s.video_tokens < s.blocks || s.text_tokens < 0) return false;
-  const SlotLists& l = a.lists;
-  if (!l.mask || !l.word_rank || !l.length || !l.start || !l.row) return false;
-  if (!a.partition.identity && !a.partition.token_of) return false;
-  return l.row_stride >= slots_per_head_capacity(s);
+bool arguments_valid(const IndexArgs& a) {
+  return shape_valid(a.shape) && lists_valid(a.lists, a.shape) && masks_valid(a.lists) &&
+         partition_valid(a.partition, a.shape);
 }
 
 }  // namespace
@@ -125,7 +122,7 @@ int64_t index_workspace_bytes(const Shape&) {
 }
 
 cudaError_t index(const IndexArgs& args, cudaStream_t stream) {
-  if (!valid(args)) return cudaErrorInvalidValue;
+  if (!arguments_valid(args)) return cudaErrorInvalidValue;
   const Shape& s = args.shape;
   const IndexParams a{args.lists, args.partition.identity ? nullptr : args.partition.token_of, s.video_tokens,
                       s.mask_words(), s.block_count()};

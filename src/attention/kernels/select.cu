@@ -6,11 +6,13 @@
 // (query_head), and ties go by index.
 #include <algorithm>
 
+#include "attention/kernels/arguments.cuh"
 #include "attention/kernels/kernels.h"
 #include "attention/kernels/launch.cuh"
 #include "attention/kernels/select_common.cuh"
 #include "attention/kernels/select_pool.cuh"
 #include "attention/kernels/select_query_head.cuh"
+#include "attention/kernels/workspace.cuh"
 
 namespace vmoba::kernels {
 namespace {
@@ -96,46 +98,48 @@ Pools pools_of(const Shape& s, Pool kind) {
   return p;
 }
 
-// Workspace of the large pools, in this order; all but the last two are cleared by one memset.
-struct Layout {
-  uint32_t capacity;  // of one candidate list
-  int64_t state, ranges, any_ties, histogram, cleared, candidates, ties, bytes;
+// Tables of the large pools. All but the last two are cleared by one memset of the workspace's first `cleared` bytes.
+struct Tables {
+  PoolState* state;
+  uint32_t* ranges;
+  int* any_ties;
+  char* histogram;
+  int64_t cleared;
+  u64* candidates;
+  uint32_t* ties;
 };
 
-Layout layout_of(const Pools& p) {
-  Layout l{};
-  // The undecided bins hold about 0.1 % of a smooth pool; 1/32 leaves room for outliers before refining starts.
-  l.capacity = uint32_t(std::max<u64>(4096, p.entries() / 32));
-  int64_t at = 0;
-  const auto take = [&](int64_t bytes) {
-    const int64_t start = at;
-    at = (at + bytes + 255) / 256 * 256;
-    return start;
-  };
-  l.state = take(p.count * int64_t(sizeof(PoolState)));
-  l.ranges = take(p.count * int64_t(8));
-  l.any_ties = take(4);
-  l.histogram = take(p.count * int64_t(kHistogramBytes));
-  l.cleared = at;
-  l.candidates = take(p.count * int64_t(l.capacity) * 8);
-  l.ties = take(p.count * int64_t(p.rows) * ((p.video_tokens + kMarkTokens - 1) / kMarkTokens) * 4);
-  l.bytes = at;
-  return l;
+// Entries of one candidate list. The undecided bins hold about 0.1 % of a smooth pool; 1/32 leaves room for outliers
+// before refining starts.
+uint32_t candidate_capacity(const Pools& p) {
+  return uint32_t(std::max<u64>(4096, p.entries() / 32));
 }
 
-bool valid_shape(const Shape& s, const SelectParams& params) {
-  if (s.batch < 1 || s.heads < 1 || s.blocks < 1 || s.video_tokens < s.blocks || s.text_tokens < 0) return false;
+int64_t carve(const Pools& p, void* workspace, Tables* tables) {
+  Workspace pieces(workspace);
+  tables->state = pieces.take<PoolState>(p.count);
+  tables->ranges = pieces.take<uint32_t>(p.count * int64_t(2));
+  tables->any_ties = pieces.take<int>(1);
+  tables->histogram = pieces.take<char>(p.count * int64_t(kHistogramBytes));
+  tables->cleared = pieces.bytes();
+  tables->candidates = pieces.take<u64>(p.count * int64_t(candidate_capacity(p)));
+  tables->ties = pieces.take<uint32_t>(p.count * int64_t(p.rows) * ((p.video_tokens + kMarkTokens - 1) / kMarkTokens));
+  return pieces.bytes();
+}
+
+bool choice_valid(const SelectParams& params) {
   if (int(params.pool) < 0 || int(params.pool) > 3) return false;
   if (params.mode == SelectMode::kThreshold) return params.tau >= 0;  // refuses NaN too
   return params.mode == SelectMode::kTopk && params.topk >= 1 && params.pool != Pool::kBlock;
 }
 
-bool valid(const SelectArgs& a) {
-  if (!valid_shape(a.shape, a.params)) return false;
-  if (!a.gate || !a.lists.mask || !a.partition.block_of || !a.partition.block_start) return false;
-  const Pools p = pools_of(a.shape, a.params.pool);
+bool arguments_valid(const SelectArgs& a) {
+  if (!shape_valid(a.shape) || !choice_valid(a.params) || !partition_valid(a.partition, a.shape)) return false;
+  if (a.gate == nullptr || a.lists.mask == nullptr || a.partition.block_of == nullptr) return false;
   if (a.params.pool == Pool::kQueryHead) return true;
-  return a.workspace && p.entries() < (u64(1) << 32) && p.count <= 65535;  // indices are 32 bits, pools a grid's y
+  const Pools p = pools_of(a.shape, a.params.pool);
+  // Indices are 32 bits, pools a grid's y.
+  return workspace_valid(a.workspace) && p.entries() < (u64(1) << 32) && p.count <= 65535;
 }
 
 // Others that top-k takes from one pool.
@@ -204,9 +208,9 @@ cudaError_t select_pools(const PoolArgs& a, int sms, const Launcher& launch) {
 }
 
 cudaError_t select_large(const SelectArgs& args, const Pools& pools, int device, const Launcher& launch) {
-  const Layout l = layout_of(pools);
-  char* base = static_cast<char*>(args.workspace);
-  if (cudaError_t e = cudaMemsetAsync(base, 0, l.cleared, launch.stream)) return e;
+  Tables tables;
+  carve(pools, args.workspace, &tables);
+  if (cudaError_t e = cudaMemsetAsync(args.workspace, 0, tables.cleared, launch.stream)) return e;
   int sms = 0;
   if (cudaError_t e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device)) return e;
 
@@ -217,22 +221,22 @@ cudaError_t select_large(const SelectArgs& args, const Pools& pools, int device,
   a.topk = args.params.mode == SelectMode::kTopk;
   a.tau = args.params.tau;
   a.topk_target = a.topk ? topk_target(args.shape, args.params) : 0;
-  a.state = reinterpret_cast<PoolState*>(base + l.state);
-  a.histogram = base + l.histogram;
-  a.candidates = reinterpret_cast<u64*>(base + l.candidates);
-  a.capacity = l.capacity;
-  a.ties = reinterpret_cast<uint32_t*>(base + l.ties);
-  a.any_ties = reinterpret_cast<int*>(base + l.any_ties);
+  a.state = tables.state;
+  a.histogram = tables.histogram;
+  a.candidates = tables.candidates;
+  a.capacity = candidate_capacity(pools);
+  a.ties = tables.ties;
+  a.any_ties = tables.any_ties;
   a.mask = args.lists.mask;
   if (args.range && pools.kind != Pool::kBlock) {
     a.range = args.range;
     a.ranges = pools.kind == Pool::kOverall ? pools.heads : 1;
   } else {
-    uint32_t* keys = reinterpret_cast<uint32_t*>(base + l.ranges);
     const dim3 grid = pool_grid(pools, sms * kHistogramCtas);
-    if (cudaError_t e = launch(range_kernel, grid, kHistogramThreads, 0, a, keys)) return e;
-    if (cudaError_t e = launch(decode_range_kernel, (pools.count + 127) / 128, 128, 0, keys, pools.count)) return e;
-    a.range = reinterpret_cast<const float*>(keys);
+    if (cudaError_t e = launch(range_kernel, grid, kHistogramThreads, 0, a, tables.ranges)) return e;
+    if (cudaError_t e = launch(decode_range_kernel, (pools.count + 127) / 128, 128, 0, tables.ranges, pools.count))
+      return e;
+    a.range = reinterpret_cast<const float*>(tables.ranges);
     a.ranges = 1;
   }
   return a.topk ? select_pools<true>(a, sms, launch) : select_pools<false>(a, sms, launch);
@@ -241,12 +245,13 @@ cudaError_t select_large(const SelectArgs& args, const Pools& pools, int device,
 }  // namespace
 
 int64_t select_workspace_bytes(const Shape& shape, const SelectParams& params) {
-  if (!valid_shape(shape, params) || params.pool == Pool::kQueryHead) return 0;
-  return layout_of(pools_of(shape, params.pool)).bytes;
+  if (!shape_valid(shape) || !choice_valid(params) || params.pool == Pool::kQueryHead) return 0;
+  Tables unused;
+  return carve(pools_of(shape, params.pool), nullptr, &unused);
 }
 
 cudaError_t select(const SelectArgs& args, cudaStream_t stream) {
-  if (!valid(args)) return cudaErrorInvalidValue;
+  if (!arguments_valid(args)) return cudaErrorInvalidValue;
   const Pools pools = pools_of(args.shape, args.params.pool);
   const bool topk = args.params.mode == SelectMode::kTopk;
   const bool everything = args.shape.blocks == 1 || (!topk && args.params.tau >= 1);

@@ -19,18 +19,12 @@ __global__ void __launch_bounds__(kMaxThreads) forward_kernel(LayerNorm call, Ch
 #pragma unroll
     for (float& one : scale[v].v) one += call.offset;
   }
-  uint4 next[V];
-#pragma unroll
-  for (int v = 0; v < V; ++v)
-    if (place.has(v)) next[v] = load(call.x, place.begin * place.width + place.column(v));
-  for (int64_t row = place.begin; row < place.end; ++row) {
-    Values x[V];
+  for_each_row<V>(place, {call.x}, [&](int64_t row, Values(&rows)[1][V]) {
+    Values(&x)[V] = rows[0];
     float mean[1] = {0}, variance[1] = {0};
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       if (!place.has(v)) continue;
-      x[v] = widen(next[v]);
-      if (row + 1 < place.end) next[v] = load(call.x, (row + 1) * place.width + place.column(v));
 #pragma unroll
       for (const float one : x[v].v) mean[0] += one;
     }
@@ -58,7 +52,7 @@ __global__ void __launch_bounds__(kMaxThreads) forward_kernel(LayerNorm call, Ch
       call.mean[row] = mean[0];
       call.rstd[row] = rstd;
     }
-  }
+  });
 }
 
 // dx = rstd (g - mean(g) - n mean(g n)) with n = (x - mean) rstd and g = dy (scale + offset).
@@ -77,28 +71,10 @@ __global__ void __launch_bounds__(kMaxThreads)
 #pragma unroll
     for (float& one : scale[v].v) one += call.offset;
   }
-  uint4 next_x[V], next_dy[V];
-  const auto fetch = [&](int64_t row) {
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      if (!place.has(v)) continue;
-      const int64_t at = row * place.width + place.column(v);
-      next_x[v] = load(call.x, at);
-      next_dy[v] = load(call.dy, at);
-    }
-  };
-  fetch(place.begin);
-  for (int64_t row = place.begin; row < place.end; ++row) {
+  for_each_row<V>(place, {call.x, call.dy}, [&](int64_t row, Values(&rows)[2][V]) {
     const float mean = call.mean[row], rstd = call.rstd[row];
-    Values n[V], g[V];
+    Values(&n)[V] = rows[0], (&g)[V] = rows[1];
     float sums[2] = {0, 0};
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      if (!place.has(v)) continue;
-      n[v] = widen(next_x[v]);
-      g[v] = widen(next_dy[v]);
-    }
-    if (row + 1 < place.end) fetch(row + 1);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       if (!place.has(v)) continue;
@@ -121,7 +97,7 @@ __global__ void __launch_bounds__(kMaxThreads)
       for (int i = 0; i < kLanes; ++i) g[v].v[i] = rstd * (g[v].v[i] - (sums[0] + n[v].v[i] * sums[1]) * inverse_width);
       store(call.dx, row * place.width + place.column(v), g[v]);
     }
-  }
+  });
   if (dscale == nullptr) return;
 #pragma unroll
   for (int v = 0; v < V; ++v) {

@@ -27,21 +27,15 @@ __global__ void __launch_bounds__(kMaxThreads) forward_kernel(RmsNorm call, Chun
   const Place place(chunks, call.rows.width);
   const float inverse_width = 1.0f / float(place.width);
   Values weight[V];
-  uint4 next[V];
 #pragma unroll
-  for (int v = 0; v < V; ++v) {
-    if (!place.has(v)) continue;
-    weight[v] = load_floats(call.weight + place.column(v));
-    next[v] = load(call.x, place.begin * place.width + place.column(v));
-  }
-  for (int64_t row = place.begin; row < place.end; ++row) {
-    Values x[V];
+  for (int v = 0; v < V; ++v)
+    if (place.has(v)) weight[v] = load_floats(call.weight + place.column(v));
+  for_each_row<V>(place, {call.x}, [&](int64_t row, Values(&rows)[1][V]) {
+    Values(&x)[V] = rows[0];
     float square[1] = {0};
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       if (!place.has(v)) continue;
-      x[v] = widen(next[v]);
-      if (row + 1 < place.end) next[v] = load(call.x, (row + 1) * place.width + place.column(v));
 #pragma unroll
       for (const float one : x[v].v) square[0] += one * one;
     }
@@ -60,7 +54,7 @@ __global__ void __launch_bounds__(kMaxThreads) forward_kernel(RmsNorm call, Chun
       store(call.y, row * place.width + place.column(v), x[v]);
     }
     if (threadIdx.x == 0) call.rstd[row] = rstd;
-  }
+  });
 }
 
 // dx = rstd (g - n mean(g n)) with n = x rstd and g = dn weight, dn the gradient before the rotation.
@@ -74,28 +68,10 @@ __global__ void __launch_bounds__(kMaxThreads) backward_kernel(RmsNormBackward c
 #pragma unroll
   for (int v = 0; v < V; ++v)
     if (place.has(v)) weight[v] = load_floats(call.weight + place.column(v));
-  uint4 next_x[V], next_dy[V];
-  const auto fetch = [&](int64_t row) {
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      if (!place.has(v)) continue;
-      const int64_t at = row * place.width + place.column(v);
-      next_x[v] = load(call.x, at);
-      next_dy[v] = load(call.dy, at);
-    }
-  };
-  fetch(place.begin);
-  for (int64_t row = place.begin; row < place.end; ++row) {
+  for_each_row<V>(place, {call.x, call.dy}, [&](int64_t row, Values(&rows)[2][V]) {
     const float rstd = call.rstd[row];
-    Values n[V], g[V];
+    Values(&n)[V] = rows[0], (&g)[V] = rows[1];
     float product[1] = {0};
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      if (!place.has(v)) continue;
-      n[v] = widen(next_x[v]);
-      g[v] = widen(next_dy[v]);
-    }
-    if (row + 1 < place.end) fetch(row + 1);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       if (!place.has(v)) continue;
@@ -120,7 +96,7 @@ __global__ void __launch_bounds__(kMaxThreads) backward_kernel(RmsNormBackward c
       for (int i = 0; i < kLanes; ++i) g[v].v[i] = rstd * (g[v].v[i] - n[v].v[i] * (product[0] * inverse_width));
       store(call.dx, row * place.width + place.column(v), g[v]);
     }
-  }
+  });
   if (dweight == nullptr) return;
 #pragma unroll
   for (int v = 0; v < V; ++v)

@@ -119,6 +119,34 @@ struct Place {
   __device__ bool has(int v) const { return column(v) < width; }
 };
 
+// Goes through the block's rows in order: body(row, x) gets the row's vectors, x[i][v] of the i-th input, while those
+// of the next row are on their way.
+template <int V, int Inputs, typename Body>
+__device__ __forceinline__ void for_each_row(const Place& place, const void* const (&inputs)[Inputs], Body body) {
+  uint4 next[Inputs][V];
+  const auto fetch = [&](int64_t row) {
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      if (!place.has(v)) continue;
+      const int64_t at = row * place.width + place.column(v);
+#pragma unroll
+      for (int i = 0; i < Inputs; ++i) next[i][v] = load(inputs[i], at);
+    }
+  };
+  fetch(place.begin);
+  for (int64_t row = place.begin; row < place.end; ++row) {
+    Values x[Inputs][V];
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      if (!place.has(v)) continue;
+#pragma unroll
+      for (int i = 0; i < Inputs; ++i) x[i][v] = widen(next[i][v]);
+    }
+    if (row + 1 < place.end) fetch(row + 1);
+    body(row, x);
+  }
+}
+
 // Sums over the block of N values at once, each the same in every thread. Buffers alternate, so that one barrier for
 // each call is enough.
 template <int N>

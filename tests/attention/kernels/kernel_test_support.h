@@ -20,6 +20,12 @@ inline void cuda_ok(cudaError_t error, const char* what) {
 }
 #define CUDA_OK(call) ::vmoba::kernels::test::cuda_ok((call), #call)
 
+// Launches on made-up addresses are harmless only where there is no GPU.
+inline bool without_gpu() {
+  int devices = 0;
+  return cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0;
+}
+
 // `count` elements of T on the device between two guard zones of 0xA5; contents poisoned with 0xFF (NaN) until written.
 template <typename T>
 class DeviceArray {

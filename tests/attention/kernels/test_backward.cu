@@ -502,6 +502,7 @@ TEST_CASE("backward refuses arguments out of range") {
   good.shape = {1, 1, 64, 16, 0, 1};
   good.partition.block_start = reinterpret_cast<int32_t*>(memory);
   good.partition.identity = true;
+  good.partition.max_block_tokens = 16;
   good.lists.length = good.lists.row = reinterpret_cast<int32_t*>(memory);
   good.lists.start = reinterpret_cast<int64_t*>(memory);
   good.lists.row_stride = 128;
@@ -522,12 +523,15 @@ TEST_CASE("backward refuses arguments out of range") {
       [](BackwardArgs& a) { a.dout.token_stride = 65; },
       [](BackwardArgs& a) { a.lse = nullptr; },
       [](BackwardArgs& a) { a.lists.row = nullptr; },
+      [](BackwardArgs& a) { a.lists.row_stride = 0; },
       [](BackwardArgs& a) { a.partition.identity = false; },
+      [](BackwardArgs& a) { a.partition.max_block_tokens = 17; },
       [](BackwardArgs& a) { a.scale = 0; },
       [](BackwardArgs& a) { a.scale = std::nanf(""); },
       [](BackwardArgs& a) { a.workspace = nullptr; },
       [](BackwardArgs& a) { a.workspace = static_cast<char*>(a.workspace) + 16; },
   };
+  if (without_gpu()) CHECK(backward(good, nullptr) != cudaErrorInvalidValue);
   for (size_t i = 0; i < faults.size(); ++i) {
     INFO("fault " << i);
     BackwardArgs bad = good;

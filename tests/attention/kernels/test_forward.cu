@@ -363,6 +363,7 @@ TEST_CASE("forward refuses bad arguments") {
     spoil(args);
     return forward(args, nullptr) == cudaErrorInvalidValue;
   };
+  if (without_gpu()) CHECK(!refused([](ForwardArgs&) {}));
   CHECK(refused([](ForwardArgs& a) { a.shape.head_dim = 96; }));
   CHECK(refused([](ForwardArgs& a) { a.shape.blocks = 0; }));
   CHECK(refused([](ForwardArgs& a) { a.shape.batch = 0; }));
@@ -375,6 +376,8 @@ TEST_CASE("forward refuses bad arguments") {
   CHECK(refused([](ForwardArgs& a) { a.k_blocks.token_stride += 1; }));
   CHECK(refused([](ForwardArgs& a) { a.out.data = nullptr; }));
   CHECK(refused([](ForwardArgs& a) { a.lists.row = nullptr; }));
+  CHECK(refused([](ForwardArgs& a) { a.lists.mask = nullptr; }));
+  CHECK(refused([](ForwardArgs& a) { a.lists.row_stride -= 128; }));
   CHECK(refused([](ForwardArgs& a) { a.partition.block_start = nullptr; }));
 }
 

@@ -633,36 +633,69 @@ TEST_CASE("golden vectors: gate to mask, and q, k to mask", "[gpu]") {
 // ---- without a GPU -------------------------------------------------------------------------------------------------
 
 TEST_CASE("gate, select and index refuse bad arguments before touching the GPU") {
+  // An address that is never used: the checks come first.
+  char* memory = reinterpret_cast<char*>(uintptr_t(1) << 20);
+  const int32_t* ints = reinterpret_cast<const int32_t*>(memory);
   Shape s;
   s.heads = 2, s.video_tokens = 100, s.blocks = 4;
-  int dummy = 0;
+  const PartitionView partition = {ints, ints, ints, 25, false};
+
   SelectArgs select_args;
   select_args.shape = s;
-  select_args.partition = {&dummy, &dummy, &dummy, 25, false};
-  select_args.gate = reinterpret_cast<const float*>(&dummy);
-  select_args.lists.mask = reinterpret_cast<uint32_t*>(&dummy);
-  select_args.workspace = &dummy;
-  select_args.params = {SelectMode::kTopk, Pool::kBlock, 0.25, 2};
-  CHECK(select(select_args, nullptr) == cudaErrorInvalidValue);
-  select_args.params = {SelectMode::kTopk, Pool::kOverall, 0.25, 0};
-  CHECK(select(select_args, nullptr) == cudaErrorInvalidValue);
-  for (double tau : {-0.1, double(NAN)}) {
-    select_args.params = {SelectMode::kThreshold, Pool::kOverall, tau, 1};
-    CHECK(select(select_args, nullptr) == cudaErrorInvalidValue);
-  }
-  select_args.params = SelectParams{};
-  select_args.gate = nullptr;
-  CHECK(select(select_args, nullptr) == cudaErrorInvalidValue);
+  select_args.partition = partition;
+  select_args.gate = reinterpret_cast<const float*>(memory);
+  select_args.lists.mask = reinterpret_cast<uint32_t*>(memory);
+  select_args.workspace = memory;
+  const auto select_refused = [&](auto&& spoil) {
+    SelectArgs args = select_args;
+    spoil(args);
+    return select(args, nullptr) == cudaErrorInvalidValue;
+  };
+  if (without_gpu()) CHECK(!select_refused([](SelectArgs&) {}));
+  CHECK(select_refused([](SelectArgs& a) { a.params = {SelectMode::kTopk, Pool::kBlock, 0.25, 2}; }));
+  CHECK(select_refused([](SelectArgs& a) { a.params = {SelectMode::kTopk, Pool::kOverall, 0.25, 0}; }));
+  for (double tau : {-0.1, double(NAN)})
+    CHECK(select_refused([&](SelectArgs& a) { a.params = {SelectMode::kThreshold, Pool::kOverall, tau, 1}; }));
+  CHECK(select_refused([](SelectArgs& a) { a.gate = nullptr; }));
+  CHECK(select_refused([](SelectArgs& a) { a.partition.block_of = nullptr; }));
+  CHECK(select_refused([](SelectArgs& a) { a.workspace = static_cast<char*>(a.workspace) + 16; }));
 
   GateArgs gate_args;
-  CHECK(gate(gate_args, nullptr) == cudaErrorInvalidValue);
   gate_args.shape = s;
-  gate_args.shape.head_dim = 72;
-  CHECK(gate(gate_args, nullptr) == cudaErrorInvalidValue);
+  gate_args.partition = partition;
+  gate_args.q = gate_args.k = gate_args.v = {memory, 25'600, 256, 128};
+  gate_args.kbar = gate_args.gate = reinterpret_cast<float*>(memory);
+  gate_args.workspace = memory;
+  const auto gate_refused = [&](auto&& spoil) {
+    GateArgs args = gate_args;
+    spoil(args);
+    return gate(args, nullptr) == cudaErrorInvalidValue;
+  };
+  if (without_gpu()) CHECK(!gate_refused([](GateArgs&) {}));
+  CHECK(gate_refused([](GateArgs& a) { a = GateArgs(); }));
+  CHECK(gate_refused([](GateArgs& a) { a.shape.head_dim = 72; }));
+  CHECK(gate_refused([](GateArgs& a) { a.k.token_stride += 1; }));
+  CHECK(gate_refused([](GateArgs& a) { a.q.data = static_cast<char*>(a.q.data) + 2; }));
+  CHECK(gate_refused([&](GateArgs& a) { a.v_blocks = memory, a.v.data = nullptr; }));
+  CHECK(gate_refused([](GateArgs& a) { a.partition.max_block_tokens = 0; }));
+  CHECK(gate_refused([](GateArgs& a) { a.workspace = nullptr; }));
 
   IndexArgs index_args;
   index_args.shape = s;
-  CHECK(index(index_args, nullptr) == cudaErrorInvalidValue);
+  index_args.partition = partition;
+  int32_t* lists = reinterpret_cast<int32_t*>(memory);
+  index_args.lists = {reinterpret_cast<uint32_t*>(memory), lists, lists,
+                      reinterpret_cast<int64_t*>(memory),  lists, slots_per_head_capacity(s)};
+  const auto index_refused = [&](auto&& spoil) {
+    IndexArgs args = index_args;
+    spoil(args);
+    return index(args, nullptr) == cudaErrorInvalidValue;
+  };
+  if (without_gpu()) CHECK(!index_refused([](IndexArgs&) {}));
+  CHECK(index_refused([](IndexArgs& a) { a.lists = SlotLists(); }));
+  CHECK(index_refused([](IndexArgs& a) { a.lists.row_stride -= 128; }));
+  CHECK(index_refused([](IndexArgs& a) { a.lists.word_rank = nullptr; }));
+  CHECK(index_refused([](IndexArgs& a) { a.partition.token_of = nullptr; }));
 }
 
 TEST_CASE("workspaces grow with the problem and stay far below the gates") {
