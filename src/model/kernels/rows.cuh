@@ -124,16 +124,14 @@ struct Place {
 template <int V, int Inputs, typename Body>
 __device__ __forceinline__ void for_each_row(const Place& place, const void* const (&inputs)[Inputs], Body body) {
   uint4 next[Inputs][V];
-  const auto fetch = [&](int64_t row) {
+  const auto fetch = [&](int64_t row, int v) {
+    const int64_t at = row * place.width + place.column(v);
 #pragma unroll
-    for (int v = 0; v < V; ++v) {
-      if (!place.has(v)) continue;
-      const int64_t at = row * place.width + place.column(v);
-#pragma unroll
-      for (int i = 0; i < Inputs; ++i) next[i][v] = load(inputs[i], at);
-    }
+    for (int i = 0; i < Inputs; ++i) next[i][v] = load(inputs[i], at);
   };
-  fetch(place.begin);
+#pragma unroll
+  for (int v = 0; v < V; ++v)
+    if (place.has(v)) fetch(place.begin, v);
   for (int64_t row = place.begin; row < place.end; ++row) {
     Values x[Inputs][V];
 #pragma unroll
@@ -141,8 +139,8 @@ __device__ __forceinline__ void for_each_row(const Place& place, const void* con
       if (!place.has(v)) continue;
 #pragma unroll
       for (int i = 0; i < Inputs; ++i) x[i][v] = widen(next[i][v]);
+      if (row + 1 < place.end) fetch(row + 1, v);
     }
-    if (row + 1 < place.end) fetch(row + 1);
     body(row, x);
   }
 }
