@@ -16,15 +16,28 @@
 #include "apps/bench/paper_comparison.h"
 #include "apps/bench/step_bench.h"
 #include "apps/main_guard.h"
+#include "attention/vmoba/config.h"
 #include "core/file.h"
+#include "model/common/dtype.h"
 
 namespace {
 
 using namespace vmoba;
 
 struct CheckArguments {
-  std::string folder, backend = "auto", dtype = "fp32", device = "cpu", json;
+  std::string folder, dtype = "fp32", device = "cpu", json;
+  std::vector<std::string> cases;  // of the case table
+  attention::Implementation backend = attention::Implementation::kAuto;
 };
+
+// An option that takes one of the words of an enum (core/choice.h).
+template <typename Enum>
+void add_choice(CLI::App& command, const std::string& name, Enum& value, const std::string& doc) {
+  command
+      .add_option_function<std::string>(
+          name, [&value](const std::string& word) { value = choice_value<Enum>(word); }, doc)
+      ->check(CLI::IsMember(choice_words<Enum>()));
+}
 
 at::Device parse_device(const std::string& name) {
   VMOBA_CHECK_INPUT(name == "cpu" || at::globalContext().hasCUDA(),
@@ -41,28 +54,48 @@ nlohmann::json to_json(const std::vector<bench::GoldenResult>& results, const Ch
                      {"mask_differences", r.mask_differences},
                      {"error", r.error},
                      {"limit", r.limit}});
-  return {{"folder", a.folder}, {"backend", a.backend}, {"dtype", a.dtype},
-          {"device", a.device}, {"failed", failed},     {"files", files}};
+  return {{"folder", a.folder}, {"backend", choice_word(a.backend)},
+          {"dtype", a.dtype},   {"device", a.device},
+          {"failed", failed},   {"files", files}};
+}
+
+std::vector<bench::GoldenResult> run_checks(const CheckArguments& a) {
+  const at::Device device = parse_device(a.device);
+  const at::ScalarType dtype = model::scalar_type(a.dtype);
+  std::vector<bench::GoldenResult> results;
+  if (!a.folder.empty())
+    for (const std::string& path : bench::golden_files(a.folder))
+      results.push_back(bench::check_golden(bench::load_golden(path), a.backend, dtype, device));
+  for (const std::string& name : a.cases) {
+    if (name != "all") {
+      results.push_back(bench::check_case(bench::find_case(name), a.backend, dtype, device));
+      continue;
+    }
+    for (const bench::AttentionCase& c : bench::small_cases())
+      results.push_back(bench::check_case(c, a.backend, dtype, device));
+  }
+  return results;
 }
 
 int check(const CheckArguments& a) {
-  const std::map<std::string, at::ScalarType> dtypes = {
-      {"fp32", at::kFloat}, {"fp64", at::kDouble}, {"bf16", at::kBFloat16}};
-  const at::Device device = parse_device(a.device);
-  std::vector<bench::GoldenResult> results;
+  VMOBA_CHECK_INPUT(!a.folder.empty() || !a.cases.empty(),
+                    "check: expected a folder of golden vectors or --case, found neither");
+  const std::vector<bench::GoldenResult> results = run_checks(a);
   int64_t failed = 0;
-  std::cout << fmt::format("{:<68} {:>6} {:>9} {:>9} {:>9} {:>9} {:>9}\n", "file", "mask", "out", "lse", "dq", "dk",
-                           "dv");
-  for (const std::string& path : bench::golden_files(a.folder)) {
-    const bench::GoldenResult r = bench::check_golden(bench::load_golden(path), a.backend, dtypes.at(a.dtype), device);
-    std::cout << fmt::format("{:<68} {:>6} {:>9.1e} {:>9.1e} {:>9.1e} {:>9.1e} {:>9.1e}{}\n", r.name,
-                             r.mask_differences, r.error.at("out"), r.error.at("lse"), r.error.at("dq"),
-                             r.error.at("dk"), r.error.at("dv"), r.passed() ? "" : "  FAILED");
+  const char* columns[] = {"out", "lse", "dq", "dk", "dv"};
+  std::cout << fmt::format("{:<68} {:>6}", "file or case", "mask");
+  for (const char* column : columns) std::cout << fmt::format(" {:>9}", column);
+  std::cout << "\n";
+  for (const bench::GoldenResult& r : results) {
+    std::cout << fmt::format("{:<68} {:>6}", r.name, r.mask_differences);
+    for (const char* column : columns)
+      std::cout << (r.error.contains(column) ? fmt::format(" {:>9.1e}", r.error.at(column))
+                                             : fmt::format(" {:>9}", "-"));
+    std::cout << (r.passed() ? "\n" : "  FAILED\n");
     failed += r.passed() ? 0 : 1;
-    results.push_back(r);
   }
-  std::cout << fmt::format("{} of {} files passed ({}, {}, {})\n", results.size() - size_t(failed), results.size(),
-                           a.backend, a.dtype, a.device);
+  std::cout << fmt::format("{} of {} {} passed ({}, {}, {})\n", results.size() - size_t(failed), results.size(),
+                           a.cases.empty() ? "files" : "files and cases", choice_word(a.backend), a.dtype, a.device);
   if (!a.json.empty()) write_file_atomically(a.json, to_json(results, a, failed).dump(2) + "\n");
   return failed == 0 ? 0 : 1;
 }
@@ -111,12 +144,13 @@ int attention_benchmark(AttentionArguments a) {
 
 // What VMoBA computes: the same options for every timing.
 void add_vmoba_options(CLI::App& command, attention::AttentionConfig& config) {
-  command.add_option("--tau", config.tau, "Selection threshold");
-  command.add_option("--pool", config.pool, "query_head | block | head_global | overall");
-  command.add_option("--temporal-chunk", config.temporal_chunk, "ct");
-  command.add_option("--spatial-chunk", config.spatial_chunk, "ch cw")->expected(2);
-  command.add_option("--spatiotemporal-chunk", config.spatiotemporal_chunk, "ct ch cw")->expected(3);
-  command.add_option("--implementation", config.implementation, "auto | reference | native");
+  attention::VmobaConfig& vmoba = config.part<attention::VmobaConfig>();
+  command.add_option("--tau", vmoba.tau, "Selection threshold");
+  add_choice(command, "--pool", vmoba.pool, "Gates that compete with each other");
+  command.add_option("--temporal-chunk", vmoba.temporal_chunk, "ct");
+  command.add_option("--spatial-chunk", vmoba.spatial_chunk, "ch cw")->expected(2);
+  command.add_option("--spatiotemporal-chunk", vmoba.spatiotemporal_chunk, "ct ch cw")->expected(3);
+  add_choice(command, "--implementation", config.implementation, "Who computes VMoBA");
 }
 
 void add_attention_options(CLI::App& command, AttentionArguments& a) {
@@ -129,6 +163,8 @@ void add_attention_options(CLI::App& command, AttentionArguments& a) {
   command.add_option("--density", o.density, "Search tau for this density instead");
   command.add_option("--partitions", o.partitions, "Which partitions")
       ->check(CLI::IsMember({"temporal", "spatial", "spatiotemporal"}));
+  command.add_option("--case", o.named_case,
+                     "A case of the case table in place of --grid, sizes, partitions and VMoBA's options");
   command.add_option("--inputs", o.inputs, "random | smooth (positional component, skewed lists)")
       ->check(CLI::IsMember({"random", "smooth"}));
   command.add_option("--repeats", o.repeats, "Timed rounds after warm-up")->check(CLI::PositiveNumber);
@@ -209,9 +245,12 @@ int main(int argc, char** argv) {
   CLI::App app{"Checks and times the attention of this build, and training steps."};
   app.require_subcommand(1);
   CheckArguments a;
-  CLI::App* command = app.add_subcommand("check", "Runs every golden vector of a folder through a backend");
-  command->add_option("folder", a.folder, "Folder of .safetensors vectors")->required();
-  command->add_option("--backend", a.backend, "Who computes")->check(CLI::IsMember({"auto", "reference", "native"}));
+  CLI::App* command =
+      app.add_subcommand("check", "Runs golden vectors of a folder, or cases by name, through an implementation");
+  command->add_option("folder", a.folder, "Folder of .safetensors vectors");
+  command->add_option("--case", a.cases, "Cases of the case table against plain attention, or all (of the small ones)")
+      ->allow_extra_args(false);
+  add_choice(*command, "--backend", a.backend, "Who computes");
   command->add_option("--dtype", a.dtype, "Type of q, k, v")->check(CLI::IsMember({"fp32", "fp64", "bf16"}));
   command->add_option("--device", a.device, "Where to compute")->check(CLI::IsMember({"cpu", "cuda"}));
   command->add_option("--json", a.json, "Also write the results to this file");

@@ -11,39 +11,43 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <utility>
 
-#include "attention/vmoba_op.h"
+#include "attention/dispatch.h"
+#include "attention/vmoba/config.h"
 #include "core/check.h"
 
 namespace vmoba::bench {
 namespace {
 
+using attention::BlockEngine;
+using attention::BlockForward;
+using attention::BlockProblem;
 using attention::Selection;
-using attention::SparseForward;
-using attention::SparseProblem;
+using attention::VmobaConfig;
 
 struct Tensors {
-  at::Tensor q, k, v, dout;  // [B, S, N, D] bf16
+  at::Tensor q, k, v, dout;  // [B, Z, N, D] bf16
 };
 
-// Standard normal values; `smooth` adds a component that varies slowly over the grid to q and k, so that near tokens
-// like each other and lists become as skewed as in trained models.
-Tensors make_inputs(const BenchOptions& o) {
+// Standard normal values; `smooth` adds a component that varies slowly over the grid to q and k of video tokens, so
+// that near tokens like each other and lists become as skewed as in trained models.
+Tensors make_inputs(const AttentionCase& c, const std::string& inputs) {
   const auto options = at::TensorOptions().device(at::kCUDA).dtype(at::kFloat);
-  const int64_t tokens = o.grid.tokens();
-  const auto draw = [&] { return at::randn({o.batch, tokens, o.heads, o.head_dim}, options); };
+  const attention::Grid& grid = c.grid;
+  const auto draw = [&] { return at::randn({c.batch, c.tokens(), c.heads, c.head_dim}, options); };
   at::Tensor q = draw(), k = draw();
-  if (o.inputs == "smooth") {
-    const at::Tensor t = at::arange(o.grid.t, options).view({-1, 1, 1}) / double(o.grid.t);
-    const at::Tensor h = at::arange(o.grid.h, options).view({1, -1, 1}) / double(o.grid.h);
-    const at::Tensor w = at::arange(o.grid.w, options).view({1, 1, -1}) / double(o.grid.w);
-    const at::Tensor frequency = at::randn({3, o.heads, o.head_dim}, options) * 3;
+  if (inputs == "smooth") {
+    const at::Tensor t = at::arange(grid.t, options).view({-1, 1, 1}) / double(grid.t);
+    const at::Tensor h = at::arange(grid.h, options).view({1, -1, 1}) / double(grid.h);
+    const at::Tensor w = at::arange(grid.w, options).view({1, 1, -1}) / double(grid.w);
+    const at::Tensor frequency = at::randn({3, c.heads, c.head_dim}, options) * 3;
     const auto phase = [&](const at::Tensor& x, int64_t axis) {
-      return x.expand({o.grid.t, o.grid.h, o.grid.w}).reshape({1, tokens, 1, 1}) * frequency[axis];
+      return x.expand({grid.t, grid.h, grid.w}).reshape({1, grid.tokens(), 1, 1}) * frequency[axis];
     };
     const at::Tensor position = at::cos(phase(t, 0) + phase(h, 1) + phase(w, 2));
-    q = q + position;
-    k = k + position;
+    q.slice(1, 0, grid.tokens()).add_(position);
+    k.slice(1, 0, grid.tokens()).add_(position);
   }
   return {q.to(at::kBFloat16), k.to(at::kBFloat16), draw().to(at::kBFloat16), draw().to(at::kBFloat16)};
 }
@@ -100,25 +104,26 @@ struct FullAttention {
 };
 
 // Largest difference to fp32 attention over the same mask, relative to the largest value, on 256 queries of each head.
-double subsample_error(const SparseProblem& problem, const Tensors& t, const SparseForward& forward,
-                       const attention::SparseBackend& backend) {
+double subsample_error(const BlockProblem& problem, const Tensors& t, const BlockForward& forward) {
+  const attention::PartitionTables& tables = *problem.tables;
   const int64_t tokens = t.q.size(1), step = std::max<int64_t>(1, tokens / 256);
   const at::Tensor positions = at::arange(0, tokens, step, t.q.options().dtype(at::kLong));
-  const at::Tensor order = problem.tables->token_of_S.to(at::kLong),
-                   block_of = problem.tables->block_of_S.to(at::kLong);
+  const at::Tensor order = attention::token_order_Z(tables, problem.text_tokens);
+  const at::Tensor text_block = at::full({problem.text_tokens}, tables.blocks, order.options());
+  const at::Tensor block_of = at::cat({tables.block_of_S.to(at::kLong), text_block});
   const at::Tensor rows = order.index_select(0, positions);
-  const at::Tensor mask_BNCR = backend.mask_BNCS(problem, forward.selection).index_select(3, positions);
+  const at::Tensor mask_BNER = forward.selection.mask.attends_BNEZ(tokens).index_select(3, positions);
   double worst = 0, largest = 0;
   for (int64_t b = 0; b < t.q.size(0); ++b) {
     for (int64_t n = 0; n < t.q.size(2); ++n) {
       const at::Tensor keys = t.k[b].select(1, n).to(at::kFloat).index_select(0, order);
       const at::Tensor values = t.v[b].select(1, n).to(at::kFloat).index_select(0, order);
       const at::Tensor queries = t.q[b].select(1, n).to(at::kFloat).index_select(0, rows);
-      const at::Tensor allowed = mask_BNCR[b][n].transpose(0, 1).index_select(1, block_of);
+      const at::Tensor allowed = mask_BNER[b][n].transpose(0, 1).index_select(1, block_of);
       const at::Tensor scores =
           (at::mm(queries, keys.t()) / std::sqrt(double(t.q.size(3)))).masked_fill(~allowed, -INFINITY);
       const at::Tensor expected = at::mm(at::softmax(scores, 1), values);
-      const at::Tensor found = forward.out_BZND[b].select(1, n).index_select(0, rows).to(at::kFloat);
+      const at::Tensor found = forward.attended.out_BZND[b].select(1, n).index_select(0, rows).to(at::kFloat);
       worst = std::max(worst, (found - expected).abs().max().item<double>());
       largest = std::max(largest, expected.abs().max().item<double>());
     }
@@ -132,42 +137,49 @@ int64_t current_bytes() {
       .current;
 }
 
-double density_of(const SparseProblem& problem, const Tensors& t, const attention::SparseBackend& backend) {
-  const double pairs = backend.forward(problem, t.q, t.k, t.v).pairs.item<double>();
+double density_of(const BlockProblem& problem, const Tensors& t, const BlockEngine& engine) {
+  const double pairs = block_forward(engine, problem, t.q, t.k, t.v).pairs.item<double>();
   return pairs / (double(t.q.size(0) * t.q.size(2)) * double(t.q.size(1)) * double(t.q.size(1)));
 }
 
 // The threshold at which the density is within 2 % of the wished one (it grows with tau).
-double find_tau(SparseProblem problem, const Tensors& t, const attention::SparseBackend& backend, double density) {
+double find_tau(BlockProblem problem, const Tensors& t, const BlockEngine& engine, double density) {
+  double& tau = vmoba_rule(problem.layer).tau;
   double low = 0, high = 1;
   for (int round = 0; round < 20; ++round) {
-    problem.layer.tau = (low + high) / 2;
-    const double found = density_of(problem, t, backend);
+    tau = (low + high) / 2;
+    const double found = density_of(problem, t, engine);
     if (std::abs(found / density - 1) < 0.02) break;
-    (found < density ? low : high) = problem.layer.tau;
+    (found < density ? low : high) = tau;
   }
-  return problem.layer.tau;
+  return tau;
 }
 
-attention::LayerAttention layer_of(const BenchOptions& o, const std::string& partition) {
-  attention::AttentionConfig config = o.attention;
-  config.temporal_layers = partition == "temporal";
-  config.spatial_layers = partition == "spatial";
-  config.spatiotemporal_layers = partition == "spatiotemporal";
-  return attention::layer_attention(config, 0, false);
+std::vector<AttentionCase> cases_of(const BenchOptions& o) {
+  if (!o.named_case.empty()) return {find_case(o.named_case)};
+  std::vector<AttentionCase> out;
+  for (const std::string& partition : o.partitions) {
+    attention::AttentionConfig config = o.attention;
+    VmobaConfig& vmoba = config.part<VmobaConfig>();
+    vmoba.temporal_layers = partition == "temporal";
+    vmoba.spatial_layers = partition == "spatial";
+    vmoba.spatiotemporal_layers = partition == "spatiotemporal";
+    out.push_back({partition, o.grid, attention::layer_attention(config, 0, false), 0, o.batch, o.heads, o.head_dim});
+  }
+  return out;
 }
 
 // Nothing waits for the GPU between the rounds, as in training: the times are those of a stream that is never idle.
-void measure_times(const BenchOptions& o, const SparseProblem& problem, const Tensors& t,
-                   const attention::SparseBackend& backend, BenchCase& out) {
+void measure_times(const BenchOptions& o, const BlockProblem& problem, const Tensors& t, const BlockEngine& engine,
+                   BenchCase& out) {
   FullAttention full(t);
   std::vector<StageTimer> rounds(size_t(o.warmup + o.repeats));
   for (StageTimer& round : rounds) {
     Selection selection;
-    SparseForward result;
-    round.stage([&] { selection = backend.select(problem, t.q, t.k, t.v); });
-    round.stage([&] { result = backend.attend(problem, t.q, t.k, t.v, selection); });
-    round.stage([&] { backend.backward(problem, t.q, t.k, t.v, result, t.dout); });
+    BlockForward result;
+    round.stage([&] { selection = block_select(engine, problem, t.q, t.k, t.v); });
+    round.stage([&] { result = block_attend(engine, problem, t.q, t.k, t.v, std::move(selection)); });
+    round.stage([&] { block_backward(engine, problem, t.q, t.k, t.v, result, t.dout); });
     round.stage([&] { full.forward(); });
     round.stage([&] { full.backward(); });
   }
@@ -191,31 +203,34 @@ void measure_times(const BenchOptions& o, const SparseProblem& problem, const Te
   out.full_total_ms = spread_of(full_total);
 }
 
-BenchCase bench_case(const BenchOptions& o, const std::string& partition, const Tensors& t) {
-  SparseProblem problem = attention::make_sparse_problem(t.q, o.grid, 0, layer_of(o, partition));
-  const attention::SparseBackend& backend = attention::sparse_backend(o.attention.implementation, t.q);
-  if (o.density > 0) problem.layer.tau = find_tau(problem, t, backend, o.density);
+BenchCase bench_case(const BenchOptions& o, const AttentionCase& c) {
+  at::manual_seed(0);
+  const Tensors t = make_inputs(c, o.inputs);
+  BlockProblem problem = attention::make_block_problem(t.q, c.grid, c.text_tokens, c.layer);
+  const BlockEngine& engine = attention::block_engine(o.attention.implementation, t.q);
+  attention::VmobaRule& rule = vmoba_rule(problem.layer);
+  if (o.density > 0) rule.tau = find_tau(problem, t, engine, o.density);
   BenchCase out;
-  out.partition = partition;
+  out.partition = c.name;
   out.inputs = o.inputs;
   out.blocks = problem.tables->blocks;
-  out.tokens = o.grid.tokens();
-  out.tau = problem.layer.tau;
+  out.tokens = c.tokens();
+  out.tau = rule.tau;
 
   // Memory: what a forward and backward need above inputs, output and gradients.
   c10::cuda::CUDACachingAllocator::emptyCache();
   c10::cuda::CUDACachingAllocator::resetPeakStats(0);
   const int64_t before = current_bytes();
   {
-    const SparseForward result = backend.forward(problem, t.q, t.k, t.v);
-    backend.backward(problem, t.q, t.k, t.v, result, t.dout);
+    const BlockForward result = block_forward(engine, problem, t.q, t.k, t.v);
+    block_backward(engine, problem, t.q, t.k, t.v, result, t.dout);
     out.extra_bytes = peak_bytes() - before - 4 * int64_t(t.q.nbytes());
-    const double all = double(o.batch * o.heads) * double(out.tokens) * double(out.tokens);
+    const double all = double(c.batch * c.heads) * double(out.tokens) * double(out.tokens);
     out.density = result.pairs.item<double>() / all;
-    out.relative_error = o.check ? subsample_error(problem, t, result, backend) : -1;
+    out.relative_error = o.check ? subsample_error(problem, t, result) : -1;
   }
-  measure_times(o, problem, t, backend, out);
-  const double flops = attention::attention_flops(out.tokens, o.heads, o.head_dim, out.density, 0) * double(o.batch);
+  measure_times(o, problem, t, engine, out);
+  const double flops = attention::attention_flops(out.tokens, c.heads, c.head_dim, out.density, 0) * double(c.batch);
   out.forward_tflops = flops / (out.forward_ms.median * 1e9);
   out.backward_tflops = 2.5 * flops / (out.backward_ms.median * 1e9);
   return out;
@@ -230,10 +245,8 @@ nlohmann::json to_json(const Spread& s) {
 std::vector<BenchCase> bench_attention(const BenchOptions& options) {
   VMOBA_CHECK_INPUT(at::globalContext().hasCUDA(), "vmoba-bench attention: expected a CUDA GPU, found none");
   const at::NoGradGuard no_grad;
-  at::manual_seed(0);
-  const Tensors tensors = make_inputs(options);
   std::vector<BenchCase> out;
-  for (const std::string& partition : options.partitions) out.push_back(bench_case(options, partition, tensors));
+  for (const AttentionCase& c : cases_of(options)) out.push_back(bench_case(options, c));
   return out;
 }
 

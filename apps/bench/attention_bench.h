@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "apps/bench/attention_cases.h"
 #include "attention/attention.h"
 
 namespace vmoba::bench {
@@ -17,6 +18,7 @@ struct BenchOptions {
   std::string inputs = "random";         // random | smooth (a positional component: skewed lists, as in trained models)
   double density = 0;                    // > 0: tau is searched so that the density comes within 2 % of it
   std::vector<std::string> partitions = {"temporal", "spatial", "spatiotemporal"};
+  std::string named_case;  // a case of the case table in place of grid, sizes, attention and partitions
   int64_t repeats = 10, warmup = 3;
   bool check = true;  // error against the reference on a subsample of queries
 };

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 
+#include "attention/vmoba/config.h"
 #include "core/check.h"
 
 namespace vmoba::bench {
@@ -31,7 +32,7 @@ std::vector<BenchOptions> density_points(const BenchOptions& options) {
     points.push_back(options);
     // Every block is attended from tau = 1 on; no search reaches that exactly.
     points.back().density = density < 1 ? density : 0;
-    if (density == 1) points.back().attention.tau = 1;
+    if (density == 1) points.back().attention.part<attention::VmobaConfig>().tau = 1;
   }
   return points;
 }
@@ -39,10 +40,10 @@ std::vector<BenchOptions> density_points(const BenchOptions& options) {
 std::vector<BenchOptions> block_points(const BenchOptions& options) {
   const auto& grid = options.grid;
   std::vector<BenchOptions> points;
-  const auto add = [&](const std::string& partition) -> attention::AttentionConfig& {
+  const auto add = [&](const std::string& partition) -> attention::VmobaConfig& {
     points.push_back(options);
     points.back().partitions = {partition};
-    return points.back().attention;
+    return points.back().attention.part<attention::VmobaConfig>();
   };
   for (const std::string& partition : options.partitions) {
     if (partition == "temporal")

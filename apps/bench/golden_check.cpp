@@ -9,6 +9,8 @@
 #include <filesystem>
 #include <limits>
 
+#include "attention/dispatch.h"
+#include "attention/vmoba/vmoba.h"
 #include "core/check.h"
 #include "model/weights/safetensors.h"
 
@@ -17,8 +19,8 @@ namespace {
 
 using attention::LayerAttention;
 using attention::Partition;
-using attention::Pool;
 using attention::SelectMode;
+using attention::VmobaRule;
 using Metadata = std::map<std::string, std::string>;
 
 constexpr double kExactLimit = 1e-5;
@@ -52,35 +54,27 @@ std::vector<int64_t> parse_list(const std::string& text, char separator, const s
 }
 
 template <typename Enum>
-Enum parse_word(const std::map<std::string, Enum>& words, const Metadata& metadata, const std::string& file,
-                const std::string& key) {
+Enum parse_word(const Metadata& metadata, const std::string& file, const std::string& key) {
   const std::string& text = value(metadata, file, key);
-  const auto found = words.find(text);
-  VMOBA_CHECK_INPUT(found != words.end(), "expected a known {} in {}, found '{}'", key, file, text);
-  return found->second;
+  const std::vector<std::string> words = choice_words<Enum>();
+  VMOBA_CHECK_INPUT(std::find(words.begin(), words.end(), text) != words.end(), "expected a known {} in {}, found '{}'",
+                    key, file, text);
+  return choice_value<Enum>(text);
 }
-
-const std::map<std::string, Partition> kPartitions = {{"temporal", Partition::kTemporal},
-                                                      {"spatial", Partition::kSpatial},
-                                                      {"spatiotemporal", Partition::kSpatiotemporal}};
-const std::map<std::string, SelectMode> kSelectModes = {{"threshold", SelectMode::kThreshold},
-                                                        {"topk", SelectMode::kTopk}};
-const std::map<std::string, Pool> kPools = {{"query_head", Pool::kQueryHead},
-                                            {"block", Pool::kBlock},
-                                            {"head_global", Pool::kHeadGlobal},
-                                            {"overall", Pool::kOverall}};
 
 LayerAttention parse_layer(const Metadata& metadata, const std::string& file) {
   LayerAttention layer;
-  layer.sparse = true;
-  layer.partition = parse_word(kPartitions, metadata, file, "partition");
-  layer.select = parse_word(kSelectModes, metadata, file, "select_mode");
-  layer.pool = parse_word(kPools, metadata, file, "pool");
-  if (layer.select == SelectMode::kThreshold) {
-    layer.tau = parse_number<double>(value(metadata, file, "tau"), file, "tau");
+  layer.method = &attention::vmoba_method();
+  layer.partition = parse_word<Partition>(metadata, file, "partition");
+  VmobaRule rule;
+  rule.select = parse_word<SelectMode>(metadata, file, "select_mode");
+  rule.pool = parse_word<attention::Pool>(metadata, file, "pool");
+  if (rule.select == SelectMode::kThreshold) {
+    rule.tau = parse_number<double>(value(metadata, file, "tau"), file, "tau");
   } else {
-    layer.topk = parse_number<int64_t>(value(metadata, file, "topk"), file, "topk");
+    rule.topk = parse_number<int64_t>(value(metadata, file, "topk"), file, "topk");
   }
+  layer.rule = rule;
   const std::vector<int64_t> chunk = parse_list(value(metadata, file, "chunk"), ',', file, "chunk");
   const size_t numbers = layer.partition == Partition::kTemporal ? 1 : layer.partition == Partition::kSpatial ? 2 : 3;
   VMOBA_CHECK_INPUT(chunk.size() == numbers, "expected {} numbers as metadata 'chunk' of {}, found {}", numbers, file,
@@ -99,28 +93,73 @@ at::Tensor read_tensor(const model::SafetensorsFile& file, const std::string& pa
   return tensor.clone();
 }
 
-// Plain masked attention in bf16 with its gradients: the measure of what the format itself costs.
-std::map<std::string, at::Tensor> plain_bf16(const GoldenCase& golden, const attention::PartitionTables& tables,
-                                             at::Device device) {
+// Which (query, key) pairs attend each other, original token order: bool [B, N, Z, Z]; text sees and is seen by all.
+at::Tensor allowed_pairs(const at::Tensor& mask_BNCS, const attention::PartitionTables& tables, int64_t tokens) {
   const at::Tensor position_S = at::empty_like(tables.token_of_S, at::kLong);
   position_S.index_copy_(0, tables.token_of_S.to(at::kLong), at::arange(tables.tokens, position_S.options()));
   const at::Tensor block_S = tables.block_of_S.to(at::kLong).index_select(0, position_S);
-  const int64_t tokens = golden.q_BZND.size(1);
-  at::Tensor allowed_BNZZ = at::ones({golden.q_BZND.size(0), golden.q_BZND.size(2), tokens, tokens},
-                                     golden.mask_BNCS.options().device(device));
+  at::Tensor allowed_BNZZ = at::ones({mask_BNCS.size(0), mask_BNCS.size(1), tokens, tokens}, mask_BNCS.options());
   allowed_BNZZ.slice(2, 0, tables.tokens)
       .slice(3, 0, tables.tokens)
-      .copy_(golden.mask_BNCS.to(device).index_select(3, position_S).index_select(2, block_S).transpose(2, 3));
+      .copy_(mask_BNCS.index_select(3, position_S).index_select(2, block_S).transpose(2, 3));
+  return allowed_BNZZ;
+}
 
-  const auto leaf = [&](const at::Tensor& x) { return x.to(device, at::kBFloat16, false, true).requires_grad_(); };
-  const at::Tensor q = leaf(golden.q_BZND), k = leaf(golden.k_BZND), v = leaf(golden.v_BZND);
+struct Inputs {
+  at::Tensor q_BZND, k_BZND, v_BZND, dout_BZND;
+  at::Tensor read_BZ11 = {};  // rows of the result that are not zeros; undefined: all
+};
+
+// Plain masked attention with its gradients, in `dtype` on `device`.
+std::map<std::string, at::Tensor> plain_attention(const Inputs& in, const at::Tensor& allowed_BNZZ,
+                                                  at::ScalarType dtype, at::Device device) {
+  const auto leaf = [&](const at::Tensor& x) { return x.detach().to(device, dtype, false, true).requires_grad_(); };
+  const at::Tensor q = leaf(in.q_BZND), k = leaf(in.k_BZND), v = leaf(in.v_BZND);
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
   const at::Tensor scores = at::matmul(q.transpose(1, 2), k.permute({0, 2, 3, 1})) * scale;
   const at::Tensor p =
-      scores.masked_fill(allowed_BNZZ.logical_not(), -std::numeric_limits<double>::infinity()).softmax(-1);
+      scores.masked_fill(allowed_BNZZ.to(device).logical_not(), -std::numeric_limits<double>::infinity()).softmax(-1);
   const at::Tensor out = at::matmul(p, v.transpose(1, 2)).transpose(1, 2);
-  const auto grads = torch::autograd::grad({out}, {q, k, v}, {golden.dout_BZND.to(device)});
+  const auto grads = torch::autograd::grad({out}, {q, k, v}, {in.dout_BZND.to(device, dtype)});
+  const at::Tensor rows = in.read_BZ11.defined() ? out.detach() * in.read_BZ11.to(device) : out.detach();
+  return {{"out", rows}, {"dq", grads[0]}, {"dk", grads[1]}, {"dv", grads[2]}};
+}
+
+// The same through self_attention().
+std::map<std::string, at::Tensor> layer_attention_of(const AttentionCase& c, const Inputs& in,
+                                                     const LayerAttention& layer, at::ScalarType dtype,
+                                                     at::Device device) {
+  const auto leaf = [&](const at::Tensor& x) { return x.detach().to(device, dtype, false, true).requires_grad_(); };
+  const at::Tensor q = leaf(in.q_BZND), k = leaf(in.k_BZND), v = leaf(in.v_BZND);
+  const at::Tensor out = attention::self_attention(q, k, v, c.grid, c.text_tokens, layer, nullptr, c.text_lengths);
+  const auto grads = torch::autograd::grad({out}, {q, k, v}, {in.dout_BZND.to(device, dtype)});
   return {{"out", out.detach()}, {"dq", grads[0]}, {"dk", grads[1]}, {"dv", grads[2]}};
+}
+
+// Forbids pairs with text beyond a sample's length. Its rows, which nobody reads, attend themselves.
+void forbid_padding(const AttentionCase& c, at::Tensor& allowed_BNZZ) {
+  for (size_t b = 0; b < c.text_lengths.size(); ++b) {
+    const int64_t end = c.grid.tokens() + c.text_lengths[b];
+    at::Tensor of_sample = allowed_BNZZ[int64_t(b)];
+    of_sample.slice(2, end).fill_(false);
+    of_sample.slice(1, end).fill_(false);
+    of_sample.diagonal(0, 1, 2).fill_(true);
+  }
+}
+
+// Which of a case's rows count: bool [B, Z, 1, 1].
+at::Tensor read_rows(const AttentionCase& c) {
+  at::Tensor rows = at::ones({c.batch, c.tokens(), 1, 1}, at::kBool);
+  for (size_t b = 0; b < c.text_lengths.size(); ++b)
+    rows[int64_t(b)].slice(0, c.grid.tokens() + c.text_lengths[b]).fill_(false);
+  return rows;
+}
+
+// The limits of bf16 results: what the format itself costs, from plain attention in bf16.
+void allow_bf16(const Inputs& in, const at::Tensor& allowed_BNZZ, const std::map<std::string, at::Tensor>& expected,
+                at::Device device, GoldenResult& result) {
+  for (const auto& [name, tensor] : plain_attention(in, allowed_BNZZ, at::kBFloat16, device))
+    result.limit[name] = 2 * relative_error(tensor, expected.at(name)) + kHalfUlpBf16;
 }
 
 }  // namespace
@@ -176,28 +215,67 @@ double relative_error(const at::Tensor& found, const at::Tensor& expected) {
   return ((a - b).abs().max() / b.abs().max()).item<double>();
 }
 
-GoldenResult check_golden(const GoldenCase& golden, const std::string& implementation, at::ScalarType dtype,
+GoldenResult check_golden(const GoldenCase& golden, attention::Implementation implementation, at::ScalarType dtype,
                           at::Device device) {
   const auto input = [&](const at::Tensor& x) { return x.to(device, dtype); };
   const at::Tensor q = input(golden.q_BZND), k = input(golden.k_BZND), v = input(golden.v_BZND);
-  const attention::SparseBackend& backend = attention::sparse_backend(implementation, q);
-  const auto problem = attention::make_sparse_problem(q, golden.grid, golden.text_tokens, golden.layer);
-  const attention::SparseForward forward = backend.forward(problem, q, k, v);
-  const attention::SparseGradients d = backend.backward(problem, q, k, v, forward, input(golden.dout_BZND));
-  const at::Tensor mask = backend.mask_BNCS(problem, forward.selection).cpu();
+  const attention::BlockEngine& engine = attention::block_engine(implementation, q);
+  const auto problem = attention::make_block_problem(q, golden.grid, golden.text_tokens, golden.layer);
+  const attention::BlockForward forward = attention::block_forward(engine, problem, q, k, v);
+  const attention::BlockGradients d =
+      attention::block_backward(engine, problem, q, k, v, forward, input(golden.dout_BZND));
+  const at::Tensor mask = attention::attends_BNCS(problem, forward.selection).cpu();
 
   GoldenResult result;
   result.name = golden.name;
   result.mask_differences = (mask != golden.mask_BNCS).sum().item<int64_t>();
-  const std::map<std::string, at::Tensor> found = {
-      {"out", forward.out_BZND}, {"lse", forward.lse_BNZ}, {"dq", d.dq_BZND}, {"dk", d.dk_BZND}, {"dv", d.dv_BZND}};
+  const std::map<std::string, at::Tensor> found = {{"out", forward.attended.out_BZND},
+                                                   {"lse", forward.attended.lse_BNZ},
+                                                   {"dq", d.dq_BZND},
+                                                   {"dk", d.dk_BZND},
+                                                   {"dv", d.dv_BZND}};
   for (const auto& [name, tensor] : found) {
     result.error[name] = relative_error(tensor, golden.expected.at(name));
     result.limit[name] = kExactLimit;
   }
   if (dtype == at::kBFloat16)
-    for (const auto& [name, tensor] : plain_bf16(golden, *problem.tables, device))
-      result.limit[name] = 2 * relative_error(tensor, golden.expected.at(name)) + kHalfUlpBf16;
+    allow_bf16({golden.q_BZND, golden.k_BZND, golden.v_BZND, golden.dout_BZND},
+               allowed_pairs(golden.mask_BNCS, *attention::partition_tables(golden.grid, golden.layer.chunk, at::kCPU),
+                             golden.q_BZND.size(1)),
+               golden.expected, device, result);
+  return result;
+}
+
+GoldenResult check_case(const AttentionCase& c, attention::Implementation implementation, at::ScalarType dtype,
+                        at::Device device) {
+  constexpr int64_t kMostTokens = 4096;
+  VMOBA_CHECK_INPUT(c.tokens() <= kMostTokens, "check --case {}: expected a case of at most {} tokens, found {}",
+                    c.name, kMostTokens, c.tokens());
+  const auto drawn = [&](const char* name) { return case_tensor(c, name, at::kBFloat16); };
+  const at::Tensor read = read_rows(c);
+  const Inputs in{drawn("q"), drawn("k"), drawn("v"), drawn("dout") * read, read};
+  LayerAttention layer = c.layer;
+  layer.implementation = implementation;
+  const auto selected = [&](attention::Implementation by, at::ScalarType type, at::Device where) {
+    const at::Tensor q = in.q_BZND.to(where, type), k = in.k_BZND.to(where, type), v = in.v_BZND.to(where, type);
+    const auto problem = attention::make_block_problem(q, c.grid, c.text_tokens, layer);
+    return attention::attends_BNCS(problem, attention::block_select(attention::block_engine(by, q), problem, q, k, v))
+        .cpu();
+  };
+  const at::Tensor mask_BNCS = selected(attention::Implementation::kReference, at::kDouble, at::kCPU);
+  at::Tensor allowed_BNZZ =
+      allowed_pairs(mask_BNCS, *attention::partition_tables(c.grid, layer.chunk, at::kCPU), c.tokens());
+  forbid_padding(c, allowed_BNZZ);
+  const auto expected = plain_attention(in, allowed_BNZZ, at::kDouble, at::kCPU);
+
+  GoldenResult result;
+  result.name = c.name;
+  result.mask_differences = (selected(implementation, dtype, device) != mask_BNCS).sum().item<int64_t>();
+  for (const auto& [name, tensor] : layer_attention_of(c, in, layer, dtype, device)) {
+    result.error[name] = relative_error(tensor, expected.at(name));
+    result.limit[name] = kExactLimit;
+  }
+  if (dtype == at::kBFloat16) allow_bf16(in, allowed_BNZZ, expected, device, result);
   return result;
 }
 

@@ -1,5 +1,5 @@
-// Golden vectors of VMoBA (tests/fixtures/golden/README.md says what is in them) against a backend of this build:
-// what `vmoba-bench check` runs, and what the tests of the attention run.
+// Golden vectors of VMoBA (tests/fixtures/golden/README.md says what is in them) and cases of the case table against
+// an implementation of this build: what `vmoba-bench check` runs, and what the tests of the attention run.
 //
 // Shape letters: B samples, S video tokens, X text tokens, Z = S + X, N heads, D head size, C blocks.
 #pragma once
@@ -10,7 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "attention/vmoba_op.h"
+#include "apps/bench/attention_cases.h"
+#include "attention/attention.h"
 
 namespace vmoba::bench {
 
@@ -43,7 +44,13 @@ double relative_error(const at::Tensor& found, const at::Tensor& expected);
 
 // The limits: masks equal; 1e-5 for fp32 and fp64 and for lse. Other bf16 results: twice the error of plain attention
 // in bf16 with the same mask, plus half a unit in the last place of bf16 (docs/numerics.md).
-GoldenResult check_golden(const GoldenCase& golden, const std::string& implementation, at::ScalarType dtype,
+GoldenResult check_golden(const GoldenCase& golden, attention::Implementation implementation, at::ScalarType dtype,
                           at::Device device);
+
+// A small case through self_attention() and its backward, against plain masked attention in fp64 of the same bf16
+// values. The mask is the reference's selection in fp64, to which the tests hold the reference. Limits as above; no
+// lse. Throws Error(kInput) for a case of more than 4,096 tokens.
+GoldenResult check_case(const AttentionCase& c, attention::Implementation implementation, at::ScalarType dtype,
+                        at::Device device);
 
 }  // namespace vmoba::bench

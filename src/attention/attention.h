@@ -7,6 +7,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <any>
 #include <array>
 #include <cstdint>
 #include <map>
@@ -15,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/choice.h"
 #include "core/config.h"
 
 namespace vmoba::attention {
@@ -27,43 +29,52 @@ struct Grid {
 };
 
 enum class Partition { kTemporal, kSpatial, kSpatiotemporal };
-enum class SelectMode { kThreshold, kTopk };
-enum class Pool { kQueryHead, kBlock, kHeadGlobal, kOverall };
-const char* partition_name(Partition partition);  // "temporal" | "spatial" | "spatiotemporal"
+const Choices<Partition>& choices_of(Partition);
 
-// The `attention:` group of a configuration.
+// Who computes a sparse method.
+enum class Implementation { kAuto, kReference, kNative };
+const Choices<Implementation>& choices_of(Implementation);
+
+struct Method;                // a row of the table of methods (attention/method.h)
+const Method& full_method();  // full attention
+
+// The `attention:` group of a configuration: what all methods share, and each method's own part in the same group.
 struct AttentionConfig {
-  std::string backend = "vmoba";        // full | vmoba
-  std::string implementation = "auto";  // auto | reference | native
+  std::string backend = "vmoba";  // the name of a method
+  Implementation implementation = Implementation::kAuto;
   bool full_when_faster = true;
-  int64_t temporal_chunk = 3;
-  std::vector<int64_t> spatial_chunk = {6, 8};
-  std::vector<int64_t> spatiotemporal_chunk = {6, 9, 16};
-  int64_t temporal_layers = 1, spatial_layers = 1, spatiotemporal_layers = 1;
-  std::string select = "threshold";  // threshold | topk
-  std::string pool = "head_global";  // query_head | block | head_global | overall
-  double tau = 0.25;
-  int64_t temporal_topk = 2, spatial_topk = 12, spatiotemporal_topk = 16;
   int64_t dense_layers = 0;
   int64_t dense_steps = 0;
   int64_t dense_warmup_steps = 0;
 
+  AttentionConfig();  // every method's part at its defaults
+  // The part of the method whose struct is Part: config.part<VmobaConfig>().tau.
+  template <typename Part>
+  Part& part();
+  template <typename Part>
+  const Part& part() const {
+    return const_cast<AttentionConfig*>(this)->part<Part>();
+  }
+
   void visit(ConfigVisitor& v);
-  // Checks that fields agree with each other (for example topk with pool block); throws Error(kInput).
+  // Checks ranges, and that fields agree with each other (for example topk with pool block); throws Error(kInput).
   void validate() const;
+
+ private:
+  friend struct LayerAttention layer_attention(const AttentionConfig& config, int64_t layer, bool dense);
+  std::vector<std::any> parts_;  // in the order of the table of methods
 };
 
 // What one layer does: resolved from AttentionConfig by layer_attention().
 struct LayerAttention {
-  bool sparse = false;  // false: full attention
+  const Method* method = &full_method();
   Partition partition = Partition::kTemporal;
   std::array<int64_t, 3> chunk = {1, 0, 0};  // (ct, ch, cw); 0 = the whole dimension
-  SelectMode select = SelectMode::kThreshold;
-  Pool pool = Pool::kHeadGlobal;
-  double tau = 0.25;
-  int64_t topk = 1;
-  std::string implementation = "auto";
+  std::any rule;                             // how the method selects: a struct of its own
+  Implementation implementation = Implementation::kAuto;
   bool full_when_faster = false;  // with auto: full attention where the native kernels would be slower than it
+
+  bool sparse() const;  // false: full attention
 };
 
 // Layer `layer` of a network; `dense` forces full attention (dense_steps, dense_warmup_steps).
@@ -90,18 +101,48 @@ class AttentionStats {
   std::vector<Entry> entries_;
 };
 
-// Self attention of a layer: q, k, v [B, S+X, N, D] -> [B, S+X, N, D], differentiable in q, k, v (the selection is
-// held constant). `stats` may be null. Throws Error(kInput) where shapes and grid disagree.
-at::Tensor self_attention(const at::Tensor& q_BSND, const at::Tensor& k_BSND, const at::Tensor& v_BSND,
-                          const Grid& grid, int64_t text_tokens, const LayerAttention& layer, AttentionStats* stats);
+// A tensor that a method learns in each of its layers. Pretrained files do not have it: it starts at `initial`.
+struct LearntParameter {
+  std::string name;
+  std::vector<int64_t> shape;
+  double initial = 0;
+};
+std::vector<LearntParameter> learnt_parameters(const LayerAttention& layer, int64_t heads, int64_t head_dim);
 
-// Full attention of q [B, S, N, D] over k, v [B, L, N, D] (cross attention); differentiable.
-at::Tensor cross_attention(const at::Tensor& q_BSND, const at::Tensor& k_BLND, const at::Tensor& v_BLND);
+// Self attention of a layer: q, k, v [B, S+X, N, D] -> [B, S+X, N, D], differentiable in q, k, v and `learnt` (the
+// selection is held constant). `stats` may be null. `text_lengths` (B numbers of 0 to X; empty: X each): text tokens
+// beyond a sample's length are attended by nobody, and their rows of the result are zeros. `learnt`: tensors for
+// learnt_parameters(), in their order. Throws Error(kInput) where shapes, lengths and grid disagree.
+at::Tensor self_attention(const at::Tensor& q_BSND, const at::Tensor& k_BSND, const at::Tensor& v_BSND,
+                          const Grid& grid, int64_t text_tokens, const LayerAttention& layer, AttentionStats* stats,
+                          at::IntArrayRef text_lengths = {}, at::TensorList learnt = {});
+
+// Full attention of q [B, S, N, D] over k, v [B, L, N, D] (cross attention); differentiable. With `lengths` (B numbers
+// of 1 to L) a sample attends its first keys only.
+at::Tensor cross_attention(const at::Tensor& q_BSND, const at::Tensor& k_BLND, const at::Tensor& v_BLND,
+                           at::IntArrayRef lengths = {});
 
 // FLOPs of one forward call for one sample (docs/attention.md): full is 4 S^2 D N; sparse adds the gate.
 double attention_flops(int64_t tokens, int64_t heads, int64_t head_dim, double density, int64_t blocks_of_gate);
 
+// The same of a layer over the tokens of `grid`, with the density that its selection has (full attention: 1).
+double layer_flops(const LayerAttention& layer, const Grid& grid, int64_t heads, int64_t head_dim, double density);
+
+// Mean density that the sparse ones of a network's `layers` layers are expected to have; 1 where none is sparse.
+double expected_density(const AttentionConfig& config, const Grid& grid, int64_t layers);
+
+// Why one head's selection depends on other heads, as the end of "expected ..., found ...", with what to change; ""
+// where every head selects on its own.
+std::string heads_select_together(const AttentionConfig& config);
+
 // Blocks that `layer` makes of `grid` (1 for full attention).
 int64_t block_count(const Grid& grid, const LayerAttention& layer);
+
+template <typename Part>
+Part& AttentionConfig::part() {
+  for (std::any& part : parts_)
+    if (Part* found = std::any_cast<Part>(&part)) return *found;
+  throw_runtime("expected the configuration of a method that is in the table of methods");
+}
 
 }  // namespace vmoba::attention

@@ -61,33 +61,12 @@ namespace {
 constexpr size_t kMaxConfigBytes = 1 << 20;
 constexpr size_t kMaxDepth = 32;
 
-// The beginning of what a user wrote, for messages; control characters as \xNN.
-std::string shown(const std::string& text) {
-  std::string out;
-  for (const char c : text.substr(0, 80))
-    out += static_cast<unsigned char>(c) < 0x20 ? fmt::format("\\x{:02x}", c) : std::string(1, c);
-  return text.size() <= 80 ? out : out + "...";
-}
-
 template <typename T>
 std::string type_name() {
   if constexpr (std::is_same_v<T, bool>) return "true or false";
   if constexpr (std::is_same_v<T, int64_t>) return "an integer";
   if constexpr (std::is_same_v<T, double>) return "a number";
   return "a text";
-}
-
-void check_number(double value, const Constraint& c, const std::string& where) {
-  const bool low = c.exclusive_min ? value > c.min : value >= c.min;
-  VMOBA_CHECK_INPUT(std::isfinite(value) && low && value <= c.max, "{}: expected {}, found {}", where,
-                    allowed_text(c).empty() ? "a finite number" : allowed_text(c), value);
-}
-
-void check_word(const std::string& value, const Constraint& c, const std::string& where) {
-  if (c.choices.empty() || std::find(c.choices.begin(), c.choices.end(), value) != c.choices.end()) return;
-  const std::string nearest = nearest_name(value, c.choices);
-  throw_input("{}: expected one of {}, found '{}'{}", where, join(c.choices), shown(value),
-              nearest.empty() ? "" : fmt::format("; did you mean '{}'?", nearest));
 }
 
 bool read_scalar(const YAML::Node& node, std::string& value) {
@@ -257,8 +236,7 @@ class Parser : public ConfigVisitor {
     const std::string place = where(node, path_of(name));
     VMOBA_CHECK_INPUT(node.IsSequence(), "{}: expected a list, found {}", place,
                       node.IsScalar() ? "'" + shown(node.Scalar()) + "'" : "something else");
-    VMOBA_CHECK_INPUT(c.size < 0 || int64_t(node.size()) == c.size, "{}: expected {} values, found {}", place, c.size,
-                      node.size());
+    check_size(int64_t(node.size()), c, place);
     std::vector<T> out;
     for (size_t i = 0; i < node.size(); ++i) out.push_back(convert<T>(node[i], c, fmt::format("{}[{}]", place, i)));
     value = std::move(out);

@@ -13,14 +13,18 @@
 //     }
 //   };
 //
-// A root struct calls v.group("optimizer", "...", optimizer). Values keep their defaults where the file is silent.
+// A root struct calls v.group("optimizer", "...", optimizer). Values keep their defaults where the file is silent. A
+// field of an enum with a table of words (core/choice.h) is written as one of those words.
 // Errors are vmoba::Error of kind kInput with file, line and full key ("train.optimizer.lr").
 #pragma once
 #include <cstdint>
 #include <functional>
 #include <limits>
 #include <string>
+#include <type_traits>
 #include <vector>
+
+#include "core/choice.h"
 
 namespace vmoba {
 
@@ -51,6 +55,16 @@ class ConfigVisitor {
                      const Constraint& = {}) = 0;
   virtual void field(const std::string& name, std::vector<std::string>& value, const std::string& doc,
                      const Constraint& = {}) = 0;
+
+  // A choice: one of the words of choices_of(value).
+  template <typename Enum>
+  requires std::is_enum_v<Enum>
+  void field(const std::string& name, Enum& value, const std::string& doc) {
+    const Choices<Enum>& table = choices_of(value);
+    std::string word = table.word(value);
+    field(name, word, doc, one_of(table.words()));
+    value = table.value(word);
+  }
 
   template <typename Config>
   void group(const std::string& name, const std::string& doc, Config& config) {
@@ -85,6 +99,14 @@ void parse_config(const std::string& text, const std::string& origin, const std:
 std::string config_to_yaml(const VisitFunction& visit);
 // A Markdown table per group: key, type, default, allowed values, meaning.
 std::string config_to_markdown(const VisitFunction& visit);
+
+// Checks the values of a struct that no file filled as parsing would; keys in messages begin with `group` (may be
+// empty). Throws Error(kInput).
+void check_values(const std::string& group, const VisitFunction& visit);
+template <typename Config>
+void check_config(const std::string& group, Config config) {
+  check_values(group, [&config](ConfigVisitor& v) { config.visit(v); });
+}
 
 // The known name nearest to `name` by edit distance, or "" where none is near.
 std::string nearest_name(const std::string& name, const std::vector<std::string>& known);

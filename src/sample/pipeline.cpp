@@ -7,6 +7,7 @@
 #include "core/check.h"
 #include "core/log.h"
 #include "core/random.h"
+#include "model/common/dtype.h"
 #include "sample/scheduler.h"
 
 // Shape letters: B samples (always 1), C latent channels, T latent frames, L text tokens, E text width, F frames.
@@ -52,7 +53,7 @@ Pipeline::Pipeline(const PipelineParts& parts, const model::ModelConfig& model, 
       model_(model),
       config_(config),
       attention_(attention),
-      compute_dtype_(model.compute_dtype == "bf16" ? at::kBFloat16 : at::kFloat),
+      compute_dtype_(model::scalar_type(model.compute_dtype)),
       device_(device) {
   latent_size(config_, parts_.latents, parts_.dit);
   make_scheduler(config_.scheduler, config_.steps, config_.shift);

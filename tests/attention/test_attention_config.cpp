@@ -1,7 +1,9 @@
 #include <ATen/ATen.h>
 
 #include "attention/attention.h"
-#include "attention/vmoba_op.h"
+#include "attention/dispatch.h"
+#include "attention/method.h"
+#include "attention/vmoba/vmoba.h"
 #include "core/check.h"
 #include "core/config.h"
 #include "support/catch.h"
@@ -43,20 +45,21 @@ TEST_CASE("every attention key is read and survives printing") {
       "dense_layers: 1\ndense_steps: 6\ndense_warmup_steps: 7\n";
   AttentionConfig config = parse(yaml);
   CHECK(config.backend == "full");
-  CHECK(config.implementation == "reference");
+  CHECK(config.implementation == Implementation::kReference);
   CHECK_FALSE(config.full_when_faster);
-  CHECK(config.temporal_chunk == 2);
-  CHECK(config.spatial_chunk == std::vector<int64_t>{3, 4});
-  CHECK(config.spatiotemporal_chunk == std::vector<int64_t>{4, 6, 5});
-  CHECK(config.temporal_layers == 2);
-  CHECK(config.spatial_layers == 0);
-  CHECK(config.spatiotemporal_layers == 3);
-  CHECK(config.select == "topk");
-  CHECK(config.pool == "overall");
-  CHECK(config.tau == 0.5);
-  CHECK(config.temporal_topk == 3);
-  CHECK(config.spatial_topk == 4);
-  CHECK(config.spatiotemporal_topk == 5);
+  const VmobaConfig& vmoba = config.part<VmobaConfig>();
+  CHECK(vmoba.temporal_chunk == 2);
+  CHECK(vmoba.spatial_chunk == std::vector<int64_t>{3, 4});
+  CHECK(vmoba.spatiotemporal_chunk == std::vector<int64_t>{4, 6, 5});
+  CHECK(vmoba.temporal_layers == 2);
+  CHECK(vmoba.spatial_layers == 0);
+  CHECK(vmoba.spatiotemporal_layers == 3);
+  CHECK(vmoba.select == SelectMode::kTopk);
+  CHECK(vmoba.pool == Pool::kOverall);
+  CHECK(vmoba.tau == 0.5);
+  CHECK(vmoba.temporal_topk == 3);
+  CHECK(vmoba.spatial_topk == 4);
+  CHECK(vmoba.spatiotemporal_topk == 5);
   CHECK(config.dense_layers == 1);
   CHECK(config.dense_steps == 6);
   CHECK(config.dense_warmup_steps == 7);
@@ -68,8 +71,8 @@ TEST_CASE("every attention key is read and survives printing") {
 TEST_CASE("defaults are the published setting and valid") {
   const AttentionConfig config = parse("{}");
   CHECK(config.backend == "vmoba");
-  CHECK(config.pool == "head_global");
-  CHECK(config.tau == 0.25);
+  CHECK(config.part<VmobaConfig>().pool == Pool::kHeadGlobal);
+  CHECK(config.part<VmobaConfig>().tau == 0.25);
 }
 
 TEST_CASE("configurations that cannot work are refused with the key to change") {
@@ -105,18 +108,28 @@ TEST_CASE("validate also guards structs that no file filled") {
     return false;
   };
   CHECK(refused([](AttentionConfig& c) { c.backend = "none"; }, "attention.backend"));
-  CHECK(refused([](AttentionConfig& c) { c.implementation = "fast"; }, "attention.implementation"));
-  CHECK(refused([](AttentionConfig& c) { c.select = ""; }, "attention.select"));
-  CHECK(refused([](AttentionConfig& c) { c.pool = ""; }, "attention.pool"));
-  CHECK(refused([](AttentionConfig& c) { c.tau = std::nan(""); }, "attention.tau"));
-  CHECK(refused([](AttentionConfig& c) { c.temporal_chunk = 0; }, "attention.temporal_chunk"));
-  CHECK(refused([](AttentionConfig& c) { c.spatial_chunk = {1, 2, 3}; }, "attention.spatial_chunk"));
-  CHECK(refused([](AttentionConfig& c) { c.spatiotemporal_chunk = {1, 0, 3}; }, "attention.spatiotemporal_chunk"));
-  CHECK(refused([](AttentionConfig& c) { c.temporal_layers = -1; }, "attention.temporal_layers"));
-  CHECK(refused([](AttentionConfig& c) { c.spatial_layers = -1; }, "attention.spatial_layers"));
-  CHECK(refused([](AttentionConfig& c) { c.spatiotemporal_layers = -1; }, "attention.spatiotemporal_layers"));
-  CHECK(refused([](AttentionConfig& c) { c.spatial_topk = 0; }, "attention.spatial_topk"));
-  CHECK(refused([](AttentionConfig& c) { c.spatiotemporal_topk = 0; }, "attention.spatiotemporal_topk"));
+  CHECK(refused([](AttentionConfig& c) { c.implementation = Implementation(9); }, "attention.implementation"));
+  CHECK(refused([](AttentionConfig& c) { c.part<VmobaConfig>().select = SelectMode(9); }, "attention.select"));
+  CHECK(refused([](AttentionConfig& c) { c.part<VmobaConfig>().pool = Pool(9); }, "attention.pool"));
+  CHECK(refused([](AttentionConfig& c) { c.part<VmobaConfig>().tau = std::nan(""); }, "attention.tau"));
+  CHECK(refused([](AttentionConfig& c) { c.part<VmobaConfig>().temporal_chunk = 0; }, "attention.temporal_chunk"));
+  CHECK(refused(
+      [](AttentionConfig& c) {
+        c.part<VmobaConfig>().spatial_chunk = {1, 2, 3};
+      },
+      "attention.spatial_chunk"));
+  CHECK(refused(
+      [](AttentionConfig& c) {
+        c.part<VmobaConfig>().spatiotemporal_chunk = {1, 0, 3};
+      },
+      "attention.spatiotemporal_chunk"));
+  CHECK(refused([](AttentionConfig& c) { c.part<VmobaConfig>().temporal_layers = -1; }, "attention.temporal_layers"));
+  CHECK(refused([](AttentionConfig& c) { c.part<VmobaConfig>().spatial_layers = -1; }, "attention.spatial_layers"));
+  CHECK(refused([](AttentionConfig& c) { c.part<VmobaConfig>().spatiotemporal_layers = -1; },
+                "attention.spatiotemporal_layers"));
+  CHECK(refused([](AttentionConfig& c) { c.part<VmobaConfig>().spatial_topk = 0; }, "attention.spatial_topk"));
+  CHECK(refused([](AttentionConfig& c) { c.part<VmobaConfig>().spatiotemporal_topk = 0; },
+                "attention.spatiotemporal_topk"));
   CHECK(refused([](AttentionConfig& c) { c.dense_layers = -1; }, "attention.dense_layers"));
   CHECK(refused([](AttentionConfig& c) { c.dense_steps = -1; }, "attention.dense_steps"));
   CHECK(refused([](AttentionConfig& c) { c.dense_warmup_steps = -1; }, "attention.dense_warmup_steps"));
@@ -124,45 +137,94 @@ TEST_CASE("validate also guards structs that no file filled") {
 
 TEST_CASE("layers cycle through the partitions after the dense ones") {
   AttentionConfig config;
-  config.temporal_layers = 2;
-  config.spatial_layers = 1;
-  config.spatiotemporal_layers = 1;
+  config.part<VmobaConfig>().temporal_layers = 2;
+  config.part<VmobaConfig>().spatial_layers = 1;
+  config.part<VmobaConfig>().spatiotemporal_layers = 1;
   config.dense_layers = 3;
   const std::vector<std::string> expected = {"full",    "full",           "full",     "temporal", "temporal",
                                              "spatial", "spatiotemporal", "temporal", "temporal", "spatial"};
   for (size_t l = 0; l < expected.size(); ++l) {
     const LayerAttention layer = layer_attention(config, int64_t(l), false);
-    CHECK((layer.sparse ? partition_name(layer.partition) : "full") == expected[l]);
-    CHECK_FALSE(layer_attention(config, int64_t(l), true).sparse);
+    CHECK((layer.sparse() ? choice_word(layer.partition) : "full") == expected[l]);
+    CHECK_FALSE(layer_attention(config, int64_t(l), true).sparse());
   }
   CHECK(layer_attention(config, 3, false).chunk == std::array<int64_t, 3>{3, 0, 0});
   CHECK(layer_attention(config, 5, false).chunk == std::array<int64_t, 3>{0, 6, 8});
   CHECK(layer_attention(config, 6, false).chunk == std::array<int64_t, 3>{6, 9, 16});
-  CHECK(layer_attention(config, 3, false).topk == 2);
-  CHECK(layer_attention(config, 5, false).topk == 12);
-  CHECK(layer_attention(config, 6, false).topk == 16);
+  CHECK(vmoba_rule(layer_attention(config, 3, false)).topk == 2);
+  CHECK(vmoba_rule(layer_attention(config, 5, false)).topk == 12);
+  CHECK(vmoba_rule(layer_attention(config, 6, false)).topk == 16);
   config.backend = "full";
-  CHECK_FALSE(layer_attention(config, 9, false).sparse);
+  CHECK_FALSE(layer_attention(config, 9, false).sparse());
   CHECK_THROWS_AS(layer_attention(config, -1, false), Error);
 }
 
-TEST_CASE("a layer carries the words of its configuration") {
+TEST_CASE("a layer carries the choices of its configuration") {
   AttentionConfig config;
-  config.pool = "query_head";
-  config.select = "topk";
-  config.tau = 0.75;
-  config.implementation = "reference";
+  VmobaConfig& vmoba = config.part<VmobaConfig>();
+  vmoba.pool = Pool::kQueryHead;
+  vmoba.select = SelectMode::kTopk;
+  vmoba.tau = 0.75;
+  config.implementation = Implementation::kReference;
   const LayerAttention layer = layer_attention(config, 0, false);
-  CHECK(layer.pool == Pool::kQueryHead);
-  CHECK(layer.select == SelectMode::kTopk);
-  CHECK(layer.tau == 0.75);
-  CHECK(layer.implementation == "reference");
-  config.pool = "block";
-  config.select = "threshold";
-  CHECK(layer_attention(config, 0, false).pool == Pool::kBlock);
-  CHECK(layer_attention(config, 0, false).select == SelectMode::kThreshold);
-  config.pool = "overall";
-  CHECK(layer_attention(config, 0, false).pool == Pool::kOverall);
+  CHECK(layer.method == &vmoba_method());
+  CHECK(vmoba_rule(layer).pool == Pool::kQueryHead);
+  CHECK(vmoba_rule(layer).select == SelectMode::kTopk);
+  CHECK(vmoba_rule(layer).tau == 0.75);
+  CHECK(layer.implementation == Implementation::kReference);
+  vmoba.pool = Pool::kBlock;
+  vmoba.select = SelectMode::kThreshold;
+  CHECK(vmoba_rule(layer_attention(config, 0, false)).pool == Pool::kBlock);
+  CHECK(vmoba_rule(layer_attention(config, 0, false)).select == SelectMode::kThreshold);
+}
+
+TEST_CASE("a copy of a configuration has its own parts") {
+  AttentionConfig config;
+  AttentionConfig copy = config;
+  copy.part<VmobaConfig>().tau = 0.5;
+  CHECK(config.part<VmobaConfig>().tau == 0.25);
+  struct Unknown {};
+  CHECK_THROWS_AS(config.part<Unknown>(), Error);
+}
+
+TEST_CASE("the keys of all methods are different ones") {
+  AttentionConfig config;
+  const std::string yaml = config_to_yaml([&](ConfigVisitor& v) { config.visit(v); });
+  CHECK_NOTHROW(parse(yaml));  // a key that stands twice is refused
+  for (const Method* method : methods()) CHECK(&find_method(method->name) == method);
+  CHECK_THROWS_AS(find_method("none"), Error);
+}
+
+TEST_CASE("the density that is expected, over the sparse layers") {
+  const Grid grid = {24, 36, 64};
+  AttentionConfig config;
+  config.part<VmobaConfig>().tau = 0.3;
+  CHECK(expected_density(config, grid, 30) == Approx(0.3));
+  config.part<VmobaConfig>().tau = 7;
+  CHECK(expected_density(config, grid, 30) == 1);
+  config.part<VmobaConfig>().select = SelectMode::kTopk;  // 2 of 8, 12 of 48, 16 of 64
+  config.part<VmobaConfig>().spatiotemporal_topk = 32;
+  CHECK(expected_density(config, grid, 3) == Approx((0.25 + 0.25 + 0.5) / 3));
+  CHECK(expected_density(config, {1, 1, 1}, 3) == 1);
+  config.dense_layers = 2;
+  CHECK(expected_density(config, grid, 3) == Approx(0.25));
+  CHECK(expected_density(config, grid, 2) == 1);
+  config.backend = "full";
+  CHECK(expected_density(config, grid, 3) == 1);
+}
+
+TEST_CASE("heads select alone but for two pools") {
+  AttentionConfig config;
+  const auto reason = [&](Pool pool) {
+    config.part<VmobaConfig>().pool = pool;
+    return heads_select_together(config);
+  };
+  CHECK(reason(Pool::kHeadGlobal).empty());
+  CHECK(reason(Pool::kQueryHead).empty());
+  CHECK(mentions(reason(Pool::kBlock), "attention.pool=block"));
+  CHECK(mentions(reason(Pool::kOverall), "head_global"));
+  config.backend = "full";
+  CHECK(heads_select_together(config).empty());
 }
 
 TEST_CASE("blocks and FLOPs, by hand") {
@@ -175,6 +237,10 @@ TEST_CASE("blocks and FLOPs, by hand") {
   CHECK(attention_flops(1000, 12, 128, 1.0, 0) == Approx(6.144e9));
   CHECK(attention_flops(1000, 12, 128, 0.25, 64) == Approx(1.536e9 + 196608000.0));
   CHECK(attention_flops(200000, 12, 128, 1.0, 0) == Approx(4.0 * 4e10 * 1536));
+  const Grid grid = {10, 10, 10};
+  CHECK(layer_flops(layer_attention(config, 0, true), grid, 12, 128, 0.25) == Approx(6.144e9));
+  CHECK(layer_flops(layer_attention(config, 0, false), grid, 12, 128, 0.25) ==  // 4 blocks
+        Approx(1.536e9 + 12288000.0));
 }
 
 TEST_CASE("density is attended pairs over all pairs, by partition and over all") {
@@ -194,16 +260,17 @@ TEST_CASE("density is attended pairs over all pairs, by partition and over all")
 }
 
 TEST_CASE("full attention is the choice for few tokens and for selections that ask for most blocks") {
-  LayerAttention layer;
-  layer.sparse = true;
-  layer.tau = 0.25;
+  AttentionConfig config;
+  LayerAttention layer = layer_attention(config, 0, false);
+  VmobaRule& rule = vmoba_rule(layer);
+  rule.tau = 0.25;
   CHECK_FALSE(full_is_faster(55296, 64, layer));
   CHECK_FALSE(full_is_faster(13440, 7, layer));
   CHECK(full_is_faster(512, 8, layer));
-  layer.tau = 1;
+  rule.tau = 1;
   CHECK(full_is_faster(55296, 64, layer));
-  layer.select = SelectMode::kTopk;
-  layer.topk = 8;
+  rule.select = SelectMode::kTopk;
+  rule.topk = 8;
   CHECK_FALSE(full_is_faster(55296, 64, layer));
   CHECK(full_is_faster(55296, 8, layer));
 }

@@ -38,7 +38,7 @@ TEST_CASE("a sweep over tokens reaches from 13k to 200k and changes nothing else
   CHECK(points.back().grid.tokens() == 200448);
   for (const BenchOptions& p : points) {
     CHECK(p.density == 0);
-    CHECK(p.attention.tau == options.attention.tau);
+    CHECK(p.attention.part<attention::VmobaConfig>().tau == options.attention.part<attention::VmobaConfig>().tau);
     CHECK(p.partitions == options.partitions);
   }
 }
@@ -47,7 +47,7 @@ TEST_CASE("a sweep over density ends with everything attended") {
   const auto points = sweep_points(BenchOptions(), "density");
   CHECK(points.front().density == 0.05);
   CHECK(points.back().density == 0);
-  CHECK(points.back().attention.tau == 1);
+  CHECK(points.back().attention.part<attention::VmobaConfig>().tau == 1);
 }
 
 TEST_CASE("a sweep over blocks gives each point one partition and a number of blocks of its own") {
@@ -57,9 +57,10 @@ TEST_CASE("a sweep over blocks gives each point one partition and a number of bl
   for (const BenchOptions& p : sweep_points(options, "blocks")) {
     REQUIRE(p.partitions.size() == 1);
     attention::AttentionConfig config = p.attention;
-    config.temporal_layers = p.partitions[0] == "temporal";
-    config.spatial_layers = p.partitions[0] == "spatial";
-    config.spatiotemporal_layers = 0;
+    attention::VmobaConfig& vmoba = config.part<attention::VmobaConfig>();
+    vmoba.temporal_layers = p.partitions[0] == "temporal";
+    vmoba.spatial_layers = p.partitions[0] == "spatial";
+    vmoba.spatiotemporal_layers = 0;
     const int64_t blocks = attention::block_count(p.grid, attention::layer_attention(config, 0, false));
     CHECK(blocks > 1);
     CHECK(seen.emplace(p.partitions[0], blocks).second);

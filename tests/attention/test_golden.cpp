@@ -32,7 +32,8 @@ TEST_CASE("the reference agrees with every golden vector") {
   for (const std::string& path : bench::golden_files(kFolder)) {
     const bench::GoldenCase golden = bench::load_golden(path);
     for (const at::ScalarType dtype : {at::kFloat, at::kDouble, at::kBFloat16}) {
-      const bench::GoldenResult result = bench::check_golden(golden, "reference", dtype, at::kCPU);
+      const bench::GoldenResult result =
+          bench::check_golden(golden, attention::Implementation::kReference, dtype, at::kCPU);
       INFO(c10::toString(dtype) << " " << describe(result));
       CHECK(result.passed());
       if (dtype != at::kBFloat16)
@@ -58,19 +59,33 @@ TEST_CASE("self_attention gives the golden outputs, gradients and density") {
     const auto block = test::oracle_block_of_token(golden.grid, golden.layer.chunk);
     const at::Tensor allowed = test::oracle_allowed(golden.mask_BNCS, block, q.size(1));
     const double density = allowed.to(at::kDouble).mean().item<double>();
-    CHECK(stats.densities().at(attention::partition_name(golden.layer.partition)) == Approx(density).epsilon(1e-12));
+    CHECK(stats.densities().at(choice_word(golden.layer.partition)) == Approx(density).epsilon(1e-12));
     CHECK(stats.densities().at("all") == Approx(density).epsilon(1e-12));
   }
 }
 
+TEST_CASE("every small case passes, also by its name") {
+  for (const bench::AttentionCase& c : bench::small_cases())
+    for (const at::ScalarType dtype : {at::kFloat, at::kDouble, at::kBFloat16}) {
+      const bench::GoldenResult result =
+          bench::check_case(bench::find_case(c.name), attention::Implementation::kReference, dtype, at::kCPU);
+      INFO(c10::toString(dtype) << " " << describe(result));
+      CHECK(result.error.size() == 4);
+      CHECK(result.passed());
+    }
+  CHECK_THROWS_AS(bench::find_case("none"), Error);
+  for (const bench::AttentionCase& c : bench::published_cases())
+    CHECK_THROWS_AS(bench::check_case(c, attention::Implementation::kReference, at::kFloat, at::kCPU), Error);
+}
+
 TEST_CASE("the check notices a wrong mask, a wrong value and NaN") {
   const bench::GoldenCase good = bench::load_golden(bench::golden_files(kFolder).front());
-  REQUIRE(bench::check_golden(good, "reference", at::kFloat, at::kCPU).passed());
+  REQUIRE(bench::check_golden(good, attention::Implementation::kReference, at::kFloat, at::kCPU).passed());
 
   bench::GoldenCase wrong_mask = good;
   wrong_mask.mask_BNCS = good.mask_BNCS.clone(at::MemoryFormat::Contiguous);
   wrong_mask.mask_BNCS.view(-1)[17].logical_not_();
-  const auto mask_result = bench::check_golden(wrong_mask, "reference", at::kFloat, at::kCPU);
+  const auto mask_result = bench::check_golden(wrong_mask, attention::Implementation::kReference, at::kFloat, at::kCPU);
   CHECK(mask_result.mask_differences == 1);
   CHECK_FALSE(mask_result.passed());
 
@@ -79,7 +94,7 @@ TEST_CASE("the check notices a wrong mask, a wrong value and NaN") {
       bench::GoldenCase wrong = good;
       wrong.expected[name] = good.expected.at(name).clone(at::MemoryFormat::Contiguous);
       wrong.expected[name].view(-1)[5] += value;
-      const auto result = bench::check_golden(wrong, "reference", at::kFloat, at::kCPU);
+      const auto result = bench::check_golden(wrong, attention::Implementation::kReference, at::kFloat, at::kCPU);
       INFO(name << " " << value);
       CHECK(result.mask_differences == 0);
       CHECK_FALSE(result.passed());

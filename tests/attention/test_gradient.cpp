@@ -3,14 +3,15 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include "apps/bench/attention_cases.h"
+#include "attention/dispatch.h"
 #include "attention/reference/reference.h"
-#include "support/attention_cases.h"
 #include "support/catch.h"
 
 using namespace vmoba;
 using namespace vmoba::attention;
-using test::AttentionCase;
-using test::case_tensor;
+using bench::AttentionCase;
+using bench::case_tensor;
 
 namespace {
 
@@ -31,19 +32,17 @@ struct Evaluation {
 };
 
 Evaluation evaluate(const AttentionCase& c, const std::vector<at::Tensor>& x, const at::Tensor& weight) {
-  if (!c.layer.sparse) {
-    const at::Tensor out = self_attention(x[0], x[1], x[2], c.grid, c.text_tokens, c.layer, nullptr);
-    return {(out * weight).sum().item<double>(), {}};
-  }
-  const SparseProblem problem = make_sparse_problem(x[0], c.grid, c.text_tokens, c.layer);
-  const SparseForward forward = reference::backend().forward(problem, x[0], x[1], x[2]);
-  return {(forward.out_BZND * weight).sum().item<double>(), forward.selection.at(0)};
+  const at::Tensor out = self_attention(x[0], x[1], x[2], c.grid, c.text_tokens, c.layer, nullptr, c.text_lengths);
+  const double loss = (out * weight).sum().item<double>();
+  if (!c.layer.sparse()) return {loss, {}};
+  const BlockProblem problem = make_block_problem(x[0], c.grid, c.text_tokens, c.layer);
+  return {loss, attends_BNCS(problem, block_select(reference::engine(), problem, x[0], x[1], x[2]))};
 }
 
 std::vector<at::Tensor> gradients(const AttentionCase& c, const Inputs& in) {
   std::vector<at::Tensor> x;
   for (const at::Tensor& t : in.qkv) x.push_back(t.clone().requires_grad_());
-  const at::Tensor out = self_attention(x[0], x[1], x[2], c.grid, c.text_tokens, c.layer, nullptr);
+  const at::Tensor out = self_attention(x[0], x[1], x[2], c.grid, c.text_tokens, c.layer, nullptr, c.text_lengths);
   return torch::autograd::grad({out}, x, {in.weight});
 }
 
@@ -55,7 +54,7 @@ double difference_along(const AttentionCase& c, const Inputs& in, size_t i, cons
     return x;
   };
   const Evaluation up = evaluate(c, moved(kStep), in.weight), down = evaluate(c, moved(-kStep), in.weight);
-  if (c.layer.sparse) REQUIRE(at::equal(up.mask, down.mask));
+  if (c.layer.sparse()) REQUIRE(at::equal(up.mask, down.mask));
   return (up.loss - down.loss) / (2 * kStep);
 }
 
@@ -70,7 +69,8 @@ struct OneThread {
 
 TEST_CASE("every case: gradients along random directions") {
   const OneThread one_thread;
-  for (const AttentionCase& c : test::attention_cases()) {
+  const AttentionCase c = GENERATE(from_range(bench::small_cases()));
+  DYNAMIC_SECTION(c.name) {
     const Inputs in = inputs_of(c);
     const auto d = gradients(c, in);
     for (size_t i = 0; i < 3; ++i)
@@ -86,9 +86,9 @@ TEST_CASE("every case: gradients along random directions") {
 
 TEST_CASE("every element of q, k and v: sparse with text, and full") {
   const OneThread one_thread;
-  AttentionCase c = {"elements", {2, 3, 3}, test::threshold_layer({1, 2, 2}, Pool::kOverall, 0.3), 2, 1, 2, 3};
+  AttentionCase c = {"elements", {2, 3, 3}, bench::threshold_layer({1, 2, 2}, Pool::kOverall, 0.3), 2, 1, 2, 3};
   for (const bool sparse : {true, false}) {
-    c.layer.sparse = sparse;
+    if (!sparse) c.layer = {};
     const Inputs in = inputs_of(c);
     const auto d = gradients(c, in);
     for (size_t i = 0; i < 3; ++i) {

@@ -1,9 +1,8 @@
 #include <algorithm>
 #include <numeric>
 
-#include "attention/vmoba_partition.h"
+#include "attention/block/partition.h"
 #include "core/check.h"
-#include "support/attention_cases.h"
 #include "support/attention_oracle.h"
 #include "support/catch.h"
 

@@ -1,35 +1,35 @@
 #include <ATen/ATen.h>
 
+#include "apps/bench/attention_cases.h"
 #include "attention/reference/reference.h"
-#include "support/attention_cases.h"
+#include "attention/vmoba/vmoba.h"
 #include "support/attention_oracle.h"
 #include "support/catch.h"
 
 using namespace vmoba;
 using namespace vmoba::attention;
-using test::attention_cases;
-using test::normal_tensor;
+using bench::normal_tensor;
 
 namespace {
 
-std::vector<LayerAttention> every_rule(const Chunk& chunk) {
-  std::vector<LayerAttention> layers;
+std::vector<VmobaRule> every_rule() {
+  std::vector<VmobaRule> rules;
   for (const Pool pool : {Pool::kQueryHead, Pool::kBlock, Pool::kHeadGlobal, Pool::kOverall}) {
     for (const double tau : {0.0, 0.1, 0.25, 0.5, 0.9, 0.999, 1.0, 3.0})
-      layers.push_back(test::threshold_layer(chunk, pool, tau));
+      rules.push_back({SelectMode::kThreshold, pool, tau, 1});
     if (pool != Pool::kBlock)
-      for (const int64_t k : {1, 2, 3, 5, 1000}) layers.push_back(test::topk_layer(chunk, pool, k));
+      for (const int64_t k : {1, 2, 3, 5, 1000}) rules.push_back({SelectMode::kTopk, pool, 0.25, k});
   }
-  return layers;
+  return rules;
 }
 
 void check_against_oracle(const at::Tensor& gate_NCS, const Grid& grid, const Chunk& chunk) {
   const auto tables = partition_tables(grid, chunk, at::kCPU);
   const auto block = test::oracle_block_of_token(grid, chunk);
-  for (const LayerAttention& layer : every_rule(chunk)) {
-    INFO("pool " << int(layer.pool) << " select " << int(layer.select) << " tau " << layer.tau << " k " << layer.topk);
-    const at::Tensor mask = reference::select_NCS(*tables, layer, gate_NCS);
-    CHECK(at::equal(mask, test::oracle_select(gate_NCS, block, layer)));
+  for (const VmobaRule& rule : every_rule()) {
+    INFO("pool " << int(rule.pool) << " select " << int(rule.select) << " tau " << rule.tau << " k " << rule.topk);
+    const at::Tensor mask = select_NCS(*tables, rule, gate_NCS);
+    CHECK(at::equal(mask, test::oracle_select(gate_NCS, block, rule)));
   }
 }
 
@@ -43,24 +43,24 @@ at::Tensor random_gate(const std::string& name) {
 }  // namespace
 
 TEST_CASE("gates are q times the block means of k") {
-  for (const auto& c : attention_cases()) {
+  for (const auto& c : bench::small_cases()) {
     INFO(c.name);
     const auto tables = partition_tables(c.grid, c.layer.chunk, at::kCPU);
     const auto block = test::oracle_block_of_token(c.grid, c.layer.chunk);
     const at::Tensor q = case_tensor(c, "q")[0], k = case_tensor(c, "k")[0];
     const at::Tensor expected =
         test::oracle_gate(q.slice(0, 0, c.grid.tokens()), k.slice(0, 0, c.grid.tokens()), block);
-    const at::Tensor gate64 = reference::gate_NCS(*tables, q, k);
+    const at::Tensor gate64 = gate_NCS(*tables, q, k);
     CHECK(gate64.scalar_type() == at::kDouble);
     CHECK(at::allclose(gate64, expected, 1e-13, 1e-13));
     // fp32: D products and sums of values near 1, each rounded to 2^-24.
-    const at::Tensor gate32 = reference::gate_NCS(*tables, q.to(at::kFloat), k.to(at::kFloat));
+    const at::Tensor gate32 = gate_NCS(*tables, q.to(at::kFloat), k.to(at::kFloat));
     CHECK(gate32.scalar_type() == at::kFloat);
     CHECK(at::allclose(gate32.to(at::kDouble), expected, 1e-5, 1e-5));
     const at::Tensor q16 = q.to(at::kBFloat16), k16 = k.to(at::kBFloat16);
-    const at::Tensor gate16 = reference::gate_NCS(*tables, q16, k16);
+    const at::Tensor gate16 = gate_NCS(*tables, q16, k16);
     CHECK(gate16.scalar_type() == at::kFloat);
-    CHECK(at::equal(gate16, reference::gate_NCS(*tables, q16.to(at::kFloat), k16.to(at::kFloat))));
+    CHECK(at::equal(gate16, gate_NCS(*tables, q16.to(at::kFloat), k16.to(at::kFloat))));
   }
 }
 
@@ -85,7 +85,7 @@ TEST_CASE("a pool always selects at least one other entry, and no more than it m
   const auto tables = partition_tables(kGrid, kChunk, at::kCPU);
   const int64_t own = 3 * kGrid.tokens();
   const auto extra = [&](Pool pool) {
-    return reference::select_NCS(*tables, test::threshold_layer(kChunk, pool, 0.0), gate).sum().item<int64_t>() - own;
+    return select_NCS(*tables, {SelectMode::kThreshold, pool, 0.0, 1}, gate).sum().item<int64_t>() - own;
   };
   CHECK(extra(Pool::kQueryHead) == own);
   CHECK(extra(Pool::kBlock) == 12);
@@ -99,20 +99,51 @@ TEST_CASE("NaN and infinite gates end, and the own block stays attended") {
        {std::nan(""), std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity()}) {
     at::Tensor gate = random_gate("a");
     gate.index_put_({at::tensor({1}), at::tensor({4}), at::tensor({7})}, at::scalar_tensor(bad));
-    for (const LayerAttention& layer : every_rule(kChunk)) {
-      const at::Tensor mask = reference::select_NCS(*tables, layer, gate);
+    for (const VmobaRule& rule : every_rule()) {
+      const at::Tensor mask = select_NCS(*tables, rule, gate);
       const at::Tensor block_S = tables->block_of_S.to(at::kLong);
       CHECK(mask.gather(1, block_S.view({1, 1, -1}).expand({3, 1, -1})).all().item<bool>());
     }
   }
 }
 
+TEST_CASE("a block mask holds the bits of its bools, and what holds for text") {
+  for (const int64_t tokens : {1, 31, 32, 33, 70})
+    for (const int64_t text : {0, 1, 5}) {
+      INFO(tokens << " tokens, " << text << " of text");
+      const at::Tensor attends = normal_tensor("mask", {2, 3, 4, tokens}, at::kFloat) > 0;
+      const BlockMask mask = BlockMask::of(attends, text);
+      const int64_t entries = text > 0 ? 5 : 4, words = (tokens + text + 31) / 32;
+      REQUIRE(mask.words_BNEW.sizes() == at::IntArrayRef({2, 3, entries, words}));
+      REQUIRE(mask.words_BNEW.scalar_type() == at::kInt);
+      const at::Tensor words_L = mask.words_BNEW.contiguous();
+      const auto bit = [&](int64_t b, int64_t n, int64_t e, int64_t p) {
+        const int32_t* data = words_L.const_data_ptr<int32_t>();
+        const auto word = static_cast<uint32_t>(data[((b * 3 + n) * entries + e) * words + p / 32]);
+        return (word >> (p % 32)) & 1U;
+      };
+      const auto in = attends.accessor<bool, 4>();
+      for (int64_t b = 0; b < 2; ++b)
+        for (int64_t n = 0; n < 3; ++n)
+          for (int64_t e = 0; e < entries; ++e)
+            for (int64_t p = 0; p < 32 * words; ++p) {
+              const bool video = e < 4 && p < tokens;
+              const bool expected = p < tokens + text && (!video || in[b][n][e][p]);
+              REQUIRE(bit(b, n, e, p) == expected);
+            }
+      const at::Tensor back = mask.attends_BNEZ(tokens + text);
+      CHECK(at::equal(back.slice(2, 0, 4).slice(3, 0, tokens), attends));
+      CHECK(back.slice(2, 4).all().item<bool>());
+      CHECK(back.slice(3, tokens).all().item<bool>());
+    }
+}
+
 TEST_CASE("rows of a list ascend and follow the mask, text joins every list") {
-  const at::Tensor mask = at::tensor({1, 0, 0, 1, 0, 1, 1, 0}, at::kInt).view({2, 4}).to(at::kBool);
-  const auto plain = reference::index_rows(mask, 0);
+  const at::Tensor mask = at::tensor({1, 0, 0, 1, 0, 1, 1, 0}, at::kInt).view({1, 1, 2, 4}).to(at::kBool);
+  const auto plain = reference::index_rows(BlockMask::of(mask, 0).attends_BNEZ(4)[0][0]);
   CHECK(at::equal(plain.rows, at::tensor({0, 3, 1, 2}, at::kLong)));
   CHECK(plain.start == std::vector<int64_t>{0, 2, 4});
-  const auto text = reference::index_rows(mask, 2);
+  const auto text = reference::index_rows(BlockMask::of(mask, 2).attends_BNEZ(6)[0][0]);
   CHECK(at::equal(text.rows, at::tensor({0, 3, 4, 5, 1, 2, 4, 5, 0, 1, 2, 3, 4, 5}, at::kLong)));
   CHECK(text.start == std::vector<int64_t>{0, 4, 8, 14});
 }

@@ -40,6 +40,15 @@ TEST_CASE("check passes on the golden vectors and writes JSON") {
   std::remove("vmoba_bench_test.json");
 }
 
+TEST_CASE("check runs cases by name") {
+  CHECK(bench("check --case cube-overall-text --case padded-text --backend reference") == 0);
+  CHECK(output().find("2 of 2") != std::string::npos);
+  CHECK(bench("check --case all --dtype bf16") == 0);
+  CHECK(bench("check --case none") == 2);
+  CHECK(output().find("cube-overall-text") != std::string::npos);
+  CHECK(bench("check --case published-temporal") == 2);
+}
+
 TEST_CASE("wrong usage and missing input are exit code 2, a file that cannot be written 1") {
   CHECK(bench("--help") == 0);
   CHECK(bench("") == 2);

@@ -8,6 +8,12 @@
 
 namespace vmoba::test {
 
+enum class Speed { kSlow, kQuick };
+inline const Choices<Speed>& choices_of(Speed) {
+  static const Choices<Speed> table("speed", {{Speed::kSlow, "slow"}, {Speed::kQuick, "quick"}});
+  return table;
+}
+
 struct InnerConfig {
   std::string mode = "slow";
   int64_t depth = 1;
@@ -26,6 +32,7 @@ struct BigConfig {
   std::vector<int64_t> sizes = {1, 2, 2};
   std::vector<double> weights = {1.0};
   std::vector<std::string> words = {"x"};
+  Speed speed = Speed::kSlow;
   InnerConfig inner;
   std::vector<InnerConfig> items;
   int64_t last = 0;
@@ -38,6 +45,7 @@ struct BigConfig {
     v.field("sizes", sizes, "Sizes.", list_of(3, 1));
     v.field("weights", weights, "Weights.");
     v.field("words", words, "Words.");
+    v.field("speed", speed, "Speed.");
     v.group("inner", "A group.", inner);
     v.groups("items", "A list of groups.", items);
     v.field("last", last, "Behind the groups.");

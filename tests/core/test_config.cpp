@@ -1,5 +1,6 @@
 #include "core/config.h"
 
+#include <cmath>
 #include <fstream>
 #include <limits>
 
@@ -218,6 +219,45 @@ TEST_CASE("the reference names every key under its own group") {
   CHECK(contains(text, "| `items[].depth` |"));
   // `last` stands behind the groups in the code, and in the root's table here.
   CHECK(text.find("| `last` |") < text.find("## inner"));
+}
+
+TEST_CASE("a choice is written as one of its words") {
+  CHECK(parsed("speed: quick").speed == test::Speed::kQuick);
+  CHECK(parsed("").speed == test::Speed::kSlow);
+  CHECK(refusal("speed: quik") ==
+        "run.yaml:1: speed: expected one of slow, quick, found 'quik'; did you mean 'quick'?");
+  BigConfig c;
+  c.speed = test::Speed::kQuick;
+  CHECK(contains(config_to_yaml(visitor(c)), "speed: \"quick\"\n"));
+  CHECK(contains(config_to_markdown(visitor(c)), "| `speed` | text | `\"quick\"` | slow \\| quick | Speed. |\n"));
+  CHECK(choice_word(test::Speed::kSlow) == "slow");
+  CHECK(choice_value<test::Speed>("quick") == test::Speed::kQuick);
+  CHECK(choice_words<test::Speed>() == std::vector<std::string>{"slow", "quick"});
+  CHECK_THROWS_AS(choice_value<test::Speed>("fast"), Error);
+}
+
+TEST_CASE("a struct that no file filled is held to the same ranges") {
+  const auto found = [](auto change) -> std::string {
+    BigConfig c;
+    c.items.resize(2);
+    change(c);
+    try {
+      check_config("run", c);
+    } catch (const Error& e) {
+      CHECK(e.kind() == ErrorKind::kInput);
+      return e.what();
+    }
+    return "";
+  };
+  CHECK(found([](BigConfig&) {}) == "");
+  CHECK(found([](BigConfig& c) { c.rate = 0; }) == "run.rate: expected > 0, found 0");
+  CHECK(contains(found([](BigConfig& c) { c.rate = std::nan(""); }), "run.rate: expected > 0, found nan"));
+  CHECK(found([](BigConfig& c) { c.sizes = {1, 2}; }) == "run.sizes: expected 3 values, found 2");
+  CHECK(found([](BigConfig& c) { c.sizes[1] = 0; }) == "run.sizes[1]: expected 3 values, each >= 1, found 0");
+  CHECK(found([](BigConfig& c) { c.weights = {std::nan("")}; }) != "");
+  CHECK(found([](BigConfig& c) { c.inner.depth = 11; }) == "run.inner.depth: expected 1 .. 10, found 11");
+  CHECK(contains(found([](BigConfig& c) { c.items[1].mode = "fats"; }), "run.items[1].mode: expected one of"));
+  CHECK(found([](BigConfig& c) { c.speed = test::Speed(7); }) == "run.speed: expected one of slow, quick, found '7'");
 }
 
 TEST_CASE("files: missing, a folder, too large, a good one") {

@@ -23,6 +23,13 @@ const std::map<std::string, std::vector<std::string>>& allowed_project_includes(
   static const std::map<std::string, std::vector<std::string>> table = {
       {"core", {"core/"}},
       {"attention/kernels", {"attention/kernels/"}},
+      {"attention/block", {"attention/block/", "attention/attention.h", "attention/method.h", "core/"}},
+      {"attention/reference", {"attention/reference/", "attention/block/", "attention/attention.h", "core/"}},
+      {"attention/native",
+       {"attention/native/", "attention/block/", "attention/kernels/kernels.h", "attention/attention.h", "core/"}},
+      {"attention/a method",
+       {"attention/block/", "attention/reference/", "attention/native/", "attention/kernels/kernels.h",
+        "attention/attention.h", "attention/method.h", "core/"}},
       {"attention", {"attention/", "core/"}},
       {"model/kernels", {"model/kernels/"}},
       {"model", {"model/", "attention/attention.h", "core/"}},
@@ -38,17 +45,32 @@ const std::map<std::string, std::vector<std::string>>& allowed_project_includes(
 // Folders of src/model that every model may use; any other folder there is one model.
 const std::set<std::string> kSharedModelFolders = {"common", "kernels", "text", "image", "codec", "weights"};
 
+// Rooms of src/attention with a rule of their own; any other folder there is one method.
+const std::set<std::string> kAttentionRooms = {"kernels", "block", "reference", "native"};
+
+// The folder inside `parent` that a path lies in, or "".
+std::string inner_folder(const std::string& path, const std::string& parent) {
+  if (!path.starts_with(parent + "/")) return "";
+  const size_t begin = parent.size() + 1, end = path.find('/', begin);
+  return end == std::string::npos ? "" : path.substr(begin, end - begin);
+}
+
+// "vmoba" of "attention/vmoba/x.cpp"; "" outside a method's own folder.
+std::string method_of(const std::string& path) {
+  const std::string folder = inner_folder(path, "attention");
+  return kAttentionRooms.contains(folder) ? "" : folder;
+}
+
 std::string folder_of(const std::string& path) {
-  for (const char* kernels : {"attention/kernels", "model/kernels"})
-    if (path.starts_with(std::string(kernels) + "/")) return kernels;
-  return path.substr(0, path.find('/'));
+  if (path.starts_with("model/kernels/")) return "model/kernels";
+  if (!method_of(path).empty()) return "attention/a method";
+  const std::string room = inner_folder(path, "attention");
+  return room.empty() ? path.substr(0, path.find('/')) : "attention/" + room;
 }
 
 // "wan" of "model/wan/x.cpp"; "" outside a model's own folder.
 std::string model_of(const std::string& path) {
-  if (!path.starts_with("model/")) return "";
-  const size_t end = path.find('/', 6);
-  const std::string folder = end == std::string::npos ? "" : path.substr(6, end - 6);
+  const std::string folder = inner_folder(path, "model");
   return kSharedModelFolders.contains(folder) ? "" : folder;
 }
 
@@ -70,7 +92,9 @@ std::string project_violation(const std::string& file, const std::string& includ
   const std::string folder = folder_of(file);
   const auto rule = allowed_project_includes().find(folder);
   if (rule == allowed_project_includes().end()) return "folder '" + folder + "' has no rule";
-  if (!starts_with_any(include, rule->second)) return folder + " does not see it";
+  const std::string method = method_of(file);
+  const bool own = !method.empty() && method_of(include) == method;
+  if (!own && !starts_with_any(include, rule->second)) return folder + " does not see it";
   const std::string from = model_of(file), to = model_of(include);
   if (!from.empty() && !to.empty() && from != to) return "one model never includes another";
   return "";
@@ -152,7 +176,15 @@ std::map<std::string, std::string> house() {
   return {{"src/core/check.h", "#include <string>\n"},
           {"src/core/log.cpp", "#include <spdlog/spdlog.h>\n"},
           {"src/attention/attention.h", "#include <ATen/core/Tensor.h>\n#include \"core/check.h\"\n"},
-          {"src/attention/vmoba_op.h", "#include \"attention/attention.h\"\n"},
+          {"src/attention/method.h", "#include \"attention/attention.h\"\n"},
+          {"src/attention/methods.cpp", "#include \"attention/method.h\"\n#include \"attention/vmoba/vmoba.h\"\n"},
+          {"src/attention/block/engine.h", "#include \"attention/attention.h\"\n#include \"attention/method.h\"\n"},
+          {"src/attention/reference/reference.h", "#include \"attention/block/engine.h\"\n"},
+          {"src/attention/native/native.h",
+           "#include \"attention/block/engine.h\"\n#include \"attention/kernels/kernels.h\"\n"},
+          {"src/attention/vmoba/vmoba.h", "#include \"attention/method.h\"\n#include \"attention/vmoba/config.h\"\n"},
+          {"src/attention/vmoba/config.h", "#include \"attention/attention.h\"\n"},
+          {"src/attention/full/full.h", "#include \"attention/method.h\"\n"},
           {"src/attention/kernels/kernels.h", "#include <cuda_runtime.h>\n"},
           {"src/attention/kernels/gate.cu", "#include <cute/tensor.hpp>\n#include \"attention/kernels/kernels.h\"\n"},
           {"src/model/dit.h", "#include \"attention/attention.h\"\n#include \"core/check.h\"\n"},
@@ -199,10 +231,18 @@ TEST_CASE("each broken rule is found") {
       {"src/attention/kernels/x.cuh", "#include <torch/types.h>", "kernels do not see torch"},
       {"src/attention/kernels/x.cu", "#include \"core/check.h\"", "kernels does not see it"},
       {"src/attention/kernels/x.cu", "#include \"attention/attention.h\"", "kernels does not see it"},
+      {"src/attention/block/x.cpp", "#include \"attention/vmoba/vmoba.h\"", "attention/block does not see it"},
+      {"src/attention/block/x.cpp", "#include \"attention/reference/reference.h\"", "attention/block does not see it"},
+      {"src/attention/reference/x.cpp", "#include \"attention/vmoba/vmoba.h\"", "attention/reference does not see it"},
+      {"src/attention/reference/x.cpp", "#include \"attention/native/native.h\"",
+       "attention/reference does not see it"},
+      {"src/attention/native/x.cpp", "#include \"attention/method.h\"", "attention/native does not see it"},
+      {"src/attention/full/x.cpp", "#include \"attention/vmoba/vmoba.h\"", "a method does not see it"},
+      {"src/model/x.cpp", "#include \"attention/vmoba/config.h\"", "model does not see it"},
       {"src/model/kernels/x.cu", "#include <ATen/ATen.h>", "kernels do not see torch"},
       {"src/model/kernels/x.cu", "#include \"model/dit.h\"", "kernels does not see it"},
       {"src/attention/x.cpp", "#include \"model/dit.h\"", "attention does not see it"},
-      {"src/model/x.cpp", "#include \"attention/vmoba_op.h\"", "model does not see it"},
+      {"src/model/x.cpp", "#include \"attention/block/engine.h\"", "model does not see it"},
       {"src/model/x.cpp", "#include \"attention/kernels/kernels.h\"", "model does not see it"},
       {"src/model/x.cpp", "#include \"data/video_writer.h\"", "model does not see it"},
       {"src/model/wan/x.cpp", "#include \"model/hunyuan_video/block.h\"", "one model never includes another"},
@@ -212,7 +252,7 @@ TEST_CASE("each broken rule is found") {
       {"src/sample/x.cpp", "#include \"train/trainer.h\"", "sample does not see it"},
       {"src/train/x.cpp", "#include <mpi.h>", "only train/dist"},
       {"src/train/x.cpp", "#include <nccl.h>", "only train/dist"},
-      {"src/train/x.cpp", "#include \"attention/vmoba_op.h\"", "train does not see it"},
+      {"src/train/x.cpp", "#include \"attention/block/engine.h\"", "train does not see it"},
       {"src/train/x.cpp", "#include \"apps/main_guard.h\"", "train does not see it"},
       {"src/train/x.cpp", "#include \"../model/dit.h\"", "without '..'"},
       {"src/train/x.cpp", "#include \"model/nowhere.h\"", "must exist below src/"},

@@ -142,7 +142,7 @@ TEST_CASE("VMoBA that selects everything equals full attention, and dense forces
   const auto full = make_dit(wan_t2v_config(), full_attention(), 0, at::kCPU);
   const at::Tensor expected = run_wan(*full, fixture, {}).at("output");
   vmoba::attention::AttentionConfig everything = small_vmoba();
-  everything.tau = 1;
+  everything.part<vmoba::attention::VmobaConfig>().tau = 1;
   const auto selected = make_dit(wan_t2v_config(), everything, 0, at::kCPU);
   CHECK(relative_error(run_wan(*selected, fixture, {}).at("output"), expected) <= 1e-5);
   const auto sparse = make_dit(wan_t2v_config(), small_vmoba(), 0, at::kCPU);
@@ -151,8 +151,8 @@ TEST_CASE("VMoBA that selects everything equals full attention, and dense forces
   CHECK(run_wan(*sparse, fixture, {at::kFloat, true, false, &stats}).at("output").equal(expected));
   CHECK(stats.densities() == std::map<std::string, double>{{"all", 1.0}, {"full", 1.0}});
   CHECK(sparse->layers() == 2);
-  CHECK(sparse->layer(0, false).sparse);
-  CHECK_FALSE(sparse->layer(0, true).sparse);
+  CHECK(sparse->layer(0, false).sparse());
+  CHECK_FALSE(sparse->layer(0, true).sparse());
 }
 
 TEST_CASE("random weights follow Wan's rules and depend on seed and name alone") {

@@ -6,6 +6,7 @@
 #include <map>
 #include <string>
 
+#include "attention/vmoba/config.h"
 #include "model/dit.h"
 #include "model/weights/safetensors.h"
 #include "support/catch.h"
@@ -92,9 +93,10 @@ inline attention::AttentionConfig full_attention() {
 
 inline attention::AttentionConfig small_vmoba() {
   attention::AttentionConfig config;
-  config.temporal_chunk = 1;
-  config.spatial_chunk = {2, 2};
-  config.spatiotemporal_chunk = {2, 2, 2};
+  auto& vmoba = config.part<attention::VmobaConfig>();
+  vmoba.temporal_chunk = 1;
+  vmoba.spatial_chunk = {2, 2};
+  vmoba.spatiotemporal_chunk = {2, 2, 2};
   return config;
 }
 

@@ -29,7 +29,7 @@ struct Entry {
   bool own;
 };
 
-std::vector<Entry> chosen(const std::vector<Entry>& pool, const attention::LayerAttention& layer, size_t topk_take) {
+std::vector<Entry> chosen(const std::vector<Entry>& pool, const attention::VmobaRule& rule, size_t topk_take) {
   std::vector<Entry> others;
   double low = std::numeric_limits<double>::infinity(), high = -low;
   for (const Entry& e : pool) {
@@ -38,7 +38,7 @@ std::vector<Entry> chosen(const std::vector<Entry>& pool, const attention::Layer
     if (!e.own) others.push_back(e);
   }
   std::stable_sort(others.begin(), others.end(), [](const Entry& a, const Entry& b) { return a.gate > b.gate; });
-  if (layer.select == SelectMode::kTopk) {
+  if (rule.select == SelectMode::kTopk) {
     others.resize(std::min(others.size(), topk_take));
     return others;
   }
@@ -48,7 +48,7 @@ std::vector<Entry> chosen(const std::vector<Entry>& pool, const attention::Layer
     total += (e.gate - low) / range;
     if (e.own) own += (e.gate - low) / range;
   }
-  const double rest = std::max(0.0, layer.tau - own / (total + 1e-6));
+  const double rest = std::max(0.0, rule.tau - own / (total + 1e-6));
   double sum = 0;
   for (size_t k = 0; k < others.size(); ++k) {
     sum += (others[k].gate - low) / range;
@@ -95,7 +95,7 @@ at::Tensor oracle_gate(const at::Tensor& q_SND, const at::Tensor& k_SND, const s
 }
 
 at::Tensor oracle_select(const at::Tensor& gate_NCS, const std::vector<int64_t>& block_of_token,
-                         const attention::LayerAttention& layer) {
+                         const attention::VmobaRule& rule) {
   const int64_t heads = gate_NCS.size(0), blocks = gate_NCS.size(1), tokens = gate_NCS.size(2);
   const std::vector<int64_t> order = oracle_token_order(block_of_token);
   const at::Tensor gate = gate_NCS.to(at::kDouble).contiguous();
@@ -107,16 +107,16 @@ at::Tensor oracle_select(const at::Tensor& gate_NCS, const std::vector<int64_t>&
     for (int64_t n = 0; n < heads; ++n)
       for (int64_t s = 0; s < tokens; ++s) {
         const bool own = block_of_token[order[s]] == c;
-        mask[n][c][s] = own || (layer.select == SelectMode::kThreshold && layer.tau >= 1);
+        mask[n][c][s] = own || (rule.select == SelectMode::kThreshold && rule.tau >= 1);
         std::pair<int64_t, int64_t> key = {0, 0};
-        if (layer.pool == Pool::kQueryHead) key = {n, s};
-        if (layer.pool == Pool::kBlock) key = {c, 0};
-        if (layer.pool == Pool::kHeadGlobal) key = {n, 0};
+        if (rule.pool == Pool::kQueryHead) key = {n, s};
+        if (rule.pool == Pool::kBlock) key = {c, 0};
+        if (rule.pool == Pool::kHeadGlobal) key = {n, 0};
         pools[key].push_back({n, c, s, g[n][c][s], own});
       }
-  const int64_t rows = layer.pool == Pool::kQueryHead ? 1 : layer.pool == Pool::kHeadGlobal ? tokens : heads * tokens;
+  const int64_t rows = rule.pool == Pool::kQueryHead ? 1 : rule.pool == Pool::kHeadGlobal ? tokens : heads * tokens;
   for (const auto& [key, pool] : pools)
-    for (const Entry& e : chosen(pool, layer, static_cast<size_t>((layer.topk - 1) * rows))) mask[e.n][e.c][e.s] = true;
+    for (const Entry& e : chosen(pool, rule, static_cast<size_t>((rule.topk - 1) * rows))) mask[e.n][e.c][e.s] = true;
   return mask_NCS;
 }
 
@@ -134,12 +134,20 @@ at::Tensor oracle_allowed(const at::Tensor& mask_BNCS, const std::vector<int64_t
 }
 
 at::Tensor oracle_attention(const at::Tensor& q_BZND, const at::Tensor& k_BZND, const at::Tensor& v_BZND,
-                            const at::Tensor& mask_BNCS, const std::vector<int64_t>& block_of_token) {
-  const at::Tensor forbidden = oracle_allowed(mask_BNCS, block_of_token, q_BZND.size(1)).logical_not();
+                            const at::Tensor& mask_BNCS, const std::vector<int64_t>& block_of_token,
+                            const std::vector<int64_t>& text_lengths) {
+  const int64_t tokens = q_BZND.size(1), video = static_cast<int64_t>(block_of_token.size());
+  at::Tensor allowed = oracle_allowed(mask_BNCS, block_of_token, tokens);
+  at::Tensor counts = at::ones({q_BZND.size(0), tokens, 1, 1}, q_BZND.options());
+  for (size_t b = 0; b < text_lengths.size(); ++b)
+    for (int64_t i = video + text_lengths[b]; i < tokens; ++i) {
+      counts[int64_t(b)][i] = 0;
+      allowed[int64_t(b)].select(2, i) = false;
+    }
   const double scale = 1.0 / std::sqrt(static_cast<double>(q_BZND.size(3)));
   const at::Tensor scores = at::einsum("bind,bjnd->bnij", {q_BZND, k_BZND}) * scale;
-  const at::Tensor p = scores.masked_fill(forbidden, -std::numeric_limits<double>::infinity()).softmax(-1);
-  return at::einsum("bnij,bjnd->bind", {p, v_BZND});
+  const at::Tensor p = scores.masked_fill(allowed.logical_not(), -std::numeric_limits<double>::infinity()).softmax(-1);
+  return at::einsum("bnij,bjnd->bind", {p, v_BZND}) * counts;
 }
 
 }  // namespace vmoba::test

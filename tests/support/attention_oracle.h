@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "attention/attention.h"
+#include "attention/vmoba/config.h"
 
 namespace vmoba::test {
 
@@ -21,11 +21,13 @@ at::Tensor oracle_gate(const at::Tensor& q_SND, const at::Tensor& k_SND, const s
 
 // Attended (head, block, permuted position) of one sample from its gates, as bool [N, C, S].
 at::Tensor oracle_select(const at::Tensor& gate_NCS, const std::vector<int64_t>& block_of_token,
-                         const attention::LayerAttention& layer);
+                         const attention::VmobaRule& rule);
 
-// Masked softmax attention, differentiable by autograd: q, k, v [B, Z, N, D], mask [B, N, C, S] permuted.
+// Masked softmax attention, differentiable by autograd: q, k, v [B, Z, N, D], mask [B, N, C, S] permuted. Text beyond
+// a sample's length (`text_lengths`; empty: all of it counts) is seen by nobody, and its rows are zeros.
 at::Tensor oracle_attention(const at::Tensor& q_BZND, const at::Tensor& k_BZND, const at::Tensor& v_BZND,
-                            const at::Tensor& mask_BNCS, const std::vector<int64_t>& block_of_token);
+                            const at::Tensor& mask_BNCS, const std::vector<int64_t>& block_of_token,
+                            const std::vector<int64_t>& text_lengths = {});
 
 // Which (query, key) pairs attend each other, original order: bool [B, N, Z, Z].
 at::Tensor oracle_allowed(const at::Tensor& mask_BNCS, const std::vector<int64_t>& block_of_token, int64_t tokens);

@@ -1,4 +1,4 @@
-// The native CUDA kernels (attention/kernels) as a SparseBackend: bf16 tensors on a GPU, head sizes up to 128 (sizes
+// The native CUDA kernels (attention/kernels) as a BlockEngine: bf16 tensors on a GPU, head sizes up to 128 (sizes
 // other than 64 and 128 are filled up with zeros).
 //
 // Memory of a call comes from torch's allocator and is returned to it before the call ends, but for what backward
@@ -8,13 +8,13 @@
 
 #include <string>
 
-#include "attention/vmoba_op.h"
+#include "attention/block/engine.h"
 
 namespace vmoba::attention::native {
 
 // "" where the kernels can run q's kind of tensor on its device; else the reason, as the end of a sentence.
 std::string unsupported_reason(const at::Tensor& q_BZND);
 
-const SparseBackend& backend();
+const BlockEngine& engine();
 
 }  // namespace vmoba::attention::native

@@ -13,14 +13,14 @@ namespace {
 // One head in permuted order and in the compute type; q is scaled by 1/sqrt(D).
 struct Head {
   at::Tensor q_ZD, k_ZD, v_ZD;
-  RowLists lists;
+  HeadRows lists;
   std::vector<int64_t> key_start;  // [E+1] first permuted position of each block's keys
 };
 
 struct Call {
   const PartitionTables& tables;
   int64_t text_tokens;
-  const at::Tensor& mask_BNCS;
+  at::Tensor attends_BNEZ;
   const at::Tensor& q_BZND;
   const at::Tensor& k_BZND;
   const at::Tensor& v_BZND;
@@ -28,11 +28,11 @@ struct Call {
   at::ScalarType type;
   double scale;
 
-  Call(const PartitionTables& t, int64_t text, const at::Tensor& mask, const at::Tensor& q, const at::Tensor& k,
+  Call(const PartitionTables& t, int64_t text, const BlockMask& mask, const at::Tensor& q, const at::Tensor& k,
        const at::Tensor& v)
       : tables(t),
         text_tokens(text),
-        mask_BNCS(mask),
+        attends_BNEZ(mask.attends_BNEZ(t.tokens + text)),
         q_BZND(q),
         k_BZND(k),
         v_BZND(v),
@@ -51,7 +51,7 @@ struct Call {
   }
   Head head(int64_t task) const {
     Head head{rows_ZD(q_BZND, task).mul(scale), rows_ZD(k_BZND, task), rows_ZD(v_BZND, task),
-              index_rows(mask_BNCS[task / heads()][task % heads()], text_tokens), tables.block_start};
+              index_rows(attends_BNEZ[task / heads()][task % heads()]), tables.block_start};
     if (text_tokens > 0) head.key_start.push_back(tables.tokens + text_tokens);
     return head;
   }
@@ -129,13 +129,17 @@ HeadGradients backward_head(const Head& head, const at::Tensor& lse_Z, const at:
 
 }  // namespace
 
+at::ScalarType compute_type(const at::Tensor& x) {
+  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
 int64_t rows_per_chunk(int64_t keys, bool on_cpu) {
   return std::max<int64_t>(1, (on_cpu ? kScoresPerChunkCpu : kScoresPerChunkGpu) / keys);
 }
 
-Attended attend(const PartitionTables& tables, int64_t text_tokens, const at::Tensor& mask_BNCS,
-                const at::Tensor& q_BZND, const at::Tensor& k_BZND, const at::Tensor& v_BZND) {
-  const Call call(tables, text_tokens, mask_BNCS, q_BZND, k_BZND, v_BZND);
+Attended attend(const PartitionTables& tables, int64_t text_tokens, const BlockMask& mask, const at::Tensor& q_BZND,
+                const at::Tensor& k_BZND, const at::Tensor& v_BZND) {
+  const Call call(tables, text_tokens, mask, q_BZND, k_BZND, v_BZND);
   Attended attended{at::empty(q_BZND.sizes(), q_BZND.options()),
                     at::empty({q_BZND.size(0), q_BZND.size(2), q_BZND.size(1)}, q_BZND.options().dtype(call.type))};
   for_each_task(call.tasks(), q_BZND.is_cpu(), [&](int64_t task) {
@@ -146,12 +150,12 @@ Attended attend(const PartitionTables& tables, int64_t text_tokens, const at::Te
   return attended;
 }
 
-SparseGradients attend_backward(const PartitionTables& tables, int64_t text_tokens, const at::Tensor& mask_BNCS,
-                                const at::Tensor& q_BZND, const at::Tensor& k_BZND, const at::Tensor& v_BZND,
-                                const Attended& attended, const at::Tensor& dout_BZND) {
-  const Call call(tables, text_tokens, mask_BNCS, q_BZND, k_BZND, v_BZND);
+BlockGradients attend_backward(const PartitionTables& tables, int64_t text_tokens, const BlockMask& mask,
+                               const at::Tensor& q_BZND, const at::Tensor& k_BZND, const at::Tensor& v_BZND,
+                               const Attended& attended, const at::Tensor& dout_BZND) {
+  const Call call(tables, text_tokens, mask, q_BZND, k_BZND, v_BZND);
   const auto like_q = [&] { return at::empty(q_BZND.sizes(), q_BZND.options()); };
-  SparseGradients d{like_q(), like_q(), like_q()};
+  BlockGradients d{like_q(), like_q(), like_q()};
   for_each_task(call.tasks(), q_BZND.is_cpu(), [&](int64_t task) {
     const at::Tensor lse_Z = attended.lse_BNZ[task / call.heads()][task % call.heads()].index_select(0, call.order_Z);
     const HeadGradients head = backward_head(call.head(task), lse_Z, call.rows_ZD(attended.out_BZND, task),

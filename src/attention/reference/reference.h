@@ -1,20 +1,21 @@
-// Reference implementation of VMoBA in plain tensor operations, for any device and for fp32, fp64 and bf16 inputs.
+// Reference engine of block-sparse attention in plain tensor operations, for any device and for fp32, fp64 and bf16
+// inputs.
 //
-// The four stages are those of the native kernels (attention/kernels/kernels.h), so that each kernel stage has a
-// reference to be compared with. Arithmetic is fp32 (fp64 for fp64 inputs), sums that decide a selection are fp64.
-// Results do not depend on the number of threads: on CPU every head (every pool, in select) is one serial task.
+// Its stages are those of the native kernels (attention/kernels/kernels.h), so that each kernel stage has a reference
+// to be compared with. Arithmetic is fp32 (fp64 for fp64 inputs). Results do not depend on the number of threads: on
+// CPU every head is one serial task.
 // Work is proportional to the attended pairs, and no more than kScoresPerChunk scores per task exist at a time.
 //
 // Shape letters: B samples, S video tokens, X text tokens behind them, Z = S + X, N heads, D head size, C blocks,
-// E blocks with the text block where there is text (C or C + 1), P pools, M values of a pool, L keys of one block,
-// R rows (queries) of one chunk. "Permuted" arrays hold tokens in block order (vmoba_partition.h), text behind.
+// E blocks with the text block where there is text (C or C + 1), L keys of one block, R rows (queries) of one chunk.
+// "Permuted" arrays hold tokens in block order (block/partition.h), text behind.
 #pragma once
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <vector>
 
-#include "attention/vmoba_op.h"
+#include "attention/block/engine.h"
 
 namespace vmoba::attention::reference {
 
@@ -28,34 +29,21 @@ int64_t rows_per_chunk(int64_t keys, bool on_cpu);
 // fp64 for fp64 inputs, else fp32.
 at::ScalarType compute_type(const at::Tensor& x);
 
-// Permuted position -> original token of video and text, int64 [Z].
-at::Tensor token_order_Z(const PartitionTables& tables, int64_t text_tokens);
-
-// Stage 1. Gates of one sample, permuted: g[n,c,s] = q[token_of[s],n,:] . mean of k[:,n,:] over block c.
-at::Tensor gate_NCS(const PartitionTables& tables, const at::Tensor& q_ZND, const at::Tensor& k_ZND);
-
-// Stage 2. Which blocks each token of one sample attends (bool), own block included.
-at::Tensor select_NCS(const PartitionTables& tables, const LayerAttention& layer, const at::Tensor& gate_NCS);
-
-// Stage 3. Rows that attend each block of one head, ascending permuted positions; text rules included.
-struct RowLists {
+// Stage index. Rows that attend each block of one head, ascending permuted positions, from bool [E, Z].
+struct HeadRows {
   at::Tensor rows;             // int64, the lists one behind the other
   std::vector<int64_t> start;  // [E+1] first entry of each list
 };
-RowLists index_rows(const at::Tensor& mask_CS, int64_t text_tokens);
+HeadRows index_rows(const at::Tensor& attends_EZ);
 
-// Stage 4. Attention of all heads over the selected blocks, and its gradients.
-struct Attended {
-  at::Tensor out_BZND;  // dtype of q
-  at::Tensor lse_BNZ;   // compute type
-};
-Attended attend(const PartitionTables& tables, int64_t text_tokens, const at::Tensor& mask_BNCS,
-                const at::Tensor& q_BZND, const at::Tensor& k_BZND, const at::Tensor& v_BZND);
-SparseGradients attend_backward(const PartitionTables& tables, int64_t text_tokens, const at::Tensor& mask_BNCS,
-                                const at::Tensor& q_BZND, const at::Tensor& k_BZND, const at::Tensor& v_BZND,
-                                const Attended& attended, const at::Tensor& dout_BZND);
+// Stage attend. Attention of all heads over the selected blocks, and its gradients.
+Attended attend(const PartitionTables& tables, int64_t text_tokens, const BlockMask& mask, const at::Tensor& q_BZND,
+                const at::Tensor& k_BZND, const at::Tensor& v_BZND);
+BlockGradients attend_backward(const PartitionTables& tables, int64_t text_tokens, const BlockMask& mask,
+                               const at::Tensor& q_BZND, const at::Tensor& k_BZND, const at::Tensor& v_BZND,
+                               const Attended& attended, const at::Tensor& dout_BZND);
 
-// The stages as one backend.
-const SparseBackend& backend();
+// The stages as one engine.
+const BlockEngine& engine();
 
 }  // namespace vmoba::attention::reference

@@ -9,6 +9,7 @@
 #include "model/codec/tiling.h"
 #include "model/codec/wan_vae_network.h"
 #include "model/codec/wan_vae_weights.h"
+#include "model/common/dtype.h"
 
 // Shape letters: B samples, C colours or latent channels, F frames, T latent frames, H x W positions, Z latent
 // channels, P values of a patch of patch_size pixels a side.
@@ -173,7 +174,7 @@ CodecShape wan_vae_shape(const CodecConfig& config) {
 std::unique_ptr<Codec> make_wan_vae(const CodecConfig& config, at::Device device) {
   const WanVaeWeights weights(config.weights);
   check_tiles(config, weights.config().shape().spatial_stride);
-  const at::ScalarType dtype = config.compute_dtype == "bf16" ? at::kBFloat16 : at::kFloat;
+  const at::ScalarType dtype = scalar_type(config.compute_dtype);
   return std::make_unique<WanVae>(config, weights.config(), weights.load(dtype, device), dtype, device);
 }
 

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "core/check.h"
+#include "model/common/dtype.h"
 #include "model/text/sentencepiece_tokenizer.h"
 #include "model/text/text_cleaning.h"
 #include "model/text/umt5_encoder.h"
@@ -67,7 +68,7 @@ class Umt5TextEncoder : public TextEncoder {
  public:
   Umt5TextEncoder(const TextEncoderConfig& config, const WeightFiles& files, at::Device output)
       : tokenizer_(find_tokenizer(config, files)),
-        encoder_(files, config.weights, config.dtype == "fp32" ? at::kFloat : at::kBFloat16,
+        encoder_(files, config.weights, scalar_type(config.dtype),
                  config.device == "auto" ? output : at::Device(config.device)),
         max_tokens_(config.max_tokens),
         output_(output) {

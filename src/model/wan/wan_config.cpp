@@ -97,9 +97,7 @@ std::vector<ForwardWork> wan_forward_work(const ModelConfig& config, const atten
     add_map(spec, rows, spec.name.starts_with("proj_out") ? last : out);
   for (int64_t i = 0; i < config.layers; ++i) {
     const attention::LayerAttention layer = attention::layer_attention(attention, i, /*dense=*/false);
-    const double self =
-        attention::attention_flops(grid.tokens(), config.heads, config.head_dim, layer.sparse ? density : 1.0,
-                                   layer.sparse ? attention::block_count(grid, layer) : 0);
+    const double self = attention::layer_flops(layer, grid, config.heads, config.head_dim, density);
     for (const ParameterSpec& spec : wan_block_specs(config, i)) {
       if (spec.name.ends_with("attn1.to_out.0.weight")) out.push_back({"", self, tokens, true});
       if (spec.name.ends_with("attn2.to_out.0.weight"))

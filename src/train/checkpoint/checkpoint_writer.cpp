@@ -8,6 +8,7 @@
 
 #include "core/check.h"
 #include "core/file.h"
+#include "model/common/dtype.h"
 #include "model/weights/lora_file.h"
 #include "model/weights/save.h"
 #include "model/weights/shared_file.h"
@@ -20,10 +21,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kAlignBytes = 64;
-
-at::ScalarType file_dtype(const std::string& name) {
-  return name == "bf16" ? at::kBFloat16 : name == "fp16" ? at::kHalf : at::kFloat;
-}
 
 // Pairs of "<module>.lora_A.weight" and "<module>.lora_B.weight".
 std::vector<model::Adapter> adapters_of(const std::vector<HeldTensor>& tensors, double scale) {
@@ -223,7 +220,7 @@ void CheckpointWriter::write() {
     model::write_byte_runs(file.path, runs, [this] { return stop_.load(); });
   }
   for (const ToolFile& file : tool_files_)
-    model::write_lora(file.path, file.adapters, model::lora_format(file.format), file_dtype(file.dtype));
+    model::write_lora(file.path, file.adapters, model::lora_format(file.format), model::scalar_type(file.dtype));
 }
 
 CheckpointWriter::Saved CheckpointWriter::finish() {

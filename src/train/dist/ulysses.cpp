@@ -164,13 +164,11 @@ void check_sequence(const RootConfig& config) {
   VMOBA_CHECK_INPUT(heads % ranks == 0,
                     "parallel.sequence: expected a divisor of model.heads ({}), found {}; use one of {}", heads, ranks,
                     fmt::join(fitting, ", "));
-  const std::string& pool = config.attention.pool;
-  VMOBA_CHECK_INPUT(
-      config.attention.backend == "full" || pool == "head_global" || pool == "query_head",
-      "parallel.sequence: expected a selection that each head makes on its own (attention.pool head_global "
-      "or query_head), found {} with {} ranks to share the heads; change the pool or use "
-      "parallel.sequence=1",
-      pool, ranks);
+  const std::string together = attention::heads_select_together(config.attention);
+  VMOBA_CHECK_INPUT(together.empty(),
+                    "parallel.sequence={}: expected a selection that each head makes on its own, because ranks share "
+                    "the heads, found {}, or use parallel.sequence=1",
+                    ranks, together);
 }
 
 }  // namespace vmoba::train::dist

@@ -24,16 +24,8 @@ attention::AttentionConfig full_attention(attention::AttentionConfig config) {
 }
 
 double assumed_density(const RootConfig& config, const std::vector<data::Bucket>& buckets) {
-  if (config.attention.backend == "full") return 1;
-  if (config.attention.select == "threshold") return std::min(1.0, config.attention.tau);
-  if (buckets.empty()) return 1;
-  double sum = 0;
-  for (int64_t layer = 0; layer < config.model.layers; ++layer) {
-    const attention::LayerAttention plan = attention::layer_attention(config.attention, layer, false);
-    const double blocks = double(attention::block_count(grid_of(config, buckets.back()), plan));
-    sum += plan.sparse ? std::min(1.0, double(plan.topk) / blocks) : 1.0;
-  }
-  return sum / double(std::max<int64_t>(1, config.model.layers));
+  const attention::Grid grid = buckets.empty() ? attention::Grid{} : grid_of(config, buckets.back());
+  return attention::expected_density(config.attention, grid, config.model.layers);
 }
 
 std::map<std::string, int64_t> adapters_of(const RootConfig& config) {

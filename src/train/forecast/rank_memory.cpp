@@ -4,23 +4,27 @@
 #include <map>
 #include <string>
 
+#include "model/common/dtype.h"
 #include "model/common/lora.h"
 #include "model/dit.h"
 
 namespace vmoba::train {
 namespace {
 
+int64_t width_of(const std::string& dtype) {
+  return int64_t(c10::elementSize(model::scalar_type(dtype)));
+}
+
 // Of what is trained and of fp32 bases 4.
 int64_t kept_width(const RootConfig& config) {
   if (!config.lora.enabled()) return 4;
-  const std::string& dtype = config.model.weights_dtype;
-  return dtype == "fp8" ? 1 : dtype == "bf16" ? 2 : 4;
+  return width_of(config.model.weights_dtype);
 }
 
 }  // namespace
 
 int64_t compute_width(const RootConfig& config) {
-  return config.model.compute_dtype == "bf16" ? 2 : 4;
+  return width_of(config.model.compute_dtype);
 }
 
 int64_t carried_width(const RootConfig& config) {

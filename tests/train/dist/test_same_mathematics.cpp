@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "attention/attention.h"
+#include "attention/vmoba/config.h"
 #include "core/random.h"
 #include "model/dit.h"
 #include "support/catch.h"
@@ -39,10 +40,11 @@ RootConfig small_config(bool checkpointing, int64_t batch) {
   config.model.text_dim = 8;
   config.model.freq_dim = 16;
   config.model.activation_checkpointing = checkpointing;
-  config.attention.temporal_chunk = 1;
-  config.attention.spatial_chunk = {2, 2};
-  config.attention.spatiotemporal_chunk = {2, 2, 2};
-  config.attention.tau = 0.5;
+  auto& vmoba = config.attention.part<attention::VmobaConfig>();
+  vmoba.temporal_chunk = 1;
+  vmoba.spatial_chunk = {2, 2};
+  vmoba.spatiotemporal_chunk = {2, 2, 2};
+  vmoba.tau = 0.5;
   config.train.global_batch = batch;
   config.train.optimizer.weight_decay = 0.1;
   return config;
@@ -268,8 +270,8 @@ TEST_CASE("heads and pools that ranks cannot share are refused with what could")
   CHECK(test::contains(test::refusal_of([&] { check_sequence(config); }), "use one of 1, 2, 3, 4, 6, 12"));
   config.parallel.sequence = 4;
   check_sequence(config);
-  for (const char* pool : {"block", "overall"}) {
-    config.attention.pool = pool;
+  for (const attention::Pool pool : {attention::Pool::kBlock, attention::Pool::kOverall}) {
+    config.attention.part<attention::VmobaConfig>().pool = pool;
     CHECK(test::contains(test::refusal_of([&] { check_sequence(config); }), "head_global"));
   }
   config.attention.backend = "full";

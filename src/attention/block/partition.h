@@ -37,6 +37,9 @@ std::vector<int64_t> split_dimension(int64_t length, int64_t chunk);
 // Blocks of `grid`; throws Error(kInput) where grid or chunk has no tokens, negative numbers or 2^31 tokens and more.
 int64_t partition_block_count(const Grid& grid, const Chunk& chunk);
 
+// Permuted position -> original token of video and, behind it, text: int64 [S + text_tokens].
+at::Tensor token_order_Z(const PartitionTables& tables, int64_t text_tokens);
+
 std::shared_ptr<const PartitionTables> partition_tables(const Grid& grid, const Chunk& chunk, at::Device device);
 
 }  // namespace vmoba::attention

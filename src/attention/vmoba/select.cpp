@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <limits>
 
-#include "attention/reference/reference.h"
 #include "attention/reference/tasks.h"
+#include "attention/vmoba/vmoba.h"
 
-namespace vmoba::attention::reference {
+namespace vmoba::attention {
 namespace {
 
 constexpr double kEps = 1e-6;  // of the official code: flat pools and empty sums
@@ -69,23 +69,23 @@ int64_t topk_count(Pool pool, int64_t topk, int64_t heads, int64_t tokens, int64
 
 }  // namespace
 
-at::Tensor select_NCS(const PartitionTables& tables, const LayerAttention& layer, const at::Tensor& gate_NCS) {
+at::Tensor select_NCS(const PartitionTables& tables, const VmobaRule& rule, const at::Tensor& gate_NCS) {
   const int64_t heads = gate_NCS.size(0), blocks = gate_NCS.size(1), tokens = gate_NCS.size(2);
   const at::Tensor block_C1 = at::arange(blocks, tables.block_of_S.options()).unsqueeze(1);
   const at::Tensor own_NCS = (block_C1 == tables.block_of_S.unsqueeze(0)).unsqueeze(0).expand_as(gate_NCS);
-  const bool threshold = layer.select == SelectMode::kThreshold;
-  if (threshold && layer.tau >= 1) return at::ones_like(own_NCS, at::MemoryFormat::Contiguous);
+  const bool threshold = rule.select == SelectMode::kThreshold;
+  if (threshold && rule.tau >= 1) return at::ones_like(own_NCS, at::MemoryFormat::Contiguous);
 
   at::Tensor mask_NCS = own_NCS.contiguous();
-  for_each_task(task_count(layer.pool, heads, blocks), gate_NCS.is_cpu(), [&](int64_t task) {
-    const int64_t pools = pools_of_task(layer.pool, tokens);
-    const at::Tensor gate_PM = pool_slice(gate_NCS, layer.pool, task).reshape({pools, -1});
-    const at::Tensor own_PM = pool_slice(own_NCS, layer.pool, task).reshape({pools, -1});
+  reference::for_each_task(task_count(rule.pool, heads, blocks), gate_NCS.is_cpu(), [&](int64_t task) {
+    const int64_t pools = pools_of_task(rule.pool, tokens);
+    const at::Tensor gate_PM = pool_slice(gate_NCS, rule.pool, task).reshape({pools, -1});
+    const at::Tensor own_PM = pool_slice(own_NCS, rule.pool, task).reshape({pools, -1});
     // Own entries per pool follow from the geometry, so that no count is read back from a device.
     int64_t own = 1;
-    if (layer.pool == Pool::kHeadGlobal) own = tokens;
-    if (layer.pool == Pool::kOverall) own = heads * tokens;
-    if (layer.pool == Pool::kBlock) own = heads * (tables.block_start[task + 1] - tables.block_start[task]);
+    if (rule.pool == Pool::kHeadGlobal) own = tokens;
+    if (rule.pool == Pool::kOverall) own = heads * tokens;
+    if (rule.pool == Pool::kBlock) own = heads * (tables.block_start[task + 1] - tables.block_start[task]);
     const int64_t others = gate_PM.size(1) - own;
     if (others == 0) return;
 
@@ -93,13 +93,13 @@ at::Tensor select_NCS(const PartitionTables& tables, const LayerAttention& layer
     const auto [sorted_PM, order_PM] = gate_PM.masked_fill(own_PM, lowest).sort(/*stable=*/true, 1, true);
     const at::Tensor rank_M = at::arange(gate_PM.size(1), order_PM.options());
     const at::Tensor first_PM =
-        threshold ? rank_M < threshold_count_P1(gate_PM, own_PM, sorted_PM, others, layer.tau)
-                  : (rank_M < topk_count(layer.pool, layer.topk, heads, tokens, blocks, others)).expand_as(own_PM);
+        threshold ? rank_M < threshold_count_P1(gate_PM, own_PM, sorted_PM, others, rule.tau)
+                  : (rank_M < topk_count(rule.pool, rule.topk, heads, tokens, blocks, others)).expand_as(own_PM);
     const at::Tensor taken_PM = at::zeros_like(own_PM).scatter_(1, order_PM, first_PM);
-    at::Tensor slice = pool_slice(mask_NCS, layer.pool, task);
+    at::Tensor slice = pool_slice(mask_NCS, rule.pool, task);
     slice.logical_or_(taken_PM.view(slice.sizes()));
   });
   return mask_NCS;
 }
 
-}  // namespace vmoba::attention::reference
+}  // namespace vmoba::attention

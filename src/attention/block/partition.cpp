@@ -1,5 +1,7 @@
-#include "attention/vmoba_partition.h"
+#include "attention/block/partition.h"
 
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
@@ -100,6 +102,12 @@ int64_t partition_block_count(const Grid& grid, const Chunk& chunk) {
   check_partition(grid, chunk);
   const auto blocks = [](int64_t length, int64_t c) { return (length - 1) / whole_if_zero(c, length) + 1; };
   return blocks(grid.t, chunk[0]) * blocks(grid.h, chunk[1]) * blocks(grid.w, chunk[2]);
+}
+
+at::Tensor token_order_Z(const PartitionTables& tables, int64_t text_tokens) {
+  const at::Tensor order_S = tables.token_of_S.to(at::kLong);
+  if (text_tokens == 0) return order_S;
+  return at::cat({order_S, at::arange(tables.tokens, tables.tokens + text_tokens, order_S.options())});
 }
 
 std::shared_ptr<const PartitionTables> partition_tables(const Grid& grid, const Chunk& chunk, at::Device device) {

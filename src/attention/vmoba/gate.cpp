@@ -2,19 +2,16 @@
 
 #include "attention/reference/reference.h"
 #include "attention/reference/tasks.h"
+#include "attention/vmoba/vmoba.h"
 
-namespace vmoba::attention::reference {
-
-at::ScalarType compute_type(const at::Tensor& x) {
-  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
+namespace vmoba::attention {
 
 at::Tensor gate_NCS(const PartitionTables& tables, const at::Tensor& q_ZND, const at::Tensor& k_ZND) {
-  const at::ScalarType type = compute_type(q_ZND);
+  const at::ScalarType type = reference::compute_type(q_ZND);
   const int64_t heads = q_ZND.size(1);
   const at::Tensor order_S = tables.token_of_S.to(at::kLong);
   at::Tensor gate_NCS = at::empty({heads, tables.blocks, tables.tokens}, q_ZND.options().dtype(type));
-  for_each_task(heads, q_ZND.is_cpu(), [&](int64_t n) {
+  reference::for_each_task(heads, q_ZND.is_cpu(), [&](int64_t n) {
     const at::Tensor q_SD = q_ZND.select(1, n).index_select(0, order_S).to(type);
     const at::Tensor k_SD = k_ZND.select(1, n).index_select(0, order_S);
     at::Tensor mean_CD = at::empty({tables.blocks, q_SD.size(1)}, q_SD.options());
@@ -28,4 +25,4 @@ at::Tensor gate_NCS(const PartitionTables& tables, const at::Tensor& q_ZND, cons
   return gate_NCS;
 }
 
-}  // namespace vmoba::attention::reference
+}  // namespace vmoba::attention

@@ -1,0 +1,91 @@
+#include "apps/bench/attention_cases.h"
+
+#include <ATen/ops/empty.h>
+
+#include "attention/vmoba/vmoba.h"
+#include "core/check.h"
+#include "core/random.h"
+
+namespace vmoba::bench {
+
+using attention::LayerAttention;
+using attention::Partition;
+using attention::Pool;
+using attention::VmobaRule;
+
+namespace {
+
+LayerAttention layer_with(std::array<int64_t, 3> chunk, const VmobaRule& rule) {
+  LayerAttention layer;
+  layer.method = &attention::vmoba_method();
+  layer.partition = chunk[1] == 0   ? Partition::kTemporal
+                    : chunk[0] == 0 ? Partition::kSpatial
+                                    : Partition::kSpatiotemporal;
+  layer.chunk = chunk;
+  layer.rule = rule;
+  return layer;
+}
+
+}  // namespace
+
+LayerAttention threshold_layer(std::array<int64_t, 3> chunk, Pool pool, double tau) {
+  return layer_with(chunk, {attention::SelectMode::kThreshold, pool, tau, 1});
+}
+
+LayerAttention topk_layer(std::array<int64_t, 3> chunk, Pool pool, int64_t topk) {
+  return layer_with(chunk, {attention::SelectMode::kTopk, pool, 0.25, topk});
+}
+
+const std::vector<AttentionCase>& small_cases() {
+  static const std::vector<AttentionCase> cases = {
+      {"temporal-ragged-query-head", {7, 2, 3}, threshold_layer({2, 0, 0}, Pool::kQueryHead, 0.4), 0, 1, 2, 8},
+      {"spatial-ragged-block", {3, 5, 7}, threshold_layer({0, 2, 3}, Pool::kBlock, 0.3), 0, 2, 3, 4},
+      {"cube-ragged-head-global-text", {5, 3, 4}, threshold_layer({2, 2, 3}, Pool::kHeadGlobal, 0.25), 5, 2, 1, 8},
+      {"cube-overall-text", {4, 4, 4}, threshold_layer({2, 2, 2}, Pool::kOverall, 0.5), 1, 1, 3, 16},
+      {"blocks-of-one-token", {1, 4, 5}, threshold_layer({1, 1, 1}, Pool::kHeadGlobal, 0.2), 0, 1, 2, 8},
+      {"tau-0-still-takes-one", {4, 3, 3}, threshold_layer({1, 0, 0}, Pool::kOverall, 0.0), 0, 1, 2, 8},
+      {"topk-query-head", {5, 3, 4}, topk_layer({2, 0, 0}, Pool::kQueryHead, 2), 0, 2, 2, 8},
+      {"topk-head-global-text", {3, 4, 5}, topk_layer({0, 3, 2}, Pool::kHeadGlobal, 3), 4, 1, 2, 8},
+      {"topk-overall", {3, 4, 4}, topk_layer({2, 2, 3}, Pool::kOverall, 2), 0, 1, 2, 6},
+      {"topk-1-own-block-alone", {4, 2, 3}, topk_layer({1, 0, 0}, Pool::kHeadGlobal, 1), 0, 1, 2, 8},
+      {"topk-above-block-count", {3, 2, 4}, topk_layer({1, 0, 0}, Pool::kHeadGlobal, 9), 0, 2, 1, 8},
+      {"one-block", {2, 3, 3}, threshold_layer({2, 0, 0}, Pool::kBlock, 0.25), 2, 1, 2, 8},
+      {"padded-text", {4, 3, 4}, threshold_layer({2, 2, 2}, Pool::kHeadGlobal, 0.3), 6, 3, 2, 8, {2, 6, 0}},
+      {"equally-padded-text", {5, 2, 4}, topk_layer({0, 1, 2}, Pool::kQueryHead, 2), 5, 3, 2, 8, {3, 3, 3}},
+      {"one-block-padded-text", {2, 3, 3}, threshold_layer({2, 0, 0}, Pool::kBlock, 0.25), 4, 3, 2, 8, {4, 1, 3}},
+  };
+  return cases;
+}
+
+const std::vector<AttentionCase>& published_cases() {
+  constexpr attention::Grid kGrid = {24, 36, 64};
+  static const std::vector<AttentionCase> cases = {
+      {"published-temporal", kGrid, threshold_layer({3, 0, 0}, Pool::kHeadGlobal, 0.25), 0, 1, 12, 128},
+      {"published-spatial", kGrid, threshold_layer({0, 6, 8}, Pool::kHeadGlobal, 0.25), 0, 1, 12, 128},
+      {"published-spatiotemporal", kGrid, threshold_layer({6, 9, 16}, Pool::kHeadGlobal, 0.25), 0, 1, 12, 128},
+      {"published-spatiotemporal-text", kGrid, threshold_layer({6, 9, 16}, Pool::kHeadGlobal, 0.25), 256, 1, 12, 128},
+  };
+  return cases;
+}
+
+const AttentionCase& find_case(const std::string& name) {
+  std::string known;
+  for (const auto* cases : {&small_cases(), &published_cases()})
+    for (const AttentionCase& c : *cases) {
+      if (c.name == name) return c;
+      known += (known.empty() ? "" : ", ") + c.name;
+    }
+  throw_input("--case: expected one of {}, found '{}'", known, name);
+}
+
+at::Tensor normal_tensor(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype) {
+  at::Tensor x = at::empty(shape, at::kFloat);
+  fill_normal(7, name, 0, x.mutable_data_ptr<float>(), x.numel());
+  return x.to(dtype);
+}
+
+at::Tensor case_tensor(const AttentionCase& c, const std::string& name, at::ScalarType dtype) {
+  return normal_tensor(c.name + name, {c.batch, c.tokens(), c.heads, c.head_dim}, dtype);
+}
+
+}  // namespace vmoba::bench

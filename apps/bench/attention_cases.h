@@ -1,0 +1,43 @@
+// The case table of attention: one list of calls of self_attention() that drives the tests of outputs and gradients,
+// `vmoba-bench check --case NAME` and `vmoba-bench attention --case NAME`.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "attention/attention.h"
+#include "attention/vmoba/config.h"
+
+namespace vmoba::bench {
+
+struct AttentionCase {
+  std::string name;
+  attention::Grid grid;
+  attention::LayerAttention layer;
+  int64_t text_tokens, batch, heads, head_dim;
+  std::vector<int64_t> text_lengths = {};  // of each sample; empty: text_tokens each
+
+  int64_t tokens() const { return grid.tokens() + text_tokens; }
+};
+
+// VMoBA layers; which partition they have follows from the zeros of `chunk`.
+attention::LayerAttention threshold_layer(std::array<int64_t, 3> chunk, attention::Pool pool, double tau);
+attention::LayerAttention topk_layer(std::array<int64_t, 3> chunk, attention::Pool pool, int64_t topk);
+
+// Small calls of odd shapes, for the comparison with plain attention.
+const std::vector<AttentionCase>& small_cases();
+// Calls of the published sizes, for timing.
+const std::vector<AttentionCase>& published_cases();
+
+// The case of either list with this name; throws Error(kInput) listing the names.
+const AttentionCase& find_case(const std::string& name);
+
+// A standard normal tensor that depends on `name` only.
+at::Tensor normal_tensor(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype = at::kDouble);
+// The same of the case's shape [B, tokens, N, D], from its name and `name`.
+at::Tensor case_tensor(const AttentionCase& c, const std::string& name, at::ScalarType dtype = at::kDouble);
+
+}  // namespace vmoba::bench

@@ -1,0 +1,15 @@
+// Block-sparse attention as one differentiable operation: the engine's backward stands in for autograd's, with the
+// selection held constant. First derivatives only; a second differentiation throws Error(kRuntime).
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include "attention/block/engine.h"
+
+namespace vmoba::attention {
+
+// q, k, v [B, Z, N, D] -> [B, Z, N, D]. `pairs` receives BlockForward::pairs. `engine` must outlive the graph.
+at::Tensor block_attention(const BlockEngine& engine, const BlockProblem& problem, const at::Tensor& q_BZND,
+                           const at::Tensor& k_BZND, const at::Tensor& v_BZND, at::TensorList learnt,
+                           at::Tensor* pairs);
+
+}  // namespace vmoba::attention

@@ -1,0 +1,111 @@
+// The engine of block-sparse attention: attention of every query over the blocks of keys that a method selected for
+// it, in one softmax, and its gradients with the selection held constant.
+//
+// Stages (docs/attention.md): a method's select gives a BlockMask; index makes lists of rows of it; attend; backward.
+// Two engines run them, the reference (tensor operations) and the native one (CUDA kernels). Engines own no memory
+// between calls and launch on the current stream. Samples of a call have equally many text tokens: self_attention()
+// splits others.
+//
+// Shape letters: B samples, S video tokens, X text tokens, Z = S + X, N heads, D head size, C blocks, E = C, or C + 1
+// with the text block where there is text, W words of a mask.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <vector>
+
+#include "attention/attention.h"
+#include "attention/block/block_mask.h"
+#include "attention/block/partition.h"
+
+namespace vmoba::attention {
+
+// One call's geometry and the layer whose method selects; `layer.sparse()` is true.
+struct BlockProblem {
+  Grid grid;
+  int64_t text_tokens = 0;
+  LayerAttention layer;
+  std::shared_ptr<const PartitionTables> tables;
+};
+
+// Rows of each block, from a mask. The native engine's are those of SlotLists in attention/kernels/kernels.h; the
+// reference makes its lists where it attends, and only `length_BNE` is defined.
+struct RowLists {
+  at::Tensor length_BNE = {};  // rows that attend each block
+  at::Tensor word_rank_BNEW = {}, start_BNF = {}, row_BNR = {};
+};
+
+// What was selected: the mask is the method's, the rest the engine's. All of it is kept for backward.
+struct Selection {
+  BlockMask mask = {};
+  // K and V in block order. A method may make them on its way; else the native engine does, where it needs them.
+  at::Tensor k_blocks_BZND = {}, v_blocks_BZND = {};
+  RowLists lists = {};
+
+  // Calls `function` with every tensor, defined or not, in a fixed order.
+  template <typename Self, typename Function>
+  static void visit_tensors(Self& self, const Function& function) {
+    function(self.mask.words_BNEW);
+    function(self.k_blocks_BZND);
+    function(self.v_blocks_BZND);
+    function(self.lists.length_BNE);
+    function(self.lists.word_rank_BNEW);
+    function(self.lists.start_BNF);
+    function(self.lists.row_BNR);
+  }
+};
+
+struct Attended {
+  at::Tensor out_BZND = {};  // dtype of q, original token order
+  at::Tensor lse_BNZ = {};   // fp32 (fp64 for fp64 inputs), natural log, original token order
+};
+
+struct BlockGradients {
+  at::Tensor dq_BZND = {}, dk_BZND = {}, dv_BZND = {};
+  std::vector<at::Tensor> dlearnt = {};
+};
+
+class BlockEngine {
+ public:
+  virtual ~BlockEngine() = default;
+  virtual bool native() const = 0;
+  // Completes a method's selection.
+  virtual Selection index(const BlockProblem& problem, const at::Tensor& k_BZND, const at::Tensor& v_BZND,
+                          Selection selection) const = 0;
+  // Attention over the selected blocks, with an indexed selection of these tensors.
+  virtual Attended attend(const BlockProblem& problem, const at::Tensor& q_BZND, const at::Tensor& k_BZND,
+                          const at::Tensor& v_BZND, const Selection& selection) const = 0;
+  // Gradients of q, k and v. `attended` may belong to a softmax over more keys than the blocks': the gradients are
+  // then the blocks' part.
+  virtual BlockGradients backward(const BlockProblem& problem, const at::Tensor& q_BZND, const at::Tensor& k_BZND,
+                                  const at::Tensor& v_BZND, const Selection& selection, const Attended& attended,
+                                  const at::Tensor& dout_BZND) const = 0;
+};
+
+struct BlockForward {
+  Selection selection;
+  Attended attended;
+  at::Tensor pairs;  // fp64 scalar on q's device: (query, key) pairs attended over blocks, over B and N
+};
+
+// The method's selection, indexed.
+Selection block_select(const BlockEngine& engine, const BlockProblem& problem, const at::Tensor& q_BZND,
+                       const at::Tensor& k_BZND, const at::Tensor& v_BZND, at::TensorList learnt = {});
+
+// Attention over a selection, the method's extra branch included.
+BlockForward block_attend(const BlockEngine& engine, const BlockProblem& problem, const at::Tensor& q_BZND,
+                          const at::Tensor& k_BZND, const at::Tensor& v_BZND, Selection selection,
+                          at::TensorList learnt = {});
+
+// Both.
+BlockForward block_forward(const BlockEngine& engine, const BlockProblem& problem, const at::Tensor& q_BZND,
+                           const at::Tensor& k_BZND, const at::Tensor& v_BZND, at::TensorList learnt = {});
+
+BlockGradients block_backward(const BlockEngine& engine, const BlockProblem& problem, const at::Tensor& q_BZND,
+                              const at::Tensor& k_BZND, const at::Tensor& v_BZND, const BlockForward& saved,
+                              const at::Tensor& dout_BZND, at::TensorList learnt = {});
+
+// Which blocks each video token attends, as bool [B, N, C, S], permuted positions.
+at::Tensor attends_BNCS(const BlockProblem& problem, const Selection& selection);
+
+}  // namespace vmoba::attention

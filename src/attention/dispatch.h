@@ -1,0 +1,27 @@
+// Who computes a call of self_attention(): which engine, and whether full attention in place of a sparse layer.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include "attention/block/engine.h"
+
+namespace vmoba::attention {
+
+// The engine that `implementation` names for inputs like q. Throws Error(kInput) where there is none.
+const BlockEngine& block_engine(Implementation implementation, const at::Tensor& q_BZND);
+
+// Checks layer and shapes (Error(kInput)) and looks up the partition of a call of self_attention.
+BlockProblem make_block_problem(const at::Tensor& q_BZND, const Grid& grid, int64_t text_tokens,
+                                const LayerAttention& layer);
+
+// Whether full attention is expected to take less time than the native kernels, forward and backward together: a rule
+// on tokens and on the density that the selection asks for, measured on an H200 (docs/benchmarks.md).
+bool full_is_faster(int64_t tokens, int64_t blocks, const LayerAttention& layer);
+
+// Whether the layer asks for that choice and q's device has kernels; logs the first for every size and partition.
+bool choose_full(const at::Tensor& q_BZND, int64_t blocks, const LayerAttention& layer);
+
+// Throw Error(kInput) where a tensor is no [B, tokens, N, D] of a known type, or has not the grid's tokens and text.
+void check_tensor(const char* name, const at::Tensor& x_BZND);
+void check_tokens(const at::Tensor& q_BZND, const Grid& grid, int64_t text_tokens);
+
+}  // namespace vmoba::attention

@@ -1,0 +1,32 @@
+// What every launch of the native kernels needs: views of tensors and tables, scratch memory, errors.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include "attention/block/engine.h"
+#include "attention/kernels/kernels.h"
+
+namespace vmoba::attention::native {
+
+// q, k or v as the kernels take it: rows of D contiguous, 16-byte aligned elements; head sizes without a kernel are
+// filled up with zeros, which change no score and no output.
+at::Tensor prepared(const at::Tensor& x_BZND);
+
+kernels::TensorView view(const at::Tensor& x_BZND);
+
+// Scratch memory on the device of `like`.
+at::Tensor bytes(int64_t count, const at::Tensor& like);
+
+// Throws Error(kRuntime) naming the stage.
+void check_launch(cudaError_t error, const char* stage);
+
+// Shape and partition of a call whose prepared tensors are like `x`.
+struct Call {
+  kernels::Shape shape;
+  kernels::PartitionView partition;
+
+  Call(const BlockProblem& problem, const at::Tensor& x_BZND);
+  // An int32 tensor [B, N, E, W] for a mask.
+  at::Tensor empty_mask(const at::Tensor& like) const;
+};
+
+}  // namespace vmoba::attention::native

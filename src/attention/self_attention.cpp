@@ -1,0 +1,139 @@
+#include <ATen/ops/cat.h>
+#include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <c10/util/StringUtil.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "attention/attention.h"
+#include "attention/block/autograd.h"
+#include "attention/dispatch.h"
+#include "attention/full/full.h"
+#include "attention/method.h"
+#include "core/check.h"
+
+namespace vmoba::attention {
+namespace {
+
+std::string sizes(const at::Tensor& x) {
+  return c10::str(x.sizes());
+}
+
+void check_same_kind(const char* name, const at::Tensor& x, const at::Tensor& q) {
+  VMOBA_CHECK_INPUT(x.scalar_type() == q.scalar_type() && x.device() == q.device(),
+                    "attention: expected {} like q ({} on {}), found {} on {}", name, c10::toString(q.scalar_type()),
+                    q.device().str(), c10::toString(x.scalar_type()), x.device().str());
+}
+
+void check_lengths(at::IntArrayRef lengths, int64_t batch, int64_t least, int64_t most) {
+  const auto possible = [&](int64_t length) { return length >= least && length <= most; };
+  VMOBA_CHECK_INPUT(
+      lengths.empty() || (int64_t(lengths.size()) == batch && std::all_of(lengths.begin(), lengths.end(), possible)),
+      "attention: expected {} text lengths of {} to {}, found {}", batch, least, most, fmt::join(lengths, ", "));
+}
+
+// Samples begin ... begin + count - 1 have `length` text tokens each.
+struct EqualSamples {
+  int64_t begin, count, length;
+  at::Tensor of(const at::Tensor& x_B) const { return x_B.narrow(0, begin, count); }
+};
+
+// All samples where their lengths are equal, else each one: kernels take one number of tokens.
+std::vector<EqualSamples> equal_samples(at::IntArrayRef lengths, int64_t batch, int64_t whole) {
+  if (lengths.empty()) return {{0, batch, whole}};
+  if (std::all_of(lengths.begin(), lengths.end(), [&](int64_t length) { return length == lengths[0]; }))
+    return {{0, batch, lengths[0]}};
+  std::vector<EqualSamples> out;
+  for (int64_t b = 0; b < batch; ++b) out.push_back({b, 1, lengths[size_t(b)]});
+  return out;
+}
+
+double all_pairs(const at::Tensor& q_BZND) {
+  const double tokens = static_cast<double>(q_BZND.size(1));
+  return static_cast<double>(q_BZND.size(0) * q_BZND.size(2)) * tokens * tokens;
+}
+
+void record_all(AttentionStats* stats, const std::string& name, const at::Tensor& q_BZND) {
+  if (stats == nullptr) return;
+  const double pairs = all_pairs(q_BZND);
+  stats->record(name, at::scalar_tensor(pairs, at::TensorOptions().dtype(at::kDouble)), pairs);
+}
+
+// Samples without padded text.
+at::Tensor attend(const at::Tensor& q_BZND, const at::Tensor& k_BZND, const at::Tensor& v_BZND, const Grid& grid,
+                  int64_t text_tokens, const LayerAttention& layer, AttentionStats* stats, at::TensorList learnt) {
+  const int64_t blocks = block_count(grid, layer);
+  if (blocks == 1) {
+    record_all(stats, layer.sparse() ? choice_word(layer.partition) : "full", q_BZND);
+    return full_attention(q_BZND, k_BZND, v_BZND);
+  }
+  if (choose_full(q_BZND, blocks, layer)) {
+    record_all(stats, "full", q_BZND);
+    return full_attention(q_BZND, k_BZND, v_BZND);
+  }
+  const BlockEngine& engine = block_engine(layer.implementation, q_BZND);
+  at::Tensor pairs;
+  at::Tensor out = block_attention(engine, make_block_problem(q_BZND, grid, text_tokens, layer), q_BZND, k_BZND, v_BZND,
+                                   learnt, &pairs);
+  if (stats != nullptr) stats->record(choice_word(layer.partition), pairs, all_pairs(q_BZND));
+  return out;
+}
+
+}  // namespace
+
+at::Tensor self_attention(const at::Tensor& q_BSND, const at::Tensor& k_BSND, const at::Tensor& v_BSND,
+                          const Grid& grid, int64_t text_tokens, const LayerAttention& layer, AttentionStats* stats,
+                          at::IntArrayRef text_lengths, at::TensorList learnt) {
+  check_tensor("q", q_BSND);
+  check_tensor("k", k_BSND);
+  check_tensor("v", v_BSND);
+  check_same_kind("k", k_BSND, q_BSND);
+  check_same_kind("v", v_BSND, q_BSND);
+  VMOBA_CHECK_INPUT(k_BSND.sizes() == q_BSND.sizes() && v_BSND.sizes() == q_BSND.sizes(),
+                    "attention: expected q, k and v of one shape, found {}, {} and {}", sizes(q_BSND), sizes(k_BSND),
+                    sizes(v_BSND));
+  check_tokens(q_BSND, grid, text_tokens);
+  check_lengths(text_lengths, q_BSND.size(0), 0, text_tokens);
+  if (layer.method->check != nullptr) layer.method->check(layer);
+  const size_t wanted = learnt_parameters(layer, q_BSND.size(2), q_BSND.size(3)).size();
+  VMOBA_CHECK_INPUT(learnt.size() == wanted, "attention: expected {} learnt tensors of method {}, found {}", wanted,
+                    layer.method->name, learnt.size());
+
+  std::vector<at::Tensor> out;
+  for (const EqualSamples& samples : equal_samples(text_lengths, q_BSND.size(0), text_tokens)) {
+    const int64_t padding = text_tokens - samples.length;
+    const auto own = [&](const at::Tensor& x) {
+      const at::Tensor part = samples.of(x);
+      return padding == 0 ? part : part.narrow(1, 0, x.size(1) - padding);
+    };
+    const at::Tensor attended =
+        attend(own(q_BSND), own(k_BSND), own(v_BSND), grid, samples.length, layer, stats, learnt);
+    out.push_back(padding == 0 ? attended : at::constant_pad_nd(attended, {0, 0, 0, 0, 0, padding}));
+  }
+  return out.size() == 1 ? out[0] : at::cat(out);
+}
+
+at::Tensor cross_attention(const at::Tensor& q_BSND, const at::Tensor& k_BLND, const at::Tensor& v_BLND,
+                           at::IntArrayRef lengths) {
+  check_tensor("q", q_BSND);
+  check_tensor("k", k_BLND);
+  check_tensor("v", v_BLND);
+  check_same_kind("k", k_BLND, q_BSND);
+  check_same_kind("v", v_BLND, q_BSND);
+  VMOBA_CHECK_INPUT(k_BLND.sizes() == v_BLND.sizes() && k_BLND.size(0) == q_BSND.size(0) &&
+                        k_BLND.size(2) == q_BSND.size(2) && k_BLND.size(3) == q_BSND.size(3),
+                    "attention: expected k and v of one shape with the batch, heads and head_dim of q, found q {}, "
+                    "k {} and v {}",
+                    sizes(q_BSND), sizes(k_BLND), sizes(v_BLND));
+  check_lengths(lengths, k_BLND.size(0), 1, k_BLND.size(1));
+  std::vector<at::Tensor> out;
+  for (const EqualSamples& samples : equal_samples(lengths, q_BSND.size(0), k_BLND.size(1))) {
+    const auto own = [&](const at::Tensor& x) { return samples.of(x).narrow(1, 0, samples.length); };
+    out.push_back(full_attention(samples.of(q_BSND), own(k_BLND), own(v_BLND)));
+  }
+  return out.size() == 1 ? out[0] : at::cat(out);
+}
+
+}  // namespace vmoba::attention

@@ -1,0 +1,62 @@
+#include "attention/vmoba/config.h"
+
+#include "core/check.h"
+
+namespace vmoba::attention {
+
+const Choices<SelectMode>& choices_of(SelectMode) {
+  static const Choices<SelectMode> table("attention.select",
+                                         {{SelectMode::kThreshold, "threshold"}, {SelectMode::kTopk, "topk"}});
+  return table;
+}
+
+const Choices<Pool>& choices_of(Pool) {
+  static const Choices<Pool> table("attention.pool", {{Pool::kQueryHead, "query_head"},
+                                                      {Pool::kBlock, "block"},
+                                                      {Pool::kHeadGlobal, "head_global"},
+                                                      {Pool::kOverall, "overall"}});
+  return table;
+}
+
+void VmobaConfig::visit(ConfigVisitor& v) {
+  v.field("temporal_chunk", temporal_chunk, "Temporal partition: latent frames per block.", at_least(1));
+  v.field("spatial_chunk", spatial_chunk, "Spatial partition: patches per block as [height, width].", list_of(2, 1));
+  v.field("spatiotemporal_chunk", spatiotemporal_chunk,
+          "Spatiotemporal partition: patches per block as [frames, height, width].", list_of(3, 1));
+  v.field("temporal_layers", temporal_layers, "Layers with the temporal partition in each cycle over depth.",
+          at_least(0));
+  v.field("spatial_layers", spatial_layers, "Layers with the spatial partition that follow in each cycle.",
+          at_least(0));
+  v.field("spatiotemporal_layers", spatiotemporal_layers,
+          "Layers with the spatiotemporal partition that close each cycle.", at_least(0));
+  v.field("select", select, "How blocks are selected: by a threshold on the summed gate, or a fixed number.");
+  v.field("pool", pool,
+          "Gate values that compete with each other: those of a token and head, of a block, of a head, or all.");
+  v.field("tau", tau, "Share of a pool's normalised gate sum that the attended blocks reach (threshold); 1 takes all.",
+          at_least(0.0));
+  v.field("temporal_topk", temporal_topk, "Blocks per token in temporal layers, the own one counted (topk).",
+          at_least(1));
+  v.field("spatial_topk", spatial_topk, "Blocks per token in spatial layers, the own one counted (topk).", at_least(1));
+  v.field("spatiotemporal_topk", spatiotemporal_topk,
+          "Blocks per token in spatiotemporal layers, the own one counted (topk).", at_least(1));
+}
+
+void VmobaConfig::validate() const {
+  VMOBA_CHECK_INPUT(!(select == SelectMode::kTopk && pool == Pool::kBlock),
+                    "expected attention.pool to be query_head, head_global or overall with attention.select=topk, "
+                    "found block, which has no top-k; change attention.pool or set attention.select=threshold");
+  VMOBA_CHECK_INPUT(temporal_layers > 0 || spatial_layers > 0 || spatiotemporal_layers > 0,
+                    "expected at least one layer in the cycle, found attention.temporal_layers, "
+                    "attention.spatial_layers and attention.spatiotemporal_layers all 0; set one of them, or "
+                    "attention.backend=full");
+}
+
+VmobaRule& vmoba_rule(LayerAttention& layer) {
+  return std::any_cast<VmobaRule&>(layer.rule);
+}
+
+const VmobaRule& vmoba_rule(const LayerAttention& layer) {
+  return std::any_cast<const VmobaRule&>(layer.rule);
+}
+
+}  // namespace vmoba::attention

@@ -1,0 +1,41 @@
+// VMoBA's part of the `attention:` group, and what it comes to in one layer (docs/attention.md).
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "attention/attention.h"
+
+namespace vmoba::attention {
+
+enum class SelectMode { kThreshold, kTopk };
+const Choices<SelectMode>& choices_of(SelectMode);
+
+// Gate values that compete with each other.
+enum class Pool { kQueryHead, kBlock, kHeadGlobal, kOverall };
+const Choices<Pool>& choices_of(Pool);
+
+struct VmobaConfig {
+  int64_t temporal_chunk = 3;
+  std::vector<int64_t> spatial_chunk = {6, 8};
+  std::vector<int64_t> spatiotemporal_chunk = {6, 9, 16};
+  int64_t temporal_layers = 1, spatial_layers = 1, spatiotemporal_layers = 1;
+  SelectMode select = SelectMode::kThreshold;
+  Pool pool = Pool::kHeadGlobal;
+  double tau = 0.25;
+  int64_t temporal_topk = 2, spatial_topk = 12, spatiotemporal_topk = 16;
+
+  void visit(ConfigVisitor& v);
+  void validate() const;
+};
+
+// LayerAttention::rule of a VMoBA layer.
+struct VmobaRule {
+  SelectMode select = SelectMode::kThreshold;
+  Pool pool = Pool::kHeadGlobal;
+  double tau = 0.25;
+  int64_t topk = 1;  // the own block counts
+};
+VmobaRule& vmoba_rule(LayerAttention& layer);
+const VmobaRule& vmoba_rule(const LayerAttention& layer);
+
+}  // namespace vmoba::attention

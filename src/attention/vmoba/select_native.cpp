@@ -1,0 +1,95 @@
+#include <ATen/ATen.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include "attention/native/call.h"
+#include "attention/vmoba/vmoba.h"
+
+namespace vmoba::attention {
+namespace {
+
+using native::Call;
+
+struct Gates {
+  at::Tensor gate_BNCS, range_BN2;
+};
+
+// Stage 1. Also fills the copies of `selection`, where it has any.
+Gates gate(const Call& call, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, Selection& selection,
+           cudaStream_t stream) {
+  const kernels::Shape& s = call.shape;
+  const auto f32 = q.options().dtype(at::kFloat);
+  Gates out{at::empty({s.batch, s.heads, s.blocks, s.video_tokens}, f32), at::empty({s.batch, s.heads, 2}, f32)};
+  const at::Tensor kbar = at::empty({s.batch, s.heads, s.blocks, s.head_dim}, f32);
+  const at::Tensor scratch = native::bytes(kernels::gate_workspace_bytes(s), q);
+  kernels::GateArgs args;
+  args.shape = s;
+  args.partition = call.partition;
+  args.q = native::view(q);
+  args.k = native::view(k);
+  args.v = native::view(v);
+  args.kbar = kbar.data_ptr<float>();
+  args.gate = out.gate_BNCS.data_ptr<float>();
+  args.range = out.range_BN2.data_ptr<float>();
+  args.workspace = scratch.data_ptr();
+  if (!call.partition.identity) {
+    const auto head_major = [&] { return at::empty({s.batch, s.heads, s.tokens(), s.head_dim}, q.options()); };
+    const at::Tensor k_copy = head_major(), v_copy = head_major();
+    args.k_blocks = k_copy.data_ptr();
+    args.v_blocks = v_copy.data_ptr();
+    selection.k_blocks_BZND = k_copy.transpose(1, 2);
+    selection.v_blocks_BZND = v_copy.transpose(1, 2);
+  }
+  native::check_launch(kernels::gate(args, stream), "gate");
+  return out;
+}
+
+kernels::SelectParams select_params(const VmobaRule& rule) {
+  kernels::SelectParams out;
+  out.mode = rule.select == SelectMode::kTopk ? kernels::SelectMode::kTopk : kernels::SelectMode::kThreshold;
+  switch (rule.pool) {
+    case Pool::kQueryHead:
+      out.pool = kernels::Pool::kQueryHead;
+      break;
+    case Pool::kBlock:
+      out.pool = kernels::Pool::kBlock;
+      break;
+    case Pool::kHeadGlobal:
+      out.pool = kernels::Pool::kHeadGlobal;
+      break;
+    case Pool::kOverall:
+      out.pool = kernels::Pool::kOverall;
+      break;
+  }
+  out.tau = rule.tau;
+  out.topk = int32_t(rule.topk);
+  return out;
+}
+
+}  // namespace
+
+Selection vmoba_select_native(const BlockProblem& problem, const at::Tensor& q_BZND, const at::Tensor& k_BZND,
+                              const at::Tensor& v_BZND, at::TensorList) {
+  const c10::cuda::CUDAGuard guard(q_BZND.device());
+  const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
+  const at::Tensor q = native::prepared(q_BZND), k = native::prepared(k_BZND), v = native::prepared(v_BZND);
+  const Call call(problem, q);
+  Selection out;
+  out.mask.words_BNEW = call.empty_mask(q);
+  const Gates gates = gate(call, q, k, v, out, stream);
+
+  const kernels::SelectParams params = select_params(vmoba_rule(problem.layer));
+  const at::Tensor scratch = native::bytes(kernels::select_workspace_bytes(call.shape, params), q);
+  kernels::SelectArgs args;
+  args.shape = call.shape;
+  args.partition = call.partition;
+  args.params = params;
+  args.gate = gates.gate_BNCS.data_ptr<float>();
+  args.range = gates.range_BN2.data_ptr<float>();
+  args.lists.mask = static_cast<uint32_t*>(out.mask.words_BNEW.data_ptr());
+  args.workspace = scratch.data_ptr();
+  native::check_launch(kernels::select(args, stream), "select");
+  return out;
+}
+
+}  // namespace vmoba::attention
