@@ -14,6 +14,7 @@
 #include "attention/attention.h"
 #include "core/config.h"
 #include "model/common/linear.h"
+#include "model/common/recompute.h"
 
 namespace vmoba::model {
 
@@ -73,8 +74,8 @@ class WeightShards;      // model/weight_shards.h
 
 struct ForwardOptions {
   at::ScalarType compute_dtype = at::kFloat;
-  bool dense = false;                     // full attention in every layer (dense steps)
-  bool activation_checkpointing = false;  // recompute each block in backward
+  bool dense = false;              // full attention in every layer (dense steps)
+  RecomputePolicy recompute = {};  // of each block
   attention::AttentionStats* stats = nullptr;
   // Where several ranks compute this sample together, all with the same input; each gets the whole velocity, and
   // gradients of its tokens' part.
@@ -108,6 +109,9 @@ class Dit {
 // Reads the headers of config.weights (nothing where it is empty). Throws Error(kInput) where files are missing, saying
 // where to get them, or do not fit the configured model.
 void check_weights(const ModelConfig& config);
+
+// What backward computes again, as config.activation_checkpointing says.
+RecomputePolicy recompute_policy(const ModelConfig& config);
 
 // The configuration of the expert of low noise (config.boundary > 0): that of the model with the other weights.
 ModelConfig low_noise_expert(const ModelConfig& config);

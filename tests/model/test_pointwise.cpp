@@ -282,7 +282,7 @@ TEST_CASE("a transformer with kernels errs no more than one without", "[gpu]") {
     const auto dit = make_dit(config, attention, 4, at::kCUDA);
     draw(*dit);  // as made, it gives zeros
     ForwardOptions options;
-    options.compute_dtype = dtype, options.activation_checkpointing = checkpointing;
+    options.compute_dtype = dtype, options.recompute.enabled = checkpointing;
     const at::Tensor out = dit->forward({latents, timestep, text}, options);
     (out * direction).sum().backward();
     std::vector<at::Tensor> all{out.detach()};

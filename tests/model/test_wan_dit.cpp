@@ -75,8 +75,8 @@ TEST_CASE("activation checkpointing changes no bit") {
                                            {small_vmoba(), at::kBFloat16}}) {
       const auto model = make_dit(config, attention, 0, at::kCPU);
       vmoba::attention::AttentionStats plain_stats, checkpointed_stats;
-      const auto plain = run_wan(*model, fixture, {dtype, false, false, &plain_stats});
-      const auto checkpointed = run_wan(*model, fixture, {dtype, false, true, &checkpointed_stats});
+      const auto plain = run_wan(*model, fixture, {dtype, false, {}, &plain_stats});
+      const auto checkpointed = run_wan(*model, fixture, {dtype, false, {true}, &checkpointed_stats});
       for (const auto& [key, value] : plain) {
         INFO(config.weights << " " << attention.backend << " " << c10::toString(dtype) << " " << key);
         CHECK(checkpointed.at(key).equal(value));
@@ -93,7 +93,7 @@ TEST_CASE("checkpointing with frozen parameters gives the remaining gradients") 
   const std::string kept = "blocks.1.attn1.to_q.weight";
   for (const Parameter& parameter : model->parameters()) parameter.tensor.set_requires_grad(parameter.name == kept);
   ForwardOptions options;
-  options.activation_checkpointing = true;
+  options.recompute.enabled = true;
   const auto some = run_wan(*model, fixture, options);
   CHECK(some.at("grad." + kept).equal(all.at("grad." + kept)));
   CHECK(some.at("grad.input.text").equal(all.at("grad.input.text")));
@@ -119,7 +119,7 @@ TEST_CASE("gradients in fp64 agree with central differences, through VMoBA and c
   const auto model = make_dit(wan_t2v_config(), small_vmoba(), 0, at::kCPU);
   const at::Tensor timestep = fixture.tensor("timestep"), text = fixture.tensor("text").to(at::kDouble);
   const at::Tensor cotangent = fixture.tensor("cotangent").to(at::kDouble);
-  const ForwardOptions options{at::kDouble, false, true, nullptr};
+  const ForwardOptions options{at::kDouble, false, {true}, nullptr};
   const auto loss = [&](const at::Tensor& latents) {
     return (model->forward({latents, timestep, text}, options) * cotangent).sum();
   };
@@ -148,7 +148,7 @@ TEST_CASE("VMoBA that selects everything equals full attention, and dense forces
   const auto sparse = make_dit(wan_t2v_config(), small_vmoba(), 0, at::kCPU);
   CHECK(relative_error(run_wan(*sparse, fixture, {}).at("output"), expected) > 1e-3);
   vmoba::attention::AttentionStats stats;
-  CHECK(run_wan(*sparse, fixture, {at::kFloat, true, false, &stats}).at("output").equal(expected));
+  CHECK(run_wan(*sparse, fixture, {at::kFloat, true, {}, &stats}).at("output").equal(expected));
   CHECK(stats.densities() == std::map<std::string, double>{{"all", 1.0}, {"full", 1.0}});
   CHECK(sparse->layers() == 2);
   CHECK(sparse->layer(0, false).sparse);
