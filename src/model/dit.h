@@ -1,9 +1,8 @@
 // The denoiser's interface: a video diffusion transformer that predicts velocity from noisy latents.
 //
 // Shape letters: B samples, C latent channels, T latent frames, H x W latent size, G runs of tokens that share a
-// timestep, L text tokens, E text width, I image tokens, M image width. A model owns its parameters (fp32 masters
-// unless loaded otherwise) on one device; forward computes in `ForwardOptions::compute_dtype`, casting weights where
-// they are used so that gradients reach the masters.
+// timestep. A model owns its parameters (fp32 masters unless loaded otherwise) on one device; forward computes in
+// `ForwardOptions::compute_dtype`, casting weights where they are used so that gradients reach the masters.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -15,6 +14,7 @@
 #include "core/config.h"
 #include "model/common/linear.h"
 #include "model/common/recompute.h"
+#include "model/conditions.h"
 
 namespace vmoba::model {
 
@@ -65,8 +65,7 @@ struct Adapter {
 struct DitInput {
   at::Tensor latents_BCTHW;  // noisy latents; behind their channels those of the condition, where the model takes one
   at::Tensor timestep_BG;  // 0..1000: [B], or [B, G] for G equal runs of consecutive tokens (each latent frame, token)
-  at::Tensor text_BLE;     // text embeddings, zeros behind the text
-  at::Tensor image_BIM = {};  // CLIP tokens of the image; undefined exactly where model.image_dim is 0
+  Conditions conditions = {};
 };
 
 class SequenceParallel;  // model/sequence_parallel.h

@@ -215,8 +215,7 @@ void Trainer::assist(Expert& expert, const MicroBatch::Part& neighbour) {
   input.latents_BCTHW =
       input.latents_BCTHW.narrow(0, 0, 1).narrow(2, 0, patch[0]).narrow(3, 0, patch[1]).narrow(4, 0, patch[2]);
   input.timestep_BG = input.timestep_BG.view({input.timestep_BG.size(0), -1}).narrow(0, 0, 1).narrow(1, 0, 1);
-  input.text_BLE = input.text_BLE.narrow(0, 0, 1);
-  if (input.image_BIM.defined()) input.image_BIM = input.image_BIM.narrow(0, 0, 1);
+  input.conditions = model::narrow_samples(input.conditions, 0, 1);
   const model::ForwardOptions options{compute_dtype_, /*dense=*/true, model::recompute_policy(config_.model), nullptr,
                                       sequence_.get()};
   (expert.dit->forward(input, options).sum() * 0).backward();

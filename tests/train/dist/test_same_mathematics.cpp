@@ -83,7 +83,8 @@ class Run {
                                             : at::full({1}, 1000 * sigma, at::kDouble);
     model::ForwardOptions options{at::kDouble, false, model::recompute_policy(config_.model), &stats};
     options.sequence = sequence;
-    const at::Tensor velocity = dit_->forward({(1 - sigma) * x0 + sigma * noise, timestep.to(device_), text}, options);
+    const at::Tensor velocity =
+        dit_->forward({(1 - sigma) * x0 + sigma * noise, timestep.to(device_), {{text}}}, options);
     const at::Tensor loss = (velocity - (noise - x0)).square().mean();
     (loss / double(batch_)).backward();
     return loss.item<double>();
