@@ -25,8 +25,9 @@ int write_sample(const apps::SampleArguments& a) {
   std::unique_ptr<model::TextEncoder> text;
   std::unique_ptr<model::ImageEncoder> image;
   if (!out.empty() || request.first_CHW.defined()) codec = model::make_codec(config.codec, device);
-  const bool needs_negative = config.sample.guidance > 1 && !request.given.negative_1LE.defined();
-  if (!request.given.prompt_1LE.defined() || needs_negative) text = model::make_text_encoder(config.text, device);
+  const bool needs_negative = config.sample.guidance > 1 && !request.given.negative.tokens_BLE.defined();
+  if (!request.given.prompt.tokens_BLE.defined() || needs_negative)
+    text = model::make_text_encoder(config.text, device);
   if (config.model.image_dim > 0 && !request.given.image_1IM.defined())
     image = model::make_image_encoder(config.image_encoder, device);
 

@@ -45,9 +45,9 @@ class Step {
     for (int64_t i = 0; i < options_.batch; ++i) samples.push_back(first + i);
     optimizer_->zero_grad();
     const train::NoisyBatch batch = train::make_noisy(flow_, 0, samples, latents_);
-    const model::ForwardOptions forward{at::kBFloat16, false, options_.model.activation_checkpointing, &stats_};
+    const model::ForwardOptions forward{at::kBFloat16, false, model::recompute_policy(options_.model), &stats_};
     const at::Tensor loss =
-        train::flow_loss(dit_->forward({batch.latents_BCTHW, batch.timestep_B, text_}, forward), batch);
+        train::flow_loss(dit_->forward({batch.latents_BCTHW, batch.timestep_B, {{text_}}}, forward), batch);
     loss.backward();
     const double norm = train::gradient_norm(dit_->trainable()).item<double>();
     train::clip_gradients(dit_->trainable(), norm, optimizer_config_.max_grad_norm);

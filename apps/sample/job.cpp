@@ -117,8 +117,8 @@ sample::SampleRequest sample_request(const SampleArguments& a, const RootConfig&
   request.last_CHW = read_image(a.last_image, config.sample);
   const std::vector<at::Tensor> embeds = read_tensors(a.embeds, kEmbedNames);
   const std::vector<at::Tensor> latents = read_tensors(a.latents, kLatentNames);
-  request.given = {latents[0].defined() ? latents[0] : embeds[3], embeds[0], embeds[1], embeds[2]};
-  VMOBA_CHECK_INPUT(!a.prompt.empty() || request.given.prompt_1LE.defined(),
+  request.given = {latents[0].defined() ? latents[0] : embeds[3], {embeds[0]}, {embeds[1]}, embeds[2]};
+  VMOBA_CHECK_INPUT(!a.prompt.empty() || request.given.prompt.tokens_BLE.defined(),
                     "expected --prompt or --embeds with prompt_embeds, found neither");
   return request;
 }

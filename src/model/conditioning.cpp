@@ -85,9 +85,9 @@ at::Tensor made_frames(const at::Tensor& latents_BCTHW, const ImageCondition& co
   return made_BT;
 }
 
-DitInput conditioned_input(const at::Tensor& latents_BCTHW, const at::Tensor& timestep_B, const at::Tensor& text_BLE,
+DitInput conditioned_input(const at::Tensor& latents_BCTHW, const at::Tensor& timestep_B, const TextEmbedding& text,
                            const ImageCondition& condition) {
-  DitInput input{latents_BCTHW, timestep_B, text_BLE, condition.tokens_BIM};
+  DitInput input{latents_BCTHW, timestep_B, {text, condition.tokens_BIM}};
   if (condition.channels_BKTHW.defined())
     input.latents_BCTHW = at::cat({latents_BCTHW, condition.channels_BKTHW.to(latents_BCTHW.options())}, 1);
   if (const at::Tensor made_BT = made_frames(latents_BCTHW, condition); made_BT.defined()) {

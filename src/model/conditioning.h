@@ -42,7 +42,7 @@ ImageCondition encode_condition(const ModelConfig& config, const Codec& codec, c
 
 // The model's input: latents [B, C, T, H, W] with the condition's channels behind them or their first frame replaced,
 // timestep [B] or, with a given first frame, [B, T] with 0 in front.
-DitInput conditioned_input(const at::Tensor& latents_BCTHW, const at::Tensor& timestep_B, const at::Tensor& text_BLE,
+DitInput conditioned_input(const at::Tensor& latents_BCTHW, const at::Tensor& timestep_B, const TextEmbedding& text,
                            const ImageCondition& condition);
 
 // [B, T] in the dtype of `latents`: 1 for latent frames that the model makes, 0 for those given to it (ti2v). Undefined

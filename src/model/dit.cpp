@@ -134,6 +134,10 @@ void check_weights(const ModelConfig& config) {
   check_pretrained(low_noise_expert(config).weights, known.specs(config), known.config_json(config));
 }
 
+RecomputePolicy recompute_policy(const ModelConfig& config) {
+  return {config.activation_checkpointing};
+}
+
 ModelConfig low_noise_expert(const ModelConfig& config) {
   VMOBA_CHECK_INPUT(config.boundary > 0, "model.boundary: expected above 0 for a model of two experts, found 0");
   ModelConfig out = config;

@@ -1,9 +1,8 @@
 // The denoiser's interface: a video diffusion transformer that predicts velocity from noisy latents.
 //
 // Shape letters: B samples, C latent channels, T latent frames, H x W latent size, G runs of tokens that share a
-// timestep, L text tokens, E text width, I image tokens, M image width. A model owns its parameters (fp32 masters
-// unless loaded otherwise) on one device; forward computes in `ForwardOptions::compute_dtype`, casting weights where
-// they are used so that gradients reach the masters.
+// timestep. A model owns its parameters (fp32 masters unless loaded otherwise) on one device; forward computes in
+// `ForwardOptions::compute_dtype`, casting weights where they are used so that gradients reach the masters.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -14,6 +13,8 @@
 #include "attention/attention.h"
 #include "core/config.h"
 #include "model/common/linear.h"
+#include "model/common/recompute.h"
+#include "model/conditions.h"
 
 namespace vmoba::model {
 
@@ -64,8 +65,7 @@ struct Adapter {
 struct DitInput {
   at::Tensor latents_BCTHW;  // noisy latents; behind their channels those of the condition, where the model takes one
   at::Tensor timestep_BG;  // 0..1000: [B], or [B, G] for G equal runs of consecutive tokens (each latent frame, token)
-  at::Tensor text_BLE;     // text embeddings, zeros behind the text
-  at::Tensor image_BIM = {};  // CLIP tokens of the image; undefined exactly where model.image_dim is 0
+  Conditions conditions = {};
 };
 
 class SequenceParallel;  // model/sequence_parallel.h
@@ -73,8 +73,8 @@ class WeightShards;      // model/weight_shards.h
 
 struct ForwardOptions {
   at::ScalarType compute_dtype = at::kFloat;
-  bool dense = false;                     // full attention in every layer (dense steps)
-  bool activation_checkpointing = false;  // recompute each block in backward
+  bool dense = false;              // full attention in every layer (dense steps)
+  RecomputePolicy recompute = {};  // of each block
   attention::AttentionStats* stats = nullptr;
   // Where several ranks compute this sample together, all with the same input; each gets the whole velocity, and
   // gradients of its tokens' part.
@@ -108,6 +108,9 @@ class Dit {
 // Reads the headers of config.weights (nothing where it is empty). Throws Error(kInput) where files are missing, saying
 // where to get them, or do not fit the configured model.
 void check_weights(const ModelConfig& config);
+
+// What backward computes again, as config.activation_checkpointing says.
+RecomputePolicy recompute_policy(const ModelConfig& config);
 
 // The configuration of the expert of low noise (config.boundary > 0): that of the model with the other weights.
 ModelConfig low_noise_expert(const ModelConfig& config);

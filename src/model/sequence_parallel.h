@@ -37,6 +37,9 @@ class SequenceParallel {
 };
 
 // The run of tokens that a rank holds of S, and the helpers that cut it out. Without ranks it is all of them.
+//
+// Where text takes part in self attention, it is a second run of tokens with a share of its own: video and text go to
+// their heads separately, are joined there for attention ([B, S + L, N/P, D], video first), and go back separately.
 class TokenShare {
  public:
   // `ranks` may be null.

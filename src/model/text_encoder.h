@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/config.h"
+#include "model/conditions.h"
 
 namespace vmoba::model {
 
@@ -29,8 +30,8 @@ class TextEncoder {
   virtual ~TextEncoder() = default;
   virtual int64_t dim() const = 0;         // E
   virtual int64_t max_tokens() const = 0;  // L
-  // [B, L, E] fp32, zeros behind each prompt's tokens. "" is the unconditional prompt. No gradients.
-  virtual at::Tensor encode(const std::vector<std::string>& prompts) const = 0;
+  // One sample for each prompt, all L tokens long, with their lengths. "" is the unconditional prompt. No gradients.
+  virtual TextEmbedding encode(const std::vector<std::string>& prompts) const = 0;
 };
 
 std::unique_ptr<TextEncoder> make_text_encoder(const TextEncoderConfig& config, at::Device device);

@@ -66,16 +66,22 @@ Pipeline::Pipeline(const PipelineParts& parts, const model::ModelConfig& model, 
   }
 }
 
-at::Tensor Pipeline::embed(const std::string& prompt, const at::Tensor& given_1LE, const char* name) const {
+model::TextEmbedding Pipeline::embed(const std::string& prompt, const model::TextEmbedding& given,
+                                     const char* name) const {
+  const at::Tensor& given_1LE = given.tokens_BLE;
   if (!given_1LE.defined()) {
     VMOBA_CHECK_INPUT(parts_.text != nullptr, "expected a text encoder or {} among the given embeddings, found neither",
                       name);
-    return parts_.text->encode({prompt}).to(device_);
+    return model::to_device(parts_.text->encode({prompt}), device_);
   }
   VMOBA_CHECK_INPUT(given_1LE.dim() == 3 && given_1LE.size(0) == 1 && given_1LE.size(2) == model_.text_dim,
                     "{}: expected [1, L, {}] (model.text_dim), found {}", name, model_.text_dim,
                     fmt::join(given_1LE.sizes(), "x"));
-  return given_1LE.to(at::TensorOptions(device_).dtype(at::kFloat));
+  model::TextEmbedding out = given;
+  model::visit_tensors(out, [](const char*, at::Tensor& tensor) {
+    if (tensor.defined() && tensor.is_floating_point()) tensor = tensor.to(at::kFloat);
+  });
+  return model::to_device(out, device_);
 }
 
 at::Tensor Pipeline::starting_latents(const SampleRequest& request) const {
@@ -122,25 +128,25 @@ at::Tensor Pipeline::velocity(int64_t step, double timestep, const at::Tensor& l
   const bool low_noise = model_.boundary > 0 && timestep < model_.boundary;
   model::Dit& dit = low_noise ? *parts_.low_noise_dit : parts_.dit;
   const at::Tensor timestep_B = at::full({1}, timestep, latents_BCTHW.options());
-  const auto ask = [&](const at::Tensor& text_BLE) {
-    return dit.forward(model::conditioned_input(latents_BCTHW, timestep_B, text_BLE, condition), options);
+  const auto ask = [&](const model::TextEmbedding& text) {
+    return dit.forward(model::conditioned_input(latents_BCTHW, timestep_B, text, condition), options);
   };
-  const at::Tensor velocity_BCTHW = ask(words.prompt_BLE);
+  const at::Tensor velocity_BCTHW = ask(words.prompt);
   VMOBA_CHECK(velocity_BCTHW.sizes() == latents_BCTHW.sizes(),
               "expected the model's velocity to have the latents' shape, found another; model.out_channels and the "
               "codec's channels must agree");
-  if (!words.negative_BLE.defined()) return velocity_BCTHW;
+  if (!words.negative.tokens_BLE.defined()) return velocity_BCTHW;
   const double guidance = low_noise && config_.guidance_2 > 0 ? config_.guidance_2 : config_.guidance;
-  const at::Tensor unconditional_BCTHW = ask(words.negative_BLE);
+  const at::Tensor unconditional_BCTHW = ask(words.negative);
   return unconditional_BCTHW + (velocity_BCTHW - unconditional_BCTHW) * guidance;
 }
 
 at::Tensor Pipeline::generate_latents(const SampleRequest& request,
                                       const std::function<void(int64_t, int64_t)>& progress) {
   const at::NoGradGuard no_grad;
-  Words words{embed(request.prompt, request.given.prompt_1LE, "prompt_embeds"), {}};
+  Words words{embed(request.prompt, request.given.prompt, "prompt_embeds"), {}};
   if (config_.guidance > 1.0)
-    words.negative_BLE = embed(config_.negative_prompt, request.given.negative_1LE, "negative_prompt_embeds");
+    words.negative = embed(config_.negative_prompt, request.given.negative, "negative_prompt_embeds");
   const model::ImageCondition condition = condition_of(request);
   at::Tensor latents_BCTHW = starting_latents(request);
   const auto scheduler = make_scheduler(config_.scheduler, config_.steps, config_.shift);

@@ -30,7 +30,7 @@ struct PipelineParts {
 // Tensors that stand for what would be drawn or encoded; undefined: none. Any floating-point type and device.
 struct GivenTensors {
   at::Tensor latents_1CTHW;  // the starting noise
-  at::Tensor prompt_1LE, negative_1LE;
+  model::TextEmbedding prompt, negative;
   at::Tensor image_1IM;
 };
 
@@ -55,10 +55,10 @@ class Pipeline {
 
  private:
   struct Words {
-    at::Tensor prompt_BLE, negative_BLE;  // the second undefined without guidance
+    model::TextEmbedding prompt, negative;  // the second undefined without guidance
   };
 
-  at::Tensor embed(const std::string& prompt, const at::Tensor& given_1LE, const char* name) const;
+  model::TextEmbedding embed(const std::string& prompt, const model::TextEmbedding& given, const char* name) const;
   at::Tensor starting_latents(const SampleRequest& request) const;
   model::ImageCondition condition_of(const SampleRequest& request) const;
   at::Tensor velocity(int64_t step, double timestep, const at::Tensor& latents_BCTHW, const Words& words,

@@ -38,7 +38,7 @@ TrainingBatch make_batch(const FlowConfig& config, uint64_t seed, const std::vec
     condition.given_B = draw_given_frames(config, seed, samples, encoded.x0_BCTHW.size(2) > 1);
   out.noisy = make_noisy(config, seed, samples, encoded.x0_BCTHW);
   out.noisy.made_BT = model::made_frames(encoded.x0_BCTHW, condition);
-  out.input = model::conditioned_input(out.noisy.latents_BCTHW, out.noisy.timestep_B, encoded.text_BLE, condition);
+  out.input = model::conditioned_input(out.noisy.latents_BCTHW, out.noisy.timestep_B, encoded.text, condition);
   return out;
 }
 

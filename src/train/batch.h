@@ -16,7 +16,7 @@ namespace vmoba::train {
 // What does not depend on noise, so that it may come from a cache (cache/encode_cache.h).
 struct EncodedBatch {
   at::Tensor x0_BCTHW;  // clean latents
-  at::Tensor text_BLE;
+  model::TextEmbedding text;
   model::ImageCondition condition;  // of each clip's own first (and last) frame
 };
 

@@ -201,7 +201,7 @@ at::Tensor Trainer::accumulate_for(Expert& expert, const MicroBatch::Part& part,
   const TrainingBatch& batch = part.batch;
   const at::Tensor& latents = batch.input.latents_BCTHW;
   step_tokens_ += expert.dit->grid(latents.size(2), latents.size(3), latents.size(4)).tokens() * latents.size(0);
-  const model::ForwardOptions options{compute_dtype_, dense, config_.model.activation_checkpointing, &stats_,
+  const model::ForwardOptions options{compute_dtype_, dense, model::recompute_policy(config_.model), &stats_,
                                       sequence_.get()};
   const at::Tensor loss = flow_loss(expert.dit->forward(batch.input, options), batch.noisy);
   const auto count = double(part.samples.size());
@@ -215,9 +215,8 @@ void Trainer::assist(Expert& expert, const MicroBatch::Part& neighbour) {
   input.latents_BCTHW =
       input.latents_BCTHW.narrow(0, 0, 1).narrow(2, 0, patch[0]).narrow(3, 0, patch[1]).narrow(4, 0, patch[2]);
   input.timestep_BG = input.timestep_BG.view({input.timestep_BG.size(0), -1}).narrow(0, 0, 1).narrow(1, 0, 1);
-  input.text_BLE = input.text_BLE.narrow(0, 0, 1);
-  if (input.image_BIM.defined()) input.image_BIM = input.image_BIM.narrow(0, 0, 1);
-  const model::ForwardOptions options{compute_dtype_, /*dense=*/true, config_.model.activation_checkpointing, nullptr,
+  input.conditions = model::narrow_samples(input.conditions, 0, 1);
+  const model::ForwardOptions options{compute_dtype_, /*dense=*/true, model::recompute_policy(config_.model), nullptr,
                                       sequence_.get()};
   (expert.dit->forward(input, options).sum() * 0).backward();
 }

@@ -81,20 +81,20 @@ TEST_CASE("ti2v: given first frames are clean, at timestep 0 and do not count") 
   ImageCondition condition = encode_condition(config, LastFrameCodec(), nullptr, image(0.5, 2), {}, 9);
   REQUIRE(condition.first_BC1HW.sizes() == at::IntArrayRef({2, 1, 1, 2, 3}));
   const at::Tensor latents = at::full({2, 1, 3, 2, 3}, 7.0), timestep = at::tensor({900.0, 800.0}, at::kFloat);
-  DitInput input = conditioned_input(latents, timestep, at::Tensor(), condition);
+  DitInput input = conditioned_input(latents, timestep, {}, condition);
   CHECK(input.timestep_BG.equal(at::tensor({0., 900., 900., 0., 800., 800.}, at::kFloat).view({2, 3})));
   CHECK(input.latents_BCTHW.select(2, 0).eq(0.5).all().item<bool>());
   CHECK(input.latents_BCTHW.slice(2, 1).eq(7).all().item<bool>());
   CHECK(made_frames(latents, condition).equal(at::tensor({0., 1., 1., 0., 1., 1.}, at::kFloat).view({2, 3})));
 
   condition.given_B = at::tensor({0, 1}).to(at::kBool);
-  input = conditioned_input(latents, timestep, at::Tensor(), condition);
+  input = conditioned_input(latents, timestep, {}, condition);
   CHECK(input.timestep_BG.equal(at::tensor({900., 900., 900., 0., 800., 800.}, at::kFloat).view({2, 3})));
   CHECK(input.latents_BCTHW[0].eq(7).all().item<bool>());
   CHECK(input.latents_BCTHW[1].select(1, 0).eq(0.5).all().item<bool>());
 
   const ImageCondition none = encode_condition(config, LastFrameCodec(), nullptr, {}, {}, 9);
-  input = conditioned_input(latents, timestep, at::Tensor(), none);
+  input = conditioned_input(latents, timestep, {}, none);
   CHECK(input.timestep_BG.equal(timestep));
   CHECK(input.latents_BCTHW.equal(latents));
   CHECK_FALSE(made_frames(latents, none).defined());

@@ -32,18 +32,21 @@ TEST_CASE("words are lower-case runs of letters, digits and bytes beyond ASCII")
 }
 
 TEST_CASE("embeddings are padded with zeros behind the end token and cut at the limit") {
-  const at::Tensor e = encoder()->encode({"", "two words", "a b c d e f g h i j"});
+  const TextEmbedding text = encoder()->encode({"", "two words", "a b c d e f g h i j"});
+  const at::Tensor& e = text.tokens_BLE;
   REQUIRE(e.sizes() == at::IntArrayRef({3, 8, 4096}));
   const at::Tensor used = e.abs().sum(2).gt(0).sum(1);
   CHECK(used[0].item<int64_t>() == 1);
   CHECK(used[1].item<int64_t>() == 3);
   CHECK(used[2].item<int64_t>() == 8);
+  CHECK(at::equal(text.length_B, at::tensor({1, 3, 8}, at::kLong)));
+  CHECK_FALSE(text.pooled_BP.defined());
   // A cut prompt still ends with the end token, whose own part is shared: covariance 0.75 of two unit vectors.
   CHECK(cosine(e[0][0], e[2][7]) == Approx(0.75).margin(0.08));
 }
 
 TEST_CASE("values are standard normals that are a function of the words") {
-  const at::Tensor e = encoder()->encode({"red lift", "red mirror", "lift red", "RED  lift!"});
+  const at::Tensor e = encoder()->encode({"red lift", "red mirror", "lift red", "RED  lift!"}).tokens_BLE;
   const at::Tensor word = e[0][0];
   // 4096 draws: the mean deviates by 1/64, the variance by sqrt(2/4096) = 0.022; five of each.
   CHECK(std::abs(word.mean().item<double>()) < 5.0 / 64);
@@ -56,14 +59,14 @@ TEST_CASE("values are standard normals that are a function of the words") {
 }
 
 TEST_CASE("one prompt's embedding does not depend on its neighbours in the batch") {
-  const at::Tensor alone = encoder()->encode({"a mirror in a dark hall"});
-  const at::Tensor together = encoder()->encode({"x", "a mirror in a dark hall", "y z"});
+  const at::Tensor alone = encoder()->encode({"a mirror in a dark hall"}).tokens_BLE;
+  const at::Tensor together = encoder()->encode({"x", "a mirror in a dark hall", "y z"}).tokens_BLE;
   CHECK(at::equal(alone[0], together[1]));
 }
 
 TEST_CASE("the encoding of a word is fixed") {
   // Independent of this code: Philox4x32-10 and Box-Muller in scripts/make_text_fixture.py.
-  const at::Tensor e = encoder(4, 4)->encode({"lift"})[0];
+  const at::Tensor e = encoder(4, 4)->encode({"lift"}).tokens_BLE[0];
   const double expected[2][4] = {{-0.6540250, -1.3630529, -0.2201398, -1.2467366},
                                  {2.8615032, 0.2203670, -1.6079974, -0.1548210}};
   for (int token = 0; token < 2; ++token)

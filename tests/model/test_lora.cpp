@@ -35,10 +35,11 @@ struct Results {
 Results run(Dit& model, bool checkpointing) {
   const SafetensorsFile fixture(fixture_path("wan_t2v.safetensors"));
   ForwardOptions options;
-  options.activation_checkpointing = checkpointing;
+  options.recompute.enabled = checkpointing;
   for (const Parameter& p : model.trainable()) p.tensor.mutable_grad() = at::Tensor();
   Results out;
-  out.output = model.forward({fixture.tensor("latents"), fixture.tensor("timestep"), fixture.tensor("text")}, options);
+  out.output =
+      model.forward({fixture.tensor("latents"), fixture.tensor("timestep"), {{fixture.tensor("text")}}}, options);
   (out.output * fixture.tensor("cotangent")).sum().backward();
   for (const Parameter& p : model.trainable()) out.gradients[p.name] = p.tensor.grad();
   return out;

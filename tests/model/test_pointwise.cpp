@@ -282,8 +282,8 @@ TEST_CASE("a transformer with kernels errs no more than one without", "[gpu]") {
     const auto dit = make_dit(config, attention, 4, at::kCUDA);
     draw(*dit);  // as made, it gives zeros
     ForwardOptions options;
-    options.compute_dtype = dtype, options.activation_checkpointing = checkpointing;
-    const at::Tensor out = dit->forward({latents, timestep, text}, options);
+    options.compute_dtype = dtype, options.recompute.enabled = checkpointing;
+    const at::Tensor out = dit->forward({latents, timestep, {{text}}}, options);
     (out * direction).sum().backward();
     std::vector<at::Tensor> all{out.detach()};
     for (const Parameter& p : dit->parameters()) all.push_back(p.tensor.grad());

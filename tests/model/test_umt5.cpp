@@ -30,7 +30,7 @@ at::Tensor expected_embeds() {
 }
 
 at::Tensor encode_fixture(const TextEncoderConfig& config) {
-  return make_text_encoder(config, at::kCPU)->encode(test::prompt_cases().encoded);
+  return make_text_encoder(config, at::kCPU)->encode(test::prompt_cases().encoded).tokens_BLE;
 }
 
 double worst(const at::Tensor& a, const at::Tensor& b) {
@@ -88,6 +88,9 @@ TEST_CASE("embeddings equal those of transformers' UMT5EncoderModel as Wan's pip
   REQUIRE(found_BLE.sizes() == expected_BLE.sizes());
   CHECK(found_BLE.scalar_type() == at::kFloat);
   CHECK(worst(found_BLE, expected_BLE) < 1e-5);
+  const at::Tensor length_B =
+      make_text_encoder(fixture_config(), at::kCPU)->encode(test::prompt_cases().encoded).length_B;
+  CHECK(at::equal(length_B, expected_BLE.ne(0).any(2).sum(1)));
   // Zeros behind the prompt are exact; the empty prompt is its end token alone.
   CHECK(at::equal(found_BLE.eq(0).all(2), expected_BLE.eq(0).all(2)));
   CHECK(found_BLE[0].ne(0).any(1).sum().item<int64_t>() == 1);
@@ -143,9 +146,9 @@ TEST_CASE("ComfyUI's fp8_scaled file is read with its scales") {
   config.weights = written("fp8_scaled", tensors);
   config.tokenizer = test::kUmt5Fixture;
   const std::vector<std::string> prompts = {"A cat sits on a mat."};
-  const at::Tensor found = make_text_encoder(config, at::kCPU)->encode(prompts);
+  const at::Tensor found = make_text_encoder(config, at::kCPU)->encode(prompts).tokens_BLE;
   config.weights = written("exact", exact);
-  CHECK(at::equal(found, make_text_encoder(config, at::kCPU)->encode(prompts)));
+  CHECK(at::equal(found, make_text_encoder(config, at::kCPU)->encode(prompts).tokens_BLE));
 }
 
 TEST_CASE("the tokenizer inside ComfyUI's file is used where none is given") {
@@ -156,7 +159,7 @@ TEST_CASE("the tokenizer inside ComfyUI's file is used where none is given") {
   tensors.push_back(tokenizer_tensor());
   TextEncoderConfig config = fixture_config();
   config.weights = written("embedded", tensors);
-  const at::Tensor found = make_text_encoder(config, at::kCPU)->encode({"A cat sits on a mat."});
+  const at::Tensor found = make_text_encoder(config, at::kCPU)->encode({"A cat sits on a mat."}).tokens_BLE;
   CHECK(worst(found[0], expected_embeds()[1]) < 1e-5);
 }
 

@@ -57,7 +57,7 @@ TEST_CASE("a timestep for each latent frame equals the same timestep for each of
   const at::Tensor timestep_BS = fixture.tensor("timestep");  // 3 frames of 2 x 3 patches, the first at 0
   REQUIRE(timestep_BS.sizes() == at::IntArrayRef({2, 18}));
   const auto forward = [&](const at::Tensor& timestep) {
-    return model->forward({fixture.tensor("latents"), timestep, fixture.tensor("text"), {}}, {}).detach();
+    return model->forward({fixture.tensor("latents"), timestep, {{fixture.tensor("text")}}}, {}).detach();
   };
   const at::Tensor by_token = forward(timestep_BS);
   CHECK(relative_error(forward(timestep_BS.view({2, 3, 6}).select(2, 0)), by_token) <= 1e-6);
@@ -75,8 +75,8 @@ TEST_CASE("activation checkpointing changes no bit") {
                                            {small_vmoba(), at::kBFloat16}}) {
       const auto model = make_dit(config, attention, 0, at::kCPU);
       vmoba::attention::AttentionStats plain_stats, checkpointed_stats;
-      const auto plain = run_wan(*model, fixture, {dtype, false, false, &plain_stats});
-      const auto checkpointed = run_wan(*model, fixture, {dtype, false, true, &checkpointed_stats});
+      const auto plain = run_wan(*model, fixture, {dtype, false, {}, &plain_stats});
+      const auto checkpointed = run_wan(*model, fixture, {dtype, false, {true}, &checkpointed_stats});
       for (const auto& [key, value] : plain) {
         INFO(config.weights << " " << attention.backend << " " << c10::toString(dtype) << " " << key);
         CHECK(checkpointed.at(key).equal(value));
@@ -93,7 +93,7 @@ TEST_CASE("checkpointing with frozen parameters gives the remaining gradients") 
   const std::string kept = "blocks.1.attn1.to_q.weight";
   for (const Parameter& parameter : model->parameters()) parameter.tensor.set_requires_grad(parameter.name == kept);
   ForwardOptions options;
-  options.activation_checkpointing = true;
+  options.recompute.enabled = true;
   const auto some = run_wan(*model, fixture, options);
   CHECK(some.at("grad." + kept).equal(all.at("grad." + kept)));
   CHECK(some.at("grad.input.text").equal(all.at("grad.input.text")));
@@ -119,9 +119,9 @@ TEST_CASE("gradients in fp64 agree with central differences, through VMoBA and c
   const auto model = make_dit(wan_t2v_config(), small_vmoba(), 0, at::kCPU);
   const at::Tensor timestep = fixture.tensor("timestep"), text = fixture.tensor("text").to(at::kDouble);
   const at::Tensor cotangent = fixture.tensor("cotangent").to(at::kDouble);
-  const ForwardOptions options{at::kDouble, false, true, nullptr};
+  const ForwardOptions options{at::kDouble, false, {true}, nullptr};
   const auto loss = [&](const at::Tensor& latents) {
-    return (model->forward({latents, timestep, text}, options) * cotangent).sum();
+    return (model->forward({latents, timestep, {{text}}}, options) * cotangent).sum();
   };
   const at::Tensor latents = fixture.tensor("latents").to(at::kDouble).requires_grad_(true);
   loss(latents).backward();
@@ -148,7 +148,7 @@ TEST_CASE("VMoBA that selects everything equals full attention, and dense forces
   const auto sparse = make_dit(wan_t2v_config(), small_vmoba(), 0, at::kCPU);
   CHECK(relative_error(run_wan(*sparse, fixture, {}).at("output"), expected) > 1e-3);
   vmoba::attention::AttentionStats stats;
-  CHECK(run_wan(*sparse, fixture, {at::kFloat, true, false, &stats}).at("output").equal(expected));
+  CHECK(run_wan(*sparse, fixture, {at::kFloat, true, {}, &stats}).at("output").equal(expected));
   CHECK(stats.densities() == std::map<std::string, double>{{"all", 1.0}, {"full", 1.0}});
   CHECK(sparse->layers() == 2);
   CHECK(sparse->layer(0, false).sparse());
@@ -261,18 +261,21 @@ TEST_CASE("wrong shapes are refused with the shape that works") {
   CHECK(contains(refusal_of([&] { model->grid(1025, 2, 2); }), "at most 1024"));
   const at::Tensor latents = at::zeros({2, 4, 3, 6, 8}), timestep = at::zeros({2}), text = at::zeros({2, 5, 12});
   const auto forward = [&](DitInput input) { return refusal_of([&] { model->forward(input, {}); }); };
-  CHECK(forward({latents, timestep, text}).empty());
-  CHECK(contains(forward({at::zeros({2, 5, 3, 6, 8}), timestep, text}), "model.in_channels"));
-  CHECK(contains(forward({latents, timestep, at::zeros({2, 5, 13})}), "model.text_dim"));
-  CHECK(contains(forward({latents, timestep, at::zeros({1, 5, 12})}), "model.text_dim"));
-  CHECK(contains(forward({latents, at::zeros({1}), text}), "2 timesteps"));
-  CHECK(forward({latents, at::zeros({2, 3}), text}).empty());
-  CHECK(contains(forward({latents, at::zeros({2, 7}), text}), "divisor of the 36 tokens"));
-  CHECK(contains(forward({latents, timestep, text, at::zeros({2, 7, 10})}), "without model.image_dim"));
+  CHECK(forward({latents, timestep, {{text}}}).empty());
+  CHECK(contains(forward({at::zeros({2, 5, 3, 6, 8}), timestep, {{text}}}), "model.in_channels"));
+  CHECK(contains(forward({latents, timestep, {{at::zeros({2, 5, 13})}}}), "model.text_dim"));
+  CHECK(contains(forward({latents, timestep, {{at::zeros({1, 5, 12})}}}), "model.text_dim"));
+  CHECK(contains(forward({latents, at::zeros({1}), {{text}}}), "2 timesteps"));
+  CHECK(forward({latents, at::zeros({2, 3}), {{text}}}).empty());
+  CHECK(contains(forward({latents, at::zeros({2, 7}), {{text}}}), "divisor of the 36 tokens"));
+  CHECK(contains(forward({latents, timestep, {{text}, at::zeros({2, 7, 10})}}), "without model.image_dim"));
+  CHECK(forward({latents, timestep, {{text, at::full({2}, 3, at::kLong)}}}).empty());
+  CHECK(contains(forward({latents, timestep, {{text, {}, at::zeros({2, 6})}}}), "a pooled text as well"));
+  CHECK(contains(forward({latents, timestep, {{text}, {}, at::zeros({2})}}), "an embedded guidance scale"));
   const auto i2v = make_dit(wan_flf2v_config(), full_attention(), 0, at::kCPU);
   const auto refusal = [&](const at::Tensor& image) {
     return refusal_of([&] {
-      i2v->forward({at::zeros({1, 10, 1, 2, 2}), at::zeros({1}), at::zeros({1, 5, 4}), image}, {});
+      i2v->forward({at::zeros({1, 10, 1, 2, 2}), at::zeros({1}), {{at::zeros({1, 5, 4})}, image}}, {});
     });
   };
   CHECK(refusal(at::zeros({1, 14, 10})).empty());

@@ -158,7 +158,8 @@ TEST_CASE("scaled fp8 weights are values times scale: one, by row, by run of col
     CHECK(q.tensor.scalar_type() == at::kFloat8_e4m3fn);
     CHECK(q.tensor.to(at::kFloat).equal(exact));
     const at::Tensor x = at::linspace(-1, 1, 80).view({2, 40});
-    CHECK(linear(x, {q.tensor, at::zeros({40}), q.scale}).equal(at::linear(x, c.expected, at::zeros({40}))));
+    CHECK(linear(x, {q.tensor, at::zeros({40}), ScaledWeight{q.scale}})
+              .equal(at::linear(x, c.expected, at::zeros({40}))));
   }
   std::vector<NamedTensor> tensors = original_weights("");
   tensors.push_back({module + ".scale_weight", at::ones({7})});

@@ -107,7 +107,7 @@ inline std::map<std::string, at::Tensor> run_wan(Dit& model, const SafetensorsFi
   const at::Tensor latents = leaf("latents"), text = leaf("text");
   for (const Parameter& parameter : model.parameters()) parameter.tensor.mutable_grad() = at::Tensor();
   const at::Tensor image = fixture.contains("image") ? leaf("image") : at::Tensor();
-  const at::Tensor output = model.forward({latents, fixture.tensor("timestep"), text, image}, options);
+  const at::Tensor output = model.forward({latents, fixture.tensor("timestep"), {{text}, image}}, options);
   (output * fixture.tensor("cotangent")).sum().backward();
   std::map<std::string, at::Tensor> results = {
       {"output", output.detach()}, {"grad.input.latents", latents.grad()}, {"grad.input.text", text.grad()}};

@@ -28,13 +28,13 @@ class AnalyticDit : public model::Dit {
 
   at::Tensor forward(const model::DitInput& input, const model::ForwardOptions& options) override {
     const at::Tensor& x = input.latents_BCTHW;
-    const double text = input.text_BLE.sum().item<double>();
+    const double text = input.conditions.text.tokens_BLE.sum().item<double>();
     const double timestep = input.timestep_BG.item<double>();
     calls.push_back({timestep, text, options.dense, options.compute_dtype, at::GradMode::is_enabled()});
     if (explode) return x * std::numeric_limits<float>::infinity();
     if (wrong_shape) return at::zeros({1, 1, 1, 1, 1});
     const at::Tensor phase = at::cos(input.timestep_BG / 150.0) * 0.3;
-    return at::tanh(x * 0.7 + input.text_BLE.sum() + phase) + x * 0.2;
+    return at::tanh(x * 0.7 + input.conditions.text.tokens_BLE.sum() + phase) + x * 0.2;
   }
   const std::vector<model::Parameter>& parameters() const override { return parameters_; }
   std::string config_json() const override { return "{}"; }
@@ -69,12 +69,12 @@ class ByteEncoder : public model::TextEncoder {
  public:
   int64_t dim() const override { return 3; }
   int64_t max_tokens() const override { return 8; }
-  at::Tensor encode(const std::vector<std::string>& prompts) const override {
+  model::TextEmbedding encode(const std::vector<std::string>& prompts) const override {
     at::Tensor out = at::zeros({int64_t(prompts.size()), 8, 3});
     for (size_t b = 0; b < prompts.size(); ++b)
       for (size_t i = 0; i < std::min<size_t>(8, prompts[b].size()); ++i)
         out[b][i] = double(static_cast<unsigned char>(prompts[b][i])) / 1000.0;
-    return out;
+    return {out};
   }
 };
 
@@ -101,7 +101,7 @@ struct House {
 };
 
 double text_sum(const std::string& prompt) {
-  return ByteEncoder().encode({prompt}).sum().item<double>();
+  return ByteEncoder().encode({prompt}).tokens_BLE.sum().item<double>();
 }
 
 }  // namespace

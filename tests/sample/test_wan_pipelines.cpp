@@ -78,8 +78,8 @@ struct Run {
     }
     codec = std::make_unique<MixingCodec>(model.out_channels);
     request.given = {file.tensor(name + ".latents"),
-                     file.tensor(name + ".prompt_embeds"),
-                     file.tensor(name + ".negative_prompt_embeds"),
+                     {file.tensor(name + ".prompt_embeds")},
+                     {file.tensor(name + ".negative_prompt_embeds")},
                      {}};
     if (model.image_dim > 0) request.given.image_1IM = file.tensor(name + ".image_embeds");
     if (model.task != "t2v" && c.value("image", true)) request.first_CHW = file.tensor("first");
@@ -138,11 +138,11 @@ TEST_CASE("what does not fit is refused with what would") {
   run.request.given.latents_1CTHW = at::zeros({1, 3, 2, 4, 6});
   CHECK(contains(refusal(run), "latents: expected 1x3x3x4x6"));
   run.request.given.latents_1CTHW = at::Tensor();
-  run.request.given.prompt_1LE = at::zeros({1, 512, 5});
+  run.request.given.prompt.tokens_BLE = at::zeros({1, 512, 5});
   CHECK(contains(refusal(run), "prompt_embeds: expected [1, L, 4]"));
-  run.request.given.prompt_1LE = at::Tensor();
+  run.request.given.prompt.tokens_BLE = at::Tensor();
   CHECK(contains(refusal(run), "expected a text encoder or prompt_embeds"));
-  run.request.given.prompt_1LE = at::zeros({1, 512, 4});
+  run.request.given.prompt.tokens_BLE = at::zeros({1, 512, 4});
   run.request.first_CHW = at::zeros({3, 32, 32});
   CHECK(contains(refusal(run), "expected an image of 32x48"));
   run.request.first_CHW = at::Tensor();

@@ -33,7 +33,7 @@ struct House {
   }
   EncodedBatch encode(const at::Tensor& video) const {
     EncodedBatch out = encode_videos(model, *codec, nullptr, video);
-    out.text_BLE = text->encode(std::vector<std::string>(size_t(video.size(0)), "fox"));
+    out.text = text->encode(std::vector<std::string>(size_t(video.size(0)), "fox"));
     return out;
   }
   TrainingBatch batch(const at::Tensor& video, const std::vector<int64_t>& samples) const {
@@ -48,7 +48,7 @@ TEST_CASE("t2v: the input is the noisy latents") {
   const TrainingBatch batch = house.batch(House::video(2, 5), {3, 4});
   CHECK(batch.input.latents_BCTHW.equal(batch.noisy.latents_BCTHW));
   CHECK(batch.input.timestep_BG.equal(batch.noisy.timestep_B));
-  CHECK(batch.input.text_BLE.sizes() == at::IntArrayRef({2, 4, 8}));
+  CHECK(batch.input.conditions.text.tokens_BLE.sizes() == at::IntArrayRef({2, 4, 8}));
   CHECK_FALSE(batch.noisy.made_BT.defined());
 }
 

@@ -157,14 +157,24 @@ TEST_CASE("pruning keeps sound shards of wanted keys") {
   CHECK(TensorCache(folder.path()).load("clip/wanted"));
 }
 
-TEST_CASE("an embedding is kept up to its last word and comes back padded") {
-  at::Tensor embedding = at::zeros({6, 3});
-  embedding.narrow(0, 0, 2).fill_(0.5);
-  embedding[3][1] = 1e-30;
-  CHECK(text_tensors(embedding).at("embedding").size(0) == 4);
-  CHECK(at::equal(embedding_of(text_tensors(embedding), 6, 3), embedding));
-  CHECK(at::equal(embedding_of(text_tensors(at::zeros({6, 3})), 6, 3), at::zeros({6, 3})));
-  CHECK(test::contains(test::refusal_of([&] { embedding_of(text_tensors(embedding), 6, 4); }), "model.text_dim"));
+TEST_CASE("a text is kept up to its last token and comes back padded, with its length and its pooled vector") {
+  model::TextEmbedding text{at::zeros({1, 6, 3}), at::tensor({4}, at::kLong)};
+  text.tokens_BLE[0].narrow(0, 0, 2).fill_(0.5);
+  text.tokens_BLE[0][3][1] = 1e-30;
+  const NamedTensors kept = text_tensors(text);
+  REQUIRE(kept.size() == 1);
+  CHECK(at::equal(kept.at("embedding"), text.tokens_BLE[0].narrow(0, 0, 4)));
+  const model::TextEmbedding found = text_of(kept, 6, 3);
+  CHECK(at::equal(found.tokens_BLE, text.tokens_BLE));
+  CHECK(at::equal(found.length_B, text.length_B));
+  CHECK_FALSE(found.pooled_BP.defined());
+  CHECK(at::equal(text_of({{"embedding", at::zeros({0, 3})}}, 6, 3).tokens_BLE, at::zeros({1, 6, 3})));
+  text.pooled_BP = noise(1, {1, 5});
+  REQUIRE(text_tensors(text).size() == 2);
+  CHECK(at::equal(text_tensors(text).at("pooled"), text.pooled_BP[0]));
+  CHECK(at::equal(text_of(text_tensors(text), 6, 3).pooled_BP, text.pooled_BP));
+  CHECK(test::contains(test::refusal_of([&] { text_of(kept, 6, 4); }), "model.text_dim"));
+  CHECK(test::contains(test::refusal_of([&] { text_of({}, 6, 3); }), "encode again"));
 }
 
 TEST_CASE("a clip's key changes with its file, its window and every setting of the codec") {
@@ -260,7 +270,7 @@ TEST_CASE("file hashes are remembered, and taken anew where size or time changed
 }
 
 TEST_CASE("a batch of every task comes back from its clips") {
-  const at::Tensor text = noise(9, {2, 4, 8});
+  const model::TextEmbedding text{noise(9, {2, 4, 8}), at::tensor({3, 4}, at::kLong)};
   for (const char* task : {"t2v", "ti2v", "i2v", "flf2v"}) {
     INFO(task);
     model::ModelConfig model;
@@ -268,7 +278,7 @@ TEST_CASE("a batch of every task comes back from its clips") {
     model.image_dim = model::needs_first_frame(model) ? 6 : 0;
     EncodedBatch whole;
     whole.x0_BCTHW = noise(1, {2, 16, 3, 2, 2});
-    whole.text_BLE = text;
+    whole.text = text;
     if (model.task == "ti2v") whole.condition.first_BC1HW = whole.x0_BCTHW.slice(2, 0, 1);
     if (model::needs_first_frame(model)) {
       whole.condition.channels_BKTHW = noise(2, {2, 20, 3, 2, 2});
@@ -289,7 +299,8 @@ TEST_CASE("a batch of every task comes back from its clips") {
       return a.defined() == b.defined() && (!a.defined() || at::equal(a, b));
     };
     CHECK(same(found.x0_BCTHW, whole.x0_BCTHW));
-    CHECK(same(found.text_BLE, text));
+    CHECK(same(found.text.tokens_BLE, text.tokens_BLE));
+    CHECK(same(found.text.length_B, text.length_B));
     CHECK(same(found.condition.first_BC1HW, whole.condition.first_BC1HW));
     CHECK(same(found.condition.channels_BKTHW, whole.condition.channels_BKTHW));
     CHECK(same(found.condition.tokens_BIM, whole.condition.tokens_BIM));

@@ -50,7 +50,7 @@ TEST_CASE("micro batches made ahead are those made when asked for") {
     REQUIRE(one.parts.size() == 1);
     const TrainingBatch &a = one.parts[0].batch, &b = other.parts[0].batch;
     CHECK(at::equal(a.input.latents_BCTHW, b.input.latents_BCTHW));
-    CHECK(at::equal(a.input.text_BLE, b.input.text_BLE));
+    CHECK(at::equal(a.input.conditions.text.tokens_BLE, b.input.conditions.text.tokens_BLE));
     CHECK(at::equal(a.noisy.target_BCTHW, b.noisy.target_BCTHW));
   }
 }

@@ -3,9 +3,26 @@
 #include <ATen/ops/linear.h>
 
 namespace vmoba::model {
+namespace {
+
+// x W^T + bias, one function for each recipe.
+at::Tensor product(const CastWeight&, const at::Tensor& x, const Linear& map) {
+  const at::ScalarType dtype = x.scalar_type();
+  return at::linear(x, map.weight.to(dtype), map.bias.to(dtype));
+}
+
+at::Tensor product(const ScaledWeight& recipe, const at::Tensor& x, const Linear& map) {
+  const at::ScalarType dtype = x.scalar_type();
+  return at::linear(x, scaled_weight(map.weight, recipe.scale, dtype), map.bias.to(dtype));
+}
+
+at::Tensor product(const at::Tensor& x, const Linear& map) {
+  return std::visit([&](const auto& recipe) { return product(recipe, x, map); }, map.recipe);
+}
+
+}  // namespace
 
 at::Tensor scaled_weight(const at::Tensor& weight, const at::Tensor& scale, at::ScalarType dtype) {
-  if (!scale.defined()) return weight.to(dtype);
   const at::ScalarType precise = precise_type(dtype);
   const at::Tensor values = weight.to(precise), factor = scale.to(precise);
   if (factor.numel() == 1) return (values * factor.reshape(at::IntArrayRef())).to(dtype);
@@ -16,13 +33,11 @@ at::Tensor scaled_weight(const at::Tensor& weight, const at::Tensor& scale, at::
 }
 
 at::Tensor linear(const at::Tensor& x, const Linear& map) {
-  const at::ScalarType dtype = x.scalar_type();
-  const at::Tensor weight = map.weight.dim() == 2 ? map.weight : map.weight.flatten(1);
-  const at::Tensor used_weight = scaled_weight(weight, map.scale, dtype), bias = map.bias.to(dtype);
   const LowRank& adapter = map.adapter;
-  if (!adapter.a.defined()) return at::linear(x, used_weight, bias);
+  if (!adapter.a.defined()) return product(x, map);
+  const at::ScalarType dtype = x.scalar_type();
   const at::Tensor rows = x.flatten(0, -2);
-  at::Tensor out = at::linear(rows, used_weight, bias);
+  at::Tensor out = product(rows, map);
   out.addmm_(at::linear(rows, adapter.a.to(dtype)), adapter.b.to(dtype).t(), /*beta=*/1, adapter.scale);
   return out.unflatten(0, x.sizes().slice(0, size_t(x.dim() - 1)));
 }

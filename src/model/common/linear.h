@@ -1,7 +1,9 @@
-// Affine maps whose stored weights are cast to the input's dtype where they are used, so that gradients reach fp32
-// masters, with an optional low-rank adapter beside a frozen weight. Tensors are borrowed; no state.
+// Affine maps with an optional low-rank adapter beside a frozen weight. How the stored weight enters the product is the
+// map's recipe, chosen once where a weight is bound to its map. Tensors are borrowed; no state.
 #pragma once
 #include <ATen/core/Tensor.h>
+
+#include <variant>
 
 namespace vmoba::model {
 
@@ -12,10 +14,18 @@ struct LowRank {
   double scale = 1;
 };
 
+// The weight is cast to the input's dtype where it is used, so that gradients reach an fp32 master.
+struct CastWeight {};
+// The weight is stored in fp8; times its scale (scaled_weight), in the input's dtype, it takes part.
+struct ScaledWeight {
+  at::Tensor scale;
+};
+using LinearRecipe = std::variant<CastWeight, ScaledWeight>;
+
 struct Linear {
-  at::Tensor weight;      // [out, in]; more dimensions behind `in` are flattened
-  at::Tensor bias;        // [out]
-  at::Tensor scale = {};  // of an fp8 weight, see scaled_weight; undefined: 1
+  at::Tensor weight;  // [out, in]
+  at::Tensor bias;    // [out]
+  LinearRecipe recipe = {};
   LowRank adapter = {};
 };
 
@@ -23,7 +33,7 @@ struct Linear {
 at::Tensor linear(const at::Tensor& x, const Linear& map);
 
 // weight * scale in `dtype`. The scale has one value, one for each row ([out] or [out, 1]), or one for each of n equal
-// runs of columns of a row ([out, n, 1]); undefined: 1.
+// runs of columns of a row ([out, n, 1]).
 at::Tensor scaled_weight(const at::Tensor& weight, const at::Tensor& scale, at::ScalarType dtype);
 
 // The dtype of normalisation, modulation, rotation and time embedding: fp64 for fp64 computation, else fp32.

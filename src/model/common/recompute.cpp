@@ -3,6 +3,11 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
+#include <utility>
+
+#include "core/check.h"
+
 namespace vmoba::model {
 namespace {
 
@@ -11,48 +16,90 @@ using torch::autograd::variable_list;
 
 struct Recompute : torch::autograd::Function<Recompute> {
   // at::TensorList and not a vector: only a list's members are counted as differentiable inputs.
-  static at::Tensor forward(AutogradContext* context, const RecomputedFunction& body, at::TensorList inputs) {
-    context->save_for_backward(inputs.vec());
-    context->saved_data["body"] = c10::IValue::make_capsule(c10::make_intrusive<BodyHolder>(body));
-    return body(inputs.vec(), false);
+  static at::Tensor forward(AutogradContext* context, const RecomputedFunction& body,
+                            const std::set<std::string>& wanted, at::TensorList inputs) {
+    Kept kept = Kept::first_run(wanted);
+    at::Tensor output = body(inputs.vec(), kept);
+    variable_list saved = inputs.vec();
+    std::vector<std::string> names;  // of those behind the inputs
+    for (const auto& [name, tensor] : kept.tensors()) {
+      names.push_back(name);
+      saved.push_back(tensor);
+    }
+    context->save_for_backward(saved);
+    context->saved_data["body"] = c10::IValue::make_capsule(c10::make_intrusive<FirstRun>(body, std::move(names)));
+    return output;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& output_gradients) {
     const variable_list saved = context->get_saved_variables();
     const auto holder = context->saved_data["body"].toCapsule();
-    const RecomputedFunction& body = static_cast<const BodyHolder*>(holder.get())->body;
+    const auto& first = static_cast<const FirstRun&>(*holder);
+    const size_t inputs = saved.size() - first.kept.size();
+    std::map<std::string, at::Tensor> tensors;
+    for (size_t i = 0; i < first.kept.size(); ++i) tensors[first.kept[i]] = saved[inputs + i];
     variable_list leaves, wanted;
-    for (size_t i = 0; i < saved.size(); ++i) {
+    for (size_t i = 0; i < inputs; ++i) {
       leaves.push_back(saved[i].detach());
       if (!context->needs_input_grad(i)) continue;
       leaves.back().requires_grad_(true);
       wanted.push_back(leaves.back());
     }
     const at::AutoGradMode with_gradients(true);
-    const at::Tensor output = body(leaves, true);
+    Kept kept = Kept::second_run(std::move(tensors));
+    const at::Tensor output = first.body(leaves, kept);
     const variable_list found = torch::autograd::grad({output}, wanted, output_gradients, std::nullopt,
                                                       /*create_graph=*/false, /*allow_unused=*/true);
-    variable_list gradients(1 + saved.size());  // the first belongs to `body`
-    for (size_t i = 0, next = 0; i < saved.size(); ++i) {
-      if (leaves[i].requires_grad()) gradients[i + 1] = found[next++];
+    variable_list gradients(2 + inputs);  // the first two belong to `body` and `wanted`
+    for (size_t i = 0, next = 0; i < inputs; ++i) {
+      if (leaves[i].requires_grad()) gradients[i + 2] = found[next++];
     }
     return gradients;
   }
 
  private:
-  struct BodyHolder : torch::CustomClassHolder {
-    explicit BodyHolder(RecomputedFunction function) : body(std::move(function)) {}
+  struct FirstRun : torch::CustomClassHolder {
+    FirstRun(RecomputedFunction function, std::vector<std::string> names)
+        : body(std::move(function)), kept(std::move(names)) {}
     RecomputedFunction body;
+    std::vector<std::string> kept;
   };
 };
 
 }  // namespace
 
-at::Tensor recompute_in_backward(const RecomputedFunction& body, const std::vector<at::Tensor>& inputs) {
-  bool differentiable = false;
-  for (const at::Tensor& input : inputs) differentiable |= input.requires_grad();
-  if (!differentiable || !at::GradMode::is_enabled()) return body(inputs, false);
-  return Recompute::apply(body, at::TensorList(inputs));
+Kept Kept::first_run(std::set<std::string> wanted) {
+  Kept kept;
+  kept.wanted_ = std::move(wanted);
+  return kept;
+}
+
+Kept Kept::second_run(std::map<std::string, at::Tensor> tensors) {
+  Kept kept;
+  kept.again_ = true;
+  kept.tensors_ = std::move(tensors);
+  return kept;
+}
+
+void Kept::keep(const std::string& name, const at::Tensor& tensor) {
+  if (!wanted_.contains(name)) return;
+  VMOBA_CHECK(tensors_.emplace(name, tensor.detach()).second,
+              "expected one tensor '{}' of a recomputed body, found two", name);
+}
+
+at::Tensor Kept::fetch(const std::string& name) const {
+  const auto found = tensors_.find(name);
+  return again_ && found != tensors_.end() ? found->second : at::Tensor();
+}
+
+at::Tensor recompute_in_backward(const RecomputedFunction& body, const std::vector<at::Tensor>& inputs,
+                                 const RecomputePolicy& policy) {
+  const bool differentiable =
+      std::any_of(inputs.begin(), inputs.end(), [](const at::Tensor& input) { return input.requires_grad(); });
+  if (policy.enabled && differentiable && at::GradMode::is_enabled())
+    return Recompute::apply(body, policy.kept, at::TensorList(inputs));
+  Kept nothing;
+  return body(inputs, nothing);
 }
 
 }  // namespace vmoba::model

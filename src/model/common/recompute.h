@@ -1,18 +1,55 @@
-// Activation checkpointing: run a function without keeping its activations and run it again in backward.
+// Activation checkpointing: run a function without keeping its activations and run it again in backward. What is dear
+// to compute and cheap to hold can be kept from the first run for the second.
 #pragma once
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <map>
+#include <set>
+#include <string>
 #include <vector>
 
 namespace vmoba::model {
 
-// `body(inputs, again)`: a function of `inputs` and of nothing else that takes part in gradients; `again` is true in
-// the run inside backward. It must give the same values both times. Whatever it refers to must outlive the graph.
-using RecomputedFunction = std::function<at::Tensor(const std::vector<at::Tensor>& inputs, bool again)>;
+// What backward computes again.
+struct RecomputePolicy {
+  bool enabled = false;             // false: nothing; autograd keeps all that it needs
+  std::set<std::string> kept = {};  // names of the tensors that a first run keeps for the second (Kept::keep)
+};
 
-// body(inputs, false), keeping only `inputs` for backward. Values and first-order gradients are bit-identical to
-// calling body directly; second-order gradients are not supported.
-at::Tensor recompute_in_backward(const RecomputedFunction& body, const std::vector<at::Tensor>& inputs);
+// What a body keeps of its first run. The tensors are saved with the graph: they live until its backward has run.
+class Kept {
+ public:
+  // Of a body's only run: nothing is kept.
+  Kept() = default;
+  static Kept first_run(std::set<std::string> wanted);
+  static Kept second_run(std::map<std::string, at::Tensor> tensors);
+
+  // Whether this is the run within backward.
+  bool again() const { return again_; }
+  // In the first run: keeps the values of `tensor` where the policy wants that name, once for each name. They must not
+  // be changed in place afterwards.
+  void keep(const std::string& name, const at::Tensor& tensor);
+  // In the second run: what the first one kept; undefined where it kept nothing, and in the first run. The tensor has
+  // no history. An operation that takes its result from here must still give its inputs their gradients: an autograd
+  // function whose forward returns the fetched tensor instead of computing it.
+  at::Tensor fetch(const std::string& name) const;
+
+  const std::map<std::string, at::Tensor>& tensors() const { return tensors_; }
+
+ private:
+  bool again_ = false;
+  std::set<std::string> wanted_;
+  std::map<std::string, at::Tensor> tensors_;
+};
+
+// A function of `inputs` and of nothing else that takes part in gradients. It must give the same values both times.
+// Whatever it refers to must outlive the graph.
+using RecomputedFunction = std::function<at::Tensor(const std::vector<at::Tensor>& inputs, Kept& kept)>;
+
+// body(inputs, ...), keeping for backward what `policy` says. Values and first-order gradients are bit-identical to
+// calling body directly; second-order gradients are not supported where `policy` is enabled.
+at::Tensor recompute_in_backward(const RecomputedFunction& body, const std::vector<at::Tensor>& inputs,
+                                 const RecomputePolicy& policy);
 
 }  // namespace vmoba::model

@@ -28,6 +28,12 @@ LowRank sum_of(const LowRank& x, const LowRank& y) {
 
 }  // namespace
 
+Linear bind_linear(const Weight& weight, const at::Tensor& bias) {
+  const LinearRecipe recipe =
+      weight.scale.defined() ? LinearRecipe(ScaledWeight{weight.scale}) : LinearRecipe(CastWeight{});
+  return {weight.tensor.dim() == 2 ? weight.tensor : weight.tensor.flatten(1), bias, recipe, weight.adapter};
+}
+
 WeightBank::WeightBank(std::vector<Parameter> parameters, WeightShards* shards)
     : parameters_(std::move(parameters)), shards_(shards) {}
 

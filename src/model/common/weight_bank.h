@@ -22,6 +22,10 @@ struct Weight {
   LowRank adapter;
 };
 
+// The affine map of a weight and a bias [out], with the recipe that the weight calls for; dimensions of the weight
+// behind [out, in] are flattened.
+Linear bind_linear(const Weight& weight, const at::Tensor& bias);
+
 class WeightBank {
  public:
   // What a use of parameters needs to know where ranks hold them together.

@@ -37,15 +37,17 @@ class HashTextEncoder : public TextEncoder {
   int64_t dim() const override { return dim_; }
   int64_t max_tokens() const override { return max_tokens_; }
 
-  at::Tensor encode(const std::vector<std::string>& prompts) const override {
+  TextEmbedding encode(const std::vector<std::string>& prompts) const override {
     at::Tensor out_BLE = at::zeros({int64_t(prompts.size()), max_tokens_, dim_}, at::kFloat);
+    std::vector<int64_t> lengths;
     for (size_t b = 0; b < prompts.size(); ++b)
-      encode_one(prompts[b], out_BLE.data_ptr<float>() + int64_t(b) * max_tokens_ * dim_);
-    return to_device(out_BLE, device_);
+      lengths.push_back(encode_one(prompts[b], out_BLE.data_ptr<float>() + int64_t(b) * max_tokens_ * dim_));
+    return {to_device(out_BLE, device_), at::tensor(lengths, at::kLong)};
   }
 
  private:
-  void encode_one(const std::string& prompt, float* out_LE) const {
+  // Returns the number of tokens.
+  int64_t encode_one(const std::string& prompt, float* out_LE) const {
     std::vector<std::string> words = split_words(prompt);
     if (int64_t(words.size()) >= max_tokens_) words.resize(size_t(max_tokens_ - 1));
     words.push_back(kEndToken);
@@ -54,6 +56,7 @@ class HashTextEncoder : public TextEncoder {
       write_word(previous, words[i], dim_, out_LE + int64_t(i) * dim_);
       previous = words[i];
     }
+    return int64_t(words.size());
   }
 
   int64_t dim_, max_tokens_;

@@ -79,18 +79,20 @@ class Umt5TextEncoder : public TextEncoder {
   int64_t max_tokens() const override { return max_tokens_; }
 
   // Prompts are encoded at their own lengths: what Wan's pipelines compute behind a prompt is masked and then zeroed.
-  at::Tensor encode(const std::vector<std::string>& prompts) const override {
+  TextEmbedding encode(const std::vector<std::string>& prompts) const override {
     at::Tensor out_BLE = at::zeros({int64_t(prompts.size()), max_tokens_, dim()}, at::TensorOptions(output_));
+    std::vector<int64_t> lengths;
     std::map<std::vector<int64_t>, int64_t> seen;  // ids -> row
     for (int64_t b = 0; b < int64_t(prompts.size()); ++b) {
       const std::vector<int64_t> ids = tokenizer_.encode(clean_prompt(prompts[size_t(b)]), max_tokens_);
+      lengths.push_back(int64_t(ids.size()));
       const auto [first, fresh] = seen.emplace(ids, b);
       if (fresh)
         out_BLE[b].narrow(0, 0, int64_t(ids.size())).copy_(encoder_.forward(ids));
       else
         out_BLE[b].copy_(out_BLE[first->second]);
     }
-    return out_BLE;
+    return {out_BLE, at::tensor(lengths, at::kLong)};
   }
 
  private:

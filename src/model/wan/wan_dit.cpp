@@ -73,7 +73,8 @@ class WanDit : public Dit {
 };
 
 void WanDit::check_input(const DitInput& input, int64_t tokens) const {
-  const at::Tensor &latents = input.latents_BCTHW, &text = input.text_BLE, &timestep = input.timestep_BG;
+  const at::Tensor &latents = input.latents_BCTHW, &timestep = input.timestep_BG;
+  const at::Tensor &text = input.conditions.text.tokens_BLE, &image = input.conditions.image_BIM;
   VMOBA_CHECK_INPUT(latents.size(1) == config_.in_channels,
                     "expected latents [B, {}, T, H, W] (model.in_channels), found {}", config_.in_channels,
                     fmt::join(latents.sizes(), "x"));
@@ -86,11 +87,13 @@ void WanDit::check_input(const DitInput& input, int64_t tokens) const {
                         tokens % runs == 0,
                     "expected {0} timesteps, or [{0}, G] with G a divisor of the {1} tokens, found {2}",
                     latents.size(0), tokens, fmt::join(timestep.sizes(), "x"));
-  const at::Tensor& image = input.image_BIM;
   VMOBA_CHECK_INPUT(image.defined() == (config_.image_dim > 0), "expected {}, found {}",
                     config_.image_dim > 0 ? "CLIP tokens of an image (model.image_dim)"
                                           : "no image tokens for a model without model.image_dim",
                     image.defined() ? "some" : "none");
+  VMOBA_CHECK_INPUT(!input.conditions.text.pooled_BP.defined() && !input.conditions.guidance_B.defined(),
+                    "expected text tokens alone for a Wan transformer, found {}",
+                    input.conditions.guidance_B.defined() ? "an embedded guidance scale" : "a pooled text as well");
   if (!image.defined()) return;
   VMOBA_CHECK_INPUT(image.dim() == 3 && image.size(0) == latents.size(0) && image.size(1) > 0 &&
                         image.size(2) == config_.image_dim &&
@@ -121,8 +124,10 @@ WanDit::Embedded WanDit::embed(const DitInput& input, const WanOuterWeights& wei
   out.time_BGE = linear(at::silu(linear(waves, weights.time_up)), weights.time_down);
   out.tokens.time_BG6E = share.own_runs(linear(at::silu(out.time_BGE), weights.time_proj).unflatten(2, {6, -1}));
   out.time_BGE = share.own_runs(out.time_BGE);
-  out.tokens.text_BLE = gelu_mlp(input.text_BLE.to(dtype), weights.text_up, weights.text_down);
-  if (input.image_BIM.defined()) out.tokens.image_BIE = embed_image(input.image_BIM, weights.image, dtype);
+  const Conditions& conditions = input.conditions;
+  // As published, all L tokens take part, the zeros behind a text too: its length is not looked at.
+  out.tokens.text_BLE = gelu_mlp(conditions.text.tokens_BLE.to(dtype), weights.text_up, weights.text_down);
+  if (conditions.image_BIM.defined()) out.tokens.image_BIE = embed_image(conditions.image_BIM, weights.image, dtype);
   return out;
 }
 
@@ -134,14 +139,14 @@ at::Tensor WanDit::run_block(int64_t index, const WanBlockInput& input, const at
   if (has_image) inputs.push_back(input.image_BIE);
   for (const at::Tensor& tensor : bank_.tensors(block_begin(index), block_count_)) inputs.push_back(tensor);
   const auto body = [this, index, rope_SP, grid, share, attention, has_image, stats = options.stats,
-                     dtype = options.compute_dtype](const std::vector<at::Tensor>& all, bool again) {
+                     dtype = options.compute_dtype](const std::vector<at::Tensor>& all, const Kept& kept) {
     const at::TensorList tensors = at::TensorList(all).slice(has_image ? 4 : 3);
     const WanBlockWeights weights =
-        wan_block_weights(bank_.bind(block_begin(index), block_count_, tensors, {dtype, again}), config_);
+        wan_block_weights(bank_.bind(block_begin(index), block_count_, tensors, {dtype, kept.again()}), config_);
     return wan_block({all[0], all[1], all[2], has_image ? all[3] : at::Tensor()}, weights,
-                     {config_, rope_SP, grid, attention, again ? nullptr : stats, share});
+                     {config_, rope_SP, grid, attention, kept.again() ? nullptr : stats, share});
   };
-  return options.activation_checkpointing ? recompute_in_backward(body, inputs) : body(inputs, false);
+  return recompute_in_backward(body, inputs, options.recompute);
 }
 
 at::Tensor WanDit::head(const at::Tensor& x_BSE, const at::Tensor& time_BGE, const WanOuterWeights& weights) const {

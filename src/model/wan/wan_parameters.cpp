@@ -62,7 +62,7 @@ class WeightCursor {
   const at::Tensor& tensor() { return weights_.at(next_++).tensor; }
   Linear linear() {
     const Weight& weight = weights_.at(next_++);
-    return {weight.tensor, tensor(), weight.scale, weight.adapter};
+    return bind_linear(weight, tensor());
   }
   WanAttentionWeights attention() {
     WanAttentionWeights out;

@@ -141,11 +141,6 @@ at::Tensor SafetensorsFile::tensor(const std::string& name) const {
       bytes, info.shape, [mapping = mapping_](void*) {}, options);
 }
 
-void SafetensorsFile::release(const std::string& name) const {
-  const TensorInfo& info = tensors().at(name);
-  release(name, 0, info.end - info.begin);
-}
-
 void SafetensorsFile::release(const std::string& name, int64_t begin, int64_t end) const {
   static const uintptr_t page = uintptr_t(::sysconf(_SC_PAGESIZE));
   const TensorInfo& info = tensors().at(name);

@@ -12,31 +12,24 @@
 #include <string>
 #include <vector>
 
+#include "model/weights/tensor_file.h"
+
 namespace vmoba::model {
 
-struct TensorInfo {
-  at::ScalarType dtype;
-  std::vector<int64_t> shape;
-  int64_t begin = 0, end = 0;  // bytes from the start of the data section
-};
-
-class SafetensorsFile {
+class SafetensorsFile : public TensorFile {
  public:
   // Maps and validates `path`. Throws Error(kInput): expected, found, byte offset.
   explicit SafetensorsFile(const std::string& path);
-  ~SafetensorsFile();
+  ~SafetensorsFile() override;
   SafetensorsFile(SafetensorsFile&&) noexcept;
   SafetensorsFile& operator=(SafetensorsFile&&) noexcept;
 
-  const std::map<std::string, TensorInfo>& tensors() const;
+  const std::map<std::string, TensorInfo>& tensors() const override;
   const std::map<std::string, std::string>& metadata() const;
   bool contains(const std::string& name) const;
-  // A CPU tensor over the mapped bytes; do not write to it. Throws Error(kInput) naming near names.
-  at::Tensor tensor(const std::string& name) const;
-  // Gives the memory of the pages that hold this tensor, or bytes [begin, end) of it, back; they are read from the file
-  // again where they are needed.
-  void release(const std::string& name) const;
-  void release(const std::string& name, int64_t begin, int64_t end) const;
+  at::Tensor tensor(const std::string& name) const override;
+  using TensorFile::release;
+  void release(const std::string& name, int64_t begin, int64_t end) const override;
 
  private:
   struct Mapping;

@@ -72,7 +72,7 @@ bool ends_with_any(const std::string& name, const char* const (&suffixes)[kCount
 }
 
 // Copies a mapped tensor piece by piece, giving pages back on the way.
-void copy_mapped(const SafetensorsFile& file, const std::string& stored_name, const at::Tensor& out) {
+void copy_mapped(const TensorFile& file, const std::string& stored_name, const at::Tensor& out) {
   constexpr int64_t kPieceValues = 4 << 20;
   const at::Tensor mapped = file.tensor(stored_name).view(-1), flat = out.view(-1);
   const int64_t value_bytes = int64_t(mapped.element_size());
@@ -113,8 +113,8 @@ WeightFiles::WeightFiles(const std::string& path) {
   folder_ = fs::path(paths.front()).parent_path().string();
   std::vector<std::string> names;
   for (const std::string& file : paths) {
-    files_.emplace_back(file);
-    for (const auto& [name, info] : files_.back().tensors()) names.push_back(name);
+    files_.push_back(open_tensor_file(file));
+    for (const auto& [name, info] : files_.back()->tensors()) names.push_back(name);
   }
   layout_ = detect_layout(names);
   VMOBA_CHECK_INPUT(layout_ != WeightLayout::kLora,
@@ -126,7 +126,7 @@ WeightFiles::WeightFiles(const std::string& path) {
 }
 
 void WeightFiles::add_file(size_t number, const std::string& path) {
-  for (const auto& [stored, info] : files_[number].tensors()) {
+  for (const auto& [stored, info] : files_[number]->tensors()) {
     if (layout_ == WeightLayout::kComfyUi && starts_with_any(stored, kOtherModels)) continue;
     std::string name = stored;
     if (layout_ != WeightLayout::kDiffusers) name = without_comfyui_prefix(stored);
@@ -165,12 +165,12 @@ void WeightFiles::find_scales() {
 
 const TensorInfo& WeightFiles::info(const std::string& name) const {
   const Entry& entry = entries_.at(name);
-  return files_[entry.file].tensors().at(entry.stored_name);
+  return files_[entry.file]->tensors().at(entry.stored_name);
 }
 
 at::Tensor WeightFiles::read(const std::string& name, at::ScalarType dtype, at::Device device) const {
   const Entry& entry = entries_.at(name);
-  const SafetensorsFile& file = files_[entry.file];
+  const TensorFile& file = *files_[entry.file];
   const at::Tensor mapped = file.tensor(entry.stored_name);
   at::Tensor out;
   if (entry.scale_name.empty()) {
@@ -185,7 +185,7 @@ at::Tensor WeightFiles::read(const std::string& name, at::ScalarType dtype, at::
 
 WeightFiles::Scaled WeightFiles::read_stored(const std::string& name, at::Device device) const {
   const Entry& entry = entries_.at(name);
-  const SafetensorsFile& file = files_[entry.file];
+  const TensorFile& file = *files_[entry.file];
   const at::Tensor mapped = file.tensor(entry.stored_name);
   Scaled out;
   out.tensor = at::empty(mapped.sizes(), mapped.options().device(device));

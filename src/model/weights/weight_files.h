@@ -5,11 +5,12 @@
 #include <ATen/core/Tensor.h>
 
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "model/weights/name_map.h"
-#include "model/weights/safetensors.h"
+#include "model/weights/tensor_file.h"
 
 namespace vmoba::model {
 
@@ -50,7 +51,7 @@ class WeightFiles {
 
   std::string folder_;
   WeightLayout layout_ = WeightLayout::kDiffusers;
-  std::vector<SafetensorsFile> files_;
+  std::vector<std::unique_ptr<TensorFile>> files_;
   std::map<std::string, Entry> entries_;
 };
 

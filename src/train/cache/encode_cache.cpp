@@ -18,7 +18,6 @@ namespace fs = std::filesystem;
 constexpr const char* kLatents = "latents";
 constexpr const char* kCondition = "condition";
 constexpr const char* kImageTokens = "image_tokens";
-constexpr const char* kEmbedding = "embedding";
 
 const std::string& existing_folder(const std::string& dir) {
   VMOBA_CHECK_INPUT(
@@ -76,10 +75,10 @@ NamedTensors clip_tensors(const EncodedBatch& one) {
 }
 
 EncodedBatch batch_of_clips(const model::ModelConfig& model, const std::vector<NamedTensors>& clips,
-                            const at::Tensor& text_BLE, at::Device device) {
+                            const model::TextEmbedding& text, at::Device device) {
   EncodedBatch out;
   out.x0_BCTHW = stack_clips(clips, kLatents, device);
-  out.text_BLE = model::to_device(text_BLE, device);
+  out.text = model::to_device(text, device);
   if (model.task == "ti2v") out.condition.first_BC1HW = out.x0_BCTHW.slice(2, 0, 1);
   if (!model::needs_first_frame(model)) return out;
   out.condition.channels_BKTHW = stack_clips(clips, kCondition, device);
@@ -87,21 +86,34 @@ EncodedBatch batch_of_clips(const model::ModelConfig& model, const std::vector<N
   return out;
 }
 
-NamedTensors text_tensors(const at::Tensor& embedding_LE) {
-  const at::Tensor used = embedding_LE.ne(0).any(1).nonzero();
-  const int64_t rows = used.numel() > 0 ? used.max().item<int64_t>() + 1 : 0;
-  return {{kEmbedding, embedding_LE.narrow(0, 0, rows).clone()}};
+NamedTensors text_tensors(const model::TextEmbedding& one) {
+  model::TextEmbedding kept = one;
+  kept.tokens_BLE = one.tokens_BLE.narrow(1, 0, one.length_B.item<int64_t>());
+  kept.length_B = at::Tensor();
+  NamedTensors out;
+  model::visit_tensors(kept, [&](const char* name, const at::Tensor& tensor) {
+    if (tensor.defined()) out[name] = tensor[0].clone();
+  });
+  return out;
 }
 
-at::Tensor embedding_of(const NamedTensors& tensors, int64_t max_tokens, int64_t width) {
-  const at::Tensor& rows_LE = tensors.at(kEmbedding);
+model::TextEmbedding text_of(const NamedTensors& tensors, int64_t max_tokens, int64_t width) {
+  model::TextEmbedding out;
+  model::visit_tensors(out, [&](const char* name, at::Tensor& tensor) {
+    if (const auto found = tensors.find(name); found != tensors.end())
+      tensor = found->second.to(at::kFloat).unsqueeze(0);
+  });
+  VMOBA_CHECK_INPUT(out.tokens_BLE.defined(),
+                    "text: expected a cached embedding, found none; remove cache.dir and encode again");
+  const at::Tensor rows_LE = out.tokens_BLE[0];
   VMOBA_CHECK_INPUT(
       rows_LE.dim() == 2 && rows_LE.size(0) <= max_tokens && rows_LE.size(1) == width,
       "text: expected cached embeddings of at most {} tokens and width {} (model.text_dim), found {} and {}",
       max_tokens, width, rows_LE.size(0), rows_LE.size(1));
-  at::Tensor out_LE = at::zeros({max_tokens, width}, at::kFloat);
-  out_LE.narrow(0, 0, rows_LE.size(0)).copy_(rows_LE);
-  return out_LE;
+  out.length_B = at::tensor({rows_LE.size(0)}, at::kLong);
+  out.tokens_BLE = at::zeros({1, max_tokens, width}, at::kFloat);
+  out.tokens_BLE[0].narrow(0, 0, rows_LE.size(0)).copy_(rows_LE);
+  return out;
 }
 
 EncodeCache::EncodeCache(const RootConfig& config, const data::ClipPlan& plan)
@@ -131,9 +143,10 @@ std::optional<data::EncodedClip> EncodeCache::find(int64_t clip, bool flip) cons
   return std::nullopt;
 }
 
-at::Tensor EncodeCache::find_text(const std::string& caption) const {
+std::optional<model::TextEmbedding> EncodeCache::find_text(const std::string& caption) const {
   const auto tensors = tensors_.load(keys_.text(caption));
-  return tensors ? embedding_of(*tensors, text_.max_tokens, text_width_) : at::Tensor();
+  if (!tensors) return std::nullopt;
+  return text_of(*tensors, text_.max_tokens, text_width_);
 }
 
 std::unique_ptr<EncodeCache> open_encode_cache(const RootConfig& config, const data::ClipPlan& plan) {

@@ -31,10 +31,11 @@ std::vector<std::string> wanted_captions(const RootConfig& config, const data::C
 // One clip's part of a batch (its batch size 1) under the names of the cache, and back, fp32.
 NamedTensors clip_tensors(const EncodedBatch& one);
 EncodedBatch batch_of_clips(const model::ModelConfig& model, const std::vector<NamedTensors>& clips,
-                            const at::Tensor& text_BLE, at::Device device);
-// Rows of an [L, E] embedding up to the last one that is not zero, and back.
-NamedTensors text_tensors(const at::Tensor& embedding_LE);
-at::Tensor embedding_of(const NamedTensors& tensors, int64_t max_tokens, int64_t width);
+                            const model::TextEmbedding& text, at::Device device);
+// One text (batch size 1) under the names of model::visit_tensors, and back, fp32. Its tokens are kept without the
+// zeros behind them, so that their number is the length.
+NamedTensors text_tensors(const model::TextEmbedding& one);
+model::TextEmbedding text_of(const NamedTensors& tensors, int64_t max_tokens, int64_t width);
 
 class EncodeCache : public data::EncodedClips {
  public:
@@ -42,8 +43,8 @@ class EncodeCache : public data::EncodedClips {
   EncodeCache(const RootConfig& config, const data::ClipPlan& plan);
 
   std::optional<data::EncodedClip> find(int64_t clip, bool flip) const override;
-  // [L, E] fp32 on the CPU; undefined where the caption is not there.
-  at::Tensor find_text(const std::string& caption) const;
+  // Batch size 1, on the CPU; nothing where the caption is not there.
+  std::optional<model::TextEmbedding> find_text(const std::string& caption) const;
 
   struct Coverage {
     int64_t clips = 0, clips_found = 0, random_clips = 0, texts = 0, texts_found = 0;

@@ -110,7 +110,7 @@ class EncodeRun {
     PhaseProgress progress("captions", int64_t(todo.size()), double(todo.size()));
     for (const auto& [key, caption] : todo) {
       if (stop_signal() != 0) return;
-      writer_.put(key, text_tensors(encoder.encode({caption})[0]));
+      writer_.put(key, text_tensors(encoder.encode({caption})));
       made_ += 1;
       progress.add(1);
     }

@@ -1,10 +1,7 @@
 #include "train/cache/lazy_encoders.h"
 
-#include <ATen/ATen.h>
-
 #include "config/clip_geometry.h"
 #include "core/log.h"
-#include "model/common/to_device.h"
 
 namespace vmoba::train {
 
@@ -20,14 +17,13 @@ CachedTextEncoder::CachedTextEncoder(const RootConfig& config, at::Device device
       device_(device),
       cache_(cache) {}
 
-at::Tensor CachedTextEncoder::encode(const std::vector<std::string>& prompts) const {
-  std::vector<at::Tensor> embeddings;
+model::TextEmbedding CachedTextEncoder::encode(const std::vector<std::string>& prompts) const {
+  std::vector<model::TextEmbedding> texts;
   for (const std::string& prompt : prompts) {
-    at::Tensor embedding_LE = cache_ ? cache_->find_text(prompt) : at::Tensor();
-    embeddings.push_back(embedding_LE.defined() ? model::to_device(embedding_LE, device_)
-                                                : loaded().encode({prompt})[0]);
+    const auto cached = cache_ ? cache_->find_text(prompt) : std::nullopt;
+    texts.push_back(cached ? model::to_device(*cached, device_) : loaded().encode({prompt}));
   }
-  return at::stack(embeddings);
+  return model::stack_samples(texts);
 }
 
 std::unique_ptr<LazyImageEncoder> make_lazy_image_encoder(const model::ImageEncoderConfig& config, at::Device device) {

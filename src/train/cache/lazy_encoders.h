@@ -52,7 +52,7 @@ class CachedTextEncoder : public Lazy<model::TextEncoder> {
 
   int64_t dim() const override { return dim_; }
   int64_t max_tokens() const override { return max_tokens_; }
-  at::Tensor encode(const std::vector<std::string>& prompts) const override;
+  model::TextEmbedding encode(const std::vector<std::string>& prompts) const override;
 
  private:
   int64_t dim_, max_tokens_;

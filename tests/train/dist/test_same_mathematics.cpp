@@ -83,9 +83,10 @@ class Run {
     // A timestep for each latent frame, or one for the sample.
     const at::Tensor timestep = token_runs_ ? at::tensor({0.0, 1000 * sigma, 500 * sigma}, at::kDouble).unsqueeze(0)
                                             : at::full({1}, 1000 * sigma, at::kDouble);
-    model::ForwardOptions options{at::kDouble, false, config_.model.activation_checkpointing, &stats};
+    model::ForwardOptions options{at::kDouble, false, model::recompute_policy(config_.model), &stats};
     options.sequence = sequence;
-    const at::Tensor velocity = dit_->forward({(1 - sigma) * x0 + sigma * noise, timestep.to(device_), text}, options);
+    const at::Tensor velocity =
+        dit_->forward({(1 - sigma) * x0 + sigma * noise, timestep.to(device_), {{text}}}, options);
     const at::Tensor loss = (velocity - (noise - x0)).square().mean();
     (loss / double(batch_)).backward();
     return loss.item<double>();
@@ -255,6 +256,47 @@ void check_every_way(World& world, at::Device device) {
 
 TEST_CASE("every way to share the work gives the mathematics of one process", "[mpi]") {
   check_every_way(test::world(), at::kCPU);
+}
+
+TEST_CASE("text in self attention is a second run of tokens with a share of its own", "[mpi]") {
+  constexpr int64_t kText = 7, kHeads = 12, kHeadDim = 6;
+  const attention::Grid grid{3, 3, 5};
+  const RootConfig config = small_config(/*checkpointing=*/false, /*batch=*/1);
+  const attention::LayerAttention layer = attention::layer_attention(config.attention, /*layer=*/1, /*dense=*/false);
+  const at::Tensor cotangent = normals("cotangent", 0, {1, grid.tokens() + kText, kHeads * kHeadDim});
+  // Output and gradients of q, k, v of video and text; with ranks, the gradients are this rank's part.
+  const auto run = [&](model::SequenceParallel* ranks) {
+    const at::Tensor video = normals("video", 0, {1, grid.tokens(), 3, kHeads, kHeadDim}).requires_grad_(true);
+    const at::Tensor text = normals("words", 0, {1, kText, 3, kHeads, kHeadDim}).requires_grad_(true);
+    const model::TokenShare video_share(ranks, grid.tokens()), text_share(ranks, kText);
+    const at::Tensor own_video = video_share.own(video), own_text = text_share.own(text);
+    std::vector<at::Tensor> joint;
+    for (int64_t i = 0; i < 3; ++i)
+      joint.push_back(at::cat({video_share.begin_to_heads(own_video.select(2, i)).wait(),
+                               text_share.begin_to_heads(own_text.select(2, i)).wait()},
+                              1));
+    const at::Tensor out = attention::self_attention(joint[0], joint[1], joint[2], grid, kText, layer, nullptr);
+    const auto whole_of = [](const model::TokenShare& share, const at::Tensor& part) {
+      return share.gather(share.to_tokens(part).flatten(2));
+    };
+    const at::Tensor all = at::cat({whole_of(video_share, out.narrow(1, 0, grid.tokens())),
+                                    whole_of(text_share, out.narrow(1, grid.tokens(), kText))},
+                                   1);
+    (all * cotangent).sum().backward();
+    return std::vector<at::Tensor>{all.detach(), video.grad(), text.grad()};
+  };
+  World& world = test::world();
+  ParallelConfig parallel;
+  parallel.sequence = world.size();
+  Mesh mesh(world, parallel, at::kCPU);
+  const auto ulysses = make_ulysses(mesh.sequence());
+  const std::vector<at::Tensor> alone = run(nullptr), together = run(ulysses.get());
+  CHECK(at::allclose(together[0], alone[0], 0, 1e-12));
+  for (size_t i = 1; i < alone.size(); ++i) {
+    const at::Tensor sum = together[i].contiguous();
+    mesh.sequence().all_reduce(sum)->wait();
+    CHECK(at::allclose(sum, alone[i], 0, 1e-12));
+  }
 }
 
 TEST_CASE("the same over NCCL between GPUs", "[.gpus]") {
