@@ -10,6 +10,7 @@
 #include "model/weights/lora_file.h"
 #include "train/dist/gradient_buckets.h"
 #include "train/flow_matching.h"
+#include "train/optim/gradients.h"
 
 namespace vmoba::train {
 namespace {
@@ -30,10 +31,12 @@ Expert make_expert(const RootConfig& config, const model::ModelConfig& model, co
                    uint64_t seed, at::Device device, dist::Mesh& mesh) {
   Expert out;
   const bool shared = mesh.sizes().state_ranks() > 1, trains_parts = shared && !lora.enabled();
-  if (shared) out.shards = std::make_shared<dist::ShardedWeights>(mesh.state(), mesh.replicas());
+  if (shared)
+    out.shards = std::make_shared<dist::ShardedWeights>(mesh.state(), mesh.replicas(),
+                                                        trains_parts ? values_per_unit(config.train.optimizer) : 1);
   out.dit = model::make_dit(model, config.attention, seed, device, out.shards.get());
   attach_adapters(lora, *out.dit, seed, device);
-  out.optimizer = std::make_unique<AdamW>(config.train.optimizer, out.dit->trainable());
+  out.optimizer = make_optimizer(config.train.optimizer, out.dit->trainable());
   if (config.train.ema.enabled) out.ema = std::make_unique<Ema>(config.train.ema, out.dit->trainable());
   if (trains_parts) {
     out.sums = out.shards;

@@ -18,7 +18,7 @@ namespace vmoba::train {
 
 struct Expert {
   std::unique_ptr<model::Dit> dit;
-  std::unique_ptr<AdamW> optimizer;
+  std::unique_ptr<Optimizer> optimizer;
   std::unique_ptr<Ema> ema;                      // null without
   std::shared_ptr<dist::ShardedWeights> shards;  // where several ranks hold the parameters together
   std::shared_ptr<dist::GradientSums> sums;      // null for one rank

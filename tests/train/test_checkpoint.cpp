@@ -9,6 +9,7 @@
 #include "support/process.h"
 #include "train/checkpoint/checkpoint_folder.h"
 #include "train/checkpoint/checkpoint_writer.h"
+#include "train/optim/adamw.h"
 
 using namespace vmoba;
 using namespace vmoba::train;

@@ -72,7 +72,7 @@ void load_expert(const std::string& folder, size_t number, bool lora, int64_t up
                     "expected {} at '{}', found none; lora.rank must be as in the checkpoint's run",
                     lora ? "adapters" : "weights", weights);
   load_tensors(weights, expert, held_weights(expert));
-  load_tensors(optimizer_path(folder, number), expert, held_moments(expert));
+  load_tensors(optimizer_path(folder, number), expert, held_state(expert));
   expert.optimizer->set_steps(updates);
   expert.updates = updates;
   if (!expert.ema) return;

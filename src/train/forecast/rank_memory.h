@@ -28,7 +28,7 @@ int64_t carried_width(const RootConfig& config);
 struct RankMemory {
   int64_t weights = 0;    // fp32 masters; with LoRA the frozen base as it is kept
   int64_t gradients = 0;  // fp32
-  int64_t optimizer = 0;  // two fp32 moments
+  int64_t optimizer = 0;  // its state
   int64_t ema = 0;        // fp32
   int64_t working = 0;    // weights in the compute dtype and gradients of the units at hand
   int64_t activations = 0;

@@ -18,7 +18,8 @@
 #include "train/dist/step_exchange.h"
 #include "train/dist/ulysses.h"
 #include "train/flow_matching.h"
-#include "train/optim/optimizer.h"
+#include "train/optim/adamw.h"
+#include "train/optim/gradients.h"
 
 using namespace vmoba;
 using namespace vmoba::train;
