@@ -173,6 +173,8 @@ void Trainer::make_callbacks() {
 at::Tensor Trainer::accumulate(StepInputs& inputs, int64_t pass, bool dense) {
   world_.note(state_.step + 1, "waiting for data");
   const MicroBatch micro_batch = micro_batches_->next();
+  const auto computed = std::find_if(micro_batch.parts.begin(), micro_batch.parts.end(),
+                                     [](const MicroBatch::Part& part) { return !part.samples.empty(); });
   inputs.samples.insert(inputs.samples.end(), micro_batch.samples.begin(), micro_batch.samples.end());
   inputs.clips.insert(inputs.clips.end(), micro_batch.clips.begin(), micro_batch.clips.end());
   world_.note(state_.step + 1, "computing");
@@ -181,7 +183,7 @@ at::Tensor Trainer::accumulate(StepInputs& inputs, int64_t pass, bool dense) {
     if (!micro_batch.parts[i].samples.empty())
       loss += accumulate_for(experts_[i], micro_batch.parts[i], dense);
     else if (at_work(i, pass))
-      assist(experts_[i], micro_batch.parts[1 - i]);
+      assist(experts_[i], *computed);
   }
   return loss / double(share_.micro);
 }
@@ -360,9 +362,10 @@ void Trainer::validate_now() {
   if (!lead && !experts_.front().shards) return dist::wait_patiently(world_);
   world_.set_patient(true);
   swap_averages(experts_);
-  model::Dit* low_noise = experts_.size() > 1 ? experts_[1].dit.get() : nullptr;
+  std::vector<model::Dit*> dits;
+  for (const Expert& expert : experts_) dits.push_back(expert.dit.get());
   sample::Pipeline pipeline(
-      {*experts_.front().dit, low_noise, codec_->shape(), codec_.get(), text_.get(), image_.get()}, config_.model,
+      {dits, codec_->shape(), codec_.get(), text_.get(), image_.get()}, config_.model, config_.experts,
       resolved(config_.sample, config_.model, config_.text), config_.attention, device_);
   std::vector<std::string> prompts = config_.sample.prompts;
   for (size_t i = 0; prompts.size() < 2 && i < plan_.clips.size() && config_.sample.prompts.empty(); ++i)

@@ -103,8 +103,8 @@ TrainerState load_checkpoint(const std::string& folder, const CheckpointParts& p
   TrainerState state{info["step"].get<int64_t>(), info["next_sample"].get<int64_t>(), info["seed"].get<uint64_t>()};
   const std::vector<int64_t> updates = updates_of(info, state.step);
   VMOBA_CHECK_INPUT(updates.size() == parts.experts.size(),
-                    "model.boundary: expected {} expert(s) as in the checkpoint '{}', found {}; 0 is one transformer, "
-                    "above 0 two",
+                    "experts: expected {} transformer(s) as in the checkpoint '{}', found {}; an empty list is one "
+                    "transformer",
                     updates.size(), folder, parts.experts.size());
   for (size_t i = 0; i < updates.size(); ++i)
     load_expert(folder, i, parts.lora.enabled(), updates[i], parts.experts[i]);

@@ -18,7 +18,7 @@ struct BucketEstimate {
 
 // Of all experts together, but where it says otherwise.
 struct RunEstimate {
-  int64_t experts = 1;         // transformers: 2 with model.boundary
+  int64_t experts = 1;         // transformers
   int64_t parameters = 0;      // of one expert, without adapters
   int64_t trained = 0;         // values of one expert that the optimiser changes
   double assumed_density = 1;  // of sparse layers: tau, or k/blocks (the measured one is in the log of the run)

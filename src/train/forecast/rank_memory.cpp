@@ -6,6 +6,7 @@
 #include <map>
 #include <string>
 
+#include "config/experts.h"
 #include "model/common/lora.h"
 #include "model/dit.h"
 #include "train/optim/optimizer.h"
@@ -52,7 +53,7 @@ int64_t carried_width(const RootConfig& config) {
 ModelSizes model_sizes(const RootConfig& config) {
   const std::vector<model::Parameter> parameters = model::parameter_shapes(config.model);
   ModelSizes out;
-  out.experts = config.model.boundary > 0 ? 2 : 1;
+  out.experts = int64_t(expert_count(config));
   std::map<std::string, int64_t> blocks;
   for (const model::Parameter& p : parameters) {
     const int64_t count = p.tensor.numel();

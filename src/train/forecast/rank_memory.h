@@ -11,7 +11,7 @@ namespace vmoba::train {
 // Numbers in one transformer. `outer` and `largest_block` are the units that ranks gather where they hold the state
 // together: everything outside the blocks, and the largest block.
 struct ModelSizes {
-  int64_t experts = 1;     // transformers of this size: 2 with model.boundary
+  int64_t experts = 1;     // transformers of this size
   int64_t parameters = 0;  // without adapters
   int64_t trainable = 0;   // the adapters' with LoRA, else all
   int64_t outer = 0, largest_block = 0;
