@@ -67,9 +67,9 @@ void Expert::finish_gradients() {
   if (sums) sums->finish();
 }
 
-double Expert::gradient_norm() const {
+at::Tensor Expert::gradient_norm() const {
   const at::Tensor norm = train::gradient_norm(dit->trainable());
-  return (holders ? dist::norm_over_parts(*holders, norm) : norm).item<double>();
+  return holders ? dist::norm_over_parts(*holders, norm) : norm;
 }
 
 void Expert::update(double lr, double norm, double max_norm) {

@@ -31,8 +31,8 @@ struct Expert {
   void begin_gradients();
   // Sums gradients over ranks; collective.
   void finish_gradients();
-  // L2 norm of all gradients. One synchronisation with a GPU. Collective over `holders`.
-  double gradient_norm() const;
+  // L2 norm of all gradients, a scalar on their device; no synchronisation with a GPU. Collective over `holders`.
+  at::Tensor gradient_norm() const;
   // One step of the optimiser, with gradients whose norm is `norm` scaled down to `max_norm` (0: as they are), and of
   // the average.
   void update(double lr, double norm, double max_norm);
