@@ -155,22 +155,4 @@ std::unique_ptr<model::SequenceParallel> make_ulysses(Communicator& ranks) {
   return std::make_unique<Ulysses>(ranks);
 }
 
-void check_sequence(const RootConfig& config) {
-  const int64_t ranks = config.parallel.sequence, heads = config.model.heads;
-  if (ranks == 1) return;
-  std::vector<int64_t> fitting;
-  for (int64_t n = 1; n <= heads; ++n)
-    if (heads % n == 0) fitting.push_back(n);
-  VMOBA_CHECK_INPUT(heads % ranks == 0,
-                    "parallel.sequence: expected a divisor of model.heads ({}), found {}; use one of {}", heads, ranks,
-                    fmt::join(fitting, ", "));
-  const std::string& pool = config.attention.pool;
-  VMOBA_CHECK_INPUT(
-      config.attention.backend == "full" || pool == "head_global" || pool == "query_head",
-      "parallel.sequence: expected a selection that each head makes on its own (attention.pool head_global "
-      "or query_head), found {} with {} ranks to share the heads; change the pool or use "
-      "parallel.sequence=1",
-      pool, ranks);
-}
-
 }  // namespace vmoba::train::dist

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "config/root_config.h"
-#include "train/dist/mesh.h"
+#include "train/dist/mesh_sizes.h"
 
 namespace vmoba::train {
 
