@@ -32,9 +32,9 @@ int write_sample(const apps::SampleArguments& a) {
     image = model::make_image_encoder(config.image_encoder, device);
 
   const apps::SampleModel model = apps::load_sample_model(a, config, device);
-  sample::Pipeline pipeline(
-      {*model.dit, model.low_noise_dit.get(), model::codec_shape(config.codec), codec.get(), text.get(), image.get()},
-      config.model, resolved(config.sample, config.model, config.text), config.attention, device);
+  sample::Pipeline pipeline({model.borrowed(), model::codec_shape(config.codec), codec.get(), text.get(), image.get()},
+                            config.model, config.experts, resolved(config.sample, config.model, config.text),
+                            config.attention, device);
   const at::Tensor latents = pipeline.generate_latents(
       request, [](int64_t step, int64_t steps) { log_info("sampling step {}/{}", step, steps); });
   if (!a.output_latents.empty()) {
@@ -66,9 +66,11 @@ int main(int argc, char** argv) {
   app.add_option("--output-latents", a.output_latents, "safetensors file to write the final latents to");
   app.add_option("--seed", a.seed, "Seed of the noise (default: sample.seed)");
   app.add_flag("--ema,!--no-ema", a.use_ema, "Use the averaged weights where the checkpoint has them (default)");
-  app.add_option("--lora", a.loras, "LoRA file to add, in any format of docs/pretrained.md; may be repeated");
-  app.add_option("--lora-2", a.loras_2, "The same for the expert of low noise of a model with model.boundary");
-  app.add_option("--lora-strength", a.lora_strength, "Factor of what --lora and --lora-2 add (1)");
+  app.add_option("--lora", a.loras,
+                 "LoRA file to add, in any format of docs/pretrained.md; may be repeated. N:FILE adds to expert N (the "
+                 "first is 1, where no number stands)");
+  app.add_option("--lora-2", a.loras_2, "The last release's word for --lora 2:FILE; the next one refuses it");
+  app.add_option("--lora-strength", a.lora_strength, "Factor of what --lora adds (1)");
   app.add_option("overrides", a.overrides, "key.sub=value, for example sample.steps=20 attention.backend=full");
   return apps::guarded_main(app, argc, argv, [&] { return write_sample(a); });
 }

@@ -259,8 +259,8 @@ def check_all(comfyui, programs, folder):
 
     torch.manual_seed(9)
     randomise(WanTransformer3DModel(**COMMON, **KINDS["t2v"])).save_pretrained(folder / "low")
-    experts = train(programs, folder, "experts", "t2v", folder / "t2v", f"model.weights_2={folder / 'low'}",
-                    "model.boundary=750")
+    experts = train(programs, folder, "experts", "t2v", "''", f"experts=[{{weights: '{folder / 't2v'}', "
+                    f"until_timestep: 750}}, {{weights: '{folder / 'low'}'}}]")
     for format in ("comfyui", "kohya"):
         for expert, weights in (("high", "t2v"), ("low", "low")):
             check_lora(comfyui, programs, folder, "t2v", folder / weights,

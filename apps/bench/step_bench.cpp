@@ -12,6 +12,7 @@
 #include "apps/bench/attention_bench.h"
 #include "core/check.h"
 #include "train/flow_matching.h"
+#include "train/optim/gradients.h"
 #include "train/optim/optimizer.h"
 
 namespace vmoba::bench {
@@ -32,7 +33,7 @@ class Step {
     const auto& patch = options_.model.patch_size;
     const attention::Grid& g = options_.grid;
     dit_ = model::make_dit(options_.model, attention_, 0, at::kCUDA);
-    optimizer_ = std::make_unique<train::AdamW>(optimizer_config_, dit_->trainable());
+    optimizer_ = train::make_optimizer(optimizer_config_, dit_->trainable());
     latents_ = at::randn({options_.batch, options_.model.out_channels, g.t * patch[0], g.h * patch[1], g.w * patch[2]},
                          on_gpu);
     text_ = at::randn({options_.batch, options_.text_tokens, options_.model.text_dim}, on_gpu);
@@ -76,7 +77,7 @@ class Step {
   OptimizerConfig optimizer_config_;
   FlowConfig flow_;
   std::unique_ptr<model::Dit> dit_;
-  std::unique_ptr<train::AdamW> optimizer_;
+  std::unique_ptr<train::Optimizer> optimizer_;
   attention::AttentionStats stats_;
   at::Tensor latents_, text_;
 };

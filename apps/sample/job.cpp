@@ -2,10 +2,12 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <set>
 
 #include "config/clip_geometry.h"
+#include "config/experts.h"
 #include "core/check.h"
 #include "core/log.h"
 #include "data/dataset.h"
@@ -28,7 +30,44 @@ bool takes_average(const SampleArguments& a) {
 
 size_t trained_experts(const std::string& checkpoint) {
   const bool lora = train::is_lora_checkpoint(checkpoint);
-  return fs::exists(train::weights_path(checkpoint, 1, lora, /*average=*/false)) ? 2 : 1;
+  size_t count = 1;
+  while (fs::exists(train::weights_path(checkpoint, count, lora, /*average=*/false))) ++count;
+  return count;
+}
+
+// Takes the checkpoint's transformers in place of those that its run began with.
+void use_trained_weights(const SampleArguments& a, RootConfig& config) {
+  const auto trained = [&](size_t expert) {
+    return train::weights_path(a.checkpoint, expert, /*lora=*/false, takes_average(a));
+  };
+  if (config.experts.empty()) config.model.weights = trained(0);
+  for (size_t i = 0; i < std::min(config.experts.size(), trained_experts(a.checkpoint)); ++i)
+    config.experts[i].weights = trained(i);
+}
+
+struct AddedLora {
+  size_t expert = 0;
+  std::string path;
+};
+
+// "FILE" or "N:FILE".
+AddedLora added_lora(const std::string& text, size_t experts) {
+  const size_t digits = text.find_first_not_of("0123456789");
+  if (digits == 0 || digits == std::string::npos || text[digits] != ':') return {0, text};
+  const int64_t number = digits < 4 ? std::stoll(text.substr(0, digits)) : 0;
+  VMOBA_CHECK_INPUT(number >= 1 && size_t(number) <= experts,
+                    "--lora: expected an expert of 1 .. {} before ':', found '{}'", experts, text);
+  return {size_t(number - 1), text.substr(digits + 1)};
+}
+
+std::vector<AddedLora> added_loras(const SampleArguments& a, const RootConfig& config) {
+  std::vector<AddedLora> out;
+  for (const std::string& text : a.loras) out.push_back(added_lora(text, expert_count(config)));
+  for (const std::string& path : a.loras_2) {
+    log_warning("instead of --lora-2 {0} write --lora 2:{0}; the next release refuses the old option", path);
+    out.push_back(added_lora("2:" + path, expert_count(config)));
+  }
+  return out;
 }
 
 void check_checkpoint(const std::string& folder) {
@@ -70,42 +109,41 @@ RootConfig sample_config(const SampleArguments& a) {
       load_root_config(a.checkpoint.empty() ? a.config : a.checkpoint + "/state/config.yaml", a.overrides);
   if (a.seed >= 0) config.sample.seed = a.seed;
   if (!a.negative.empty()) config.sample.negative_prompt = a.negative;
-  if (!a.checkpoint.empty() && !train::is_lora_checkpoint(a.checkpoint)) {
-    config.model.weights = train::weights_path(a.checkpoint, 0, /*lora=*/false, takes_average(a));
-    if (config.model.boundary > 0 && trained_experts(a.checkpoint) == 2)
-      config.model.weights_2 = train::weights_path(a.checkpoint, 1, /*lora=*/false, takes_average(a));
-  }
-  VMOBA_CHECK_INPUT(!config.model.weights.empty(),
-                    "model.weights: expected pretrained weights to sample from, found none; set model.weights or give "
-                    "--checkpoint");
+  if (!a.checkpoint.empty() && !train::is_lora_checkpoint(a.checkpoint)) use_trained_weights(a, config);
+  for (size_t i = 0; i < expert_count(config); ++i)
+    VMOBA_CHECK_INPUT(!expert_model(config, i).weights.empty(),
+                      "{}: expected pretrained weights to sample from, found none; set it or give --checkpoint",
+                      config.experts.empty() ? "model.weights" : fmt::format("experts[{}].weights", i));
   clip_geometry(config);  // codec and model agree
   return config;
 }
 
+std::vector<model::Dit*> SampleModel::borrowed() const {
+  std::vector<model::Dit*> out;
+  for (const auto& dit : dits) out.push_back(dit.get());
+  return out;
+}
+
 SampleModel load_sample_model(const SampleArguments& a, const RootConfig& config, at::Device device) {
-  VMOBA_CHECK_INPUT(config.model.boundary > 0 || a.loras_2.empty(),
-                    "--lora-2: expected a model of two experts (model.boundary above 0), found one transformer");
-  const auto load = [&](const model::ModelConfig& model, const std::vector<std::string>& loras,
-                        std::vector<model::Adapter> adapters) {
-    auto dit = model::make_dit(model, config.attention, uint64_t(config.seed), device);
-    for (const std::string& path : loras) {
-      for (model::Adapter& adapter : model::read_lora(path, device)) {
+  const std::vector<AddedLora> added = added_loras(a, config);
+  const bool lora = !a.checkpoint.empty() && train::is_lora_checkpoint(a.checkpoint);
+  SampleModel out;
+  for (size_t i = 0; i < expert_count(config); ++i) {
+    const model::ModelConfig model = expert_model(config, i);
+    out.dits.push_back(model::make_dit(model, config.attention, uint64_t(config.seed), device));
+    std::vector<model::Adapter> adapters;
+    if (lora && i < trained_experts(a.checkpoint))
+      adapters = train::load_adapters(a.checkpoint, config.lora, i, takes_average(a), device);
+    for (const AddedLora& one : added) {
+      if (one.expert != i) continue;
+      for (model::Adapter& adapter : model::read_lora(one.path, device)) {
         adapter.low_rank.scale *= a.lora_strength;
         adapters.push_back(std::move(adapter));
       }
     }
-    if (!adapters.empty()) dit->attach(adapters);
+    if (!adapters.empty()) out.dits.back()->attach(adapters);
     log_info("weights: {}", model.weights);
-    return dit;
-  };
-  const auto trained = [&](size_t expert) {
-    if (a.checkpoint.empty() || !train::is_lora_checkpoint(a.checkpoint) || expert >= trained_experts(a.checkpoint))
-      return std::vector<model::Adapter>();
-    return train::load_adapters(a.checkpoint, config.lora, expert, takes_average(a), device);
-  };
-  SampleModel out;
-  out.dit = load(config.model, a.loras, trained(0));
-  if (config.model.boundary > 0) out.low_noise_dit = load(model::low_noise_expert(config.model), a.loras_2, trained(1));
+  }
   return out;
 }
 

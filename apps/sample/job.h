@@ -17,17 +17,20 @@ struct SampleArguments {
   std::vector<std::string> overrides;
   int64_t seed = -1;
   bool use_ema = true;
-  std::vector<std::string> loras, loras_2;  // of the (high-noise) transformer, and of the expert of low noise
+  std::vector<std::string> loras;    // "FILE" or "N:FILE"
+  std::vector<std::string> loras_2;  // read as "2:FILE"
   double lora_strength = 1;
 };
 
-// The checkpoint's or file's configuration with model.weights where the weights are and sample.* as the options say.
+// The checkpoint's or file's configuration with model.weights or experts where the weights are and sample.* as the
+// options say.
 // Throws Error(kInput) where options do not go together.
 RootConfig sample_config(const SampleArguments& a);
 
-// One transformer, or two experts, with the LoRA of a checkpoint and those of --lora and --lora-2.
+// The transformer of each expert, with the LoRA of a checkpoint and those of --lora.
 struct SampleModel {
-  std::unique_ptr<model::Dit> dit, low_noise_dit;
+  std::vector<std::unique_ptr<model::Dit>> dits;
+  std::vector<model::Dit*> borrowed() const;
 };
 SampleModel load_sample_model(const SampleArguments& a, const RootConfig& config, at::Device device);
 

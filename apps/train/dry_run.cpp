@@ -4,6 +4,7 @@
 
 #include "apps/main_guard.h"
 #include "config/clip_geometry.h"
+#include "config/experts.h"
 #include "data/clip_plan.h"
 #include "model/weights/model_folder.h"
 #include "train/cache/encode_cache.h"
@@ -58,13 +59,16 @@ int dry_run(const RootConfig& config, const DryRunArguments& arguments) {
                                       scale_options(arguments))
               << std::endl;
   data::ClipPlan plan;
-  check_all({[&] { validate_training(config); }, [&] { model::check_weights(config.model); },
-             [&] {
-               if (config.image_encoder.type != "none")
-                 model::model_folder(config.image_encoder.weights, "image_encoder", "image_encoder.weights");
-             },
-             [&] { plan = data::plan_clips(config.data, clip_geometry(config)); },
-             [&] { train::check_captions(config, plan); }});
+  std::vector<std::function<void()>> checks = {[&] { validate_training(config); }};
+  for (size_t i = 0; i < expert_count(config); ++i)
+    checks.push_back([&config, i] { model::check_weights(expert_model(config, i)); });
+  checks.push_back([&] {
+    if (config.image_encoder.type != "none")
+      model::model_folder(config.image_encoder.weights, "image_encoder", "image_encoder.weights");
+  });
+  checks.push_back([&] { plan = data::plan_clips(config.data, clip_geometry(config)); });
+  checks.push_back([&] { train::check_captions(config, plan); });
+  check_all(checks);
   const train::RunEstimate estimate = train::estimate_run(config, plan.buckets);
   std::cout << train::estimate_to_text(config, estimate) << "everything that a run needs is there\n";
   return 0;

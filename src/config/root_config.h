@@ -6,6 +6,7 @@
 
 #include "attention/attention.h"
 #include "config/cache_config.h"
+#include "config/expert_config.h"
 #include "config/run_config.h"
 #include "config/sample_config.h"
 #include "config/train_config.h"
@@ -25,6 +26,7 @@ struct RootConfig {
   ParallelConfig parallel;
   data::DataConfig data;
   model::ModelConfig model;
+  std::vector<ExpertConfig> experts;  // empty: one transformer (config/experts.h)
   model::LoraConfig lora;
   model::CodecConfig codec;
   model::TextEncoderConfig text;
@@ -42,7 +44,7 @@ struct RootConfig {
 // Reads, checks and returns a configuration. `path` empty: defaults and overrides only.
 RootConfig load_root_config(const std::string& path, const std::vector<std::string>& overrides);
 
-// What training asks beyond validate(): weights that can be trained. Throws Error(kInput).
+// What training asks beyond validate(): weights that can be trained, timesteps of every expert. Throws Error(kInput).
 void validate_training(const RootConfig& config);
 
 // docs/config.md

@@ -11,10 +11,6 @@ void SampleConfig::visit(ConfigVisitor& v) {
   v.field("guidance", guidance,
           "Scale of classifier-free guidance: uncond + guidance * (cond - uncond). 1 turns it off and halves the time.",
           at_least(1.0));
-  v.field(
-      "guidance_2", guidance_2,
-      "Guidance of the expert of low noise (model.boundary); 0: as `guidance`, which also says whether there is any.",
-      at_least(0.0));
   v.field("shift", shift, "Shift of the noise schedule; higher spends more steps on the layout (3 to 5 for 480p).",
           above(0.0));
   v.field("scheduler", scheduler, "Solver.", one_of({"unipc", "euler"}));

@@ -15,8 +15,7 @@ struct SampleConfig {
   std::vector<std::string> prompts;  // validation prompts; empty: captions of the first clips
   std::string negative_prompt = "default";
   int64_t steps = 50;
-  double guidance = 5.0;    // 1: no guidance (one model call per step)
-  double guidance_2 = 0.0;  // of the expert of low noise; 0: as `guidance`
+  double guidance = 5.0;  // 1: no guidance (one model call per step)
   double shift = 5.0;
   std::string scheduler = "unipc";  // unipc | euler
   int64_t seed = 0;

@@ -341,6 +341,34 @@ YAML::Node parse_yaml(const std::string& text, const std::string& origin) {
   return root;
 }
 
+// Of "items[2]": {"items", 2}; without brackets the number is -1.
+std::pair<std::string, int64_t> list_place(const std::string& name) {
+  const size_t open = name.find('[');
+  int64_t index = -1;
+  if (open == std::string::npos || name.back() != ']') return {name, index};
+  const char* end = name.data() + name.size() - 1;
+  const auto [stopped, error] = std::from_chars(name.data() + open + 1, end, index);
+  return error == std::errc() && stopped == end && index >= 0 ? std::pair(name.substr(0, open), index)
+                                                              : std::pair(name, int64_t(-1));
+}
+
+// The group that `name` means inside of `group`; an absent one is made. `walked` names it, `key` all of the override.
+YAML::Node inner_group(YAML::Node group, const std::string& name, const std::string& walked, const std::string& key) {
+  const auto [plain, index] = list_place(name);
+  YAML::Node child = group[plain];
+  if (index >= 0) {
+    VMOBA_CHECK_INPUT(child.IsSequence() && index < int64_t(child.size()),
+                      "command line: {}: expected '{}' to be in a list of more than {} groups, found {}", shown(key),
+                      walked, index, child.IsSequence() ? std::to_string(child.size()) : "no list");
+    child.reset(child[size_t(index)]);
+  } else if (!child.IsDefined() || child.IsNull()) {
+    group[plain] = YAML::Node(YAML::NodeType::Map);
+    child.reset(group[plain]);
+  }
+  VMOBA_CHECK_INPUT(child.IsMap(), "command line: {}: expected '{}' to be a group of keys", shown(key), walked);
+  return child;
+}
+
 // Returns the key.
 std::string apply_override(YAML::Node root, const std::string& text) {
   const size_t equals = text.find('=');
@@ -357,30 +385,49 @@ std::string apply_override(YAML::Node root, const std::string& text) {
   while (std::getline(parts, part, '.')) names.push_back(part);
   for (size_t i = 0; i + 1 < names.size(); ++i) {
     walked += (i ? "." : "") + names[i];
-    YAML::Node child = node[names[i]];
-    if (!child.IsDefined() || child.IsNull()) node[names[i]] = YAML::Node(YAML::NodeType::Map);
-    child.reset(node[names[i]]);
-    VMOBA_CHECK_INPUT(child.IsMap(), "command line: {}: expected '{}' to be a group of keys", shown(key), walked);
-    node.reset(child);
+    node.reset(inner_group(node, names[i], walked, key));
   }
   node[names.back()] = wrapped["value"];
   return key;
 }
 
+// Moves the keys that are set from the document to `retired.found`.
+void take_retired(const YAML::Node& root, RetiredKeys& retired) {
+  for (const std::string& key : retired.names) {
+    YAML::Node group = root;
+    std::istringstream parts(key.substr(0, key.rfind('.') + 1));
+    for (std::string part; group.IsMap() && std::getline(parts, part, '.');) {
+      const YAML::Node& constant = group;  // the const operator[] does not insert
+      const YAML::Node child = constant[part];
+      group.reset(child.IsDefined() ? child : YAML::Node());
+    }
+    if (!group.IsMap()) continue;
+    const YAML::Node& constant = group;
+    const std::string name = key.substr(key.rfind('.') + 1);
+    const YAML::Node value = constant[name];
+    if (!value.IsDefined()) continue;
+    VMOBA_CHECK_INPUT(value.IsScalar(), "{}: expected a single value, found something else", key);
+    retired.found[key] = value.Scalar();
+    group.remove(name);
+  }
+}
+
 }  // namespace
 
 void parse_config(const std::string& text, const std::string& origin, const std::vector<std::string>& overrides,
-                  const VisitFunction& visit) {
+                  const VisitFunction& visit, RetiredKeys* retired) {
   YAML::Node root = parse_yaml(text, origin);
   std::vector<std::string> overridden;
   for (const std::string& item : overrides) overridden.push_back(apply_override(root, item));
+  if (retired != nullptr) take_retired(root, *retired);
   Parser parser(root, origin, overridden);
   visit(parser);
   parser.finish();
 }
 
-void load_config(const std::string& path, const std::vector<std::string>& overrides, const VisitFunction& visit) {
-  if (path.empty()) return parse_config("", "defaults", overrides, visit);
+void load_config(const std::string& path, const std::vector<std::string>& overrides, const VisitFunction& visit,
+                 RetiredKeys* retired) {
+  if (path.empty()) return parse_config("", "defaults", overrides, visit, retired);
   std::ifstream file(path, std::ios::binary);
   VMOBA_CHECK_INPUT(file.good(), "expected a configuration file at '{}', found none that can be read; check --config",
                     path);
@@ -389,7 +436,7 @@ void load_config(const std::string& path, const std::vector<std::string>& overri
   VMOBA_CHECK_INPUT(!file.bad() && (file.eof() || file.good()),
                     "expected a configuration file at '{}', found something that cannot be read; check --config", path);
   text.resize(size_t(file.gcount()));
-  parse_config(text, path, overrides, visit);
+  parse_config(text, path, overrides, visit, retired);
 }
 
 }  // namespace vmoba

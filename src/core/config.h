@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <map>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -89,12 +90,20 @@ class ConfigVisitor {
 
 using VisitFunction = std::function<void(ConfigVisitor&)>;
 
-// Reads `path` (empty: defaults only), then applies "key.sub=value" overrides (values are YAML). Files over 1 MiB,
-// duplicate keys, aliases and merge keys are refused.
-void load_config(const std::string& path, const std::vector<std::string>& overrides, const VisitFunction& visit);
+// Keys of an earlier release that no field takes any more. They are removed before the visitor sees the file, so that
+// the caller can translate them.
+struct RetiredKeys {
+  std::vector<std::string> names;            // full keys: "model.boundary"
+  std::map<std::string, std::string> found;  // those that are set, with their values as text
+};
+
+// Reads `path` (empty: defaults only), then applies "key.sub=value" or "list[0].sub=value" overrides (values are YAML).
+// Files over 1 MiB, duplicate keys, aliases and merge keys are refused.
+void load_config(const std::string& path, const std::vector<std::string>& overrides, const VisitFunction& visit,
+                 RetiredKeys* retired = nullptr);
 // As above from text; `origin` names it in messages.
 void parse_config(const std::string& text, const std::string& origin, const std::vector<std::string>& overrides,
-                  const VisitFunction& visit);
+                  const VisitFunction& visit, RetiredKeys* retired = nullptr);
 // The resolved configuration as YAML that load_config reads back to the same values.
 std::string config_to_yaml(const VisitFunction& visit);
 // A Markdown table per group: key, type, default, allowed values, meaning.

@@ -71,14 +71,6 @@ void ModelConfig::visit(ConfigVisitor& v) {
   v.field("weights", weights,
           "Pretrained weights: a folder, index or safetensors file in diffusers', the original or ComfyUI's layout "
           "(docs/pretrained.md). Empty: random.");
-  v.field("weights_2", weights_2,
-          "Weights of the expert of low noise (model.boundary). Empty: the folder transformer_2 in model.weights, or "
-          "beside it where that is a folder transformer.");
-  v.field(
-      "boundary", boundary,
-      "Timestep below which a second transformer, the expert of low noise, takes over: 875 for Wan2.2 T2V-A14B, 900 "
-      "for I2V-A14B; 0: one transformer for all.",
-      between(0, 1000));
   v.field("compute_dtype", compute_dtype, "Type of activations and matrix products.", one_of({"bf16", "fp32"}));
   v.field("weights_dtype", weights_dtype,
           "How weights are kept. `fp32`: masters, which training of all weights needs. `bf16`, `fp8` (the matrices of "
@@ -99,8 +91,6 @@ void ModelConfig::validate() const {
   VMOBA_CHECK_INPUT(image_dim == 0 || task == "i2v" || task == "flf2v",
                     "model.task: expected i2v or flf2v for a model with image tokens (model.image_dim {}), found {}",
                     image_dim, task);
-  VMOBA_CHECK_INPUT(boundary > 0 || weights_2.empty(),
-                    "model.weights_2: expected none without a second expert (model.boundary 0), found '{}'", weights_2);
   known.validate(*this);
 }
 
@@ -113,47 +103,17 @@ void check_weights_exist(const ModelConfig& config, const Architecture& known) {
                     config.weights, known.published_weights);
 }
 
-// Where the other expert lies that belongs to the weights of one: diffusers' pipelines have transformer/ and
-// transformer_2/, checkpoints of runs transformer_ema/ and transformer_2_ema/ as well.
-std::filesystem::path second_transformer(const std::filesystem::path& weights) {
-  const std::filesystem::path folder = weights.has_filename() ? weights : weights.parent_path();
-  if (folder.filename() == "transformer") return folder.parent_path() / "transformer_2";
-  if (folder.filename() == "transformer_ema") return folder.parent_path() / "transformer_2_ema";
-  return folder / "transformer_2";
-}
-
 }  // namespace
 
 void check_weights(const ModelConfig& config) {
   config.validate();
   const Architecture& known = architectures().find(config.architecture);
   check_weights_exist(config, known);
-  if (config.weights.empty()) return;
-  check_pretrained(config.weights, known.specs(config), known.config_json(config));
-  if (config.boundary == 0) return;
-  check_pretrained(low_noise_expert(config).weights, known.specs(config), known.config_json(config));
+  if (!config.weights.empty()) check_pretrained(config.weights, known.specs(config), known.config_json(config));
 }
 
 RecomputePolicy recompute_policy(const ModelConfig& config) {
   return {config.activation_checkpointing};
-}
-
-ModelConfig low_noise_expert(const ModelConfig& config) {
-  VMOBA_CHECK_INPUT(config.boundary > 0, "model.boundary: expected above 0 for a model of two experts, found 0");
-  ModelConfig out = config;
-  if (config.weights.empty()) return out;
-  out.weights = config.weights_2;
-  if (out.weights.empty()) {
-    const std::filesystem::path folder = second_transformer(config.weights);
-    VMOBA_CHECK_INPUT(
-        std::filesystem::is_directory(folder),
-        "model.weights_2: expected the weights of the expert of low noise (model.boundary {}), found none "
-        "and no folder '{}'; set model.weights_2",
-        config.boundary, folder.string());
-    out.weights = folder.string();
-  }
-  out.weights_2.clear();
-  return out;
 }
 
 std::string default_negative_prompt(const ModelConfig& config) {

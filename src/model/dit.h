@@ -35,9 +35,7 @@ struct ModelConfig {
   std::vector<int64_t> patch_size = {1, 2, 2};
   double eps = 1e-6;
   bool cross_attn_norm = true;
-  std::string weights;    // folder or file with pretrained weights; empty: random from the seed
-  std::string weights_2;  // of the expert of low noise; empty: transformer_2/ in or beside the folder `weights`
-  double boundary = 0;    // timesteps below it belong to a second expert of the same shape; 0: none
+  std::string weights;                 // folder or file with pretrained weights; empty: random from the seed
   std::string compute_dtype = "bf16";  // bf16 | fp32
   std::string weights_dtype = "fp32";  // fp32 | bf16 | fp8: how weights are kept; only fp32 ones can be trained
   std::string pointwise = "auto";      // auto | reference: how norms, rotation and residuals run (common/pointwise.h)
@@ -111,9 +109,6 @@ void check_weights(const ModelConfig& config);
 
 // What backward computes again, as config.activation_checkpointing says.
 RecomputePolicy recompute_policy(const ModelConfig& config);
-
-// The configuration of the expert of low noise (config.boundary > 0): that of the model with the other weights.
-ModelConfig low_noise_expert(const ModelConfig& config);
 
 // What a video should not show, where the user does not say: the published default of the architecture and task.
 std::string default_negative_prompt(const ModelConfig& config);

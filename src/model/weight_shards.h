@@ -22,7 +22,8 @@ struct ShardedParameter {
 class WeightShards {
  public:
   virtual ~WeightShards() = default;
-  // This rank's part of `whole`, a new tensor [ceil(values / ranks)]; zeros behind the last value.
+  // This rank's part of `whole`, a new tensor of ceil(values / ranks) values or a few more, the same number on each
+  // rank; zeros behind the last value.
   virtual at::Tensor own_part(const at::Tensor& whole) const = 0;
   // Shares the parts. Returns the unit's number.
   virtual size_t add_unit(std::vector<ShardedParameter> parameters) = 0;

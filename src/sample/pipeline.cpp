@@ -47,19 +47,21 @@ at::Tensor initial_noise(const LatentSize& size, const SampleRequest& request, a
 
 }  // namespace
 
-Pipeline::Pipeline(const PipelineParts& parts, const model::ModelConfig& model, const SampleConfig& config,
+Pipeline::Pipeline(const PipelineParts& parts, const model::ModelConfig& model,
+                   const std::vector<ExpertConfig>& experts, const SampleConfig& config,
                    const attention::AttentionConfig& attention, at::Device device)
     : parts_(parts),
       model_(model),
+      experts_(experts),
       config_(config),
       attention_(attention),
       compute_dtype_(model::scalar_type(model.compute_dtype)),
       device_(device) {
-  latent_size(config_, parts_.latents, parts_.dit);
+  const size_t expected = std::max<size_t>(1, experts_.size());
+  VMOBA_CHECK_INPUT(parts_.dits.size() == expected, "experts: expected {} transformer(s), found {}", expected,
+                    parts_.dits.size());
+  latent_size(config_, parts_.latents, *parts_.dits.front());
   make_scheduler(config_.scheduler, config_.steps, config_.shift);
-  VMOBA_CHECK_INPUT((parts_.low_noise_dit != nullptr) == (model_.boundary > 0),
-                    "model.boundary {}: expected {} transformer(s), found another number", model_.boundary,
-                    model_.boundary > 0 ? 2 : 1);
   if (attention_.backend != "full" && attention_.dense_steps > 0) {
     log_info("sampling: full attention in the first {} of {} denoising steps (attention.dense_steps)",
              std::min(attention_.dense_steps, config_.steps), config_.steps);
@@ -85,7 +87,7 @@ model::TextEmbedding Pipeline::embed(const std::string& prompt, const model::Tex
 }
 
 at::Tensor Pipeline::starting_latents(const SampleRequest& request) const {
-  const LatentSize size = latent_size(config_, parts_.latents, parts_.dit);
+  const LatentSize size = latent_size(config_, parts_.latents, *parts_.dits.front());
   const at::Tensor& given = request.given.latents_1CTHW;
   if (!given.defined()) return initial_noise(size, request, device_);
   const std::vector<int64_t> expected = {1, size.channels, size.frames, size.height, size.width};
@@ -125,8 +127,8 @@ at::Tensor Pipeline::velocity(int64_t step, double timestep, const at::Tensor& l
   model::ForwardOptions options;
   options.compute_dtype = compute_dtype_;
   options.dense = step < attention_.dense_steps;
-  const bool low_noise = model_.boundary > 0 && timestep < model_.boundary;
-  model::Dit& dit = low_noise ? *parts_.low_noise_dit : parts_.dit;
+  const size_t expert = expert_at(experts_, timestep);
+  model::Dit& dit = *parts_.dits[expert];
   const at::Tensor timestep_B = at::full({1}, timestep, latents_BCTHW.options());
   const auto ask = [&](const model::TextEmbedding& text) {
     return dit.forward(model::conditioned_input(latents_BCTHW, timestep_B, text, condition), options);
@@ -136,7 +138,8 @@ at::Tensor Pipeline::velocity(int64_t step, double timestep, const at::Tensor& l
               "expected the model's velocity to have the latents' shape, found another; model.out_channels and the "
               "codec's channels must agree");
   if (!words.negative.tokens_BLE.defined()) return velocity_BCTHW;
-  const double guidance = low_noise && config_.guidance_2 > 0 ? config_.guidance_2 : config_.guidance;
+  const double own = experts_.empty() ? 0 : experts_[expert].guidance;
+  const double guidance = own > 0 ? own : config_.guidance;
   const at::Tensor unconditional_BCTHW = ask(words.negative);
   return unconditional_BCTHW + (velocity_BCTHW - unconditional_BCTHW) * guidance;
 }

@@ -1,4 +1,4 @@
-// Text (and an image) -> latents -> frames, with classifier-free guidance and one or two experts. The loop is that of
+// Text (and an image) -> latents -> frames, with classifier-free guidance and one or more experts. The loop is that of
 // diffusers' WanPipeline and WanImageToVideoPipeline. Owns nothing but references to the parts.
 #pragma once
 #include <ATen/core/Tensor.h>
@@ -6,7 +6,9 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
+#include "config/expert_config.h"
 #include "config/sample_config.h"
 #include "model/codec.h"
 #include "model/conditioning.h"
@@ -16,11 +18,10 @@
 
 namespace vmoba::sample {
 
-// Borrowed. Only `dit` is always needed: the codec for images and frames, the text encoder for prompts that come as
+// Borrowed. Only `dits` are always needed: the codec for images and frames, the text encoder for prompts that come as
 // words, the image encoder for models with image tokens.
 struct PipelineParts {
-  model::Dit& dit;  // the expert of high noise where there are two
-  model::Dit* low_noise_dit = nullptr;
+  std::vector<model::Dit*> dits;  // one for each expert, in their order
   model::CodecShape latents;
   const model::Codec* codec = nullptr;
   const model::TextEncoder* text = nullptr;
@@ -44,9 +45,10 @@ struct SampleRequest {
 
 class Pipeline {
  public:
-  // `negative_prompt` of the configuration is taken literally. Throws Error(kInput) where sizes do not fit.
-  Pipeline(const PipelineParts& parts, const model::ModelConfig& model, const SampleConfig& config,
-           const attention::AttentionConfig& attention, at::Device device);
+  // `experts` says when each of parts.dits works; empty for a single one. `negative_prompt` of the configuration is
+  // taken literally. Throws Error(kInput) where sizes do not fit.
+  Pipeline(const PipelineParts& parts, const model::ModelConfig& model, const std::vector<ExpertConfig>& experts,
+           const SampleConfig& config, const attention::AttentionConfig& attention, at::Device device);
   // Frames uint8 [3, F, H, W] on the CPU. Noise is a function of (seed, index). `progress(step, steps)` may be empty.
   at::Tensor generate(const SampleRequest& request, const std::function<void(int64_t, int64_t)>& progress);
   // The final latents [1, C, T, H, W] in fp32, before decoding.
@@ -66,6 +68,7 @@ class Pipeline {
 
   PipelineParts parts_;
   model::ModelConfig model_;
+  std::vector<ExpertConfig> experts_;
   SampleConfig config_;
   attention::AttentionConfig attention_;
   at::ScalarType compute_dtype_;

@@ -4,12 +4,14 @@
 
 #include <algorithm>
 
+#include "config/experts.h"
 #include "core/log.h"
 #include "core/random.h"
 #include "model/common/lora.h"
 #include "model/weights/lora_file.h"
 #include "train/dist/gradient_buckets.h"
 #include "train/flow_matching.h"
+#include "train/optim/gradients.h"
 
 namespace vmoba::train {
 namespace {
@@ -30,10 +32,12 @@ Expert make_expert(const RootConfig& config, const model::ModelConfig& model, co
                    uint64_t seed, at::Device device, dist::Mesh& mesh) {
   Expert out;
   const bool shared = mesh.sizes().state_ranks() > 1, trains_parts = shared && !lora.enabled();
-  if (shared) out.shards = std::make_shared<dist::ShardedWeights>(mesh.state(), mesh.replicas());
+  if (shared)
+    out.shards = std::make_shared<dist::ShardedWeights>(mesh.state(), mesh.replicas(),
+                                                        trains_parts ? values_per_unit(config.train.optimizer) : 1);
   out.dit = model::make_dit(model, config.attention, seed, device, out.shards.get());
   attach_adapters(lora, *out.dit, seed, device);
-  out.optimizer = std::make_unique<AdamW>(config.train.optimizer, out.dit->trainable());
+  out.optimizer = make_optimizer(config.train.optimizer, out.dit->trainable());
   if (config.train.ema.enabled) out.ema = std::make_unique<Ema>(config.train.ema, out.dit->trainable());
   if (trains_parts) {
     out.sums = out.shards;
@@ -43,6 +47,11 @@ Expert make_expert(const RootConfig& config, const model::ModelConfig& model, co
   }
   out.copies = trains_parts ? &mesh.replicas() : &mesh.everyone();
   return out;
+}
+
+// The stream's name is older than runs of more than two experts.
+uint64_t seed_of(uint64_t seed, size_t expert) {
+  return expert == 0 ? seed : RandomStream(seed, "low_noise_expert", expert - 1).next_u64();
 }
 
 }  // namespace
@@ -58,9 +67,9 @@ void Expert::finish_gradients() {
   if (sums) sums->finish();
 }
 
-double Expert::gradient_norm() const {
+at::Tensor Expert::gradient_norm() const {
   const at::Tensor norm = train::gradient_norm(dit->trainable());
-  return (holders ? dist::norm_over_parts(*holders, norm) : norm).item<double>();
+  return holders ? dist::norm_over_parts(*holders, norm) : norm;
 }
 
 void Expert::update(double lr, double norm, double max_norm) {
@@ -71,32 +80,31 @@ void Expert::update(double lr, double norm, double max_norm) {
 }
 
 std::vector<Expert> make_experts(const RootConfig& config, at::Device device, dist::Mesh& mesh) {
-  if (config.lora.enabled() && config.model.weights.empty())
-    log_warning("LoRA beside random weights: model.weights is empty");
-  const auto seed = uint64_t(config.seed);
+  std::vector<model::ModelConfig> models;  // all before the first is made: what is missing is said at once
+  for (size_t i = 0; i < expert_count(config); ++i) models.push_back(expert_model(config, i));
+  if (config.lora.enabled() && models.front().weights.empty())
+    log_warning("LoRA beside random weights: model.weights and experts name none");
   std::vector<Expert> out;
-  out.push_back(make_expert(config, config.model, config.lora, seed, device, mesh));
-  if (config.model.boundary == 0) return out;
-  model::LoraConfig lora = config.lora;
-  lora.init_from = config.lora.init_from_2;
-  out.push_back(make_expert(config, model::low_noise_expert(config.model), lora,
-                            RandomStream(seed, "low_noise_expert", 0).next_u64(), device, mesh));
+  for (size_t i = 0; i < models.size(); ++i)
+    out.push_back(
+        make_expert(config, models[i], expert_lora(config, i), seed_of(uint64_t(config.seed), i), device, mesh));
   return out;
 }
 
 size_t expert_of_sample(const RootConfig& config, int64_t sample) {
-  const double timestep = 1000 * draw_sigma(config.train.flow, uint64_t(config.seed), sample);
-  return timestep >= config.model.boundary ? 0 : 1;
+  return expert_at(config.experts, 1000 * draw_sigma(config.train.flow, uint64_t(config.seed), sample));
 }
 
 std::vector<bool> experts_in_step(const RootConfig& config, int64_t first_sample) {
-  std::vector<bool> out(config.model.boundary > 0 ? 2 : 1, false);
+  std::vector<bool> out(expert_count(config), false);
   for (int64_t i = 0; i < config.train.global_batch; ++i) out[expert_of_sample(config, first_sample + i)] = true;
   return out;
 }
 
 std::string expert_name(size_t expert, size_t experts) {
-  return experts == 1 ? "" : expert == 0 ? "high_noise" : "low_noise";
+  if (experts == 1) return "";
+  if (experts > 2) return fmt::format("expert_{}", expert + 1);
+  return expert == 0 ? "high_noise" : "low_noise";
 }
 
 }  // namespace vmoba::train

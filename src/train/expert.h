@@ -1,6 +1,5 @@
-// A transformer in training with everything that follows from its gradients. A run has one, or the two experts of a
-// model with model.boundary: that of high noise first, that of low noise second. Owns its parts, which live on one
-// device.
+// A transformer in training with everything that follows from its gradients. A run has one, or those of the list
+// `experts` in the order of denoising. Owns its parts, which live on one device.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -18,7 +17,7 @@ namespace vmoba::train {
 
 struct Expert {
   std::unique_ptr<model::Dit> dit;
-  std::unique_ptr<AdamW> optimizer;
+  std::unique_ptr<Optimizer> optimizer;
   std::unique_ptr<Ema> ema;                      // null without
   std::shared_ptr<dist::ShardedWeights> shards;  // where several ranks hold the parameters together
   std::shared_ptr<dist::GradientSums> sums;      // null for one rank
@@ -32,27 +31,26 @@ struct Expert {
   void begin_gradients();
   // Sums gradients over ranks; collective.
   void finish_gradients();
-  // L2 norm of all gradients. One synchronisation with a GPU. Collective over `holders`.
-  double gradient_norm() const;
+  // L2 norm of all gradients, a scalar on their device; no synchronisation with a GPU. Collective over `holders`.
+  at::Tensor gradient_norm() const;
   // One step of the optimiser, with gradients whose norm is `norm` scaled down to `max_norm` (0: as they are), and of
   // the average.
   void update(double lr, double norm, double max_norm);
 };
 
-// Each with its model from model.weights or model.weights_2, adapters where lora.rank says so, optimiser and average.
-// What is drawn for the second expert differs from the first one's. Ranks share them as `mesh` says, which must outlive
-// them: what is trained or, beside adapters, the frozen base lies in parts on the ranks of mesh.state().
+// Each with its model, adapters where lora.rank says so, optimiser and average (config/experts.h). What is drawn for an
+// expert differs from what is drawn for the others. Ranks share them as `mesh` says, which must outlive them: what is
+// trained or, beside adapters, the frozen base lies in parts on the ranks of mesh.state().
 std::vector<Expert> make_experts(const RootConfig& config, at::Device device, dist::Mesh& mesh);
 
-// The expert that a sample trains: 0 where its timestep, a function of (seed, sample), is model.boundary or above (or
-// where there is one expert), else 1.
+// The expert that a sample trains: the one that works at its timestep, a function of (seed, sample).
 size_t expert_of_sample(const RootConfig& config, int64_t sample);
 
 // Whether each expert has any of the step's samples [first, first + train.global_batch): the same on all ranks. One
 // without is not touched by the step: no weight decay, no average, no count in its optimiser.
 std::vector<bool> experts_in_step(const RootConfig& config, int64_t first_sample);
 
-// "high_noise" or "low_noise", as users of two experts' files name them; "" for the only one.
+// "high_noise" or "low_noise", as users of two experts' files name them; "" for the only one; of more "expert_1", ...
 std::string expert_name(size_t expert, size_t experts);
 
 }  // namespace vmoba::train

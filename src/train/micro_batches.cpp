@@ -5,6 +5,7 @@
 
 #include <utility>
 
+#include "config/experts.h"
 #include "model/common/to_device.h"
 #include "train/expert.h"
 
@@ -29,7 +30,7 @@ NamedTensors MicroBatches::encoded_clip(const data::Sample& sample) const {
 }
 
 MicroBatch MicroBatches::make() {
-  const size_t experts = config_.model.boundary > 0 ? 2 : 1;
+  const size_t experts = expert_count(config_);
   MicroBatch out;
   out.parts.resize(experts);
   std::vector<std::vector<NamedTensors>> clips(experts);

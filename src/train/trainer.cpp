@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <filesystem>
 
 #include <fmt/ranges.h>
 
@@ -14,19 +13,16 @@
 #include "core/check.h"
 #include "core/file.h"
 #include "core/log.h"
-#include "data/picture.h"
-#include "data/video_writer.h"
-#include "sample/pipeline.h"
 #include "train/checkpoint/checkpoint_folder.h"
 #include "train/optim/lr_schedule.h"
 #include "train/report/standard_callbacks.h"
 #include "train/report/step_profile.h"
 #include "train/signals.h"
+#include "train/validation/validation_videos.h"
 
 namespace vmoba::train {
 namespace {
 
-namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) {
@@ -52,25 +48,10 @@ void log_plan(const data::ClipPlan& plan, int64_t micro_batch) {
              samples, samples - clips, micro_batch);
 }
 
-void swap_averages(const std::vector<Expert>& experts) {
-  for (const Expert& expert : experts)
-    if (expert.ema) expert.ema->swap();
-}
-
 double norm_of(const std::vector<double>& norms) {
   double norm = 0;
   for (const double one : norms) norm = std::hypot(norm, one);
   return norm;
-}
-
-// First and last frame of a clip, for validation videos that begin or end with one.
-void add_images(const data::Clip& clip, const RootConfig& config, sample::SampleRequest& request) {
-  const auto frame_at = [&](double time_s) {
-    return data::to_unit_range(data::read_picture(clip.path, time_s, config.sample.height, config.sample.width));
-  };
-  request.first_CHW = frame_at(clip.start_s);
-  if (model::needs_last_frame(config.model))
-    request.last_CHW = frame_at(clip.start_s + double(clip.frames - 1) / config.data.fps);
 }
 
 }  // namespace
@@ -135,7 +116,7 @@ std::string Trainer::find_start(const ResumeRequest& resume) {
 
 void Trainer::start(const ResumeRequest& resume) {
   const std::string& dir = config_.run.dir;
-  world_.set_patient(true);  // until every rank has planned and loaded
+  const dist::Patience patience(world_);  // until every rank has planned and loaded
   const std::string from =
       dist::all_gather_text(world_.control(), world_.rank() == 0 ? find_start(resume) : "").front();
   if (!from.empty()) {
@@ -163,7 +144,6 @@ void Trainer::start(const ResumeRequest& resume) {
       std::make_unique<MicroBatches>(config_, plan_, *stream_, *codec_, *text_, image_.get(), share_.micro, device_);
   if (config_.train.checkpoint_every > 0) writer_.reserve(parts());
   dist::barrier(world_.control());
-  world_.set_patient(false);
 }
 
 void Trainer::make_callbacks() {
@@ -173,6 +153,8 @@ void Trainer::make_callbacks() {
 at::Tensor Trainer::accumulate(StepInputs& inputs, int64_t pass, bool dense) {
   world_.note(state_.step + 1, "waiting for data");
   const MicroBatch micro_batch = micro_batches_->next();
+  const auto computed = std::find_if(micro_batch.parts.begin(), micro_batch.parts.end(),
+                                     [](const MicroBatch::Part& part) { return !part.samples.empty(); });
   inputs.samples.insert(inputs.samples.end(), micro_batch.samples.begin(), micro_batch.samples.end());
   inputs.clips.insert(inputs.clips.end(), micro_batch.clips.begin(), micro_batch.clips.end());
   world_.note(state_.step + 1, "computing");
@@ -181,7 +163,7 @@ at::Tensor Trainer::accumulate(StepInputs& inputs, int64_t pass, bool dense) {
     if (!micro_batch.parts[i].samples.empty())
       loss += accumulate_for(experts_[i], micro_batch.parts[i], dense);
     else if (at_work(i, pass))
-      assist(experts_[i], micro_batch.parts[1 - i]);
+      assist(experts_[i], *computed);
   }
   return loss / double(share_.micro);
 }
@@ -221,26 +203,36 @@ void Trainer::assist(Expert& expert, const MicroBatch::Part& neighbour) {
   (expert.dit->forward(input, options).sum() * 0).backward();
 }
 
-std::vector<double> Trainer::run_passes(StepInputs& inputs) {
+std::vector<at::Tensor> Trainer::run_passes(StepInputs& inputs) {
   const bool dense = state_.step < config_.attention.dense_warmup_steps;
   for (Expert& expert : experts_) expert.begin_gradients();
   // Sums overlap with backward only where all ranks run through the same experts in the same order.
   dist::GradientSums* overlapped = experts_.size() == 1 ? experts_.front().sums.get() : nullptr;
-  std::vector<at::Tensor> losses_on_device;
+  std::vector<at::Tensor> losses;
   for (int64_t pass = 0; pass < share_.passes; ++pass) {
     const bool last = pass + 1 == share_.passes;
     if (overlapped && last) overlapped->begin_last_pass();
-    losses_on_device.push_back(accumulate(inputs, pass, dense));
+    losses.push_back(accumulate(inputs, pass, dense));
     if (last && state_.step + 1 == config_.train.steps) continue;
     world_.note(state_.step + 1, "waiting for the data of the next pass");
     micro_batches_->prepare();
     world_.note(state_.step + 1, "computing");
   }
-  std::vector<double> losses;
-  for (const at::Tensor& loss : losses_on_device) losses.push_back(loss.item<double>());
   for (size_t i = 0; i < experts_.size(); ++i)
     if (inputs.experts[i]) experts_[i].finish_gradients();
   return losses;
+}
+
+Trainer::StepNumbers Trainer::read_numbers(const std::vector<at::Tensor>& losses, const StepInputs& inputs) const {
+  std::vector<at::Tensor> values = losses;
+  for (size_t i = 0; i < experts_.size(); ++i) {
+    const at::Tensor norm = inputs.experts[i] ? experts_[i].gradient_norm() : at::zeros({});
+    values.push_back(norm.to(at::TensorOptions(device_).dtype(at::kDouble)));
+  }
+  const at::Tensor read = at::stack(values).cpu();
+  const double* begin = read.const_data_ptr<double>();
+  const double* norms = begin + losses.size();
+  return {{begin, norms}, {norms, begin + read.numel()}};
 }
 
 void Trainer::check_finite(const dist::StepTotals& totals, double norm, const StepInputs& inputs) {
@@ -255,9 +247,9 @@ void Trainer::check_finite(const dist::StepTotals& totals, double norm, const St
       state_.step + 1, totals.loss, norm, fmt::join(inputs.samples, ", "), fmt::join(inputs.clips, ", "));
 }
 
-dist::StepResult Trainer::step_result(std::vector<double> losses) const {
+dist::StepResult Trainer::step_result(const std::vector<double>& losses) const {
   dist::StepResult result;
-  result.losses = std::move(losses);
+  result.losses = losses;
   result.pairs = stats_.pairs();
   result.signal = stop_signal();
   result.tokens = step_tokens_;
@@ -291,13 +283,12 @@ StepReport Trainer::train_step() {
   step_tokens_ = 0;
   StepInputs inputs;
   inputs.experts = experts_in_step(config_, state_.next_sample);
-  dist::StepResult result = step_result(run_passes(inputs));
+  const auto [losses, norms] = read_numbers(run_passes(inputs), inputs);
+  dist::StepResult result = step_result(losses);
   result.data_wait_s = micro_batches_->waited_s() - data_before;
   result.own_s = seconds_since(start) - result.data_wait_s - (world_.waited_s() - others_before);
   world_.note(state_.step + 1, "ending the step");
   const dist::StepTotals totals = dist::exchange_step(world_, mesh_.sizes(), result);
-  std::vector<double> norms;
-  for (size_t i = 0; i < experts_.size(); ++i) norms.push_back(inputs.experts[i] ? experts_[i].gradient_norm() : 0.0);
   check_finite(totals, norm_of(norms), inputs);
   const double lr = learning_rate(config_.train.optimizer, state_.step, config_.train.steps);
   for (size_t i = 0; i < experts_.size(); ++i)
@@ -318,10 +309,11 @@ StepReport Trainer::train_step() {
 StepReport Trainer::profiled_step() {
   StepProfile profile(device_);
   StepReport out = train_step();
-  world_.set_patient(true);
-  profile.save(fmt::format("{}/profile-{}-rank{}.json", config_.run.dir, state_.step, world_.rank()));
-  dist::barrier(world_.control());
-  world_.set_patient(false);
+  {
+    const dist::Patience patience(world_);
+    profile.save(fmt::format("{}/profile-{}-rank{}.json", config_.run.dir, state_.step, world_.rank()));
+    dist::barrier(world_.control());
+  }
   if (world_.rank() == 0)
     log_info("profile of step {} written to {}/profile-{}-rank*.json; open it in ui.perfetto.dev", state_.step,
              config_.run.dir, state_.step);
@@ -332,9 +324,10 @@ void Trainer::save() {
   if (writer_.under_way()) end_save();
   const Clock::time_point start = Clock::now();
   world_.note(state_.step, "beginning a checkpoint");
-  world_.set_patient(true);
-  writer_.begin(state_, parts());
-  world_.set_patient(false);
+  {
+    const dist::Patience patience(world_);
+    writer_.begin(state_, parts());
+  }
   save_stall_s_ = seconds_since(start);
   save_written_ = false;
   if (!config_.train.checkpoint_async) end_save();
@@ -343,9 +336,10 @@ void Trainer::save() {
 void Trainer::end_save() {
   const Clock::time_point start = Clock::now();
   world_.note(state_.step, "ending a checkpoint");
-  world_.set_patient(true);
-  const CheckpointWriter::Saved saved = writer_.finish();
-  world_.set_patient(false);
+  const CheckpointWriter::Saved saved = [this] {
+    const dist::Patience patience(world_);
+    return writer_.finish();
+  }();
   save_stall_s_ += seconds_since(start);
   if (world_.rank() == 0)
     log_info("checkpoint of step {}: training stood still for {:.3f} s", saved.step, save_stall_s_);
@@ -357,26 +351,9 @@ void Trainer::validate_now() {
   // Where ranks hold the model together, all compute the same videos.
   const bool lead = world_.rank() == 0;
   if (!lead && !experts_.front().shards) return dist::wait_patiently(world_);
-  world_.set_patient(true);
-  swap_averages(experts_);
-  model::Dit* low_noise = experts_.size() > 1 ? experts_[1].dit.get() : nullptr;
-  sample::Pipeline pipeline(
-      {*experts_.front().dit, low_noise, codec_->shape(), codec_.get(), text_.get(), image_.get()}, config_.model,
-      resolved(config_.sample, config_.model, config_.text), config_.attention, device_);
-  std::vector<std::string> prompts = config_.sample.prompts;
-  for (size_t i = 0; prompts.size() < 2 && i < plan_.clips.size() && config_.sample.prompts.empty(); ++i)
-    prompts.push_back(plan_.clips[i].caption);
-  if (lead) fs::create_directories(config_.run.dir + "/samples");
-  std::vector<ValidationVideo> videos;
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    const std::string path = fmt::format("{}/samples/step-{:06d}-{}.mp4", config_.run.dir, state_.step, i);
-    sample::SampleRequest request{prompts[i], uint64_t(config_.sample.seed), int64_t(i)};
-    if (config_.model.task != "t2v") add_images(plan_.clips[i % plan_.clips.size()], config_, request);
-    const at::Tensor frames = pipeline.generate(request, [](int64_t, int64_t) {});
-    if (lead) data::write_video(path, frames, config_.sample.fps);
-    videos.push_back({prompts[i], path, frames, config_.sample.fps});
-  }
-  swap_averages(experts_);
+  const dist::Patience patience(world_);
+  const std::vector<ValidationVideo> videos = make_validation_videos(
+      {config_, plan_, experts_, *codec_, *text_, image_.get(), device_}, state_.step, /*write=*/lead);
   if (cache_ && cache_->coverage().complete()) {  // training itself needs neither
     codec_->release();
     text_->release();

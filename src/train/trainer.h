@@ -1,5 +1,5 @@
 // The training loop: clips -> latents -> noise -> velocity -> loss -> gradients -> update, with checkpoints, metrics
-// and validation. One object is one run. It owns model, optimiser and data; callbacks are owned too.
+// and validation videos. One object is one run. It owns model, optimiser and data; callbacks are owned too.
 #pragma once
 #include <memory>
 #include <optional>
@@ -61,9 +61,15 @@ class Trainer {
   // A forward and backward on the least input, cut from that of `neighbour`, that adds zeros to the expert's gradients:
   // this rank's share of gathering its weights and summing its gradients for ranks that have samples for it.
   void assist(Expert& expert, const MicroBatch::Part& neighbour);
-  // The losses of this rank's passes; gradients are complete when it returns.
-  std::vector<double> run_passes(StepInputs& inputs);
-  dist::StepResult step_result(std::vector<double> losses) const;
+  // The losses of this rank's passes, on the device; gradients are complete when it returns.
+  std::vector<at::Tensor> run_passes(StepInputs& inputs);
+  // Losses and gradient norms on the host. The step's one wait for the device: clipping and the finite check, which
+  // come before the update, need them.
+  struct StepNumbers {
+    std::vector<double> losses, norms;  // of each pass; of each expert, 0 where the step does not train it
+  };
+  StepNumbers read_numbers(const std::vector<at::Tensor>& losses, const StepInputs& inputs) const;
+  dist::StepResult step_result(const std::vector<double>& losses) const;
   // Throws on all ranks where the step's loss or gradient is not finite, after a checkpoint that is under way.
   void check_finite(const dist::StepTotals& totals, double norm, const StepInputs& inputs);
   StepReport report(const dist::StepTotals& totals, const std::vector<double>& norms, double lr) const;

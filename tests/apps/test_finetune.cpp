@@ -145,9 +145,11 @@ TEST_CASE("what was fine-tuned from a pretrained pipeline samples in diffusers a
 TEST_CASE("two experts trained in one run sample in diffusers as they do here") {
   const Pipelines p;
   nlohmann::json jobs;
-  // The pipeline's folder holds both; half of the timesteps are above 875 with this shift.
+  // Half of the timesteps are above 875 with this shift.
   const Strings experts =
-      p.settings("t2v") + Strings{"model.weights=" + p.at("t2v"), "model.boundary=875", "train.flow.shift=7"};
+      p.settings("t2v") + Strings{"model.weights=''", "train.flow.shift=7",
+                                  "experts=[{weights: '" + p.at("t2v/transformer") + "', until_timestep: 875}, " +
+                                      "{weights: '" + p.at("t2v/transformer_2") + "'}]"};
   const std::string full = p.train("experts", experts);
   jobs.push_back({{"name", "two experts"},
                   {"kind", "t2v"},

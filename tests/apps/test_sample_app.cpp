@@ -85,10 +85,11 @@ TEST_CASE("pretrained weights sample without a checkpoint, from given noise, and
   CHECK(again != plain);
   CHECK(again == latents("d.safetensors", with({"--latents", folder.path() + "/a.safetensors", "--seed", "9"})));
   // Two experts of the same weights are one model; a guidance of the second one's own is not.
-  const std::vector<std::string> experts = {"model.boundary=900",
-                                            "model.weights_2=" + run + "/checkpoint-1/transformer"};
+  const std::string of_both = "weights: '" + run + "/checkpoint-1/transformer'";
+  const std::vector<std::string> experts = {"model.weights=''",
+                                            "experts=[{" + of_both + ", until_timestep: 900}, {" + of_both + "}]"};
   CHECK(plain == latents("e.safetensors", with(experts)));
-  CHECK(plain != latents("f.safetensors", with({experts[0], experts[1], "sample.guidance_2=4"})));
+  CHECK(plain != latents("f.safetensors", with({experts[0], experts[1], "experts[1].guidance=4"})));
 }
 
 TEST_CASE("an image becomes the first frame") {

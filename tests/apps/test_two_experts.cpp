@@ -1,5 +1,5 @@
-// Both experts of a Wan2.2 A14B kind of model in one run: who learns from which sample, checkpoints, exact resume,
-// sampling, conversion.
+// Several experts in one run, above all the two of a Wan2.2 A14B kind of model: who learns from which sample,
+// checkpoints, exact resume, sampling, conversion; and the keys of the last release.
 #include <ATen/ATen.h>
 #include <signal.h>
 
@@ -24,7 +24,12 @@ namespace {
 
 const std::string kTiny = VMOBA_FIXTURES "/train/tiny.yaml";
 constexpr double kBoundary = 750;
-const std::string kExperts = "model.boundary=750";
+const std::string kExperts = "experts=[{until_timestep: 750}, {}]";
+const std::string kOldKeys = "model.boundary=750";
+
+std::string experts_with(const std::string& high, const std::string& low) {
+  return "experts=[{weights: '" + high + "', until_timestep: 750}, {weights: '" + low + "'}]";
+}
 
 std::vector<std::string> train_command(const std::string& dir, const std::vector<std::string>& extra) {
   std::vector<std::string> out = {VMOBA_BIN_DIR "/vmoba-train", "--config", kTiny, "run.dir=" + dir,
@@ -86,7 +91,7 @@ TEST_CASE("each expert gets the gradient of its own samples, and both together t
                                           "train.optimizer.max_grad_norm=0"};
   run_training(one, first);
   std::vector<std::string> both = first;
-  both.insert(both.end(), {kExperts, "model.weights_2=" + weights});
+  both.insert(both.end(), {"model.weights=''", experts_with(weights, weights)});
   run_training(two, both);
 
   int high = 0;
@@ -180,8 +185,7 @@ TEST_CASE("a checkpoint of two experts samples with both, and each converts") {
   run_training(dir, {kExperts, "train.steps=2", "train.validate_every=2", "sample.steps=4"});
   CHECK(fs::exists(dir + "/samples/step-000002-0.mp4"));
   const auto named = [&](const std::string& high, const std::string& low) {
-    return std::vector<std::string>{"--config", kTiny, kExperts, "model.weights=" + checkpoint + "/" + high,
-                                    "model.weights_2=" + checkpoint + "/" + low};
+    return std::vector<std::string>{"--config", kTiny, experts_with(checkpoint + "/" + high, checkpoint + "/" + low)};
   };
   const std::string f = folder.path();
   const std::string average = latents(f + "/a.st", {"--checkpoint", checkpoint});
@@ -196,17 +200,15 @@ TEST_CASE("a checkpoint of two experts samples with both, and each converts") {
                            "--head-dim", "24"}),
                  "transformer_2"));
   CHECK(latents(f + "/g.st", {"--checkpoint", checkpoint, "--no-ema"}) ==
-        latents(f + "/h.st", {"--config", kTiny, kExperts, "model.weights=" + checkpoint + "/transformer",
-                              "model.weights_2=" + f + "/low.safetensors"}));
+        latents(f + "/h.st", {"--config", kTiny, experts_with(checkpoint + "/transformer", f + "/low.safetensors")}));
 }
 
 TEST_CASE("LoRA of both experts: two files for other tools, which give what the checkpoint gives") {
   const TemporaryFolder folder;
   const std::string f = folder.path(), base = f + "/base", dir = f + "/run", checkpoint = dir + "/checkpoint-3";
   run_training(base, {kExperts, "train.steps=1"});
-  const std::vector<std::string> weights = {"model.weights=" + base + "/checkpoint-1",  // holds transformer_2 as well
-                                            kExperts};
-  std::vector<std::string> lora = weights;
+  const std::string weights = experts_with(base + "/checkpoint-1/transformer", base + "/checkpoint-1/transformer_2");
+  std::vector<std::string> lora = {weights};
   lora.insert(lora.end(), {"lora.rank=2", "lora.save_dtype=fp32", "train.steps=3", "train.optimizer.warmup_steps=0",
                            "train.optimizer.lr=0.1", "train.ema.enabled=false"});
   run_training(dir, lora);
@@ -218,10 +220,14 @@ TEST_CASE("LoRA of both experts: two files for other tools, which give what the 
   const std::string by_files = f + "/high.safetensors";
   must_run({VMOBA_BIN_DIR "/vmoba-convert", checkpoint + "/lora/comfyui_high_noise.safetensors", by_files, "--layout",
             "kohya"});
-  std::vector<std::string> files = {"--config", kTiny, weights[0], weights[1]};
+  std::vector<std::string> files = {"--config", kTiny, weights};
   const std::string untrained = latents(f + "/a.st", files);
-  files.insert(files.end(), {"--lora", by_files, "--lora-2", checkpoint + "/lora/comfyui_low_noise.safetensors"});
+  const std::string by_low = checkpoint + "/lora/comfyui_low_noise.safetensors";
+  std::vector<std::string> old_option = files;
+  files.insert(files.end(), {"--lora", by_files, "--lora", "2:" + by_low});
   latents(f + "/b.st", files);
+  old_option.insert(old_option.end(), {"--lora", "1:" + by_files, "--lora-2", by_low});
+  CHECK(latents(f + "/old.st", old_option) == read_text(f + "/b.st"));
   CHECK(latents(f + "/c.st", {"--checkpoint", checkpoint}) != untrained);
   const auto read = [](const std::string& path) { return model::SafetensorsFile(path).tensor("latents").clone(); };
   const at::Tensor expected = read(f + "/c.st"), found = read(f + "/b.st");
@@ -231,15 +237,76 @@ TEST_CASE("LoRA of both experts: two files for other tools, which give what the 
   CHECK((expected - read(f + "/a.st")).abs().max().item<double>() > 10 * roundings);
   // Going on from both files begins where they stand.
   const std::string on = f + "/on";
-  lora.insert(lora.end(),
-              {"lora.init_from=" + by_files, "lora.init_from_2=" + checkpoint + "/lora/comfyui_low_noise.safetensors",
-               "train.optimizer.lr=0"});
+  lora.insert(lora.end(), {"experts[0].lora=" + by_files, "experts[1].lora=" + by_low, "train.optimizer.lr=0"});
   run_training(on, lora);
   for (const char* file : {"/state/lora.safetensors", "/state/lora_2.safetensors"}) {
     const model::SafetensorsFile before(checkpoint + file), after(on + "/checkpoint-3" + file);
     for (const auto& [name, info] : before.tensors())
       CHECK(at::allclose(before.tensor(name), after.tensor(name), 1e-6));
   }
+}
+
+TEST_CASE("of three experts a sample's timestep chooses one, and a stopped run goes on to the same bytes") {
+  const TemporaryFolder folder;
+  const std::string whole = folder.path() + "/whole", parts = folder.path() + "/parts";
+  const auto expert_of_three = [](int64_t sample) {
+    const double timestep = 1000 * train::draw_sigma(FlowConfig{}, /*seed=*/7, sample);
+    return timestep >= 800 ? 0 : timestep >= 600 ? 1 : 2;
+  };
+  const std::vector<std::string> three = {"experts=[{until_timestep: 800}, {until_timestep: 600}, {}]",
+                                          "train.global_batch=2", "train.checkpoint_every=3",
+                                          "train.keep_checkpoints=0", "train.optimizer.schedule=constant"};
+  std::vector<std::string> extra = three;
+  extra.push_back("train.steps=6");
+  run_training(whole, extra);
+  std::vector<int64_t> expected = {0, 0, 0};
+  for (int64_t step = 0; step < 6; ++step) {
+    std::vector<bool> trained(3, false);
+    for (int64_t sample = 2 * step; sample < 2 * step + 2; ++sample) trained[size_t(expert_of_three(sample))] = true;
+    const nlohmann::json logged = metrics(whole)[size_t(step)];
+    for (size_t i = 0; i < 3; ++i) {
+      expected[i] += trained[i];
+      CHECK((double(logged["grad_norm_expert_" + std::to_string(i + 1)]) > 0) == trained[i]);
+    }
+    if (step == 2) CHECK(updates_of(whole + "/checkpoint-3") == expected);
+  }
+  CHECK(updates_of(whole + "/checkpoint-6") == expected);
+  for (const int64_t updates : expected) REQUIRE(updates > 0);  // what this seed draws
+  extra = three;
+  extra.push_back("train.steps=3");
+  run_training(parts, extra);
+  extra.back() = "train.steps=6";
+  extra.insert(extra.end(), {"--resume", "latest"});
+  run_training(parts, extra);
+  // transformer(_2, _3)(_ema) of two files each, three optimisers, trainer.json
+  require_same_files(whole + "/checkpoint-6", parts + "/checkpoint-6", 16);
+  CHECK(latents(folder.path() + "/a.st", {"--checkpoint", whole + "/checkpoint-6", "--no-ema"}) !=
+        latents(folder.path() + "/b.st",
+                {"--checkpoint", whole + "/checkpoint-6", "--no-ema", "experts=[{until_timestep: 800}, {}]"}));
+}
+
+TEST_CASE("keys of the last release train, resume and sample as the list does") {
+  const TemporaryFolder folder;
+  const std::string by_list = folder.path() + "/list", by_keys = folder.path() + "/keys", last = "/checkpoint-4";
+  run_training(by_list, {kExperts, "train.steps=4"});
+  run_training(by_keys, {kOldKeys, "train.steps=2"});  // both warm up, whatever the schedule
+  const std::string says = must_run(train_command(by_keys, {kOldKeys, "train.steps=4", "--resume", "latest"}));
+  CHECK(contains(says, "instead of model.boundary write experts: [{until_timestep: 750}, {}]"));
+  require_same_files(by_list + last, by_keys + last, 11);
+  CHECK(contains(read_text(by_keys + "/config.resolved.yaml"), "experts:\n  - weights: \"\"\n    until_timestep: 750"));
+
+  // A checkpoint of the last release: its configuration has the old keys.
+  const std::string expected = latents(folder.path() + "/a.st", {"--checkpoint", by_list + last});
+  const std::string path = by_list + last + "/state/config.yaml";
+  std::string text = read_text(path);
+  const size_t begin = text.find("experts:"), end = text.find("\nlora:");
+  REQUIRE((begin != std::string::npos && end != std::string::npos));
+  text.erase(begin, end + 1 - begin);
+  text.insert(text.find("\nmodel:\n") + 8, "  boundary: 750\n  weights_2: \"\"\n");
+  text.insert(text.find("\nlora:\n") + 7, "  init_from_2: \"\"\n");
+  text.insert(text.find("\nsample:\n") + 9, "  guidance_2: 0\n");
+  std::ofstream(path) << text;
+  CHECK(latents(folder.path() + "/b.st", {"--checkpoint", by_list + last}) == expected);
 }
 
 TEST_CASE("what two experts cannot train from is refused") {
@@ -249,11 +316,16 @@ TEST_CASE("what two experts cannot train from is refused") {
     CHECK(result.exit_code == 2);
     return result.output;
   };
-  CHECK(contains(says({kExperts, "train.flow.min_timestep=750"}), "model.boundary to 0"));
+  CHECK(contains(says({kExperts, "train.flow.min_timestep=750"}), "experts to []"));
   CHECK(contains(says({kExperts, "train.flow.max_timestep=700"}), "train.flow.min_timestep"));
-  CHECK(contains(says({"lora.init_from_2=x.safetensors"}), "lora.init_from_2"));
+  CHECK(contains(says({kExperts, "lora.init_from=x.safetensors"}), "experts[0].lora"));
   run_training(folder.path() + "/one", {"train.steps=1"});
-  CHECK(contains(says({kExperts, "train.steps=2", "--resume", folder.path() + "/one/checkpoint-1"}), "model.boundary"));
-  CHECK(contains(says({kExperts, "model.weights=" + folder.path() + "/one/checkpoint-1/transformer"}),
-                 "model.weights_2"));
+  CHECK(contains(says({kExperts, "train.steps=2", "--resume", folder.path() + "/one/checkpoint-1"}), "experts"));
+  const std::string weights = folder.path() + "/one/checkpoint-1/transformer";
+  CHECK(contains(says({kOldKeys, "model.weights=" + weights}), "experts[1].weights"));
+  const ProcessResult sampled =
+      run_process({VMOBA_BIN_DIR "/vmoba-sample", "--config", kTiny, experts_with(weights, weights), "--prompt", "x",
+                   "--lora", "3:x.safetensors", "--output-latents", folder.path() + "/x.st"});
+  CHECK(sampled.exit_code == 2);
+  CHECK(contains(sampled.output, "expected an expert of 1 .. 2"));
 }

@@ -153,6 +153,35 @@ TEST_CASE("overrides win over the file, make missing groups and take YAML values
   CHECK(parsed("", {"name=''"}).name == "");
 }
 
+TEST_CASE("an override reaches into a list of groups") {
+  const std::string two = "items: [{depth: 2}, {depth: 3}]";
+  const BigConfig c = parsed(two, {"items[1].depth=9", "items[0].mode=fast"});
+  REQUIRE(c.items.size() == 2);
+  CHECK((c.items[0].depth == 2 && c.items[0].mode == "fast"));
+  CHECK((c.items[1].depth == 9 && c.items[1].mode == "slow"));
+  CHECK(refusal(two, {"items[1].depth=x"}) == "command line: items[1].depth: expected an integer, found 'x'");
+  CHECK(contains(refusal(two, {"items[2].depth=1"}),
+                 "command line: items[2].depth: expected 'items[2]' to be in a "
+                 "list of more than 2 groups, found 2"));
+  CHECK(contains(refusal("", {"items[0].depth=1"}), "found no list"));
+  for (const char* odd : {"items[].depth=1", "items[-1].depth=1", "items[x].depth=1", "items[0.depth=1"})
+    CHECK(contains(refusal(two, {odd}), "unknown key"));
+}
+
+TEST_CASE("retired keys are handed over and seen by no field") {
+  RetiredKeys retired{{"inner.size", "steps_2", "items.old", "none.at.all"}, {}};
+  BigConfig c;
+  parse_config("steps: 3\nsteps_2: 4\ninner:\n  size: big\n  depth: 2\n", "run.yaml", {"inner.size='bigger '"},
+               visitor(c), &retired);
+  CHECK(c.steps == 3);
+  CHECK(c.inner.depth == 2);
+  CHECK(retired.found == std::map<std::string, std::string>{{"inner.size", "bigger "}, {"steps_2", "4"}});
+  CHECK(contains(refusal("steps_2: 4"), "unknown key"));  // where the caller knows of none
+  const auto from = [&](const std::string& text) { parse_config(text, "run.yaml", {}, visitor(c), &retired); };
+  CHECK_THROWS_AS(from("inner: {size: [1]}"), Error);
+  CHECK_NOTHROW(from("items: [{depth: 1}]"));
+}
+
 TEST_CASE("a wrong override is blamed on the command line") {
   CHECK(refusal("steps: 1", {"steps=many"}) == "command line: steps: expected an integer, found 'many'");
   CHECK(refusal("", {"inner.dept=2"}) == "command line: inner.dept: unknown key; did you mean 'depth'?");

@@ -42,6 +42,20 @@ const std::map<std::string, std::vector<std::string>>& allowed_project_includes(
   return table;
 }
 
+// What each room inside src/train may include of src/train. The files beside the rooms may include all of them.
+const std::map<std::string, std::vector<std::string>>& allowed_train_includes() {
+  static const std::map<std::string, std::vector<std::string>> table = {
+      {"cache", {"train/cache/", "train/batch.h", "train/signals.h", "train/dist/launch.h"}},
+      {"checkpoint", {"train/checkpoint/", "train/expert.h"}},
+      {"dist", {"train/dist/", "train/signals.h"}},
+      {"forecast", {"train/forecast/", "train/optim/", "train/dist/mesh_sizes.h", "train/dist/link_model.h"}},
+      {"optim", {"train/optim/"}},
+      {"report", {"train/report/"}},
+      {"validation", {"train/validation/", "train/expert.h", "train/report/callback.h"}},
+  };
+  return table;
+}
+
 // Folders of src/model that every model may use; any other folder there is one model.
 const std::set<std::string> kSharedModelFolders = {"common", "kernels", "text", "image", "codec", "weights"};
 
@@ -74,6 +88,22 @@ std::string model_of(const std::string& path) {
   return kSharedModelFolders.contains(folder) ? "" : folder;
 }
 
+// "dist" of "train/dist/x.cpp"; "" for a file beside the rooms and outside src/train.
+std::string train_room_of(const std::string& path) {
+  const size_t end = path.find('/', 6);
+  return path.starts_with("train/") && end != std::string::npos ? path.substr(6, end - 6) : "";
+}
+
+std::string train_violation(const std::string& file, const std::string& include) {
+  if (!file.starts_with("train/") || !include.starts_with("train/")) return "";
+  if (include == "train/trainer.h" && file != "train/trainer.cpp") return "train's parts do not see the trainer";
+  const std::string room = train_room_of(file);
+  if (room.empty()) return "";
+  const auto rule = allowed_train_includes().find(room);
+  if (rule == allowed_train_includes().end()) return "room 'train/" + room + "' has no rule";
+  return starts_with_any(include, rule->second) ? "" : "train/" + room + " does not see it";
+}
+
 std::string foreign_violation(const std::string& file, const std::string& include) {
   const bool torch = starts_with_any(include, {"torch/", "ATen/", "c10/"});
   if (torch && folder_of(file).ends_with("kernels")) return "kernels do not see torch";
@@ -97,7 +127,7 @@ std::string project_violation(const std::string& file, const std::string& includ
   if (!own && !starts_with_any(include, rule->second)) return folder + " does not see it";
   const std::string from = model_of(file), to = model_of(include);
   if (!from.empty() && !to.empty() && from != to) return "one model never includes another";
-  return "";
+  return train_violation(file, include);
 }
 
 struct Tree {
@@ -194,8 +224,20 @@ std::map<std::string, std::string> house() {
           {"src/data/video_writer.h", "#include \"core/check.h\"\n"},
           {"src/data/video_reader.cpp", "extern \"C\" {\n#include <libavformat/avformat.h>\n}\n"},
           {"src/sample/pipeline.h", "#include \"model/dit.h\"\n#include \"data/video_writer.h\"\n"},
-          {"src/train/trainer.h", "#include \"sample/pipeline.h\"\n#include \"data/video_writer.h\"\n"},
+          {"src/train/trainer.h", "#include \"sample/pipeline.h\"\n#include \"train/dist/world.h\"\n"},
+          {"src/train/trainer.cpp", "#include \"train/trainer.h\"\n#include \"train/report/callback.h\"\n"},
+          {"src/train/expert.h", "#include \"train/optim/optimizer.h\"\n#include \"train/dist/mesh.h\"\n"},
+          {"src/train/batch.h", "#include \"model/dit.h\"\n"},
+          {"src/train/cache/encode_cache.h", "#include \"train/batch.h\"\n"},
+          {"src/train/checkpoint/checkpoint.h", "#include \"train/expert.h\"\n"},
+          {"src/train/dist/mesh_sizes.h", "#include <cstdint>\n"},
+          {"src/train/dist/mesh.h", "#include \"train/dist/world.h\"\n"},
           {"src/train/dist/nccl.cpp", "#include <nccl.h>\n#include <mpi.h>\n"},
+          {"src/train/dist/world.h", "#include \"core/check.h\"\n"},
+          {"src/train/forecast/rank_memory.cpp", "#include \"train/dist/mesh_sizes.h\"\n"},
+          {"src/train/optim/optimizer.h", "#include \"model/dit.h\"\n"},
+          {"src/train/report/callback.h", "#include \"core/check.h\"\n"},
+          {"src/train/validation/videos.cpp", "#include \"train/expert.h\"\n"},
           {"apps/main_guard.h", "#include <CLI/CLI.hpp>\n"},
           {"apps/train.cpp", "#include \"apps/main_guard.h\"\n#include \"train/trainer.h\"\n"}};
 }
@@ -250,6 +292,19 @@ TEST_CASE("each broken rule is found") {
       {"src/data/x.h", "#include <libavcodec/avcodec.h>", "only data's .cpp"},
       {"src/sample/x.cpp", "#include <libswscale/swscale.h>", "only data's .cpp"},
       {"src/sample/x.cpp", "#include \"train/trainer.h\"", "sample does not see it"},
+      {"src/train/x.cpp", "#include \"train/trainer.h\"", "do not see the trainer"},
+      {"src/train/optim/x.cpp", "#include \"train/trainer.h\"", "do not see the trainer"},
+      {"src/train/optim/x.cpp", "#include \"train/dist/mesh_sizes.h\"", "train/optim does not see it"},
+      {"src/train/optim/x.cpp", "#include \"train/expert.h\"", "train/optim does not see it"},
+      {"src/train/report/x.cpp", "#include \"train/expert.h\"", "train/report does not see it"},
+      {"src/train/dist/x.cpp", "#include \"train/optim/optimizer.h\"", "train/dist does not see it"},
+      {"src/train/dist/x.cpp", "#include \"train/batch.h\"", "train/dist does not see it"},
+      {"src/train/forecast/x.cpp", "#include \"train/dist/world.h\"", "train/forecast does not see it"},
+      {"src/train/forecast/x.cpp", "#include \"train/dist/mesh.h\"", "train/forecast does not see it"},
+      {"src/train/checkpoint/x.cpp", "#include \"train/report/callback.h\"", "train/checkpoint does not see it"},
+      {"src/train/cache/x.cpp", "#include \"train/expert.h\"", "train/cache does not see it"},
+      {"src/train/validation/x.cpp", "#include \"train/checkpoint/checkpoint.h\"", "train/validation does not see it"},
+      {"src/train/attic/x.cpp", "#include \"train/batch.h\"", "room 'train/attic' has no rule"},
       {"src/train/x.cpp", "#include <mpi.h>", "only train/dist"},
       {"src/train/x.cpp", "#include <nccl.h>", "only train/dist"},
       {"src/train/x.cpp", "#include \"attention/block/engine.h\"", "train does not see it"},

@@ -75,32 +75,6 @@ TEST_CASE("a folder, a pipeline folder, shards and a single file load alike") {
   check_equal(*load(folder / "transformer"));
 }
 
-TEST_CASE("the expert of low noise is found in a pipeline's folder and beside its transformer") {
-  const vmoba::test::TemporaryFolder folder;
-  const fs::path root = folder.path();
-  for (const char* name : {"transformer", "transformer_2", "transformer_ema", "transformer_2_ema"})
-    fs::create_directories(root / name);
-  const auto low_of = [&](const fs::path& weights, const std::string& weights_2 = "") {
-    ModelConfig config = wan_t2v_config();
-    config.boundary = 875;
-    config.weights = weights.string();
-    config.weights_2 = weights_2;
-    return low_noise_expert(config).weights;
-  };
-  const std::string expected = root / "transformer_2";
-  CHECK(low_of(root) == expected);
-  CHECK(low_of(root / "transformer") == expected);
-  CHECK(low_of(root / "transformer/") == expected);
-  CHECK(low_of(root / "transformer_ema") == root / "transformer_2_ema");
-  CHECK(low_of(root / "transformer", "other") == "other");
-  fs::remove(root / "transformer_2");
-  for (const fs::path& weights : {root, root / "transformer"}) {
-    const std::string says = vmoba::test::refusal_of([&] { low_of(weights); });
-    CHECK(contains(says, "no folder '" + expected + "'"));
-    CHECK(contains(says, "model.weights_2"));
-  }
-}
-
 TEST_CASE("half-precision weights become fp32 masters") {
   const vmoba::test::TemporaryFolder temporary;
   const fs::path folder = temporary.path();

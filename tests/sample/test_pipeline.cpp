@@ -96,7 +96,7 @@ struct House {
     model::ModelConfig model;
     model.compute_dtype = compute_dtype;
     model.text_dim = 3;
-    return Pipeline({dit, nullptr, codec.shape(), &codec, &text, nullptr}, model, config, attention, at::kCPU);
+    return Pipeline({{&dit}, codec.shape(), &codec, &text, nullptr}, model, {}, config, attention, at::kCPU);
   }
 };
 

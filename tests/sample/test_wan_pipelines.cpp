@@ -54,7 +54,8 @@ model::ModelConfig config_of(const std::string& name) {
 struct Run {
   model::ModelConfig model;
   SampleConfig sample;
-  std::unique_ptr<model::Dit> dit, low_noise;
+  std::vector<ExpertConfig> experts;
+  std::vector<std::unique_ptr<model::Dit>> dits;
   std::unique_ptr<MixingCodec> codec;
   SampleRequest request;
 
@@ -62,7 +63,6 @@ struct Run {
     model = config_of(c["model"]);
     model.task = c["task"];
     model.compute_dtype = "fp32";
-    model.boundary = c.value("boundary", 0.0);
     sample.steps = 4;
     sample.frames = 9;
     sample.height = 32;
@@ -70,11 +70,11 @@ struct Run {
     sample.scheduler = c["scheduler"];
     sample.shift = c["shift"];
     sample.guidance = c["guidance"];
-    sample.guidance_2 = c.value("guidance_2", 0.0);
-    dit = model::make_dit(model, model::full_attention(), 0, at::kCPU);
-    if (model.boundary > 0) {
-      low_noise = model::make_dit(model, model::full_attention(), 0, at::kCPU);
-      for (const model::Parameter& parameter : low_noise->parameters()) parameter.tensor.detach().mul_(0.9);
+    dits.push_back(model::make_dit(model, model::full_attention(), 0, at::kCPU));
+    if (c.contains("boundary")) {
+      experts = {{"", c["boundary"]}, {"", 0, c.value("guidance_2", 0.0)}};
+      dits.push_back(model::make_dit(model, model::full_attention(), 0, at::kCPU));
+      for (const model::Parameter& parameter : dits.back()->parameters()) parameter.tensor.detach().mul_(0.9);
     }
     codec = std::make_unique<MixingCodec>(model.out_channels);
     request.given = {file.tensor(name + ".latents"),
@@ -87,7 +87,9 @@ struct Run {
   }
 
   Pipeline pipeline() const {
-    return Pipeline({*dit, low_noise.get(), codec->shape(), codec.get(), nullptr, nullptr}, model, sample,
+    std::vector<model::Dit*> borrowed;
+    for (const auto& dit : dits) borrowed.push_back(dit.get());
+    return Pipeline({borrowed, codec->shape(), codec.get(), nullptr, nullptr}, model, experts, sample,
                     model::full_attention(), at::kCPU);
   }
   at::Tensor latents() const { return pipeline().generate_latents(request, {}); }
@@ -121,13 +123,27 @@ TEST_CASE("experts, guidance of each, image and condition all matter") {
     change(run);
     return model::relative_error(run.latents(), fixture().tensor(name + ".result"));
   };
-  CHECK(changed("a14b_t2v", [](Run& run) { run.sample.guidance_2 = 0; }) > 1e-3);
-  CHECK(changed("a14b_t2v", [](Run& run) { run.model.boundary = 925; }) > 1e-3);
-  CHECK(changed("a14b_i2v", [](Run& run) { run.model.boundary = 937.5; }) > 1e-3);  // a step at 937 changes sides
+  CHECK(changed("a14b_t2v", [](Run& run) { run.experts[1].guidance = 0; }) > 1e-3);
+  CHECK(changed("a14b_t2v", [](Run& run) { run.experts[0].until_timestep = 925; }) > 1e-3);
+  CHECK(changed("a14b_i2v", [](Run& run) { run.experts[0].until_timestep = 937.5; }) >
+        1e-3);  // a step at 937 changes sides
   CHECK(changed("i2v", [](Run& run) { run.request.first_CHW = -run.request.first_CHW; }) > 1e-3);
   CHECK(changed("i2v", [](Run& run) { run.request.given.image_1IM = -run.request.given.image_1IM; }) > 1e-3);
   CHECK(changed("flf2v", [](Run& run) { run.request.last_CHW = run.request.first_CHW; }) > 1e-3);
   CHECK(changed("ti2v_image", [](Run& run) { run.request.first_CHW = at::Tensor(); }) > 1e-3);
+}
+
+TEST_CASE("an expert more, with the weights and guidance of its neighbour, changes nothing") {
+  Run run("a14b_t2v", cases()["a14b_t2v"], fixture());
+  const at::Tensor two = run.latents();
+  const double boundary = run.experts[0].until_timestep, guidance = run.experts[1].guidance;
+  REQUIRE(guidance > 0);
+  // Four timesteps near 999, 973, 923 and 800: each of the three experts works.
+  run.experts = {{"", 950}, {"", boundary}, {"", 0, guidance}};
+  run.dits.insert(run.dits.begin() + 1, model::make_dit(run.model, model::full_attention(), 0, at::kCPU));
+  CHECK(at::equal(run.latents(), two));
+  for (const model::Parameter& parameter : run.dits[1]->parameters()) parameter.tensor.detach().mul_(0.9);
+  CHECK(model::relative_error(run.latents(), two) > 1e-3);
 }
 
 TEST_CASE("what does not fit is refused with what would") {
@@ -150,8 +166,8 @@ TEST_CASE("what does not fit is refused with what would") {
   Run text("t2v_unipc", cases()["t2v_unipc"], fixture());
   text.request.first_CHW = at::zeros({3, 32, 48});
   CHECK(contains(refusal(text), "model.task"));
-  text.model.boundary = 875;
-  CHECK(contains(refusal_of([&] { text.pipeline(); }), "model.boundary"));
+  text.experts = {{"", 875}, {"", 0}};
+  CHECK(contains(refusal_of([&] { text.pipeline(); }), "experts: expected 2 transformer(s), found 1"));
 }
 
 TEST_CASE("the default negative prompt is the published one of the model") {

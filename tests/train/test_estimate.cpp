@@ -104,7 +104,8 @@ TEST_CASE("FLOPs of a step: frozen weights take part in backward by their inputs
 
 TEST_CASE("two experts: twice the state, once the activations") {
   const RunEstimate one = estimate({"model.weights_dtype=bf16"});
-  const RunEstimate two = estimate({"model.weights_dtype=bf16", "model.boundary=875"});
+  const RunEstimate two =
+      estimate({"model.weights_dtype=bf16", "model.weights=''", "experts=[{until_timestep: 875}, {}]"});
   CHECK(two.experts == 2);
   CHECK(two.parameters == one.parameters);
   CHECK(two.total_bytes() - two.activations_bytes == 2 * (one.total_bytes() - one.activations_bytes));
@@ -112,5 +113,8 @@ TEST_CASE("two experts: twice the state, once the activations") {
   const RootConfig config = shipped("wan2.2_a14b_lora.yaml", {});
   const std::string text = estimate_to_text(config, estimate_run(config, configured_buckets(config)));
   CHECK(contains(text, "in each of 2 experts"));
+  const RunEstimate three = estimate(
+      {"model.weights_dtype=bf16", "model.weights=''", "experts=[{until_timestep: 9}, {until_timestep: 8}, {}]"});
+  CHECK(three.total_bytes() - three.activations_bytes == 3 * (one.total_bytes() - one.activations_bytes));
   CHECK(contains(text, "LoRA of rank 32"));
 }

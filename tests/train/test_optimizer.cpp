@@ -5,9 +5,10 @@
 
 #include "core/check.h"
 #include "support/catch.h"
+#include "train/optim/adamw.h"
 #include "train/optim/ema.h"
+#include "train/optim/gradients.h"
 #include "train/optim/lr_schedule.h"
-#include "train/optim/optimizer.h"
 
 using namespace vmoba;
 using namespace vmoba::train;
@@ -54,6 +55,31 @@ TEST_CASE("a missing gradient counts as zero, so weight decay still acts") {
   AdamW optimizer(config, parameters);
   optimizer.step(0.1);
   CHECK(parameters[0].tensor[0].item<double>() == Approx(1 - 0.1 * 0.5));
+}
+
+TEST_CASE("an optimiser keeps what it announces") {
+  const std::vector<model::Parameter> parameters = {{"a", at::ones({3, 5})}, {"b", at::ones({7})}};
+  const auto optimizer = make_optimizer({}, parameters);
+  int64_t bytes = 0;
+  std::vector<std::string> names;
+  for (const Optimizer::State& state : optimizer->state()) {
+    const model::Parameter& p = parameters[state.parameter];
+    CHECK(state.tensor.sizes() == at::IntArrayRef(state.layout.shape(p.shape())));
+    bytes += int64_t(state.tensor.nbytes());
+    names.push_back(state.layout.name + "." + p.name);
+  }
+  CHECK(names == std::vector<std::string>{"exp_avg.a", "exp_avg_sq.a", "exp_avg.b", "exp_avg_sq.b"});
+  CHECK(bytes == 2 * 4 * (15 + 7));
+  CHECK(optimizer_bytes({}, parameters, 1) == bytes);
+  CHECK(optimizer_bytes({}, parameters, 4) == 2 * 4 * 6);  // of 22 values
+}
+
+TEST_CASE("values that share an entry of the state make it flat") {
+  const StateLayout each{"m", at::kFloat}, blocks{"s", at::kByte, 4};
+  CHECK(each.shape({3, 5}) == std::vector<int64_t>{3, 5});
+  CHECK(blocks.shape({3, 5}) == std::vector<int64_t>{4});
+  CHECK(blocks.shape({8}) == std::vector<int64_t>{2});
+  CHECK(blocks.entries(1) == 1);
 }
 
 TEST_CASE("the average follows its definition and swap is its own inverse") {

@@ -81,7 +81,6 @@ void LoraConfig::visit(ConfigVisitor& v) {
   v.field(
       "init_from", init_from,
       "LoRA file to go on from (ComfyUI, diffusers, kohya, peft, DiffSynth); its modules must be among the targets.");
-  v.field("init_from_2", init_from_2, "The same for the expert of low noise of a model with model.boundary.");
   v.field("formats", formats, "Files that a checkpoint's `lora/` holds: any of `comfyui`, `diffusers`, `kohya`.");
   v.field("save_dtype", save_dtype, "Type in these files; `state/` always keeps fp32.",
           one_of({"bf16", "fp16", "fp32"}));

@@ -16,7 +16,6 @@ struct LoraConfig {
   std::vector<std::string> targets = {"blocks.*.attn*.to_q", "blocks.*.attn*.to_k", "blocks.*.attn*.to_v",
                                       "blocks.*.attn*.to_out.0", "blocks.*.ffn.net.*"};
   std::string init_from;                           // a LoRA file to go on from; empty: A random, B zero
-  std::string init_from_2;                         // of the expert of low noise (model.boundary)
   std::vector<std::string> formats = {"comfyui"};  // lora_format_names()
   std::string save_dtype = "bf16";                 // bf16 | fp16 | fp32
 

@@ -72,7 +72,7 @@ void load_expert(const std::string& folder, size_t number, bool lora, int64_t up
                     "expected {} at '{}', found none; lora.rank must be as in the checkpoint's run",
                     lora ? "adapters" : "weights", weights);
   load_tensors(weights, expert, held_weights(expert));
-  load_tensors(optimizer_path(folder, number), expert, held_moments(expert));
+  load_tensors(optimizer_path(folder, number), expert, held_state(expert));
   expert.optimizer->set_steps(updates);
   expert.updates = updates;
   if (!expert.ema) return;
@@ -103,8 +103,8 @@ TrainerState load_checkpoint(const std::string& folder, const CheckpointParts& p
   TrainerState state{info["step"].get<int64_t>(), info["next_sample"].get<int64_t>(), info["seed"].get<uint64_t>()};
   const std::vector<int64_t> updates = updates_of(info, state.step);
   VMOBA_CHECK_INPUT(updates.size() == parts.experts.size(),
-                    "model.boundary: expected {} expert(s) as in the checkpoint '{}', found {}; 0 is one transformer, "
-                    "above 0 two",
+                    "experts: expected {} transformer(s) as in the checkpoint '{}', found {}; an empty list is one "
+                    "transformer",
                     updates.size(), folder, parts.experts.size());
   for (size_t i = 0; i < updates.size(); ++i)
     load_expert(folder, i, parts.lora.enabled(), updates[i], parts.experts[i]);

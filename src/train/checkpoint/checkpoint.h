@@ -5,9 +5,9 @@
 // and of a LoRA run, whose base is not repeated, instead of the transformer folders
 //   lora/<format>.safetensors, lora_ema/<format>.safetensors   for other tools, in lora.formats and lora.save_dtype
 //   state/lora.safetensors, state/lora_ema.safetensors         the adapters in fp32
-// A run of two experts (model.boundary) has all of the second one as well: transformer_2/, transformer_2_ema/,
+// A run of several experts has all of the second one as well (and so on): transformer_2/, transformer_2_ema/,
 // state/optimizer_2.safetensors, state/lora_2.safetensors, state/lora_2_ema.safetensors; and for other tools
-// lora/<format>_high_noise.safetensors and lora/<format>_low_noise.safetensors.
+// lora/<format>_high_noise.safetensors and lora/<format>_low_noise.safetensors (of more than two: _expert_1 and so on).
 //
 // The same whatever the number of ranks and however they share the state, so that any other number can go on. Written
 // by CheckpointWriter (checkpoint_writer.h).
@@ -29,7 +29,7 @@ struct TrainerState {
 
 // Everything that a checkpoint holds.
 struct CheckpointParts {
-  std::vector<Expert>& experts;  // one or two
+  std::vector<Expert>& experts;
   std::string config_yaml;
   model::LoraConfig lora = {};  // enabled: the model's trainable tensors are adapters of it
 };

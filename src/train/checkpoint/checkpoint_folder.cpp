@@ -19,8 +19,8 @@ constexpr const char* kPrefix = "checkpoint-";
 constexpr const char* kUnfinished = ".unfinished";
 
 // What follows "lora", "optimizer" or "transformer" in the names of an expert's files.
-const char* suffix_of(size_t expert) {
-  return expert == 0 ? "" : "_2";
+std::string suffix_of(size_t expert) {
+  return expert == 0 ? "" : fmt::format("_{}", expert + 1);
 }
 
 }  // namespace
@@ -68,7 +68,7 @@ std::string unfinished_path(const std::string& run_dir, int64_t step) {
 }
 
 std::string weights_path(const std::string& folder, size_t expert, bool lora, bool average) {
-  const std::string suffix = std::string(suffix_of(expert)) + (average ? "_ema" : "");
+  const std::string suffix = suffix_of(expert) + (average ? "_ema" : "");
   return lora ? folder + "/state/lora" + suffix + ".safetensors" : folder + "/transformer" + suffix;
 }
 

@@ -14,7 +14,7 @@ std::string checkpoint_path(const std::string& run_dir, int64_t step);
 // Where the checkpoint of this step is written.
 std::string unfinished_path(const std::string& run_dir, int64_t step);
 
-// Where a checkpoint keeps exactly what was trained of expert 0 or 1: a transformer's folder, or with `lora` a file of
+// Where a checkpoint keeps exactly what was trained of an expert: a transformer's folder, or with `lora` a file of
 // adapters. `average`: of the moving average.
 std::string weights_path(const std::string& folder, size_t expert, bool lora, bool average);
 std::string optimizer_path(const std::string& folder, size_t expert);

@@ -18,11 +18,13 @@ std::vector<HeldTensor> held_average(const Expert& expert) {
   return out;
 }
 
-std::vector<HeldTensor> held_moments(const Expert& expert) {
+std::vector<HeldTensor> held_state(const Expert& expert) {
   std::vector<HeldTensor> out;
-  const std::vector<HeldTensor> weights = held_weights(expert);
-  const std::vector<model::NamedTensor> moments = expert.optimizer->state();
-  for (size_t i = 0; i < moments.size(); ++i) out.push_back({moments[i].name, weights[i / 2].shape, moments[i].tensor});
+  const std::vector<model::Parameter>& parameters = expert.dit->trainable();
+  for (const Optimizer::State& state : expert.optimizer->state()) {
+    const model::Parameter& p = parameters[state.parameter];
+    out.push_back({state.layout.name + "." + p.name, state.layout.shape(p.shape()), state.tensor});
+  }
   return out;
 }
 

@@ -19,7 +19,7 @@ struct HeldTensor {
 
 std::vector<HeldTensor> held_weights(const Expert& expert);
 std::vector<HeldTensor> held_average(const Expert& expert);  // expert.ema is there
-std::vector<HeldTensor> held_moments(const Expert& expert);
+std::vector<HeldTensor> held_state(const Expert& expert);    // of the optimiser
 
 // Values [begin, begin + count) of a flattened whole.
 struct ValueRun {

@@ -103,7 +103,7 @@ void CheckpointWriter::plan(const CheckpointParts& parts, std::vector<Planned>& 
   for (size_t i = 0; i < parts.experts.size(); ++i) {
     weights(i, /*average=*/false);
     if (parts.experts[i].ema) weights(i, /*average=*/true);
-    one_file(optimizer_path(working_, i), parts.experts[i], held_moments(parts.experts[i]));
+    one_file(optimizer_path(working_, i), parts.experts[i], held_state(parts.experts[i]));
   }
 }
 

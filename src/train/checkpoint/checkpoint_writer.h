@@ -1,10 +1,11 @@
 // Writes checkpoints of all ranks while training goes on.
 //
-// begin() copies what this rank writes of weights, average and moments to memory of the host, and starts a thread that
-// writes it: every rank its runs of values into files that all share, in the layout of a single process (checkpoint.h).
-// When all ranks have written and synced theirs, finish() lets rank 0 add the manifest and rename the folder. At most
-// one checkpoint is under way. Whatever fails on any rank, and a kill at any instant, leaves older checkpoints alone;
-// a checkpoint-<step> folder is always complete. Owns the copy, which is kept for the next checkpoint.
+// begin() copies what this rank writes of weights, average and optimiser state to memory of the host, and starts a
+// thread that writes it: every rank its runs of values into files that all share, in the layout of a single process
+// (checkpoint.h). When all ranks have written and synced theirs, finish() lets rank 0 add the manifest and rename the
+// folder. At most one checkpoint is under way. Whatever fails on any rank, and a kill at any instant, leaves older
+// checkpoints alone; a checkpoint-<step> folder is always complete. Owns the copy, which is kept for the next
+// checkpoint.
 #pragma once
 #include <atomic>
 #include <optional>

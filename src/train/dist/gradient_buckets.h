@@ -12,10 +12,9 @@
 #include "model/dit.h"
 #include "train/dist/communicator.h"
 #include "train/dist/gradient_sums.h"
+#include "train/dist/mesh_sizes.h"
 
 namespace vmoba::train::dist {
-
-constexpr int64_t kBucketBytes = int64_t{64} << 20;
 
 class GradientBuckets final : public GradientSums {
  public:

@@ -30,39 +30,6 @@ std::string gpu_id(const at::Device& device) {
 
 }  // namespace
 
-MeshSizes mesh_sizes(const ParallelConfig& config, int64_t ranks) {
-  const int64_t inner = config.shard * config.sequence;
-  if (config.data == 0) {
-    VMOBA_CHECK_INPUT(ranks % inner == 0,
-                      "expected a number of ranks that parallel.shard x parallel.sequence ({} x {}) divides, found {}; "
-                      "start {} or {} ranks, or change these keys",
-                      config.shard, config.sequence, ranks, std::max<int64_t>(1, ranks / inner) * inner,
-                      (ranks / inner + 1) * inner);
-  } else {
-    VMOBA_CHECK_INPUT(config.data * inner == ranks,
-                      "expected parallel.data x shard x sequence = {} ranks, found {} x {} x {} = {}; start {} ranks, "
-                      "or set parallel.data to 0 to fill it in",
-                      ranks, config.data, config.shard, config.sequence, config.data * inner, config.data * inner);
-  }
-  return {int(ranks / inner), int(config.shard), int(config.sequence)};
-}
-
-BatchShare batch_share(const TrainConfig& config, const MeshSizes& sizes) {
-  const int64_t groups = sizes.batch_ranks(), batch = config.global_batch;
-  VMOBA_CHECK_INPUT(batch % groups == 0,
-                    "train.global_batch: expected a multiple of {} (parallel.data {} x parallel.shard {} take samples "
-                    "of their own), found {}; use {} or {}",
-                    groups, sizes.data, sizes.shard, batch, std::max<int64_t>(1, batch / groups) * groups,
-                    (std::max<int64_t>(1, batch / groups) + 1) * groups);
-  BatchShare out;
-  out.samples = batch / groups;
-  // Batches of one bucket are made of train.micro_batch consecutive samples, whatever the number of ranks; a divisor
-  // keeps every pass inside one.
-  out.micro = std::gcd(config.micro_batch, out.samples);
-  out.passes = out.samples / out.micro;
-  return out;
-}
-
 Mesh::Mesh(World& world, const ParallelConfig& config, const at::Device& device)
     : sizes_(mesh_sizes(config, world.size())) {
   const int rank = world.rank(), state = sizes_.state_ranks();

@@ -1,4 +1,5 @@
-// How the ranks of a job share the work. Ranks are numbered with `sequence` fastest, then `shard`, then `data`:
+// The groups of ranks that share the work (mesh_sizes.h). Ranks are numbered with `sequence` fastest, then `shard`,
+// then `data`:
 //
 //   rank = (data_index * shard + shard_index) * sequence + sequence_index
 //
@@ -12,30 +13,12 @@
 #include <string>
 #include <vector>
 
-#include "config/root_config.h"
 #include "train/dist/communicator.h"
+#include "train/dist/mesh_sizes.h"
 #include "train/dist/rank_device.h"
 #include "train/dist/world.h"
 
 namespace vmoba::train::dist {
-
-struct MeshSizes {
-  int data = 1, shard = 1, sequence = 1;
-  int state_ranks() const { return shard * sequence; }  // ranks that hold one copy of the state together
-  int batch_ranks() const { return data * shard; }      // groups that take samples of their own
-};
-
-// Sizes for `ranks` ranks, parallel.data = 0 filled in. Throws Error(kInput) with sizes that would work.
-MeshSizes mesh_sizes(const ParallelConfig& config, int64_t ranks);
-
-// What a group of ranks takes of each optimiser step.
-struct BatchShare {
-  int64_t samples = 1;  // of train.global_batch
-  int64_t micro = 1;    // of one forward pass: train.micro_batch, or less so that a pass does not straddle ranks
-  int64_t passes = 1;
-};
-// Throws Error(kInput) where train.global_batch cannot be shared by the ranks, with the nearest that could.
-BatchShare batch_share(const TrainConfig& config, const MeshSizes& sizes);
 
 class Mesh {
  public:

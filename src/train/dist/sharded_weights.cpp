@@ -74,7 +74,8 @@ struct GatherUnit : torch::autograd::Function<GatherUnit> {
 
 at::Tensor ShardedWeights::own_part(const at::Tensor& whole) const {
   const at::NoGradGuard no_grad;
-  const int64_t ranks = ranks_.size(), part = (whole.numel() + ranks - 1) / ranks;
+  const int64_t units = (whole.numel() + values_per_unit_ - 1) / values_per_unit_, ranks = ranks_.size();
+  const int64_t part = (units + ranks - 1) / ranks * values_per_unit_;
   const int64_t begin = std::min(part * ranks_.rank(), whole.numel()), end = std::min(begin + part, whole.numel());
   const at::Tensor out = at::zeros({part}, whole.options().requires_grad(false));
   as_carried(out.narrow(0, 0, end - begin)).copy_(as_carried(whole.detach().reshape(-1).narrow(0, begin, end - begin)));

@@ -16,8 +16,10 @@ namespace vmoba::train::dist {
 
 class ShardedWeights final : public model::WeightShards, public GradientSums {
  public:
-  // `ranks` hold a copy together; `replicas` hold the same parts of other copies. Both must outlive it.
-  ShardedWeights(Communicator& ranks, Communicator& replicas) : ranks_(ranks), replicas_(replicas) {}
+  // `ranks` hold a copy together; `replicas` hold the same parts of other copies. Both must outlive it. Parts are
+  // multiples of `values_per_unit` (train/optim/optimizer.h).
+  ShardedWeights(Communicator& ranks, Communicator& replicas, int64_t values_per_unit = 1)
+      : ranks_(ranks), replicas_(replicas), values_per_unit_(values_per_unit) {}
   ShardedWeights(const ShardedWeights&) = delete;
   ShardedWeights& operator=(const ShardedWeights&) = delete;
 
@@ -67,6 +69,7 @@ class ShardedWeights final : public model::WeightShards, public GradientSums {
 
   Communicator& ranks_;
   Communicator& replicas_;
+  int64_t values_per_unit_;
   std::vector<Unit> units_;
   std::unique_ptr<GatheredUnit> ahead_;
   std::unique_ptr<Scattering> scattering_;

@@ -155,20 +155,4 @@ std::unique_ptr<model::SequenceParallel> make_ulysses(Communicator& ranks) {
   return std::make_unique<Ulysses>(ranks);
 }
 
-void check_sequence(const RootConfig& config) {
-  const int64_t ranks = config.parallel.sequence, heads = config.model.heads;
-  if (ranks == 1) return;
-  std::vector<int64_t> fitting;
-  for (int64_t n = 1; n <= heads; ++n)
-    if (heads % n == 0) fitting.push_back(n);
-  VMOBA_CHECK_INPUT(heads % ranks == 0,
-                    "parallel.sequence: expected a divisor of model.heads ({}), found {}; use one of {}", heads, ranks,
-                    fmt::join(fitting, ", "));
-  const std::string together = attention::heads_select_together(config.attention);
-  VMOBA_CHECK_INPUT(together.empty(),
-                    "parallel.sequence={}: expected a selection that each head makes on its own, because ranks share "
-                    "the heads, found {}, or use parallel.sequence=1",
-                    ranks, together);
-}
-
 }  // namespace vmoba::train::dist

@@ -3,7 +3,6 @@
 #pragma once
 #include <memory>
 
-#include "config/root_config.h"
 #include "model/sequence_parallel.h"
 #include "train/dist/communicator.h"
 
@@ -11,9 +10,5 @@ namespace vmoba::train::dist {
 
 // `ranks` must outlive it and every graph made with it.
 std::unique_ptr<model::SequenceParallel> make_ulysses(Communicator& ranks);
-
-// Throws Error(kInput) where the model's heads or its selection cannot be split over parallel.sequence ranks, with what
-// could.
-void check_sequence(const RootConfig& config);
 
 }  // namespace vmoba::train::dist

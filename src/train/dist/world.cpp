@@ -103,9 +103,8 @@ int World::leave(int code) {
 }
 
 void wait_patiently(World& world) {
-  world.set_patient(true);
+  const Patience patience(world);
   barrier(world.control());
-  world.set_patient(false);
 }
 
 }  // namespace vmoba::train::dist

@@ -41,8 +41,6 @@ class World {
 
   // Time that a collective operation may wait for others before the job ends.
   void set_timeout_s(double timeout_s);
-  // For the control plane's longer waits: what others do meanwhile may take an hour.
-  void set_patient(bool patient);
   // What this rank does now; others read it in reports.
   void note(int64_t step, const std::string& phase);
   // Seconds that this rank's host has waited for others.
@@ -53,7 +51,9 @@ class World {
   int leave(int code);
 
  private:
+  friend class Patience;
   void join();
+  void set_patient(bool patient);
 
   Launch launch_;
   std::vector<std::string> hosts_;
@@ -61,6 +61,18 @@ class World {
   std::unique_ptr<MpiEngine> engine_;
   std::unique_ptr<Communicator> control_;
   int64_t step_ = 0;
+};
+
+// While it lives, waits on the control plane may take up to an hour: around work that takes some ranks long.
+class Patience {
+ public:
+  explicit Patience(World& world) : world_(world) { world_.set_patient(true); }
+  ~Patience() { world_.set_patient(false); }
+  Patience(const Patience&) = delete;
+  Patience& operator=(const Patience&) = delete;
+
+ private:
+  World& world_;
 };
 
 // Returns when every rank has called it, after up to an hour: around work that one rank does while the others wait.

@@ -115,7 +115,7 @@ RunEstimate estimate_run(const RootConfig& config, const std::vector<data::Bucke
 }
 
 std::string estimate_to_text(const RootConfig& config, const RunEstimate& e) {
-  const char* each = e.experts > 1 ? " in each of 2 experts" : "";
+  const std::string each = e.experts > 1 ? fmt::format(" in each of {} experts", e.experts) : "";
   std::string text =
       fmt::format("parameters           {:.3f} M ({}){}\n", double(e.parameters) / 1e6, e.parameters, each);
   if (config.lora.enabled())

@@ -18,7 +18,7 @@ struct BucketEstimate {
 
 // Of all experts together, but where it says otherwise.
 struct RunEstimate {
-  int64_t experts = 1;         // transformers: 2 with model.boundary
+  int64_t experts = 1;         // transformers
   int64_t parameters = 0;      // of one expert, without adapters
   int64_t trained = 0;         // values of one expert that the optimiser changes
   double assumed_density = 1;  // of sparse layers: tau, or k/blocks (the measured one is in the log of the run)
@@ -27,7 +27,7 @@ struct RunEstimate {
   int64_t weights_bytes = 0;    // as model.weights_dtype keeps them: fp32 masters, or LoRA's frozen base
   int64_t adapters_bytes = 0;   // LoRA's fp32 masters
   int64_t gradients_bytes = 0;  // fp32
-  int64_t optimizer_bytes = 0;  // two moments
+  int64_t optimizer_bytes = 0;  // its state
   int64_t ema_bytes = 0;
   int64_t activations_bytes = 0;  // largest bucket, micro batch; one expert computes at a time
   int64_t total_bytes() const {

@@ -1,12 +1,16 @@
 #include "train/forecast/rank_memory.h"
 
+#include <ATen/ops/empty.h>
+
 #include <algorithm>
 #include <map>
 #include <string>
 
+#include "config/experts.h"
 #include "model/common/dtype.h"
 #include "model/common/lora.h"
 #include "model/dit.h"
+#include "train/optim/optimizer.h"
 
 namespace vmoba::train {
 namespace {
@@ -19,6 +23,25 @@ int64_t width_of(const std::string& dtype) {
 int64_t kept_width(const RootConfig& config) {
   if (!config.lora.enabled()) return 4;
   return width_of(config.model.weights_dtype);
+}
+
+// What an optimiser changes, without values: fp32 masters of all parameters, or the adapters beside them.
+std::vector<model::Parameter> trained_shapes(const RootConfig& config) {
+  const std::vector<model::Parameter> parameters = model::parameter_shapes(config.model);
+  std::map<std::string, int64_t> adapters;
+  if (config.lora.enabled()) adapters = model::adapter_values(config.lora, parameters);
+  std::vector<model::Parameter> out;
+  const auto add = [&](const std::string& name, at::IntArrayRef shape) {
+    out.push_back({name, at::empty(shape, at::TensorOptions(at::kMeta).dtype(at::kFloat))});
+  };
+  for (const model::Parameter& p : parameters) {
+    if (!config.lora.enabled()) add(p.name, p.shape());
+    const std::string module = p.name.substr(0, p.name.rfind('.'));
+    if (!p.name.ends_with(".weight") || !adapters.contains(module)) continue;
+    add(module + ".lora_A.weight", {config.lora.rank, p.shape()[1]});
+    add(module + ".lora_B.weight", {p.shape()[0], config.lora.rank});
+  }
+  return out;
 }
 
 }  // namespace
@@ -34,7 +57,7 @@ int64_t carried_width(const RootConfig& config) {
 ModelSizes model_sizes(const RootConfig& config) {
   const std::vector<model::Parameter> parameters = model::parameter_shapes(config.model);
   ModelSizes out;
-  out.experts = config.model.boundary > 0 ? 2 : 1;
+  out.experts = int64_t(expert_count(config));
   std::map<std::string, int64_t> blocks;
   for (const model::Parameter& p : parameters) {
     const int64_t count = p.tensor.numel();
@@ -62,7 +85,7 @@ RankMemory rank_memory(const RootConfig& config, const dist::MeshSizes& sizes, i
   RankMemory out;
   out.weights = 4 * trained + (lora ? model.experts * part(model.kept_bytes) : 0);
   out.gradients = 4 * trained;
-  out.optimizer = 8 * trained;
+  out.optimizer = model.experts * optimizer_bytes(config.train.optimizer, trained_shapes(config), lora ? 1 : parts);
   out.ema = config.train.ema.enabled ? 4 * trained : 0;
   if (parts > 1) {
     const int64_t block = model.largest_block, own = part(block);

@@ -4,14 +4,14 @@
 #include <cstdint>
 
 #include "config/root_config.h"
-#include "train/dist/mesh.h"
+#include "train/dist/mesh_sizes.h"
 
 namespace vmoba::train {
 
 // Numbers in one transformer. `outer` and `largest_block` are the units that ranks gather where they hold the state
 // together: everything outside the blocks, and the largest block.
 struct ModelSizes {
-  int64_t experts = 1;     // transformers of this size: 2 with model.boundary
+  int64_t experts = 1;     // transformers of this size
   int64_t parameters = 0;  // without adapters
   int64_t trainable = 0;   // the adapters' with LoRA, else all
   int64_t outer = 0, largest_block = 0;
@@ -28,7 +28,7 @@ int64_t carried_width(const RootConfig& config);
 struct RankMemory {
   int64_t weights = 0;    // fp32 masters; with LoRA the frozen base as it is kept
   int64_t gradients = 0;  // fp32
-  int64_t optimizer = 0;  // two fp32 moments
+  int64_t optimizer = 0;  // its state
   int64_t ema = 0;        // fp32
   int64_t working = 0;    // weights in the compute dtype and gradients of the units at hand
   int64_t activations = 0;

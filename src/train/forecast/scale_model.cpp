@@ -5,8 +5,6 @@
 #include <numeric>
 
 #include "core/check.h"
-#include "train/dist/gradient_buckets.h"
-#include "train/dist/ulysses.h"
 
 namespace vmoba::train {
 namespace {

@@ -13,7 +13,7 @@
 
 #include "config/root_config.h"
 #include "train/dist/link_model.h"
-#include "train/dist/mesh.h"
+#include "train/dist/mesh_sizes.h"
 #include "train/forecast/estimate.h"
 #include "train/forecast/rank_memory.h"
 

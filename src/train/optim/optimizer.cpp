@@ -2,70 +2,96 @@
 
 #include <ATen/ATen.h>
 
-#include "core/check.h"
+#include <map>
+
+#include "core/registry.h"
+#include "train/optim/adamw.h"
 
 namespace vmoba::train {
 namespace {
 
-std::vector<at::Tensor> gradients_of(const std::vector<model::Parameter>& parameters) {
-  std::vector<at::Tensor> out;
-  for (const model::Parameter& p : parameters)
-    if (p.tensor.grad().defined()) out.push_back(p.tensor.grad());
-  return out;
+struct Kind {
+  std::unique_ptr<Optimizer> (*make)(const OptimizerConfig&, const std::vector<model::Parameter>&);
+  std::vector<StateLayout> (*state)(const OptimizerConfig&, const model::Parameter&);
+  int64_t (*values_per_unit)(const OptimizerConfig&);
+};
+
+template <typename Kept>
+std::unique_ptr<Optimizer> make(const OptimizerConfig& config, const std::vector<model::Parameter>& parameters) {
+  return std::make_unique<Kept>(config, parameters);
+}
+
+int64_t any_values(const OptimizerConfig&) {
+  return 1;
+}
+
+// One line per optimiser. The second one brings the key train.optimizer.type.
+const Registry<Kind>& optimizers() {
+  static const Registry<Kind> table("train.optimizer.type", {{"adamw", {make<AdamW>, adamw_state, any_values}}});
+  return table;
+}
+
+const Kind& chosen(const OptimizerConfig&) {
+  return optimizers().find("adamw");
 }
 
 }  // namespace
 
-AdamW::AdamW(const OptimizerConfig& config, const std::vector<model::Parameter>& parameters) : config_(config) {
-  for (const model::Parameter& p : parameters) {
-    names_.push_back(p.name);
+std::vector<int64_t> StateLayout::shape(at::IntArrayRef parameter) const {
+  if (values_per_entry == 1) return parameter.vec();
+  return {entries(c10::multiply_integers(parameter))};
+}
+
+Optimizer::Optimizer(const std::vector<model::Parameter>& parameters, const Layouts& layouts) {
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const model::Parameter& p = parameters[i];
     parameters_.push_back(p.tensor);
-    exp_avg_.push_back(at::zeros_like(p.tensor).detach());
-    exp_avg_sq_.push_back(at::zeros_like(p.tensor).detach());
-    steps_.push_back(at::zeros({}, p.tensor.options().dtype(at::kFloat)));
+    const at::TensorOptions options = at::TensorOptions(p.tensor.device());
+    for (StateLayout& layout : layouts(p))
+      state_.push_back({i, layout, at::zeros(layout.shape(p.tensor.sizes()), options.dtype(layout.dtype))});
   }
 }
 
-void AdamW::step(double lr) {
-  const at::NoGradGuard no_grad;
-  std::vector<at::Tensor> gradients;
-  for (const at::Tensor& parameter : parameters_)
-    gradients.push_back(parameter.grad().defined() ? parameter.grad() : at::zeros_like(parameter));
-  at::_foreach_add_(steps_, 1);
-  at::_fused_adamw_(parameters_, gradients, exp_avg_, exp_avg_sq_, /*max_exp_avg_sqs=*/{}, steps_, lr, config_.betas[0],
-                    config_.betas[1], config_.weight_decay, config_.eps, /*amsgrad=*/false,
-                    /*maximize=*/false);
-}
-
-void AdamW::zero_grad() {
+void Optimizer::zero_grad() {
   for (at::Tensor& parameter : parameters_) parameter.mutable_grad().reset();
 }
 
-std::vector<model::NamedTensor> AdamW::state() const {
-  std::vector<model::NamedTensor> out;
-  for (size_t i = 0; i < names_.size(); ++i) {
-    out.push_back({"exp_avg." + names_[i], exp_avg_[i]});
-    out.push_back({"exp_avg_sq." + names_[i], exp_avg_sq_[i]});
-  }
+std::vector<at::Tensor> Optimizer::gradients() const {
+  std::vector<at::Tensor> out;
+  for (const at::Tensor& parameter : parameters_)
+    out.push_back(parameter.grad().defined() ? parameter.grad() : at::zeros_like(parameter));
   return out;
 }
 
-void AdamW::set_steps(int64_t steps_done) {
-  const at::NoGradGuard no_grad;
-  for (const at::Tensor& steps : steps_) steps.fill_(double(steps_done));
+std::vector<at::Tensor> Optimizer::state_of(const std::string& name) const {
+  std::vector<at::Tensor> out;
+  for (const State& state : state_)
+    if (state.layout.name == name) out.push_back(state.tensor);
+  return out;
 }
 
-at::Tensor gradient_norm(const std::vector<model::Parameter>& parameters) {
-  const at::NoGradGuard no_grad;
-  const std::vector<at::Tensor> gradients = gradients_of(parameters);
-  if (gradients.empty()) return at::zeros({});
-  return at::linalg_vector_norm(at::stack(at::_foreach_norm(gradients, 2)));
+std::unique_ptr<Optimizer> make_optimizer(const OptimizerConfig& config,
+                                          const std::vector<model::Parameter>& parameters) {
+  return chosen(config).make(config, parameters);
 }
 
-void clip_gradients(const std::vector<model::Parameter>& parameters, double norm, double max_norm) {
-  if (max_norm <= 0 || norm + 1e-6 <= max_norm) return;
-  const at::NoGradGuard no_grad;
-  at::_foreach_mul_(gradients_of(parameters), max_norm / (norm + 1e-6));
+std::vector<StateLayout> optimizer_state(const OptimizerConfig& config, const model::Parameter& parameter) {
+  return chosen(config).state(config, parameter);
+}
+
+int64_t values_per_unit(const OptimizerConfig& config) {
+  return chosen(config).values_per_unit(config);
+}
+
+int64_t optimizer_bytes(const OptimizerConfig& config, const std::vector<model::Parameter>& parameters, int64_t ranks) {
+  std::map<std::pair<std::string, at::ScalarType>, int64_t> entries;
+  for (const model::Parameter& p : parameters)
+    for (const StateLayout& layout : optimizer_state(config, p))
+      entries[{layout.name, layout.dtype}] += layout.entries(c10::multiply_integers(p.shape()));
+  int64_t bytes = 0;
+  for (const auto& [kind, count] : entries)
+    bytes += int64_t(c10::elementSize(kind.second)) * ((count + ranks - 1) / ranks);
+  return bytes;
 }
 
 }  // namespace vmoba::train

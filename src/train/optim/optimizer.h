@@ -1,40 +1,75 @@
-// AdamW with decoupled weight decay (Loshchilov & Hutter, 1711.05101) over fp32 masters, by ATen's fused kernel, and
-// gradient clipping by global norm. State tensors live on the parameters' device.
+// What changes the parameters from their gradients, and the table of its kinds.
+//
+// An optimiser says what it keeps of a parameter before it exists (StateLayout), and keeps exactly that: checkpoints,
+// the parts that ranks hold and the memory forecast read the description. State lives on the parameters' device.
+// Parameters are borrowed, whole or this rank's part of them (model/weight_shards.h).
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "config/root_config.h"
+#include "config/train_config.h"
 #include "model/dit.h"
-#include "model/weights/safetensors.h"
 
 namespace vmoba::train {
 
-class AdamW {
- public:
-  AdamW(const OptimizerConfig& config, const std::vector<model::Parameter>& parameters);
+// One tensor that is kept of a parameter; a checkpoint stores it as "<name>.<name of the parameter>".
+struct StateLayout {
+  std::string name;
+  at::ScalarType dtype = at::kFloat;
+  int64_t values_per_entry = 1;  // consecutive values of the flattened parameter that share an entry
 
-  // One update from the parameters' .grad; a parameter without one counts as zero gradient.
-  void step(double lr);
-  void zero_grad();
-
-  // "exp_avg.<name>", "exp_avg_sq.<name>" of each parameter in turn, in its dtype and shape, to be read or overwritten.
-  std::vector<model::NamedTensor> state() const;
-  // The number of updates that the moments come from.
-  void set_steps(int64_t steps_done);
-
- private:
-  OptimizerConfig config_;
-  std::vector<std::string> names_;
-  std::vector<at::Tensor> parameters_, exp_avg_, exp_avg_sq_, steps_;
+  // For a parameter, or part of one, of this shape: the same, or [entries] where several values share one.
+  std::vector<int64_t> shape(at::IntArrayRef parameter) const;
+  int64_t entries(int64_t values) const { return (values + values_per_entry - 1) / values_per_entry; }
 };
 
-// Global L2 norm of all gradients (fp32 scalar tensor; no synchronisation).
-at::Tensor gradient_norm(const std::vector<model::Parameter>& parameters);
+class Optimizer {
+ public:
+  virtual ~Optimizer() = default;
+  Optimizer(const Optimizer&) = delete;
+  Optimizer& operator=(const Optimizer&) = delete;
 
-// Scales all gradients by min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_; max_norm 0: nothing.
-void clip_gradients(const std::vector<model::Parameter>& parameters, double norm, double max_norm);
+  // One update from the parameters' .grad; a parameter without one counts as zero gradient. No synchronisation.
+  virtual void step(double lr) = 0;
+  // The number of updates that the state comes from.
+  virtual void set_steps(int64_t steps_done) = 0;
+  void zero_grad();
+
+  // Of each parameter in turn, to be read or overwritten.
+  struct State {
+    size_t parameter = 0;  // its number
+    StateLayout layout;
+    at::Tensor tensor;  // zeros at first
+  };
+  const std::vector<State>& state() const { return state_; }
+
+ protected:
+  using Layouts = std::function<std::vector<StateLayout>(const model::Parameter&)>;
+  Optimizer(const std::vector<model::Parameter>& parameters, const Layouts& layouts);
+  const std::vector<at::Tensor>& parameters() const { return parameters_; }
+  // The parameters' gradients, zeros where there is none.
+  std::vector<at::Tensor> gradients() const;
+  // The state of this name, parameter by parameter.
+  std::vector<at::Tensor> state_of(const std::string& name) const;
+
+ private:
+  std::vector<at::Tensor> parameters_;
+  std::vector<State> state_;
+};
+
+// The configured optimiser, and without making it: what it keeps of a parameter (name, shape and type count, values do
+// not), and how many consecutive values of a flattened parameter must lie on one rank together, where ranks hold parts.
+std::unique_ptr<Optimizer> make_optimizer(const OptimizerConfig& config,
+                                          const std::vector<model::Parameter>& parameters);
+std::vector<StateLayout> optimizer_state(const OptimizerConfig& config, const model::Parameter& parameter);
+int64_t values_per_unit(const OptimizerConfig& config);
+
+// Bytes of state that a rank keeps where `ranks` ranks hold the parameters together.
+int64_t optimizer_bytes(const OptimizerConfig& config, const std::vector<model::Parameter>& parameters, int64_t ranks);
 
 }  // namespace vmoba::train

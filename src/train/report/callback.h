@@ -14,7 +14,7 @@ namespace vmoba::train {
 // `step` is the 1-based number of the optimiser step that was done; `grad_norm` is that before clipping; densities by
 // partition ("temporal", ..., "full") and "all"; memory is the GPU's peak, or resident memory on a CPU.
 struct StepReport : ProgressReport {
-  // Of two experts, by name: the norm of each, 0 where it had no sample; grad_norm is that of both together.
+  // Of several experts, by name: the norm of each, 0 where it had no sample; grad_norm is that of all together.
   std::vector<std::pair<std::string, double>> grad_norm_by_expert;
   int64_t failed_clips = 0;
 };

@@ -43,14 +43,29 @@ at::Tensor values_of(const std::string& name, const std::vector<int64_t>& shape,
   return out;
 }
 
-// A rank's expert: `together` a part of it, else all.
+// Keeps a value of each parameter's value, and one of every run of five.
+class BlockState final : public Optimizer {
+ public:
+  static constexpr int64_t kValues = 5;
+  explicit BlockState(const std::vector<model::Parameter>& parameters)
+      : Optimizer(parameters, [](const model::Parameter&) {
+          return std::vector<StateLayout>{{"moment", at::kFloat}, {"scale", at::kFloat, kValues}};
+        }) {}
+  void step(double) override {}
+  void set_steps(int64_t) override {}
+};
+
+// A rank's expert: `together` a part of it, else all. With AdamW, or in `blocks` with state of runs of values.
 class Member {
  public:
-  Member(Communicator& group, bool together) : alone_(make_single_communicator()) {
+  Member(Communicator& group, bool together, bool blocks = false) : alone_(make_single_communicator()) {
     Expert expert;
-    if (together) expert.shards = std::make_shared<ShardedWeights>(group, *alone_);
+    if (together) expert.shards = std::make_shared<ShardedWeights>(group, *alone_, blocks ? BlockState::kValues : 1);
     expert.dit = model::make_dit(tiny_model(), {}, 1, at::kCPU, expert.shards.get());
-    expert.optimizer = std::make_unique<AdamW>(OptimizerConfig{}, expert.dit->trainable());
+    if (blocks)
+      expert.optimizer = std::make_unique<BlockState>(expert.dit->trainable());
+    else
+      expert.optimizer = make_optimizer(OptimizerConfig{}, expert.dit->trainable());
     expert.ema = std::make_unique<Ema>(EmaConfig{true, 0.9}, expert.dit->trainable());
     (together ? expert.holders : expert.copies) = &group;
     experts_.push_back(std::move(expert));
@@ -82,7 +97,7 @@ class Member {
   template <typename Action>
   void for_each(Action action, int salt) {
     int kind = 0;
-    for (const auto& tensors : {held_weights(experts_[0]), held_average(experts_[0]), held_moments(experts_[0])}) {
+    for (const auto& tensors : {held_weights(experts_[0]), held_average(experts_[0]), held_state(experts_[0])}) {
       for (const HeldTensor& tensor : tensors) action(tensor, values_of(tensor.name, tensor.shape, 10 * salt + kind));
       ++kind;
     }
@@ -124,14 +139,15 @@ void check_same_files(const std::string& a, const std::string& b) {
 
 }  // namespace
 
-TEST_CASE("a checkpoint of any ranks is the one of a single process, and any ranks go on from it", "[mpi]") {
+// `blocks`: see Member.
+void check_any_ranks(bool blocks) {
   World& world = test::world();
   std::optional<test::TemporaryFolder> own;
   if (world.rank() == 0) own.emplace();
   const std::string run_dir = shared_folder(world, own);
   const auto alone = make_single_communicator();
   if (world.rank() == 0) {
-    Member single(*alone, false);
+    Member single(*alone, false, blocks);
     single.fill(1);
     CheckpointWriter writer(*alone, run_dir + "/single", 0);
     fs::create_directories(run_dir + "/single");
@@ -146,7 +162,7 @@ TEST_CASE("a checkpoint of any ranks is the one of a single process, and any ran
       if (world.rank() == 0) fs::create_directories(dir);
       barrier(world.control());
       if (world.rank() < savers) {
-        Member member(*group, together);
+        Member member(*group, together, blocks);
         member.fill(1);
         CheckpointWriter writer(*group, dir, 0);
         writer.begin({1, 4, 9}, member.parts());
@@ -160,7 +176,7 @@ TEST_CASE("a checkpoint of any ranks is the one of a single process, and any ran
   for (int loaders = 1; loaders <= world.size(); ++loaders) {
     const auto group = first_ranks(world, loaders);
     for (const bool together : {false, true}) {
-      Member member(*group, together);
+      Member member(*group, together, blocks);
       CHECK_FALSE(member.holds(1));
       const TrainerState state = load_checkpoint(run_dir + "/single/checkpoint-1", member.parts());
       CHECK(state.next_sample == 4);
@@ -168,6 +184,14 @@ TEST_CASE("a checkpoint of any ranks is the one of a single process, and any ran
     }
   }
   barrier(world.control());
+}
+
+TEST_CASE("a checkpoint of any ranks is the one of a single process, and any ranks go on from it", "[mpi]") {
+  check_any_ranks(/*blocks=*/false);
+}
+
+TEST_CASE("so is one with state that runs of values share", "[mpi]") {
+  check_any_ranks(/*blocks=*/true);
 }
 
 TEST_CASE("a rank that cannot write fails the save on all and leaves older checkpoints alone", "[mpi]") {

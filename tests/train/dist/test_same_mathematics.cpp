@@ -19,7 +19,8 @@
 #include "train/dist/step_exchange.h"
 #include "train/dist/ulysses.h"
 #include "train/flow_matching.h"
-#include "train/optim/optimizer.h"
+#include "train/optim/adamw.h"
+#include "train/optim/gradients.h"
 
 using namespace vmoba;
 using namespace vmoba::train;
@@ -167,7 +168,7 @@ struct Variant {
 
 // The runs on one process cost as much as all others together: each is made by one rank, at the same time.
 void train_all_alone(World& world, std::vector<Variant>& variants, at::Device device) {
-  world.set_patient(true);
+  const Patience patience(world);
   for (size_t v = 0; v < variants.size(); ++v) {
     Variant& it = variants[v];
     it.alone = int(v) % world.size() == world.rank()
@@ -175,7 +176,6 @@ void train_all_alone(World& world, std::vector<Variant>& variants, at::Device de
                    : outcome_of(Run(it.config, it.token_runs, device), std::vector<double>(size_t(kSteps)));
   }
   for (size_t v = 0; v < variants.size(); ++v) share_outcome(world, int(v) % world.size(), variants[v].alone);
-  world.set_patient(false);
 }
 
 // `held_together`: each rank of mesh.state() holds a part of the parameters, else all.

@@ -26,6 +26,8 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
+const std::string kExperts = "experts=[{until_timestep: 750}, {}]";
+
 // Whether the process exists and is more than an exit code that nobody has collected.
 bool runs(pid_t pid) {
   std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
@@ -139,7 +141,7 @@ TEST_CASE("two experts on several ranks are those of one process, whichever rank
   for (const int batch : {2, 4}) {
     const std::string one = folder.path() + "/one-" + std::to_string(batch);
     const std::vector<std::string> few = {"train.steps=8", "train.global_batch=" + std::to_string(batch),
-                                          "train.micro_batch=1", "train.checkpoint_every=0", "model.boundary=750"};
+                                          "train.micro_batch=1", "train.checkpoint_every=0", kExperts};
     train(0, kTiny, one, few);
     for (size_t m = 0; m < modes.size(); ++m) {
       const std::string dir = fmt::format("{}/{}-{}", folder.path(), batch, m);
@@ -165,11 +167,12 @@ TEST_CASE("two experts on several ranks are those of one process, whichever rank
 TEST_CASE("adapters of two experts whose frozen bases ranks hold together are those of one process") {
   const TemporaryFolder folder;
   const std::vector<std::string> few = {"train.steps=6", "train.global_batch=2", "train.micro_batch=1",
-                                        "train.checkpoint_every=0", "model.boundary=750"};
+                                        "train.checkpoint_every=0", kExperts};
   const std::string base = folder.path() + "/base", one = folder.path() + "/one", two = folder.path() + "/two";
   train(0, kTiny, base, few);  // the last map of random weights is zero, and so would be all gradients
   std::vector<std::string> lora = few;
-  lora.insert(lora.end(), {"lora.rank=2", "model.weights=" + base + "/checkpoint-6"});
+  lora.insert(lora.end(), {"lora.rank=2", "experts[0].weights=" + base + "/checkpoint-6/transformer",
+                           "experts[1].weights=" + base + "/checkpoint-6/transformer_2"});
   train(0, kTiny, one, lora);
   lora.push_back("parallel.shard=2");
   train(2, kTiny, two, lora);

@@ -1,0 +1,34 @@
+#include "train/optim/adamw.h"
+
+#include <ATen/ATen.h>
+
+namespace vmoba::train {
+
+std::vector<StateLayout> adamw_state(const OptimizerConfig&, const model::Parameter& parameter) {
+  const at::ScalarType dtype = parameter.tensor.scalar_type();
+  return {{"exp_avg", dtype}, {"exp_avg_sq", dtype}};
+}
+
+AdamW::AdamW(const OptimizerConfig& config, const std::vector<model::Parameter>& parameters)
+    : Optimizer(parameters, [&](const model::Parameter& p) { return adamw_state(config, p); }),
+      config_(config),
+      exp_avg_(state_of("exp_avg")),
+      exp_avg_sq_(state_of("exp_avg_sq")) {
+  for (const model::Parameter& p : parameters)
+    steps_.push_back(at::zeros({}, at::TensorOptions(p.tensor.device()).dtype(at::kFloat)));
+}
+
+void AdamW::step(double lr) {
+  const at::NoGradGuard no_grad;
+  at::_foreach_add_(steps_, 1);
+  at::_fused_adamw_(parameters(), gradients(), exp_avg_, exp_avg_sq_, /*max_exp_avg_sqs=*/{}, steps_, lr,
+                    config_.betas[0], config_.betas[1], config_.weight_decay, config_.eps, /*amsgrad=*/false,
+                    /*maximize=*/false);
+}
+
+void AdamW::set_steps(int64_t steps_done) {
+  const at::NoGradGuard no_grad;
+  for (const at::Tensor& steps : steps_) steps.fill_(double(steps_done));
+}
+
+}  // namespace vmoba::train

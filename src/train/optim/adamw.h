@@ -1,0 +1,23 @@
+// AdamW with decoupled weight decay (Loshchilov & Hutter, 1711.05101), by ATen's fused kernel.
+#pragma once
+#include <vector>
+
+#include "train/optim/optimizer.h"
+
+namespace vmoba::train {
+
+// Two moments, "exp_avg" and "exp_avg_sq", in the parameter's type.
+std::vector<StateLayout> adamw_state(const OptimizerConfig& config, const model::Parameter& parameter);
+
+class AdamW final : public Optimizer {
+ public:
+  AdamW(const OptimizerConfig& config, const std::vector<model::Parameter>& parameters);
+  void step(double lr) override;
+  void set_steps(int64_t steps_done) override;
+
+ private:
+  OptimizerConfig config_;
+  std::vector<at::Tensor> exp_avg_, exp_avg_sq_, steps_;
+};
+
+}  // namespace vmoba::train
