@@ -33,6 +33,11 @@ Constraint list_of(int64_t size, double min) {
   return {.min = min, .size = size};
 }
 
+void ConfigVisitor::kind_fields(const std::string&, const std::string& chosen, const std::vector<Kind>& kinds) {
+  for (const Kind& kind : kinds)
+    if (kind.word == chosen) kind.visit(*this);
+}
+
 std::string nearest_name(const std::string& name, const std::vector<std::string>& known) {
   size_t best = name.size() / 2 + 1;  // farther than half the word is no suggestion
   std::string nearest;
@@ -130,6 +135,7 @@ class Parser : public ConfigVisitor {
 
   // Refuses keys that no field took; call once after the root was visited.
   void finish() { leave(); }
+  const std::set<std::string>& set_keys() const { return set_keys_; }
 
  protected:
   void begin_group(const std::string& name, const std::string&) override {
@@ -226,6 +232,7 @@ class Parser : public ConfigVisitor {
   void scalar(const std::string& name, T& value, const Constraint& c) {
     const YAML::Node node = take(name);
     if (!node.IsDefined()) return;
+    set_keys_.insert(path_of(name));
     value = convert<T>(node, c, where(node, path_of(name)));
   }
 
@@ -233,6 +240,7 @@ class Parser : public ConfigVisitor {
   void sequence(const std::string& name, std::vector<T>& value, const Constraint& c) {
     const YAML::Node node = take(name);
     if (!node.IsDefined()) return;
+    set_keys_.insert(path_of(name));
     const std::string place = where(node, path_of(name));
     VMOBA_CHECK_INPUT(node.IsSequence(), "{}: expected a list, found {}", place,
                       node.IsScalar() ? "'" + shown(node.Scalar()) + "'" : "something else");
@@ -245,6 +253,7 @@ class Parser : public ConfigVisitor {
   std::string origin_;
   std::vector<std::string> overridden_;
   std::vector<Level> levels_;
+  std::set<std::string> set_keys_;
 };
 
 // Reads a document as events, before any node is made, and refuses what no configuration needs: anchors and aliases
@@ -414,8 +423,9 @@ void take_retired(const YAML::Node& root, RetiredKeys& retired) {
 
 }  // namespace
 
-void parse_config(const std::string& text, const std::string& origin, const std::vector<std::string>& overrides,
-                  const VisitFunction& visit, RetiredKeys* retired) {
+std::set<std::string> parse_config(const std::string& text, const std::string& origin,
+                                   const std::vector<std::string>& overrides, const VisitFunction& visit,
+                                   RetiredKeys* retired) {
   YAML::Node root = parse_yaml(text, origin);
   std::vector<std::string> overridden;
   for (const std::string& item : overrides) overridden.push_back(apply_override(root, item));
@@ -423,10 +433,11 @@ void parse_config(const std::string& text, const std::string& origin, const std:
   Parser parser(root, origin, overridden);
   visit(parser);
   parser.finish();
+  return parser.set_keys();
 }
 
-void load_config(const std::string& path, const std::vector<std::string>& overrides, const VisitFunction& visit,
-                 RetiredKeys* retired) {
+std::set<std::string> load_config(const std::string& path, const std::vector<std::string>& overrides,
+                                  const VisitFunction& visit, RetiredKeys* retired) {
   if (path.empty()) return parse_config("", "defaults", overrides, visit, retired);
   std::ifstream file(path, std::ios::binary);
   VMOBA_CHECK_INPUT(file.good(), "expected a configuration file at '{}', found none that can be read; check --config",
@@ -436,7 +447,7 @@ void load_config(const std::string& path, const std::vector<std::string>& overri
   VMOBA_CHECK_INPUT(!file.bad() && (file.eof() || file.good()),
                     "expected a configuration file at '{}', found something that cannot be read; check --config", path);
   text.resize(size_t(file.gcount()));
-  parse_config(text, path, overrides, visit, retired);
+  return parse_config(text, path, overrides, visit, retired);
 }
 
 }  // namespace vmoba

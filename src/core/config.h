@@ -21,6 +21,7 @@
 #include <functional>
 #include <limits>
 #include <map>
+#include <set>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -80,6 +81,13 @@ class ConfigVisitor {
         name, doc, list.size(), [&](size_t count) { list.resize(count); },
         [&](size_t i) { i < list.size() ? list[i].visit(*this) : Config{}.visit(*this); });
   }
+  // Fields of the group at hand that only one word of its field `name` has; `chosen` is the word. The documentation
+  // lists those of every word.
+  struct Kind {
+    std::string word;
+    std::function<void(ConfigVisitor&)> visit;
+  };
+  virtual void kind_fields(const std::string& name, const std::string& chosen, const std::vector<Kind>& kinds);
 
  protected:
   virtual void begin_group(const std::string& name, const std::string& doc) = 0;
@@ -98,12 +106,16 @@ struct RetiredKeys {
 };
 
 // Reads `path` (empty: defaults only), then applies "key.sub=value" or "list[0].sub=value" overrides (values are YAML).
-// Files over 1 MiB, duplicate keys, aliases and merge keys are refused.
-void load_config(const std::string& path, const std::vector<std::string>& overrides, const VisitFunction& visit,
-                 RetiredKeys* retired = nullptr);
+// Files over 1 MiB, duplicate keys, aliases and merge keys are refused. Returns the full keys that were set
+// ("train.optimizer.lr").
+std::set<std::string> load_config(const std::string& path, const std::vector<std::string>& overrides,
+                                  const VisitFunction& visit, RetiredKeys* retired = nullptr);
 // As above from text; `origin` names it in messages.
-void parse_config(const std::string& text, const std::string& origin, const std::vector<std::string>& overrides,
-                  const VisitFunction& visit, RetiredKeys* retired = nullptr);
+std::set<std::string> parse_config(const std::string& text, const std::string& origin,
+                                   const std::vector<std::string>& overrides, const VisitFunction& visit,
+                                   RetiredKeys* retired = nullptr);
+// The value of each full key, as YAML writes it; lists of groups are left out.
+std::map<std::string, std::string> config_values(const VisitFunction& visit);
 // The resolved configuration as YAML that load_config reads back to the same values.
 std::string config_to_yaml(const VisitFunction& visit);
 // A Markdown table per group: key, type, default, allowed values, meaning.

@@ -133,10 +133,44 @@ class YamlWriter : public Writer {
   std::vector<size_t> group_starts_;
 };
 
+class ValueWriter : public Writer {
+ public:
+  const std::map<std::string, std::string>& values() const { return values_; }
+
+ protected:
+  void leaf(const std::string& name, const std::string& value, const std::string&, const std::string&,
+            const Constraint&) override {
+    values_[prefix_ + name] = value;
+  }
+  void begin_group(const std::string& name, const std::string&) override {
+    outer_.push_back(prefix_.size());
+    prefix_ += name + ".";
+  }
+  void end_group() override {
+    prefix_.resize(outer_.back());
+    outer_.pop_back();
+  }
+  void list_of_groups(const std::string&, const std::string&, size_t, const std::function<void(size_t)>&,
+                      const std::function<void(size_t)>&) override {}
+
+ private:
+  std::string prefix_;
+  std::vector<size_t> outer_;  // lengths of the prefix outside the open groups
+  std::map<std::string, std::string> values_;
+};
+
 // One section per group, in the order in which the groups begin; a field behind a group still lands in its own section.
 class MarkdownWriter : public Writer {
  public:
   MarkdownWriter() { open_section(""); }
+
+  void kind_fields(const std::string& name, const std::string&, const std::vector<Kind>& kinds) override {
+    for (const Kind& kind : kinds) {
+      open_section(fmt::format("\n### {}{}: {}\n\nKeys that this choice has besides.\n", prefix(), name, kind.word));
+      kind.visit(*this);
+      open_.pop_back();
+    }
+  }
 
   std::string markdown() const {
     std::string out;
@@ -195,6 +229,12 @@ class MarkdownWriter : public Writer {
 };
 
 }  // namespace
+
+std::map<std::string, std::string> config_values(const VisitFunction& visit) {
+  ValueWriter writer;
+  visit(writer);
+  return writer.values();
+}
 
 std::string config_to_yaml(const VisitFunction& visit) {
   YamlWriter writer;

@@ -7,6 +7,7 @@
 #include "core/check.h"
 #include "core/every_kind_config.h"
 #include "support/catch.h"
+#include "support/messages.h"
 #include "support/process.h"
 
 using namespace vmoba;
@@ -234,6 +235,61 @@ TEST_CASE("what is written is read back to the same values") {
   const BigConfig none = parsed(config_to_yaml(visitor(empty)));
   CHECK(none.weights.empty());
   CHECK(none.items.empty());
+}
+
+TEST_CASE("the keys that were set are told apart from those that keep their defaults") {
+  BigConfig c;
+  CHECK(parse_config("steps: 100\ninner: {depth: 2}\nsizes: [3, 4, 5]\n", "run.yaml", {"name=x"}, visitor(c)) ==
+        std::set<std::string>{"inner.depth", "name", "sizes", "steps"});
+  CHECK(load_config("", {}, visitor(c)).empty());
+  const auto values = config_values(visitor(c));
+  CHECK(values.at("inner.depth") == "2");
+  CHECK(values.at("inner.mode") == "\"slow\"");
+  CHECK(values.at("sizes") == "[3, 4, 5]");
+  CHECK_FALSE(values.contains("items"));
+}
+
+namespace {
+
+// A choice whose words have fields of their own.
+struct ShapeConfig {
+  std::string shape = "circle";
+  int64_t radius = 1, width = 2, colour = 3;
+
+  void visit(ConfigVisitor& v) {
+    v.field("shape", shape, "Kind of shape.", one_of({"circle", "square"}));
+    v.kind_fields("shape", shape,
+                  {{"circle", [this](ConfigVisitor& own) { own.field("radius", radius, "Radius."); }},
+                   {"square", [this](ConfigVisitor& own) { own.field("width", width, "Width."); }}});
+    v.field("colour", colour, "Colour.");
+  }
+};
+
+struct DrawingConfig {
+  ShapeConfig first;
+  void visit(ConfigVisitor& v) { v.group("first", "A shape.", first); }
+};
+
+}  // namespace
+
+TEST_CASE("fields of one word of a choice are known where it is chosen, and documented for every word") {
+  const auto read = [](const std::string& text) {
+    DrawingConfig c;
+    parse_config(text, "run.yaml", {}, [&](ConfigVisitor& v) { c.visit(v); });
+    return c;
+  };
+  CHECK(read("first: {radius: 7}").first.radius == 7);
+  CHECK(read("first: {width: 7, shape: square}").first.width == 7);
+  CHECK(contains(test::refusal_of([&] { read("first: {width: 7}"); }), "first.width: unknown key"));
+  DrawingConfig c = read("first: {shape: square}");
+  const auto visit = [&](ConfigVisitor& v) { c.visit(v); };
+  CHECK(config_to_yaml(visit) == "first:\n  shape: \"square\"\n  width: 2\n  colour: 3\n");
+  const std::string markdown = config_to_markdown(visit);
+  CHECK(contains(markdown, "### first.shape: circle"));
+  CHECK(contains(markdown, "| `first.radius` |"));
+  const size_t square = markdown.find("### first.shape: square");
+  CHECK(markdown.find("| `first.width` |") > square);
+  CHECK(markdown.find("| `first.colour` |") < square);  // with the group's other keys
 }
 
 TEST_CASE("the reference names every key under its own group") {
