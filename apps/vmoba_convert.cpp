@@ -2,11 +2,11 @@
 #include <iostream>
 
 #include "apps/main_guard.h"
-#include "model/weights/convert.h"
+#include "model/convert.h"
 
 int main(int argc, char** argv) {
   using namespace vmoba;
-  CLI::App app{"Converts the weights of a Wan transformer, or a LoRA file, from any layout into another."};
+  CLI::App app{"Converts the weights of a transformer, or a LoRA file, from any layout into another."};
   model::ConvertOptions a;
   double shard_gb = double(a.shard_bytes) / 1e9;
   app.add_option("in", a.in, "Transformer (folder, index or file, any layout, fp8 too) or LoRA file")->required();

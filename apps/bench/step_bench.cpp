@@ -11,6 +11,7 @@
 
 #include "apps/bench/attention_bench.h"
 #include "core/check.h"
+#include "model/wan/wan_config.h"
 #include "train/flow_matching.h"
 #include "train/optim/gradients.h"
 #include "train/optim/optimizer.h"
@@ -113,7 +114,7 @@ void set_model_size(model::ModelConfig& model, const std::string& name) {
   VMOBA_CHECK_INPUT(found != sizes.end(), "--model: expected 1.3b, 5b or 14b, found '{}'", name);
   model.layers = found->second.layers;
   model.heads = found->second.heads;
-  model.ffn_dim = found->second.ffn_dim;
+  model.own<model::WanConfig>().ffn_dim = found->second.ffn_dim;
   model.in_channels = model.out_channels = found->second.channels;
 }
 

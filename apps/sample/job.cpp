@@ -12,7 +12,7 @@
 #include "core/log.h"
 #include "data/dataset.h"
 #include "data/picture.h"
-#include "model/weights/lora_file.h"
+#include "model/adapter/lora_file.h"
 #include "model/weights/safetensors.h"
 #include "train/checkpoint/checkpoint.h"
 #include "train/checkpoint/checkpoint_folder.h"
@@ -127,16 +127,17 @@ std::vector<model::Dit*> SampleModel::borrowed() const {
 SampleModel load_sample_model(const SampleArguments& a, const RootConfig& config, at::Device device) {
   const std::vector<AddedLora> added = added_loras(a, config);
   const bool lora = !a.checkpoint.empty() && train::is_lora_checkpoint(a.checkpoint);
+  const model::Architecture& architecture = model::architecture_of(config.model);
   SampleModel out;
   for (size_t i = 0; i < expert_count(config); ++i) {
     const model::ModelConfig model = expert_model(config, i);
     out.dits.push_back(model::make_dit(model, config.attention, uint64_t(config.seed), device));
     std::vector<model::Adapter> adapters;
     if (lora && i < trained_experts(a.checkpoint))
-      adapters = train::load_adapters(a.checkpoint, config.lora, i, takes_average(a), device);
+      adapters = train::load_adapters(a.checkpoint, config.lora, architecture, i, takes_average(a), device);
     for (const AddedLora& one : added) {
       if (one.expert != i) continue;
-      for (model::Adapter& adapter : model::read_lora(one.path, device)) {
+      for (model::Adapter& adapter : model::read_lora(one.path, architecture, device)) {
         adapter.low_rank.scale *= a.lora_strength;
         adapters.push_back(std::move(adapter));
       }

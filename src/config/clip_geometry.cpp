@@ -7,6 +7,7 @@ namespace vmoba {
 
 data::ClipGeometry clip_geometry(const RootConfig& config) {
   const model::CodecShape codec = model::codec_shape(config.codec);
+  model::check_sizes_known(config.model);
   const int64_t condition = model::condition_channels(config.model, codec);
   VMOBA_CHECK_INPUT(
       config.model.in_channels == codec.channels + condition && config.model.out_channels == codec.channels,

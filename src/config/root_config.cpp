@@ -3,6 +3,8 @@
 #include "config/experts.h"
 #include "config/retired_keys.h"
 #include "core/check.h"
+#include "model/architecture.h"
+#include "model/weights/stated_sizes.h"
 
 namespace vmoba {
 
@@ -11,7 +13,7 @@ void RootConfig::visit(ConfigVisitor& v) {
   v.group("run", "Where a run lives.", run);
   v.group("parallel", "Several ranks (docs/distributed.md).", parallel);
   v.group("data", "Clips to train on.", data);
-  v.group("model", "The diffusion transformer.", model);
+  v.group("model", "The diffusion transformer. Where weights are given, its sizes are read from there.", model);
   v.groups("experts",
            "Several transformers in the order of denoising, each for a range of timesteps (Wan2.2 A14B has two, "
            "docs/pretrained.md). An empty list is one transformer, that of `model.weights`.",
@@ -47,12 +49,26 @@ void RootConfig::validate() const {
   VMOBA_CHECK_INPUT(!run.dir.empty(), "run.dir: expected a folder, found nothing");
 }
 
+namespace {
+
+std::set<std::string> keys_of_group(const std::set<std::string>& keys, const std::string& group) {
+  std::set<std::string> out;
+  for (const std::string& key : keys)
+    if (key.starts_with(group + ".")) out.insert(key.substr(group.size() + 1));
+  return out;
+}
+
+}  // namespace
+
 RootConfig load_root_config(const std::string& path, const std::vector<std::string>& overrides) {
   RootConfig config;
   RetiredKeys retired = retired_keys();
-  load_config(
+  const std::set<std::string> given = load_config(
       path, overrides, [&](ConfigVisitor& v) { config.visit(v); }, &retired);
   adopt_retired_keys(retired, config);
+  const std::string& weights = config.experts.empty() ? config.model.weights : config.experts.front().weights;
+  model::take_stated_sizes(config.model, weights, keys_of_group(given, "model"));
+  if (!given.contains("lora.targets")) config.lora.targets = model::architecture_of(config.model).lora.default_targets;
   config.validate();
   return config;
 }

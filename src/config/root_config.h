@@ -12,8 +12,8 @@
 #include "config/train_config.h"
 #include "core/config.h"
 #include "data/config.h"
+#include "model/adapter/lora.h"
 #include "model/codec.h"
-#include "model/common/lora.h"
 #include "model/dit.h"
 #include "model/image_encoder.h"
 #include "model/text_encoder.h"
@@ -41,7 +41,8 @@ struct RootConfig {
   void validate() const;
 };
 
-// Reads, checks and returns a configuration. `path` empty: defaults and overrides only.
+// Reads, checks and returns a configuration. `path` empty: defaults and overrides only. Sizes that model.weights states
+// and the default lora.targets of the architecture are filled in.
 RootConfig load_root_config(const std::string& path, const std::vector<std::string>& overrides);
 
 // What training asks beyond validate(): weights that can be trained, timesteps of every expert. Throws Error(kInput).

@@ -1,48 +1,33 @@
 #include "model/dit.h"
 
 #include <ATen/ops/empty.h>
+#include <fmt/ranges.h>
 
 #include <filesystem>
 
 #include "core/check.h"
-#include "core/registry.h"
-#include "model/common/parameters.h"
-#include "model/wan/wan_dit.h"
-#include "model/wan/wan_parameters.h"
+#include "model/architecture.h"
 #include "model/weights/pretrained.h"
 
 namespace vmoba::model {
-namespace {
-
-struct Architecture {
-  void (*validate)(const ModelConfig&);
-  std::vector<ParameterSpec> (*specs)(const ModelConfig&);
-  std::string (*config_json)(const ModelConfig&);
-  const char* published_weights;  // where to get them
-  std::vector<ForwardWork> (*forward_work)(const ModelConfig&, const attention::AttentionConfig&,
-                                           const attention::Grid&, int64_t, double);
-  std::unique_ptr<Dit> (*make)(const ModelConfig&, const attention::AttentionConfig&, uint64_t, at::Device,
-                               WeightShards*);
-  std::string (*negative_prompt)(const ModelConfig&);
-};
-
-// One line per model.
-const Registry<Architecture>& architectures() {
-  static const Registry<Architecture> table("model.architecture",
-                                            {{"wan",
-                                              {validate_wan, wan_parameter_specs, wan_config_json,
-                                               "the folder transformer/ of a Wan-AI/Wan2.1-...-Diffusers or "
-                                               "Wan-AI/Wan2.2-...-Diffusers repository on Hugging "
-                                               "Face (for example Wan-AI/Wan2.1-T2V-1.3B-Diffusers)",
-                                               wan_forward_work, make_wan_dit, wan_negative_prompt}}});
-  return table;
-}
-
-}  // namespace
 
 void Dit::attach(const std::vector<Adapter>&) {
   throw_input("expected a model that takes LoRA adapters, found one that does not");
 }
+
+namespace {
+
+// Of the architecture `name`: those in `config` where it is the configured one, else the defaults.
+VisitFunction own_fields(ModelConfig& config, const std::string& name) {
+  return [&config, name](ConfigVisitor& v) {
+    ModelConfig defaults;
+    architectures().find(name).visit(name == config.architecture ? config : defaults, v);
+  };
+}
+
+}  // namespace
+
+ModelConfig::ModelConfig() : architecture(default_architecture()) {}
 
 void ModelConfig::visit(ConfigVisitor& v) {
   v.field("architecture", architecture, "Kind of transformer.", one_of(architectures().names()));
@@ -54,20 +39,18 @@ void ModelConfig::visit(ConfigVisitor& v) {
   v.field("layers", layers, "Transformer blocks.", at_least(1));
   v.field("heads", heads, "Attention heads; the width is heads * head_dim.", at_least(1));
   v.field("head_dim", head_dim, "Size of an attention head; even.", at_least(6));
-  v.field("ffn_dim", ffn_dim, "Hidden width of the feed-forward.", at_least(1));
   v.field("in_channels", in_channels,
           "Latent channels in: those of the codec; for tasks i2v and flf2v twice as many and 4 for the mask.",
           at_least(1));
   v.field("out_channels", out_channels, "Latent channels out; those of the codec.", at_least(1));
   v.field("text_dim", text_dim, "Width of the text embeddings; that of the text encoder.", at_least(1));
-  v.field("freq_dim", freq_dim, "Width of the sinusoidal timestep embedding; even.", at_least(2));
-  v.field("image_dim", image_dim,
-          "Width of the CLIP image tokens that the model attends to: 1280 for Wan2.1 I2V, 0: none.", at_least(0));
-  v.field("image_pos_tokens", image_pos_tokens,
-          "Image tokens with a learnt position: 514 for Wan2.1 FLF2V, 0 for every other model.", at_least(0));
+  v.field("image_dim", image_dim, "Width of the image tokens that the model attends to: 1280 for Wan2.1 I2V, 0: none.",
+          at_least(0));
   v.field("patch_size", patch_size, "Latents per token along (t, h, w).", list_of(3, 1));
   v.field("eps", eps, "Added to variances in the normalisations.", above(0));
-  v.field("cross_attn_norm", cross_attn_norm, "Layer norm before cross attention.");
+  std::vector<ConfigVisitor::Kind> kinds;
+  for (const std::string& name : architectures().names()) kinds.push_back({name, own_fields(*this, name)});
+  v.kind_fields("architecture", architecture, kinds);
   v.field("weights", weights,
           "Pretrained weights: a folder, index or safetensors file in diffusers', the original or ComfyUI's layout "
           "(docs/pretrained.md). Empty: random.");
@@ -86,7 +69,7 @@ void ModelConfig::visit(ConfigVisitor& v) {
 }
 
 void ModelConfig::validate() const {
-  const Architecture& known = architectures().find(architecture);
+  const Architecture& known = architecture_of(*this);
   VMOBA_CHECK_INPUT(patch_size.size() == 3, "expected three sizes in model.patch_size, found {}", patch_size.size());
   VMOBA_CHECK_INPUT(image_dim == 0 || task == "i2v" || task == "flf2v",
                     "model.task: expected i2v or flf2v for a model with image tokens (model.image_dim {}), found {}",
@@ -96,20 +79,27 @@ void ModelConfig::validate() const {
 
 namespace {
 
-void check_weights_exist(const ModelConfig& config, const Architecture& known) {
+void check_weights_exist(const ModelConfig& config) {
   VMOBA_CHECK_INPUT(config.weights.empty() || std::filesystem::exists(config.weights),
                     "model.weights: expected pretrained weights at '{}', found nothing; get {}, or set model.weights "
                     "to \"\" to train from random weights",
-                    config.weights, known.published_weights);
+                    config.weights, architecture_of(config).published_weights);
 }
 
 }  // namespace
 
 void check_weights(const ModelConfig& config) {
   config.validate();
-  const Architecture& known = architectures().find(config.architecture);
-  check_weights_exist(config, known);
-  if (!config.weights.empty()) check_pretrained(config.weights, known.specs(config), known.config_json(config));
+  check_weights_exist(config);
+  if (!config.weights.empty()) check_pretrained(config);
+}
+
+void check_sizes_known(const ModelConfig& config) {
+  const Architecture& known = architecture_of(config);
+  VMOBA_CHECK_INPUT(config.missing_weights.empty(),
+                    "expected the sizes of the model from the weights at '{}', found none there; get {}, or write the "
+                    "sizes: model.{}",
+                    config.missing_weights, known.published_weights, fmt::join(known.sizes, ", model."));
 }
 
 RecomputePolicy recompute_policy(const ModelConfig& config) {
@@ -117,12 +107,12 @@ RecomputePolicy recompute_policy(const ModelConfig& config) {
 }
 
 std::string default_negative_prompt(const ModelConfig& config) {
-  return architectures().find(config.architecture).negative_prompt(config);
+  return architecture_of(config).negative_prompt(config);
 }
 
 std::vector<ForwardWork> forward_work(const ModelConfig& config, const attention::AttentionConfig& attention,
                                       const attention::Grid& grid, int64_t text_tokens, double density) {
-  return architectures().find(config.architecture).forward_work(config, attention, grid, text_tokens, density);
+  return architecture_of(config).forward_work(config, attention, grid, text_tokens, density);
 }
 
 double forward_flops(const ModelConfig& config, const attention::AttentionConfig& attention,
@@ -134,15 +124,15 @@ double forward_flops(const ModelConfig& config, const attention::AttentionConfig
 
 int64_t parameter_count(const ModelConfig& config) {
   int64_t count = 0;
-  for (const ParameterSpec& spec : architectures().find(config.architecture).specs(config)) count += spec.numel();
+  for (const ParameterSpec& spec : architecture_of(config).parameters(config)) count += spec.numel();
   return count;
 }
 
 std::vector<Parameter> parameter_shapes(const ModelConfig& config) {
   const at::TensorOptions meta = at::TensorOptions().device(at::kMeta);
   std::vector<Parameter> out;
-  for (const ParameterSpec& spec : architectures().find(config.architecture).specs(config)) {
-    const at::ScalarType dtype = kept_dtype(spec, config.weights_dtype);
+  for (const ParameterSpec& spec : architecture_of(config).parameters(config)) {
+    const at::ScalarType dtype = kept_dtype(spec, config);
     out.push_back({spec.name, at::empty(spec.shape, meta.dtype(dtype))});
     if (c10::elementSize(dtype) == 1) out.back().scale = at::empty({spec.shape[0], 1}, meta.dtype(at::kFloat));
   }
@@ -153,9 +143,8 @@ std::unique_ptr<Dit> make_dit(const ModelConfig& config, const attention::Attent
                               at::Device device, WeightShards* shards) {
   config.validate();
   attention.validate();
-  const Architecture& known = architectures().find(config.architecture);
-  check_weights_exist(config, known);  // what is in them is checked as they are read
-  return known.make(config, attention, seed, device, shards);
+  check_weights_exist(config);  // what is in them is checked as they are read
+  return architecture_of(config).make(config, attention, seed, device, shards);
 }
 
 }  // namespace vmoba::model

@@ -6,6 +6,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <any>
 #include <memory>
 #include <string>
 #include <vector>
@@ -18,31 +19,48 @@
 
 namespace vmoba::model {
 
-// The `model:` group. Widths default to Wan2.1 T2V 1.3B.
+// The `model:` group: what every architecture has, and the values of the chosen one. Where weights are given, sizes are
+// theirs (model/weights/stated_sizes.h).
 struct ModelConfig {
-  std::string architecture = "wan";
+  std::string architecture;
   std::string task = "t2v";  // t2v | i2v | flf2v | ti2v: what the model is told about images (model/conditioning.h)
   int64_t layers = 30;
   int64_t heads = 12;
   int64_t head_dim = 128;
-  int64_t ffn_dim = 8960;
   int64_t in_channels = 16;
   int64_t out_channels = 16;
   int64_t text_dim = 4096;
-  int64_t freq_dim = 256;
-  int64_t image_dim = 0;         // width of CLIP image tokens (1280 in Wan2.1 I2V); 0: the model takes none
-  int64_t image_pos_tokens = 0;  // image tokens with a learnt position (514 in Wan2.1 FLF2V); 0: none
+  int64_t image_dim = 0;  // width of image tokens; 0: the model takes none
   std::vector<int64_t> patch_size = {1, 2, 2};
   double eps = 1e-6;
-  bool cross_attn_norm = true;
   std::string weights;                 // folder or file with pretrained weights; empty: random from the seed
   std::string compute_dtype = "bf16";  // bf16 | fp32
   std::string weights_dtype = "fp32";  // fp32 | bf16 | fp8: how weights are kept; only fp32 ones can be trained
   std::string pointwise = "auto";      // auto | reference: how norms, rotation and residuals run (common/pointwise.h)
   bool activation_checkpointing = true;
+  // The weights that would state the sizes, where they are missing: then the sizes here mean nothing. Else empty.
+  std::string missing_weights;
 
+  ModelConfig();
   void visit(ConfigVisitor& v);
   void validate() const;
+
+  // The architecture's own struct (WanConfig of "wan"), a value that is copied with this one. Defaults until it is
+  // first changed; changing it as another struct begins with that one's defaults.
+  template <typename Own>
+  const Own& own() const {
+    static const Own defaults;
+    const Own* held = std::any_cast<Own>(&own_);
+    return held ? *held : defaults;
+  }
+  template <typename Own>
+  Own& own() {
+    if (!std::any_cast<Own>(&own_)) own_ = Own();
+    return std::any_cast<Own&>(own_);
+  }
+
+ private:
+  std::any own_;
 };
 
 struct Parameter {
@@ -106,6 +124,9 @@ class Dit {
 // Reads the headers of config.weights (nothing where it is empty). Throws Error(kInput) where files are missing, saying
 // where to get them, or do not fit the configured model.
 void check_weights(const ModelConfig& config);
+
+// Throws Error(kInput) where the sizes are not known (config.missing_weights), saying where to get the weights.
+void check_sizes_known(const ModelConfig& config);
 
 // What backward computes again, as config.activation_checkpointing says.
 RecomputePolicy recompute_policy(const ModelConfig& config);

@@ -7,8 +7,8 @@
 #include "config/experts.h"
 #include "core/log.h"
 #include "core/random.h"
-#include "model/common/lora.h"
-#include "model/weights/lora_file.h"
+#include "model/adapter/lora.h"
+#include "model/adapter/lora_file.h"
 #include "train/dist/gradient_buckets.h"
 #include "train/flow_matching.h"
 #include "train/optim/gradients.h"
@@ -16,16 +16,18 @@
 namespace vmoba::train {
 namespace {
 
-void attach_adapters(const model::LoraConfig& lora, model::Dit& dit, uint64_t seed, at::Device device) {
+void attach_adapters(const model::LoraConfig& lora, const model::Architecture& architecture, model::Dit& dit,
+                     uint64_t seed, at::Device device) {
   if (!lora.enabled()) return;
-  const auto adapters = model::make_adapters(lora, dit.parameters(), seed, device);
+  const auto adapters = model::make_adapters(lora, architecture, dit.parameters(), seed, device);
   dit.attach(adapters);
   log_info("LoRA: rank {} beside {} linear maps{}", lora.rank, adapters.size(),
            lora.init_from.empty() ? "" : ", going on from " + lora.init_from);
-  const auto missing = model::missing_for_kohya(adapters);
+  const auto missing = model::missing_for_kohya(adapters, architecture);
   if (std::count(lora.formats.begin(), lora.formats.end(), "kohya") && !missing.empty())
-    log_warning("lora.formats kohya: diffusers refuses such files without all of q, k, v, o and ffn; {} are missing",
-                missing.size());
+    log_warning(
+        "lora.formats kohya: diffusers refuses such files where a block lacks a module; {} are missing (first {})",
+        missing.size(), missing.front());
 }
 
 Expert make_expert(const RootConfig& config, const model::ModelConfig& model, const model::LoraConfig& lora,
@@ -36,7 +38,7 @@ Expert make_expert(const RootConfig& config, const model::ModelConfig& model, co
     out.shards = std::make_shared<dist::ShardedWeights>(mesh.state(), mesh.replicas(),
                                                         trains_parts ? values_per_unit(config.train.optimizer) : 1);
   out.dit = model::make_dit(model, config.attention, seed, device, out.shards.get());
-  attach_adapters(lora, *out.dit, seed, device);
+  attach_adapters(lora, model::architecture_of(model), *out.dit, seed, device);
   out.optimizer = make_optimizer(config.train.optimizer, out.dit->trainable());
   if (config.train.ema.enabled) out.ema = std::make_unique<Ema>(config.train.ema, out.dit->trainable());
   if (trains_parts) {

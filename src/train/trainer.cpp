@@ -96,7 +96,7 @@ void Trainer::load_encoders() {
 }
 
 CheckpointParts Trainer::parts() {
-  return {experts_, resolved_yaml(config_), config_.lora};
+  return {experts_, resolved_yaml(config_), config_.lora, &model::architecture_of(config_.model)};
 }
 
 std::string Trainer::find_start(const ResumeRequest& resume) {

@@ -56,8 +56,21 @@ const std::map<std::string, std::vector<std::string>>& allowed_train_includes() 
   return table;
 }
 
-// Folders of src/model that every model may use; any other folder there is one model.
-const std::set<std::string> kSharedModelFolders = {"common", "kernels", "text", "image", "codec", "weights"};
+// The rooms of src/model, and what each may include of the others; headers beside the rooms are open to all. Any other
+// folder there is one model.
+const std::map<std::string, std::set<std::string>>& model_rooms() {
+  static const std::map<std::string, std::set<std::string>> table = {
+      {"kernels", {}},
+      {"common", {"kernels"}},
+      {"weights", {"common"}},
+      {"adapter", {"common", "weights"}},
+      {"codec", {"common", "weights"}},
+      {"text", {"common", "weights"}},
+      {"image", {"common", "weights"}},
+  };
+  return table;
+}
+const std::set<std::string> kRoomsOfOneModel = {"common", "weights"};
 
 // Rooms of src/attention with a rule of their own; any other folder there is one method.
 const std::set<std::string> kAttentionRooms = {"kernels", "block", "reference", "native"};
@@ -82,10 +95,22 @@ std::string folder_of(const std::string& path) {
   return room.empty() ? path.substr(0, path.find('/')) : "attention/" + room;
 }
 
-// "wan" of "model/wan/x.cpp"; "" outside a model's own folder.
-std::string model_of(const std::string& path) {
-  const std::string folder = inner_folder(path, "model");
-  return kSharedModelFolders.contains(folder) ? "" : folder;
+bool is_model(const std::string& folder) {
+  return !folder.empty() && !model_rooms().contains(folder);
+}
+
+// One model is known to itself, to the table of architectures, and to programs.
+std::string model_violation(const std::string& file, const std::string& include) {
+  const std::string from = inner_folder(file, "model"), to = inner_folder(include, "model");
+  if (to.empty() || from == to) return "";
+  if (is_model(from) && is_model(to)) return "one model never includes another";
+  if (is_model(to))
+    return file == "model/architecture.cpp" || file.starts_with("apps/")
+               ? ""
+               : "only model/architecture.cpp and programs see a model's folder";
+  if (from.empty()) return "";
+  const std::set<std::string>& seen = is_model(from) ? kRoomsOfOneModel : model_rooms().at(from);
+  return seen.contains(to) ? "" : "model/" + from + " does not see model/" + to;
 }
 
 // "dist" of "train/dist/x.cpp"; "" for a file beside the rooms and outside src/train.
@@ -125,9 +150,8 @@ std::string project_violation(const std::string& file, const std::string& includ
   const std::string method = method_of(file);
   const bool own = !method.empty() && method_of(include) == method;
   if (!own && !starts_with_any(include, rule->second)) return folder + " does not see it";
-  const std::string from = model_of(file), to = model_of(include);
-  if (!from.empty() && !to.empty() && from != to) return "one model never includes another";
-  return train_violation(file, include);
+  const std::string of_model = model_violation(file, include);
+  return of_model.empty() ? train_violation(file, include) : of_model;
 }
 
 struct Tree {
@@ -218,8 +242,14 @@ std::map<std::string, std::string> house() {
           {"src/attention/kernels/kernels.h", "#include <cuda_runtime.h>\n"},
           {"src/attention/kernels/gate.cu", "#include <cute/tensor.hpp>\n#include \"attention/kernels/kernels.h\"\n"},
           {"src/model/dit.h", "#include \"attention/attention.h\"\n#include \"core/check.h\"\n"},
+          {"src/model/architecture.h", "#include \"model/dit.h\"\n#include \"model/weights/files.h\"\n"},
+          {"src/model/architecture.cpp", "#include \"model/hunyuan_video/block.h\"\n"},
           {"src/model/common/rope.h", "#include <ATen/ATen.h>\n"},
-          {"src/model/wan/wan.cpp", "#include \"model/common/rope.h\"\n#include \"model/dit.h\"\n"},
+          {"src/model/weights/files.h", "#include \"model/common/rope.h\"\n"},
+          {"src/model/adapter/lora.h", "#include \"model/architecture.h\"\n#include \"model/weights/files.h\"\n"},
+          {"src/model/codec/codec.cpp", "#include \"model/weights/files.h\"\n"},
+          {"src/model/wan/wan.cpp",
+           "#include \"model/architecture.h\"\n#include \"model/common/rope.h\"\n#include \"model/weights/files.h\"\n"},
           {"src/model/hunyuan_video/block.h", "#include \"model/common/rope.h\"\n"},
           {"src/data/video_writer.h", "#include \"core/check.h\"\n"},
           {"src/data/video_reader.cpp", "extern \"C\" {\n#include <libavformat/avformat.h>\n}\n"},
@@ -239,6 +269,7 @@ std::map<std::string, std::string> house() {
           {"src/train/report/callback.h", "#include \"core/check.h\"\n"},
           {"src/train/validation/videos.cpp", "#include \"train/expert.h\"\n"},
           {"apps/main_guard.h", "#include <CLI/CLI.hpp>\n"},
+          {"apps/bench.cpp", "#include \"model/hunyuan_video/block.h\"\n"},
           {"apps/train.cpp", "#include \"apps/main_guard.h\"\n#include \"train/trainer.h\"\n"}};
 }
 
@@ -288,6 +319,15 @@ TEST_CASE("each broken rule is found") {
       {"src/model/x.cpp", "#include \"attention/kernels/kernels.h\"", "model does not see it"},
       {"src/model/x.cpp", "#include \"data/video_writer.h\"", "model does not see it"},
       {"src/model/wan/x.cpp", "#include \"model/hunyuan_video/block.h\"", "one model never includes another"},
+      {"src/model/x.cpp", "#include \"model/hunyuan_video/block.h\"", "a model's folder"},
+      {"src/model/weights/x.cpp", "#include \"model/hunyuan_video/block.h\"", "a model's folder"},
+      {"src/model/adapter/x.cpp", "#include \"model/hunyuan_video/block.h\"", "a model's folder"},
+      {"src/config/x.cpp", "#include \"model/hunyuan_video/block.h\"", "a model's folder"},
+      {"src/train/x.cpp", "#include \"model/hunyuan_video/block.h\"", "a model's folder"},
+      {"src/model/weights/x.cpp", "#include \"model/adapter/lora.h\"", "model/weights does not see model/adapter"},
+      {"src/model/common/x.cpp", "#include \"model/weights/files.h\"", "model/common does not see model/weights"},
+      {"src/model/codec/x.cpp", "#include \"model/adapter/lora.h\"", "model/codec does not see model/adapter"},
+      {"src/model/wan/x.cpp", "#include \"model/adapter/lora.h\"", "model/wan does not see model/adapter"},
       {"src/data/x.cpp", "#include \"model/dit.h\"", "data does not see it"},
       {"src/data/x.h", "#include <libavcodec/avcodec.h>", "only data's .cpp"},
       {"src/sample/x.cpp", "#include <libswscale/swscale.h>", "only data's .cpp"},

@@ -4,9 +4,9 @@
 #include <filesystem>
 #include <fstream>
 
-#include "model/common/lora.h"
+#include "model/adapter/lora.h"
+#include "model/adapter/lora_file.h"
 #include "model/wan_fixture.h"
-#include "model/weights/lora_file.h"
 #include "support/messages.h"
 #include "support/process.h"
 
@@ -24,7 +24,7 @@ std::unique_ptr<Dit> base(const std::string& weights_dtype = "fp32") {
 }
 
 std::vector<Adapter> peft_adapters() {
-  return read_lora(fixture_path("lora"), at::kCPU);
+  return read_lora(fixture_path("lora"), wan_row(), at::kCPU);
 }
 
 struct Results {
@@ -93,13 +93,13 @@ TEST_CASE("the base is frozen: no gradients, nothing of it to optimise") {
 
 TEST_CASE("a new LoRA changes nothing, is a function of the seed, and covers the complete set") {
   const auto model = base();
-  const auto adapters = make_adapters(rank_two(), model->parameters(), 3, at::kCPU);
+  const auto adapters = make_adapters(rank_two(), wan_row(), model->parameters(), 3, at::kCPU);
   CHECK(adapters.size() == 2 * 10);  // q, k, v, o of two attentions and two maps of ffn in each of two blocks
   const at::Tensor before = run(*model, false).output.detach();
   model->attach(adapters);
   CHECK(run(*model, false).output.detach().equal(before));
-  const auto again = make_adapters(rank_two(), base()->parameters(), 3, at::kCPU);
-  const auto other = make_adapters(rank_two(), base()->parameters(), 4, at::kCPU);
+  const auto again = make_adapters(rank_two(), wan_row(), base()->parameters(), 3, at::kCPU);
+  const auto other = make_adapters(rank_two(), wan_row(), base()->parameters(), 4, at::kCPU);
   CHECK(again[5].low_rank.a.equal(adapters[5].low_rank.a));
   CHECK_FALSE(other[5].low_rank.a.equal(adapters[5].low_rank.a));
   CHECK(adapters[0].low_rank.a.abs().max().item<double>() <= 1 / std::sqrt(40.0));
@@ -108,7 +108,7 @@ TEST_CASE("a new LoRA changes nothing, is a function of the seed, and covers the
 TEST_CASE("targets are patterns in diffusers' or the original names") {
   const auto model = base();
   const auto count = [&](std::vector<std::string> patterns) {
-    return lora_modules(patterns, model->parameters()).size();
+    return lora_modules(patterns, wan_row(), model->parameters()).size();
   };
   CHECK(count({"to_q"}) == 4);
   CHECK(count({"self_attn.q"}) == 2);
@@ -127,14 +127,14 @@ TEST_CASE("every format written reads back to the same maps, in the names that t
                                                     {"kohya", "lora_unet_blocks_0_self_attn_q.lora_down.weight"}};
   for (const std::string& format : lora_format_names()) {
     const std::string path = folder.path() + "/" + format + ".safetensors";
-    write_lora(path, adapters, lora_format(format), at::kFloat);
+    write_lora(path, adapters, wan_row(), lora_format(format), at::kFloat);
     const SafetensorsFile file(path);
     CHECK(file.contains(first.at(format)));
     CHECK(file.contains("lora_unet_blocks_0_ffn_0.alpha") == (format == "kohya"));
-    check_same(read_lora(path, at::kCPU), adapters);
+    check_same(read_lora(path, wan_row(), at::kCPU), adapters);
   }
-  CHECK(missing_for_kohya(adapters).empty());
-  CHECK(missing_for_kohya({adapters[0]}).size() == 9);
+  CHECK(missing_for_kohya(adapters, wan_row()).empty());
+  CHECK(missing_for_kohya({adapters[0]}, wan_row()).size() == 9);
 }
 
 TEST_CASE("files of other writers are read") {
@@ -144,7 +144,7 @@ TEST_CASE("files of other writers are read") {
   const auto read_one = [&](const std::vector<NamedTensor>& tensors,
                             const std::map<std::string, std::string>& metadata = {}) {
     write_safetensors(path, tensors, metadata);
-    const auto adapters = read_lora(path, at::kCPU);
+    const auto adapters = read_lora(path, wan_row(), at::kCPU);
     REQUIRE(adapters.size() == 1);
     return adapters[0];
   };
@@ -175,7 +175,7 @@ TEST_CASE("what is no such LoRA is refused by name") {
   const std::string path = folder.path() + "/x.safetensors";
   const auto refused = [&](const std::vector<NamedTensor>& tensors) {
     write_safetensors(path, tensors);
-    return refusal_of([&] { read_lora(path, at::kCPU); });
+    return refusal_of([&] { read_lora(path, wan_row(), at::kCPU); });
   };
   const std::string module = "diffusion_model.blocks.0.self_attn.q";
   const at::Tensor a = at::zeros({2, 40}), b = at::zeros({40, 2});
@@ -194,22 +194,23 @@ TEST_CASE("a run goes on from a file of any format; what does not fit is said") 
   const vmoba::test::TemporaryFolder folder;
   const std::string path = folder.path() + "/x.safetensors";
   const std::vector<Adapter> stored = peft_adapters();
-  write_lora(path, stored, LoraFormat::kKohya, at::kFloat);
+  write_lora(path, stored, wan_row(), LoraFormat::kKohya, at::kFloat);
   LoraConfig config;
   config.rank = 3;
   config.alpha = 6;
   config.init_from = path;
   const auto model = base();
-  auto found = make_adapters(config, model->parameters(), 0, at::kCPU);
+  auto found = make_adapters(config, wan_row(), model->parameters(), 0, at::kCPU);
   CHECK(found[0].low_rank.scale == 2);
   std::sort(found.begin(), found.end(), [](const Adapter& x, const Adapter& y) { return x.module < y.module; });
   check_same(found, stored);
   config.rank = 4;
-  CHECK(contains(refusal_of([&] { make_adapters(config, model->parameters(), 0, at::kCPU); }), "found rank 3"));
+  CHECK(contains(refusal_of([&] { make_adapters(config, wan_row(), model->parameters(), 0, at::kCPU); }),
+                 "found rank 3"));
   config.rank = 3;
   config.targets = {"to_q"};
-  CHECK(
-      contains(refusal_of([&] { make_adapters(config, model->parameters(), 0, at::kCPU); }), "add it to the targets"));
+  CHECK(contains(refusal_of([&] { make_adapters(config, wan_row(), model->parameters(), 0, at::kCPU); }),
+                 "add it to the targets"));
 }
 
 TEST_CASE("adapters of one module add up, so that two LoRAs can be sampled with") {

@@ -9,6 +9,7 @@
 #include "model/common/pointwise.h"
 #include "model/common/rope.h"
 #include "model/kernels/pointwise.h"
+#include "model/wan/wan_config.h"
 #include "support/catch.h"
 
 using namespace vmoba;
@@ -262,7 +263,8 @@ TEST_CASE("activations beyond 2^31 values", "[gpu]") {
 
 TEST_CASE("a transformer with kernels errs no more than one without", "[gpu]") {
   ModelConfig config;
-  config.layers = 3, config.heads = 2, config.head_dim = 64, config.ffn_dim = 256, config.text_dim = 32;
+  config.layers = 3, config.heads = 2, config.head_dim = 64, config.own<WanConfig>().ffn_dim = 256,
+  config.text_dim = 32;
   attention::AttentionConfig attention;
   attention.backend = "full";
   at::manual_seed(8);

@@ -38,7 +38,7 @@ double worst(const at::Tensor& a, const at::Tensor& b) {
 }
 
 std::vector<NamedTensor> stored_tensors() {
-  const WeightFiles files(test::kUmt5Fixture + "/text_encoder");
+  const WeightFiles files(test::kUmt5Fixture + "/text_encoder", umt5_layouts());
   std::vector<NamedTensor> out;
   for (const auto& [name, entry] : files.entries()) out.push_back({name, files.read(name, at::kFloat, at::kCPU)});
   return out;

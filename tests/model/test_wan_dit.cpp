@@ -178,7 +178,7 @@ TEST_CASE("random weights follow Wan's rules and depend on seed and name alone")
   // Sample deviations of n values scatter by about 1/sqrt(2n) of themselves; four times that.
   CHECK(deviation("condition_embedder.time_embedder.linear_2.weight") == Approx(0.02).epsilon(4 / std::sqrt(2 * 1600)));
   CHECK(deviation("blocks.0.scale_shift_table") == Approx(1 / std::sqrt(width)).epsilon(4 / std::sqrt(2 * 240)));
-  const double bound = std::sqrt(6 / (width + config.ffn_dim));
+  const double bound = std::sqrt(6 / (width + config.own<WanConfig>().ffn_dim));
   const at::Tensor& up = tensors.at("blocks.0.ffn.net.0.proj.weight");
   CHECK(up.abs().max().item<double>() <= bound);
   CHECK(up.abs().max().item<double>() > 0.98 * bound);
@@ -210,17 +210,17 @@ TEST_CASE("published sizes: every name and shape") {
   ModelConfig config;
   check("2.1 T2V 1.3B", config, 825, 1418996800, 0xcf7ad081df4f1f9d);
   config.heads = config.layers = 40;
-  config.ffn_dim = 13824;
+  config.own<WanConfig>().ffn_dim = 13824;
   check("2.1 T2V 14B, 2.2 T2V A14B", config, 1095, 14288491584, 0x19bca002ab584777);
   config.in_channels = 36;
   check("2.2 I2V A14B", config, 1095, 14288901184, 0x38241d25c447fff1);
   config.image_dim = 1280;
   check("2.1 I2V 14B", config, 1303, 16394878784, 0x19fe64b0e3852431);
-  config.image_pos_tokens = 514;
+  config.own<WanConfig>().image_pos_tokens = 514;
   check("2.1 FLF2V 14B", config, 1304, 16395536704, 0x2da3833bfe09a1a5);
   config = {};
   config.heads = 24;
-  config.ffn_dim = 14336;
+  config.own<WanConfig>().ffn_dim = 14336;
   config.in_channels = config.out_channels = 48;
   check("2.2 TI2V 5B", config, 825, 4999787712, 0xcc985bf3e1d3b617);
 }
@@ -285,10 +285,10 @@ TEST_CASE("wrong shapes are refused with the shape that works") {
   config.head_dim = 21;
   CHECK(contains(refusal_of([&] { make_dit(config, full_attention(), 0, at::kCPU); }), "model.head_dim"));
   config = random_config();
-  config.image_pos_tokens = 14;
+  config.own<WanConfig>().image_pos_tokens = 14;
   CHECK(contains(refusal_of([&] { config.validate(); }), "model.image_pos_tokens"));
   config = random_config();
-  config.freq_dim = 15;
+  config.own<WanConfig>().freq_dim = 15;
   CHECK(contains(refusal_of([&] { config.validate(); }), "model.freq_dim"));
   config = random_config();
   config.architecture = "wam";

@@ -9,11 +9,10 @@
 #include <iostream>
 #include <set>
 
+#include "model/adapter/lora_file.h"
+#include "model/convert.h"
 #include "model/wan/wan_parameters.h"
 #include "model/wan_fixture.h"
-#include "model/weights/convert.h"
-#include "model/weights/lora_file.h"
-#include "model/weights/name_map.h"
 #include "model/weights/save.h"
 #include "model/weights/weight_files.h"
 #include "support/messages.h"
@@ -34,9 +33,13 @@ std::vector<NamedTensor> fixture_weights() {
   return out;
 }
 
+const NameTable& original_names() {
+  return layout_named(wan_row(), "original").names;
+}
+
 std::vector<NamedTensor> original_weights(const std::string& prefix) {
   std::vector<NamedTensor> out = fixture_weights();
-  for (NamedTensor& named : out) named.name = prefix + diffusers_to_original(named.name).value();
+  for (NamedTensor& named : out) named.name = prefix + original_names().from_diffusers(named.name).value();
   return out;
 }
 
@@ -75,19 +78,19 @@ TEST_CASE("every name of every Wan goes to the original layout and back") {
   ModelConfig config = wan_t2v_config();
   config.layers = 12;  // two digits
   config.image_dim = 10;
-  config.image_pos_tokens = 14;
+  config.own<WanConfig>().image_pos_tokens = 14;
   std::set<std::string> originals;
   for (const ParameterSpec& spec : wan_parameter_specs(config)) {
     INFO(spec.name);
-    const auto original = diffusers_to_original(spec.name);
+    const auto original = original_names().from_diffusers(spec.name);
     REQUIRE(original.has_value());
     CHECK(originals.insert(*original).second);
-    CHECK(original_to_diffusers(*original) == spec.name);
+    CHECK(original_names().to_diffusers(*original) == spec.name);
   }
   CHECK(originals.contains("img_emb.emb_pos"));
   CHECK(originals.contains("blocks.11.cross_attn.norm_k_img.weight"));
   for (const char* name : {"blocks.0.self_attn.qq.weight", "blocks.x.self_attn.q.weight", "head", "blocks.0."})
-    CHECK_FALSE(original_to_diffusers(name).has_value());
+    CHECK_FALSE(original_names().to_diffusers(name).has_value());
 }
 
 TEST_CASE("the original layout and ComfyUI's load like diffusers', alone and among other models") {
@@ -242,7 +245,7 @@ TEST_CASE("a LoRA is merged at its strength") {
   options.lora_strength = 0.5;
   convert_weights(options);
   const auto merged = load(options.out), plain = load(fixture_path("wan_t2v"));
-  for (const Adapter& adapter : read_lora(fixture_path("lora"), at::kCPU)) {
+  for (const Adapter& adapter : read_lora(fixture_path("lora"), wan_row(), at::kCPU)) {
     const std::string name = adapter.module + ".weight";
     const LowRank& x = adapter.low_rank;
     CHECK(x.scale == 5.0 / 3.0);
@@ -276,7 +279,7 @@ ModelConfig peak_config() {
   const char* sizes = std::getenv("VMOBA_PEAK_SIZES");
   ModelConfig config;
   config.layers = 3;
-  if (sizes) std::sscanf(sizes, "%ld %ld %ld", &config.layers, &config.heads, &config.ffn_dim);
+  if (sizes) std::sscanf(sizes, "%ld %ld %ld", &config.layers, &config.heads, &config.own<WanConfig>().ffn_dim);
   config.weights_dtype = "bf16";
   return config;
 }

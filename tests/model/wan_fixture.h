@@ -7,7 +7,9 @@
 #include <string>
 
 #include "attention/vmoba/config.h"
+#include "model/architecture.h"
 #include "model/dit.h"
+#include "model/wan/wan_config.h"
 #include "model/weights/safetensors.h"
 #include "support/catch.h"
 
@@ -17,15 +19,19 @@ inline std::string fixture_path(const std::string& name) {
   return fmt::format("{}/model/{}", VMOBA_FIXTURES, name);
 }
 
+inline const Architecture& wan_row() {
+  return architectures().find("wan");
+}
+
 inline ModelConfig wan_t2v_config() {
   ModelConfig config;
   config.layers = 2;
   config.heads = 2;
   config.head_dim = 20;
-  config.ffn_dim = 56;
+  config.own<WanConfig>().ffn_dim = 56;
   config.in_channels = config.out_channels = 4;
   config.text_dim = 12;
-  config.freq_dim = 16;
+  config.own<WanConfig>().freq_dim = 16;
   config.weights = fixture_path("wan_t2v");
   return config;
 }
@@ -35,13 +41,13 @@ inline ModelConfig wan_variant_config() {
   config.layers = 2;
   config.heads = 3;
   config.head_dim = 12;
-  config.ffn_dim = 20;
+  config.own<WanConfig>().ffn_dim = 20;
   config.in_channels = 5;
   config.out_channels = 3;
   config.text_dim = 8;
-  config.freq_dim = 10;
+  config.own<WanConfig>().freq_dim = 10;
   config.patch_size = {2, 1, 3};
-  config.cross_attn_norm = false;
+  config.own<WanConfig>().cross_attn_norm = false;
   config.eps = 1e-4;
   config.weights = fixture_path("wan_variant");
   return config;
@@ -53,9 +59,9 @@ inline ModelConfig wan_small_config(const std::string& name) {
   config.layers = 2;
   config.heads = 2;
   config.head_dim = 12;
-  config.ffn_dim = 20;
+  config.own<WanConfig>().ffn_dim = 20;
   config.text_dim = 4;
-  config.freq_dim = 8;
+  config.own<WanConfig>().freq_dim = 8;
   config.weights = fixture_path(name);
   return config;
 }
@@ -72,7 +78,7 @@ inline ModelConfig wan_i2v_config() {
 inline ModelConfig wan_flf2v_config() {
   ModelConfig config = wan_i2v_config();
   config.layers = 1;
-  config.image_pos_tokens = 14;
+  config.own<WanConfig>().image_pos_tokens = 14;
   config.task = "flf2v";
   config.weights = fixture_path("wan_flf2v");
   return config;

@@ -1,6 +1,9 @@
 // The memory and FLOPs that --dry-run announces, against sums by hand over the published shapes.
+#include "model/wan/wan_config.h"
+#include "model/weights/shared_file.h"
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/process.h"
 #include "train/forecast/estimate.h"
 
 using namespace vmoba;
@@ -23,10 +26,38 @@ constexpr int64_t kParameters = kBlocks * (kBlockMatrices + kBlockVectors) + kOt
 constexpr int64_t kFp32Bytes = 4 * (kBlocks * kBlockVectors + kOtherVectors);
 constexpr int64_t kRank = 32, kAdapters = kBlocks * kRank * (8 * 2 * E + 2 * (E + F));
 
-// A shipped configuration, with a small VAE of the published strides and channels.
-RootConfig shipped(const std::string& config, std::vector<std::string> overrides) {
-  overrides.insert(overrides.end(), {"codec.weights=" VMOBA_FIXTURES "/model/wan_vae_21"});
-  return load_root_config(VMOBA_SOURCE_DIR "/configs/" + config, overrides);
+// A file with the headers of the published 14B transformer and no values: a hole of 29 GB, which takes no space.
+const std::string& headers_of_14b() {
+  static const test::TemporaryFolder folder;
+  static const std::string path = [] {
+    model::ModelConfig sizes;
+    sizes.layers = kBlocks;
+    sizes.heads = E / sizes.head_dim;
+    sizes.own<model::WanConfig>().ffn_dim = F;
+    std::vector<model::TensorToWrite> tensors;
+    for (const model::Parameter& p : model::parameter_shapes(sizes))
+      tensors.push_back({p.name, at::kBFloat16, p.shape().vec(), {}});
+    std::string file = folder.path() + "/wan.safetensors";
+    model::create_shared_file(file, model::safetensors_layout(file, tensors, {}));
+    return file;
+  }();
+  return path;
+}
+
+// A shipped configuration of 14B transformers, with a small VAE of the published strides and channels.
+RootConfig shipped(const std::string& config, const std::vector<std::string>& overrides) {
+  std::vector<std::string> all = {"codec.weights=" VMOBA_FIXTURES "/model/wan_vae_21",
+                                  "model.weights=" + headers_of_14b()};
+  all.insert(all.end(), overrides.begin(), overrides.end());
+  return load_root_config(VMOBA_SOURCE_DIR "/configs/" + config, all);
+}
+
+// Experts of 14B, each down to its timestep.
+std::vector<std::string> experts(const std::vector<int>& until_timesteps) {
+  std::string list;
+  for (const int until : until_timesteps)
+    list += fmt::format("{}{{weights: {}, until_timestep: {}}}", list.empty() ? "" : ", ", headers_of_14b(), until);
+  return {"model.weights=''", "experts=[" + list + "]"};
 }
 
 RunEstimate estimate(const std::vector<std::string>& overrides) {
@@ -35,6 +66,27 @@ RunEstimate estimate(const std::vector<std::string>& overrides) {
 }
 
 }  // namespace
+
+TEST_CASE("a shipped configuration takes its sizes from the weights; the resolved one prints every value") {
+  RootConfig config = shipped("wan2.1_14b_lora.yaml", {});
+  CHECK(config.model.layers == kBlocks);
+  CHECK(config.model.heads * config.model.head_dim == E);
+  const std::string yaml = config_to_yaml([&](ConfigVisitor& v) { config.visit(v); });
+  for (const char* line : {"\n  layers: 40\n", "\n  heads: 40\n", "\n  ffn_dim: 13824\n", "\n  text_dim: 4096\n",
+                           "\"blocks.*.attn*.to_q\""})
+    CHECK(contains(yaml, line));
+  const std::string says = test::refusal_of([] { shipped("wan2.1_14b_lora.yaml", {"model.heads=12"}); });
+  CHECK(contains(says, "model.heads: expected 40"));
+  CHECK(contains(says, "found 12"));
+  CHECK(contains(says, headers_of_14b()));
+}
+
+TEST_CASE("without the weights that state the sizes there is no estimate") {
+  const RootConfig config = load_root_config(VMOBA_SOURCE_DIR "/configs/wan2.1_14b_lora.yaml",
+                                             {"codec.weights=" VMOBA_FIXTURES "/model/wan_vae_21"});
+  const std::string says = test::refusal_of([&] { estimate_run(config, configured_buckets(config)); });
+  CHECK(contains(says, "sizes of the model from the weights at 'models/Wan2.1-T2V-14B-Diffusers/transformer'"));
+}
 
 TEST_CASE("LoRA: the base as it is kept, adapters and all that follows them in fp32") {
   const RunEstimate bf16 = estimate({"train.ema.enabled=true"});
@@ -104,17 +156,18 @@ TEST_CASE("FLOPs of a step: frozen weights take part in backward by their inputs
 
 TEST_CASE("two experts: twice the state, once the activations") {
   const RunEstimate one = estimate({"model.weights_dtype=bf16"});
-  const RunEstimate two =
-      estimate({"model.weights_dtype=bf16", "model.weights=''", "experts=[{until_timestep: 875}, {}]"});
+  const RunEstimate two = estimate(experts({875, 0}));
   CHECK(two.experts == 2);
   CHECK(two.parameters == one.parameters);
   CHECK(two.total_bytes() - two.activations_bytes == 2 * (one.total_bytes() - one.activations_bytes));
   CHECK(two.activations_bytes == one.activations_bytes);
-  const RootConfig config = shipped("wan2.2_a14b_lora.yaml", {});
+  const RootConfig config =
+      shipped("wan2.2_a14b_lora.yaml",
+              {"model.weights=''", "experts[0].weights=" + headers_of_14b(), "experts[1].weights=" + headers_of_14b()});
+  CHECK(config.model.layers == kBlocks);  // those of the first expert's weights
   const std::string text = estimate_to_text(config, estimate_run(config, configured_buckets(config)));
   CHECK(contains(text, "in each of 2 experts"));
-  const RunEstimate three = estimate(
-      {"model.weights_dtype=bf16", "model.weights=''", "experts=[{until_timestep: 9}, {until_timestep: 8}, {}]"});
+  const RunEstimate three = estimate(experts({9, 8, 0}));
   CHECK(three.total_bytes() - three.activations_bytes == 3 * (one.total_bytes() - one.activations_bytes));
   CHECK(contains(text, "LoRA of rank 32"));
 }

@@ -69,7 +69,7 @@ struct ClipBlock {
 class ClipReader {
  public:
   ClipReader(const std::string& path, at::Device device)
-      : path_(path), files_(model_folder(path, "image_encoder", "image_encoder.weights")), device_(device) {
+      : path_(path), files_(model_folder(path, "image_encoder", "image_encoder.weights"), {}), device_(device) {
     const std::string first = "embeddings.patch_embedding.weight";
     const bool prefixed = files_.entries().contains("vision_model." + first);
     VMOBA_CHECK_INPUT(prefixed || files_.entries().contains(first),

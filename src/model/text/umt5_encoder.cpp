@@ -18,30 +18,19 @@ namespace {
 constexpr double kEps = 1e-6;
 constexpr double kMaxDistance = 128;
 
-struct NamePair {
-  const char* name;      // transformers'
-  const char* original;  // Wan-Video/Wan2.1 wan/modules/t5.py
+constexpr const char* kBlockNames[] = {
+    "layer.0.layer_norm.weight",          "layer.0.SelfAttention.q.weight",
+    "layer.0.SelfAttention.k.weight",     "layer.0.SelfAttention.v.weight",
+    "layer.0.SelfAttention.o.weight",     "layer.0.SelfAttention.relative_attention_bias.weight",
+    "layer.1.layer_norm.weight",          "layer.1.DenseReluDense.wi_0.weight",
+    "layer.1.DenseReluDense.wi_1.weight", "layer.1.DenseReluDense.wo.weight",
 };
 
-constexpr NamePair kBlockNames[] = {
-    {"layer.0.layer_norm.weight", "norm1.weight"},
-    {"layer.0.SelfAttention.q.weight", "attn.q.weight"},
-    {"layer.0.SelfAttention.k.weight", "attn.k.weight"},
-    {"layer.0.SelfAttention.v.weight", "attn.v.weight"},
-    {"layer.0.SelfAttention.o.weight", "attn.o.weight"},
-    {"layer.0.SelfAttention.relative_attention_bias.weight", "pos_embedding.embedding.weight"},
-    {"layer.1.layer_norm.weight", "norm2.weight"},
-    {"layer.1.DenseReluDense.wi_0.weight", "ffn.gate.0.weight"},
-    {"layer.1.DenseReluDense.wi_1.weight", "ffn.fc1.weight"},
-    {"layer.1.DenseReluDense.wo.weight", "ffn.fc2.weight"},
-};
-
-// Where each tensor lies in the files, by transformers' name.
+// The tensors of the files, by transformers' names.
 class Names {
  public:
   Names(const WeightFiles& files, const std::string& path) : files_(files), path_(path) {
-    original_ = has("token_embedding.weight");
-    VMOBA_CHECK_INPUT(original_ || has(block(0, 1)),
+    VMOBA_CHECK_INPUT(has(block(0, 1)),
                       "text.weights: expected a UMT5 encoder ({} or blocks.0.attn.q.weight) at '{}', found {} other "
                       "tensors such as '{}'",
                       "encoder.block.0.layer.0.SelfAttention.q.weight", path, files.entries().size(),
@@ -50,14 +39,10 @@ class Names {
   }
 
   int64_t layers() const { return layers_; }
-  std::string embedding() const {
-    if (original_) return "token_embedding.weight";
-    return has("shared.weight") ? "shared.weight" : "encoder.embed_tokens.weight";
-  }
-  std::string norm() const { return original_ ? "norm.weight" : "encoder.final_layer_norm.weight"; }
+  std::string embedding() const { return has("shared.weight") ? "shared.weight" : "encoder.embed_tokens.weight"; }
+  std::string norm() const { return "encoder.final_layer_norm.weight"; }
   std::string block(int64_t layer, size_t part) const {
-    return original_ ? fmt::format("blocks.{}.{}", layer, kBlockNames[part].original)
-                     : fmt::format("encoder.block.{}.{}", layer, kBlockNames[part].name);
+    return fmt::format("encoder.block.{}.{}", layer, kBlockNames[part]);
   }
 
   std::vector<int64_t> shape(const std::string& name) const {
@@ -86,7 +71,6 @@ class Names {
 
   const WeightFiles& files_;
   std::string path_;
-  bool original_ = false;
   int64_t layers_ = 0;
 };
 
@@ -124,6 +108,30 @@ Umt5Shape check_names(const Names& names) {
 }
 
 }  // namespace
+
+const std::vector<Layout>& umt5_layouts() {
+  // Wan-Video/Wan2.1 wan/modules/t5.py
+  static const std::vector<Layout> layouts = {
+      {"transformers", "transformers", {}, {"encoder.block.", "shared."}, {}},
+      {"original",
+       "original",
+       {},
+       {"token_embedding."},
+       {{{"shared", "token_embedding"}, {"encoder.final_layer_norm", "norm"}},
+        {{"encoder.block.",
+          "blocks.",
+          {{"layer.0.layer_norm", "norm1"},
+           {"layer.0.SelfAttention.q", "attn.q"},
+           {"layer.0.SelfAttention.k", "attn.k"},
+           {"layer.0.SelfAttention.v", "attn.v"},
+           {"layer.0.SelfAttention.o", "attn.o"},
+           {"layer.0.SelfAttention.relative_attention_bias", "pos_embedding.embedding"},
+           {"layer.1.layer_norm", "norm2"},
+           {"layer.1.DenseReluDense.wi_0", "ffn.gate.0"},
+           {"layer.1.DenseReluDense.wi_1", "ffn.fc1"},
+           {"layer.1.DenseReluDense.wo", "ffn.fc2"}}}}}}};
+  return layouts;
+}
 
 Umt5Shape check_umt5(const WeightFiles& files, const std::string& path) {
   return check_names(Names(files, path));

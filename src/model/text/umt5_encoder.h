@@ -17,9 +17,12 @@ struct Umt5Shape {
   int64_t vocabulary = 0, width = 0, inner = 0, ffn = 0, heads = 0, layers = 0, buckets = 0;
 };
 
+// transformers' names, which ComfyUI keeps and which are used here, and the original repository's.
+const std::vector<Layout>& umt5_layouts();
+
 class Umt5Encoder {
  public:
-  // Copies the weights, in diffusers', ComfyUI's or the original repository's names, to `device` as `dtype`. Throws
+  // Copies the weights, opened with umt5_layouts(), to `device` as `dtype`. Throws
   // Error(kInput) naming what is missing, misshapen or unknown.
   Umt5Encoder(const WeightFiles& files, const std::string& path, at::ScalarType dtype, at::Device device);
 

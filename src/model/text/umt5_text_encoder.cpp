@@ -107,11 +107,11 @@ class Umt5TextEncoder : public TextEncoder {
 std::unique_ptr<TextEncoder> make_umt5_text_encoder(const TextEncoderConfig& config, at::Device device) {
   VMOBA_CHECK_INPUT(config.device != "cuda" || device.is_cuda(),
                     "text.device: expected a run on a CUDA GPU for cuda, found run.device {}", device.str());
-  return std::make_unique<Umt5TextEncoder>(config, WeightFiles(weights_folder(config)), device);
+  return std::make_unique<Umt5TextEncoder>(config, WeightFiles(weights_folder(config), umt5_layouts()), device);
 }
 
 int64_t check_umt5_text_encoder(const TextEncoderConfig& config) {
-  const WeightFiles files(weights_folder(config));
+  const WeightFiles files(weights_folder(config), umt5_layouts());
   const Umt5Shape shape = check_umt5(files, config.weights);
   check_tokenizer(find_tokenizer(config, files), shape);
   return shape.width;
@@ -120,7 +120,7 @@ int64_t check_umt5_text_encoder(const TextEncoderConfig& config) {
 std::vector<std::string> umt5_files(const TextEncoderConfig& config) {
   const std::string folder = weights_folder(config);
   std::vector<std::string> files = find_weight_files(folder);
-  const std::string place = tokenizer_place(config, WeightFiles(folder));
+  const std::string place = tokenizer_place(config, WeightFiles(folder, umt5_layouts()));
   if (!place.empty())
     for (const std::string& file : SentencePieceTokenizer::files(place)) files.push_back(file);
   return files;

@@ -4,6 +4,7 @@
 
 #include "model/common/mlp.h"
 #include "model/common/pointwise.h"
+#include "model/wan/wan_config.h"
 
 namespace vmoba::model {
 namespace {
@@ -58,8 +59,9 @@ at::Tensor wan_block(const WanBlockInput& input, const WanBlockWeights& weights,
   const at::Tensor norm1_BSE = modulated_norm(config, x_BSE, scale_attn, shift_attn);
   x_BSE = gated_sum(config, x_BSE, self_attention_branch(norm1_BSE, weights.attn1, context), gate_attn);
 
-  const at::Tensor norm2_BSE =
-      config.cross_attn_norm ? affine_norm(config, x_BSE, weights.norm2_weight, weights.norm2_bias) : x_BSE;
+  const at::Tensor norm2_BSE = config.own<WanConfig>().cross_attn_norm
+                                   ? affine_norm(config, x_BSE, weights.norm2_weight, weights.norm2_bias)
+                                   : x_BSE;
   x_BSE = x_BSE + cross_attention_branch(norm2_BSE, text_BLE, image_BIE, weights.attn2, config);
 
   const at::Tensor norm3_BSE = modulated_norm(config, x_BSE, scale_ffn, shift_ffn);

@@ -19,6 +19,8 @@
 #include "model/common/weight_bank.h"
 #include "model/sequence_parallel.h"
 #include "model/wan/wan_block.h"
+#include "model/wan/wan_config.h"
+#include "model/wan/wan_config_json.h"
 #include "model/wan/wan_parameters.h"
 #include "model/weights/pretrained.h"
 
@@ -31,7 +33,7 @@ class WanDit : public Dit {
  public:
   WanDit(const ModelConfig& config, const attention::AttentionConfig& attention, std::vector<Parameter> parameters,
          WeightShards* shards)
-      : config_(config), attention_(attention), bank_(std::move(parameters), shards) {
+      : config_(config), wan_(config.own<WanConfig>()), attention_(attention), bank_(std::move(parameters), shards) {
     outer_count_ = wan_outer_specs(config_).size();
     block_count_ = wan_block_specs(config_, 0).size();
     // Of the outer maps several compute in fp32, and all are small.
@@ -67,6 +69,7 @@ class WanDit : public Dit {
   size_t block_begin(int64_t index) const { return outer_count_ + size_t(index) * block_count_; }
 
   ModelConfig config_;
+  WanConfig wan_;
   attention::AttentionConfig attention_;
   WeightBank bank_;
   size_t outer_count_ = 0, block_count_ = 0;
@@ -97,9 +100,9 @@ void WanDit::check_input(const DitInput& input, int64_t tokens) const {
   if (!image.defined()) return;
   VMOBA_CHECK_INPUT(image.dim() == 3 && image.size(0) == latents.size(0) && image.size(1) > 0 &&
                         image.size(2) == config_.image_dim &&
-                        (config_.image_pos_tokens == 0 || image.size(1) == config_.image_pos_tokens),
+                        (wan_.image_pos_tokens == 0 || image.size(1) == wan_.image_pos_tokens),
                     "expected image tokens [{}, {}, {}] (model.image_pos_tokens, model.image_dim), found {}",
-                    latents.size(0), config_.image_pos_tokens ? fmt::to_string(config_.image_pos_tokens) : "I",
+                    latents.size(0), wan_.image_pos_tokens ? fmt::to_string(wan_.image_pos_tokens) : "I",
                     config_.image_dim, fmt::join(image.sizes(), "x"));
 }
 
@@ -120,7 +123,7 @@ WanDit::Embedded WanDit::embed(const DitInput& input, const WanOuterWeights& wei
   const at::Tensor patches_BSP = share.own(patchify(input.latents_BCTHW.to(dtype), config_.patch_size));
   out.tokens.x_BSE = linear(patches_BSP, weights.patch_embedding);
   const at::Tensor timestep_BG = input.timestep_BG.view({input.timestep_BG.size(0), -1}).to(precise);
-  const at::Tensor waves = timestep_embedding(timestep_BG, config_.freq_dim);
+  const at::Tensor waves = timestep_embedding(timestep_BG, wan_.freq_dim);
   out.time_BGE = linear(at::silu(linear(waves, weights.time_up)), weights.time_down);
   out.tokens.time_BG6E = share.own_runs(linear(at::silu(out.time_BGE), weights.time_proj).unflatten(2, {6, -1}));
   out.time_BGE = share.own_runs(out.time_BGE);
@@ -186,9 +189,7 @@ attention::Grid WanDit::grid(int64_t latent_frames, int64_t latent_height, int64
 
 std::unique_ptr<Dit> make_wan_dit(const ModelConfig& config, const attention::AttentionConfig& attention, uint64_t seed,
                                   at::Device device, WeightShards* shards) {
-  const std::vector<ParameterSpec> specs = wan_parameter_specs(config);
-  return std::make_unique<WanDit>(
-      config, attention, make_parameters(config, specs, wan_config_json(config), seed, device, shards), shards);
+  return std::make_unique<WanDit>(config, attention, make_parameters(config, seed, device, shards), shards);
 }
 
 }  // namespace vmoba::model

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/check.h"
+#include "model/wan/wan_config.h"
 
 namespace vmoba::model {
 namespace {
@@ -47,8 +48,8 @@ void image_attention_specs(SpecList& specs, int64_t width) {
 
 void image_embedder_specs(SpecList& specs, const ModelConfig& config) {
   const std::string name = "condition_embedder.image_embedder";
-  if (config.image_pos_tokens > 0)
-    specs.tensor(name + ".pos_embed", {1, config.image_pos_tokens, config.image_dim}, constant(0));
+  if (config.own<WanConfig>().image_pos_tokens > 0)
+    specs.tensor(name + ".pos_embed", {1, config.own<WanConfig>().image_pos_tokens, config.image_dim}, constant(0));
   specs.layer_norm(name + ".norm1", config.image_dim);
   specs.linear(name + ".ff.net.0.proj", config.image_dim, config.image_dim);
   specs.linear(name + ".ff.net.2", config.image_dim, config.heads * config.head_dim);
@@ -82,7 +83,7 @@ class WeightCursor {
   WanImageWeights image() {
     WanImageWeights out;
     if (config_.image_dim == 0) return out;
-    if (config_.image_pos_tokens > 0) out.position = tensor();
+    if (config_.own<WanConfig>().image_pos_tokens > 0) out.position = tensor();
     out.norm1_weight = tensor();
     out.norm1_bias = tensor();
     out.up = linear();
@@ -116,7 +117,7 @@ std::vector<ParameterSpec> wan_outer_specs(const ModelConfig& config) {
                {width, config.in_channels, config.patch_size[0], config.patch_size[1], config.patch_size[2]},
                xavier_uniform(patch_in, width));
   specs.tensor("patch_embedding.bias", {width}, uniform(1 / std::sqrt(double(patch_in))));
-  specs.linear("condition_embedder.time_embedder.linear_1", config.freq_dim, width, normal(0.02));
+  specs.linear("condition_embedder.time_embedder.linear_1", config.own<WanConfig>().freq_dim, width, normal(0.02));
   specs.linear("condition_embedder.time_embedder.linear_2", width, width, normal(0.02));
   specs.linear("condition_embedder.time_proj", width, 6 * width);
   specs.linear("condition_embedder.text_embedder.linear_1", config.text_dim, width, normal(0.02));
@@ -133,9 +134,9 @@ std::vector<ParameterSpec> wan_block_specs(const ModelConfig& config, int64_t la
   attention_specs(specs, "attn1", width);
   attention_specs(specs, "attn2", width);
   if (config.image_dim > 0) image_attention_specs(specs, width);
-  if (config.cross_attn_norm) specs.layer_norm("norm2", width);
-  specs.linear("ffn.net.0.proj", width, config.ffn_dim);
-  specs.linear("ffn.net.2", config.ffn_dim, width);
+  if (config.own<WanConfig>().cross_attn_norm) specs.layer_norm("norm2", width);
+  specs.linear("ffn.net.0.proj", width, config.own<WanConfig>().ffn_dim);
+  specs.linear("ffn.net.2", config.own<WanConfig>().ffn_dim, width);
   return specs.take();
 }
 
@@ -167,7 +168,7 @@ WanBlockWeights wan_block_weights(const std::vector<Weight>& weights, const Mode
   out.scale_shift_table = cursor.tensor();
   out.attn1 = cursor.attention();
   out.attn2 = cursor.cross_attention();
-  if (config.cross_attn_norm) {
+  if (config.own<WanConfig>().cross_attn_norm) {
     out.norm2_weight = cursor.tensor();
     out.norm2_bias = cursor.tensor();
   }

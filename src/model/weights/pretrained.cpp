@@ -12,7 +12,6 @@
 #include "model/weight_shards.h"
 #include "model/weights/fp8.h"
 #include "model/weights/tensor_mismatch.h"
-#include "model/weights/transformer_config.h"
 #include "model/weights/weight_files.h"
 
 namespace vmoba::model {
@@ -21,33 +20,36 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
+constexpr int64_t kMaxConfigBytes = 1 << 20;
+
+std::string config_path(const std::string& folder) {
+  return (fs::path(folder) / "config.json").string();
+}
+
 // Keys that both have must have equal values; keys that begin with '_' are bookkeeping.
-void check_config(const fs::path& folder, const std::string& config_json) {
-  const fs::path file = folder / "config.json";
-  if (!fs::exists(file)) return;
-  const json found = read_transformer_config(file.string());
-  const json expected = json::parse(config_json);
+void check_config(const std::string& folder, const ModelConfig& config) {
+  const Architecture& architecture = architecture_of(config);
+  const json found = config_beside(folder, architecture), expected = json::parse(architecture.config_json(config));
   for (const auto& [key, value] : expected.items()) {
     if (key.starts_with('_') || !found.contains(key) || found[key] == value) continue;
     throw_input(
         "expected {} {} as the model: group of the configuration says, found {} in '{}'; make the group agree "
         "with the weights",
-        key, value.dump(), found[key].dump(), file.string());
+        key, value.dump(), found[key].dump(), config_path(folder));
   }
 }
 
-void check_tensors(const std::string& path, const WeightFiles& files, const std::vector<ParameterSpec>& specs) {
+void check_tensors(const ModelConfig& config, const WeightFiles& files) {
+  const std::vector<ParameterSpec> specs = architecture_of(config).parameters(config);
   TensorMismatch mismatch;
   std::set<std::string> known;
   for (const ParameterSpec& spec : specs) {
     known.insert(spec.name);
     const auto found = files.entries().find(spec.name);
-    if (found == files.entries().end()) {
-      const auto original = diffusers_to_original(spec.name);
-      mismatch.missing.push_back(files.layout() == WeightLayout::kDiffusers ? spec.name : original.value_or(spec.name));
-      continue;
-    }
-    mismatch.compare(found->second.stored_name, spec.shape, files.info(spec.name));
+    if (found == files.entries().end())
+      mismatch.missing.push_back(files.layout().from_diffusers(spec.name).value_or(spec.name));
+    else
+      mismatch.compare(found->second.stored_name, spec.shape, files.info(spec.name));
   }
   for (const auto& [name, entry] : files.entries()) {
     if (!known.contains(name)) mismatch.unknown.push_back(entry.stored_name);
@@ -55,14 +57,13 @@ void check_tensors(const std::string& path, const WeightFiles& files, const std:
   VMOBA_CHECK_INPUT(mismatch.none(),
                     "expected '{}' ({} layout) to hold the {} tensors of the configured model, found {}; make the "
                     "model: group agree with the weights",
-                    path, layout_name(files.layout()), specs.size(), mismatch.text());
+                    config.weights, files.layout().title, specs.size(), mismatch.text());
 }
 
-WeightFiles open_checked(const std::string& path, const std::vector<ParameterSpec>& specs,
-                         const std::string& config_json) {
-  WeightFiles files(path);
-  check_config(files.folder(), config_json);
-  check_tensors(path, files, specs);
+WeightFiles open_checked(const ModelConfig& config) {
+  WeightFiles files(config.weights, architecture_of(config).layouts);
+  check_config(files.folder(), config);
+  check_tensors(config, files);
   return files;
 }
 
@@ -99,37 +100,39 @@ Parameter kept(Parameter parameter, WeightShards* shards) {
 
 }  // namespace
 
-at::ScalarType kept_dtype(const ParameterSpec& spec, const std::string& weights_dtype) {
+at::ScalarType kept_dtype(const ParameterSpec& spec, const ModelConfig& config) {
   // Matrices alone are worth shrinking.
   const bool matrix = spec.shape.size() >= 2 && spec.name.ends_with(".weight");
-  if (!matrix || weights_dtype == "fp32") return at::kFloat;
-  const bool of_block = spec.shape.size() == 2 && spec.name.starts_with("blocks.");
-  return weights_dtype == "fp8" && of_block ? at::kFloat8_e4m3fn : at::kBFloat16;
+  if (!matrix || config.weights_dtype == "fp32") return at::kFloat;
+  const bool of_block = spec.shape.size() == 2 && !block_of(architecture_of(config), spec.name).empty();
+  return config.weights_dtype == "fp8" && of_block ? at::kFloat8_e4m3fn : at::kBFloat16;
 }
 
-void check_pretrained(const std::string& path, const std::vector<ParameterSpec>& specs,
-                      const std::string& config_json) {
-  open_checked(path, specs, config_json);
+json config_beside(const std::string& folder, const Architecture& architecture) {
+  const std::string path = config_path(folder);
+  if (!fs::exists(path)) return json::object();
+  const json found = json::parse(read_file(path, kMaxConfigBytes, "a model configuration"), nullptr, false);
+  VMOBA_CHECK_INPUT(found.is_object(),
+                    "expected a model configuration at '{}' to be a JSON object, found something else", path);
+  return architecture.diffusers_config(found, path);
 }
 
-std::vector<Parameter> load_pretrained(const std::string& path, const std::vector<ParameterSpec>& specs,
-                                       const std::string& config_json, at::Device device,
-                                       const std::string& weights_dtype, WeightShards* shards) {
-  const WeightFiles files = open_checked(path, specs, config_json);
-  std::vector<Parameter> parameters;
-  for (const ParameterSpec& spec : specs)
-    parameters.push_back(kept(load_one(files, spec, kept_dtype(spec, weights_dtype), device), shards));
-  return parameters;
+void check_pretrained(const ModelConfig& config) {
+  open_checked(config);
 }
 
-std::vector<Parameter> make_parameters(const ModelConfig& config, const std::vector<ParameterSpec>& specs,
-                                       const std::string& config_json, uint64_t seed, at::Device device,
+std::vector<Parameter> make_parameters(const ModelConfig& config, uint64_t seed, at::Device device,
                                        WeightShards* shards) {
-  if (!config.weights.empty())
-    return load_pretrained(config.weights, specs, config_json, device, config.weights_dtype, shards);
   std::vector<Parameter> parameters;
+  const std::vector<ParameterSpec> specs = architecture_of(config).parameters(config);
+  if (config.weights.empty()) {
+    for (const ParameterSpec& spec : specs)
+      parameters.push_back(kept(draw_one(spec, kept_dtype(spec, config), seed, device), shards));
+    return parameters;
+  }
+  const WeightFiles files = open_checked(config);
   for (const ParameterSpec& spec : specs)
-    parameters.push_back(kept(draw_one(spec, kept_dtype(spec, config.weights_dtype), seed, device), shards));
+    parameters.push_back(kept(load_one(files, spec, kept_dtype(spec, config), device), shards));
   return parameters;
 }
 

@@ -1,32 +1,31 @@
-// The parameters of a model: from pretrained weights in any layout of weight_files.h, or drawn from a seed; kept in the
-// types that the configuration asks for.
+// The parameters of a model: from pretrained weights in any layout of its architecture, or drawn from a seed; kept in
+// the types that the configuration asks for.
 #pragma once
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
+#include "model/architecture.h"
 #include "model/common/parameters.h"
 #include "model/dit.h"
 
 namespace vmoba::model {
 
-// What a parameter is kept in: fp32, or where `weights_dtype` (ModelConfig's) is bf16 or fp8, bf16 for matrices and fp8
-// for those of the blocks.
-at::ScalarType kept_dtype(const ParameterSpec& spec, const std::string& weights_dtype);
+// What a parameter is kept in: fp32, or where config.weights_dtype is bf16 or fp8, bf16 for matrices and fp8 for those
+// of the blocks.
+at::ScalarType kept_dtype(const ParameterSpec& spec, const ModelConfig& config);
 
-// Reads headers only. Throws Error(kInput) naming missing, extra and misshapen tensors. `config_json` is what the
-// model's own config.json would say; a config.json beside the weights must agree with it.
-void check_pretrained(const std::string& path, const std::vector<ParameterSpec>& specs, const std::string& config_json);
+// The config.json in `folder`, in diffusers' keys whichever it has; {} without one. Throws Error(kInput).
+nlohmann::json config_beside(const std::string& folder, const Architecture& architecture);
 
-// Checks, then loads: leaf tensors on `device` in the order of `specs`, each copied once, straight to its
-// kept_dtype. fp32 ones require grad.
-std::vector<Parameter> load_pretrained(const std::string& path, const std::vector<ParameterSpec>& specs,
-                                       const std::string& config_json, at::Device device,
-                                       const std::string& weights_dtype = "fp32", WeightShards* shards = nullptr);
+// Reads headers of config.weights only. Throws Error(kInput) naming missing, extra and misshapen tensors, and keys in
+// which a config.json beside the weights disagrees with the configuration.
+void check_pretrained(const ModelConfig& config);
 
-// The same of config.weights, or random values from `seed` where it is empty. With `shards` (may be null), this rank's
-// parts: one whole parameter exists at a time.
-std::vector<Parameter> make_parameters(const ModelConfig& config, const std::vector<ParameterSpec>& specs,
-                                       const std::string& config_json, uint64_t seed, at::Device device,
+// Checks, then loads config.weights: leaf tensors on `device` in the architecture's order, each copied once, straight
+// to its kept_dtype; fp32 ones require grad. Random values from `seed` where config.weights is empty. With `shards`
+// (may be null), this rank's parts: one whole parameter exists at a time.
+std::vector<Parameter> make_parameters(const ModelConfig& config, uint64_t seed, at::Device device,
                                        WeightShards* shards = nullptr);
 
 }  // namespace vmoba::model

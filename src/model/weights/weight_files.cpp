@@ -28,7 +28,7 @@ constexpr const char* kScaleSuffixes[] = {"scale_weight", "weight_scale"};
 constexpr const char* kIgnoredSuffixes[] = {".scale_input", ".input_scale", ".comfy_quant"};
 constexpr const char* kFp8Marker = "scaled_fp8";
 
-// Other models of ComfyUI's all-in-one checkpoints.
+// Other models of ComfyUI's all-in-one checkpoints, in which a prefix says what belongs to the transformer.
 constexpr const char* kOtherModels[] = {"first_stage_model.", "vae.",         "text_encoders.",
                                         "cond_stage_model.",  "clip_vision.", "conditioner."};
 
@@ -108,7 +108,22 @@ std::vector<std::string> find_weight_files(const std::string& path) {
       kStems[0], kIndexSuffix, path);
 }
 
-WeightFiles::WeightFiles(const std::string& path) {
+std::vector<std::string> stored_names(const std::string& path) {
+  std::vector<std::string> names;
+  for (const std::string& file : find_weight_files(path)) {
+    const SafetensorsFile opened(file);
+    for (const auto& [name, info] : opened.tensors()) names.push_back(name);
+  }
+  return names;
+}
+
+bool are_lora_names(const std::vector<std::string>& names) {
+  return std::any_of(names.begin(), names.end(), [](const std::string& name) {
+    return name.find(".lora_") != std::string::npos || name.find("lora_unet_") != std::string::npos;
+  });
+}
+
+WeightFiles::WeightFiles(const std::string& path, const std::vector<Layout>& layouts) {
   const std::vector<std::string> paths = find_weight_files(path);
   folder_ = fs::path(paths.front()).parent_path().string();
   std::vector<std::string> names;
@@ -116,23 +131,24 @@ WeightFiles::WeightFiles(const std::string& path) {
     files_.push_back(open_tensor_file(file));
     for (const auto& [name, info] : files_.back()->tensors()) names.push_back(name);
   }
-  layout_ = detect_layout(names);
-  VMOBA_CHECK_INPUT(layout_ != WeightLayout::kLora,
+  VMOBA_CHECK_INPUT(!are_lora_names(names),
                     "expected the weights of a whole transformer at '{}', found the LoRA layout; LoRA files belong in "
                     "lora.init_from, --lora or vmoba-convert",
                     path);
+  if (const Layout* found = find_layout(layouts, names))
+    layout_ = *found;
+  else if (!layouts.empty())
+    layout_ = layouts.front();
   for (size_t i = 0; i < files_.size(); ++i) add_file(i, path);
   find_scales();
 }
 
 void WeightFiles::add_file(size_t number, const std::string& path) {
   for (const auto& [stored, info] : files_[number]->tensors()) {
-    if (layout_ == WeightLayout::kComfyUi && starts_with_any(stored, kOtherModels)) continue;
-    std::string name = stored;
-    if (layout_ != WeightLayout::kDiffusers) name = without_comfyui_prefix(stored);
+    if (!layout_.prefixes.empty() && starts_with_any(stored, kOtherModels)) continue;
+    const std::string name = layout_.without_prefix(stored);
     if (name == kFp8Marker || ends_with_any(name, kIgnoredSuffixes)) continue;
-    if (layout_ != WeightLayout::kDiffusers) name = original_to_diffusers(name).value_or(stored);
-    VMOBA_CHECK_INPUT(entries_.emplace(name, Entry{number, stored, ""}).second,
+    VMOBA_CHECK_INPUT(entries_.emplace(layout_.to_diffusers(stored).value_or(stored), Entry{number, stored, ""}).second,
                       "expected each tensor once in the files of '{}', found '{}' twice", path, stored);
   }
 }

@@ -1,4 +1,4 @@
-// The safetensors files of one transformer, in whatever layout they are: found, mapped, and read under diffusers'
+// The safetensors files of one model, in whichever of its layouts they are: found, mapped, and read under diffusers'
 // names. Reading copies one tensor at a time and then gives its mapped pages back, so that loading needs little more
 // memory than the result.
 #pragma once
@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "model/weights/name_map.h"
+#include "model/weights/name_table.h"
 #include "model/weights/tensor_file.h"
 
 namespace vmoba::model {
@@ -17,6 +17,12 @@ namespace vmoba::model {
 // The files of `path`: a safetensors file, an index of shards, or a folder that holds either (also one level down, in
 // transformer/). Throws Error(kInput) saying what was looked for.
 std::vector<std::string> find_weight_files(const std::string& path);
+
+// The names of all tensors in the files of `path`.
+std::vector<std::string> stored_names(const std::string& path);
+
+// Whether these names are of adapters: "...lora_A.weight", "...lora_down.weight" and their kin.
+bool are_lora_names(const std::vector<std::string>& names);
 
 class WeightFiles {
  public:
@@ -26,13 +32,14 @@ class WeightFiles {
     std::string scale_name;  // stored name of the scale of an fp8 weight; "" without
   };
 
-  // Maps the files and reads their headers. LoRA files are refused: they hold no whole model.
-  explicit WeightFiles(const std::string& path);
+  // Maps the files and reads their headers. Where none of the layouts holds their names, they are taken as in the first
+  // one, or, without any, as they are. LoRA files are refused: they hold no whole model.
+  WeightFiles(const std::string& path, const std::vector<Layout>& layouts);
 
-  WeightLayout layout() const { return layout_; }
+  const Layout& layout() const { return layout_; }
   // Folder of the files, where a config.json may lie.
   const std::string& folder() const { return folder_; }
-  // By diffusers' name; a tensor that Wan does not have keeps its stored name.
+  // By diffusers' name; a tensor that the layout does not know keeps its stored name.
   const std::map<std::string, Entry>& entries() const { return entries_; }
   const TensorInfo& info(const std::string& name) const;
 
@@ -50,7 +57,7 @@ class WeightFiles {
   void find_scales();
 
   std::string folder_;
-  WeightLayout layout_ = WeightLayout::kDiffusers;
+  Layout layout_;
   std::vector<std::unique_ptr<TensorFile>> files_;
   std::map<std::string, Entry> entries_;
 };

@@ -10,7 +10,7 @@
 
 #include "core/check.h"
 #include "core/file.h"
-#include "model/weights/lora_file.h"
+#include "model/adapter/lora_file.h"
 #include "model/weights/weight_files.h"
 #include "train/checkpoint/checkpoint_folder.h"
 #include "train/checkpoint/checkpoint_tensors.h"
@@ -89,9 +89,11 @@ bool is_lora_checkpoint(const std::string& folder) {
   return fs::exists(weights_path(folder, 0, /*lora=*/true, /*average=*/false));
 }
 
-std::vector<model::Adapter> load_adapters(const std::string& folder, const model::LoraConfig& config, size_t expert,
-                                          bool average, at::Device device) {
-  std::vector<model::Adapter> adapters = model::read_lora(weights_path(folder, expert, true, average), device);
+std::vector<model::Adapter> load_adapters(const std::string& folder, const model::LoraConfig& config,
+                                          const model::Architecture& architecture, size_t expert, bool average,
+                                          at::Device device) {
+  std::vector<model::Adapter> adapters =
+      model::read_lora(weights_path(folder, expert, true, average), architecture, device);
   for (model::Adapter& adapter : adapters) adapter.low_rank.scale = config.scale();
   return adapters;
 }

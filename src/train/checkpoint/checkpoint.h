@@ -16,7 +16,7 @@
 #include <string>
 #include <vector>
 
-#include "model/common/lora.h"
+#include "model/adapter/lora.h"
 #include "train/expert.h"
 
 namespace vmoba::train {
@@ -31,7 +31,8 @@ struct TrainerState {
 struct CheckpointParts {
   std::vector<Expert>& experts;
   std::string config_yaml;
-  model::LoraConfig lora = {};  // enabled: the model's trainable tensors are adapters of it
+  model::LoraConfig lora = {};                        // enabled: the model's trainable tensors are adapters of it
+  const model::Architecture* architecture = nullptr;  // of the model; only needed with lora
 };
 
 // Loads weights, optimiser, EMA: of each tensor what this rank holds. Throws Error(kInput) naming what does not fit.
@@ -41,7 +42,8 @@ TrainerState load_checkpoint(const std::string& folder, const CheckpointParts& p
 bool is_lora_checkpoint(const std::string& folder);
 
 // The adapters of an expert in a LoRA checkpoint, averaged ones where `average` says so, with the scale of `config`.
-std::vector<model::Adapter> load_adapters(const std::string& folder, const model::LoraConfig& config, size_t expert,
-                                          bool average, at::Device device);
+std::vector<model::Adapter> load_adapters(const std::string& folder, const model::LoraConfig& config,
+                                          const model::Architecture& architecture, size_t expert, bool average,
+                                          at::Device device);
 
 }  // namespace vmoba::train

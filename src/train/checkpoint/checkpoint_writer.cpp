@@ -8,8 +8,8 @@
 
 #include "core/check.h"
 #include "core/file.h"
+#include "model/adapter/lora_file.h"
 #include "model/common/dtype.h"
-#include "model/weights/lora_file.h"
 #include "model/weights/save.h"
 #include "model/weights/shared_file.h"
 #include "train/checkpoint/checkpoint_folder.h"
@@ -169,6 +169,7 @@ void CheckpointWriter::copy_values(const std::vector<Planned>& files) {
 void CheckpointWriter::copy_adapters(const CheckpointParts& parts) {
   tool_files_.clear();
   if (!parts.lora.enabled() || control_.rank() != 0) return;
+  VMOBA_CHECK(parts.architecture != nullptr, "expected the architecture of the adapters, found none");
   for (size_t i = 0; i < parts.experts.size(); ++i) {
     const Expert& expert = parts.experts[i];
     for (const bool average : {false, true}) {
@@ -178,7 +179,7 @@ void CheckpointWriter::copy_adapters(const CheckpointParts& parts) {
       const std::string level = expert_name(i, parts.experts.size());
       for (const std::string& format : parts.lora.formats)
         tool_files_.push_back({folder + format + (level.empty() ? "" : "_" + level) + ".safetensors", format,
-                               parts.lora.save_dtype, adapters});
+                               parts.lora.save_dtype, adapters, parts.architecture});
     }
   }
 }
@@ -220,7 +221,8 @@ void CheckpointWriter::write() {
     model::write_byte_runs(file.path, runs, [this] { return stop_.load(); });
   }
   for (const ToolFile& file : tool_files_)
-    model::write_lora(file.path, file.adapters, model::lora_format(file.format), model::scalar_type(file.dtype));
+    model::write_lora(file.path, file.adapters, *file.architecture, model::lora_format(file.format),
+                      model::scalar_type(file.dtype));
 }
 
 CheckpointWriter::Saved CheckpointWriter::finish() {

@@ -72,6 +72,7 @@ class CheckpointWriter {
   struct ToolFile {
     std::string path, format, dtype;
     std::vector<model::Adapter> adapters;
+    const model::Architecture* architecture;
   };
   struct Planned;
 

@@ -6,7 +6,7 @@
 
 #include "config/clip_geometry.h"
 #include "core/check.h"
-#include "model/common/lora.h"
+#include "model/adapter/lora.h"
 #include "train/forecast/rank_memory.h"
 
 namespace vmoba::train {
@@ -30,7 +30,8 @@ double assumed_density(const RootConfig& config, const std::vector<data::Bucket>
 
 std::map<std::string, int64_t> adapters_of(const RootConfig& config) {
   if (!config.lora.enabled()) return {};
-  return model::adapter_values(config.lora, model::parameter_shapes(config.model));
+  return model::adapter_values(config.lora, model::architecture_of(config.model),
+                               model::parameter_shapes(config.model));
 }
 
 struct StepFlops {

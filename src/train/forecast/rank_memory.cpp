@@ -7,9 +7,9 @@
 #include <string>
 
 #include "config/experts.h"
+#include "model/adapter/lora.h"
+#include "model/architecture.h"
 #include "model/common/dtype.h"
-#include "model/common/lora.h"
-#include "model/dit.h"
 #include "train/optim/optimizer.h"
 
 namespace vmoba::train {
@@ -55,6 +55,7 @@ int64_t carried_width(const RootConfig& config) {
 }
 
 ModelSizes model_sizes(const RootConfig& config) {
+  const model::Architecture& architecture = model::architecture_of(config.model);
   const std::vector<model::Parameter> parameters = model::parameter_shapes(config.model);
   ModelSizes out;
   out.experts = int64_t(expert_count(config));
@@ -63,8 +64,8 @@ ModelSizes model_sizes(const RootConfig& config) {
     const int64_t count = p.tensor.numel();
     out.parameters += count;
     out.kept_bytes += int64_t(p.tensor.nbytes() + (p.scale.defined() ? p.scale.nbytes() : 0));
-    if (p.name.rfind("blocks.", 0) == 0)
-      blocks[p.name.substr(0, p.name.find('.', 7))] += count;
+    if (const std::string block = model::block_of(architecture, p.name); !block.empty())
+      blocks[block] += count;
     else
       out.outer += count;
   }
@@ -72,7 +73,8 @@ ModelSizes model_sizes(const RootConfig& config) {
   if (!config.lora.enabled())
     out.trainable = out.parameters;
   else
-    for (const auto& [module, values] : model::adapter_values(config.lora, parameters)) out.trainable += values;
+    for (const auto& [module, values] : model::adapter_values(config.lora, architecture, parameters))
+      out.trainable += values;
   return out;
 }
 
@@ -100,14 +102,15 @@ RankMemory rank_memory(const RootConfig& config, const dist::MeshSizes& sizes, i
 }
 
 int64_t activation_bytes(const RootConfig& config, int64_t tokens, int64_t micro) {
-  const model::ModelConfig& m = config.model;
-  const double e = double(m.heads * m.head_dim), width = double(compute_width(config));
-  const double per_token_block = width * (16 * e + 3 * double(m.ffn_dim)) + 4 * 4 * e;
-  const double per_token_kept = width * e;
-  const double layers = double(m.layers);
-  const double per_token =
-      m.activation_checkpointing ? layers * per_token_kept + per_token_block : layers * per_token_block;
-  return int64_t(per_token * double(tokens * micro));
+  const double width = double(compute_width(config));
+  double kept = 0, largest = 0;
+  for (const model::BlockActivations& kind : model::architecture_of(config.model).activations(config.model)) {
+    const double block = width * kind.inside + 4 * kind.inside_fp32;
+    kept += double(kind.blocks) * (config.model.activation_checkpointing ? width * kind.input : block);
+    largest = std::max(largest, block);
+  }
+  if (config.model.activation_checkpointing) kept += largest;
+  return int64_t(kept * double(tokens * micro));
 }
 
 }  // namespace vmoba::train

@@ -44,8 +44,8 @@ struct RankMemory {
 // block's weights in the compute dtype where that is another.
 RankMemory rank_memory(const RootConfig& config, const dist::MeshSizes& sizes, int64_t tokens, int64_t micro);
 
-// Activations of one pass. With checkpointing each block keeps its input only, plus one block's intermediates: about 16
-// E-wide and 3 F-wide tensors per token in the compute dtype, and fp32 modulation outputs.
+// Activations of one pass. With checkpointing each block keeps its input only, plus the intermediates of one block, the
+// largest (model::BlockActivations).
 int64_t activation_bytes(const RootConfig& config, int64_t tokens, int64_t micro);
 
 }  // namespace vmoba::train

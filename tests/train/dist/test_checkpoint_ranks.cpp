@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "core/random.h"
+#include "model/wan/wan_config.h"
 #include "support/catch.h"
 #include "support/file_size_limit.h"
 #include "support/messages.h"
@@ -29,10 +30,10 @@ model::ModelConfig tiny_model() {
   config.layers = 2;
   config.heads = 2;
   config.head_dim = 6;
-  config.ffn_dim = 13;  // nothing that the ranks divide
+  config.own<model::WanConfig>().ffn_dim = 13;  // nothing that the ranks divide
   config.in_channels = config.out_channels = 4;
   config.text_dim = 7;
-  config.freq_dim = 10;
+  config.own<model::WanConfig>().freq_dim = 10;
   return config;
 }
 

@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "model/wan/wan_config.h"
 #include "support/catch.h"
 #include "train/dist/dist_world.h"
 #include "train/dist/mesh.h"
@@ -33,7 +34,7 @@ RootConfig medium_config() {
   config.model.layers = 6;
   config.model.heads = 4;
   config.model.head_dim = 64;
-  config.model.ffn_dim = 4096;
+  config.model.own<model::WanConfig>().ffn_dim = 4096;
   config.model.text_dim = 64;
   config.model.compute_dtype = "fp32";
   config.attention.backend = "full";

@@ -8,6 +8,7 @@
 #include "attention/vmoba/config.h"
 #include "core/random.h"
 #include "model/dit.h"
+#include "model/wan/wan_config.h"
 #include "support/catch.h"
 #include "support/messages.h"
 #include "train/dist/dist_world.h"
@@ -36,10 +37,10 @@ RootConfig small_config(bool checkpointing, int64_t batch) {
   config.model.layers = 3;
   config.model.heads = 12;
   config.model.head_dim = 6;
-  config.model.ffn_dim = 40;
+  config.model.own<model::WanConfig>().ffn_dim = 40;
   config.model.in_channels = config.model.out_channels = 4;
   config.model.text_dim = 8;
-  config.model.freq_dim = 16;
+  config.model.own<model::WanConfig>().freq_dim = 16;
   config.model.activation_checkpointing = checkpointing;
   auto& vmoba = config.attention.part<attention::VmobaConfig>();
   vmoba.temporal_chunk = 1;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <fstream>
 
+#include "model/wan/wan_config.h"
 #include "support/catch.h"
 #include "support/messages.h"
 #include "support/process.h"
@@ -30,9 +31,9 @@ RootConfig small_config() {
   config.model.layers = 2;
   config.model.heads = 4;
   config.model.head_dim = 6;
-  config.model.ffn_dim = 40;
+  config.model.own<model::WanConfig>().ffn_dim = 40;
   config.model.text_dim = 8;
-  config.model.freq_dim = 16;
+  config.model.own<model::WanConfig>().freq_dim = 16;
   config.train.global_batch = 8;
   return config;
 }

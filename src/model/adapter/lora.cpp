@@ -1,14 +1,14 @@
-#include "model/common/lora.h"
+#include "model/adapter/lora.h"
 
 #include <ATen/ops/zeros.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "core/check.h"
+#include "model/adapter/lora_file.h"
 #include "model/common/parameters.h"
-#include "model/weights/lora_file.h"
-#include "model/weights/name_map.h"
 
 namespace vmoba::model {
 namespace {
@@ -51,10 +51,11 @@ Adapter fresh_adapter(const Target& target, const LoraConfig& config, uint64_t s
 }
 
 // The file's values in place of the fresh ones; a scale other than the configuration's goes into B.
-void continue_from(const LoraConfig& config, std::vector<Adapter>& adapters, at::Device device) {
+void continue_from(const LoraConfig& config, const Architecture& architecture, std::vector<Adapter>& adapters,
+                   at::Device device) {
   std::map<std::string, Adapter*> by_module;
   for (Adapter& adapter : adapters) by_module[adapter.module] = &adapter;
-  for (const Adapter& stored : read_lora(config.init_from, device)) {
+  for (const Adapter& stored : read_lora(config.init_from, architecture, device)) {
     const auto found = by_module.find(stored.module);
     VMOBA_CHECK_INPUT(found != by_module.end(),
                       "lora.init_from: expected modules among lora.targets, found '{}' in '{}'; add it to the targets",
@@ -74,10 +75,9 @@ void continue_from(const LoraConfig& config, std::vector<Adapter>& adapters, at:
 void LoraConfig::visit(ConfigVisitor& v) {
   v.field("rank", rank, "Rank of the adapters; 0 trains all weights instead.", at_least(0));
   v.field("alpha", alpha, "Adapters are scaled by alpha / rank; 0 stands for the rank.", at_least(0));
-  v.field(
-      "targets", targets,
-      "Linear maps that get an adapter, by diffusers' or the original names; `*` stands for any text. The default is "
-      "the complete set: q, k, v, o of both attentions and the feed-forward.");
+  v.field("targets", targets,
+          "Linear maps that get an adapter, by diffusers' or the original names; `*` stands for any text. Not set: the "
+          "model's complete set (Wan: q, k, v, o of both attentions and the feed-forward).");
   v.field(
       "init_from", init_from,
       "LoRA file to go on from (ComfyUI, diffusers, kohya, peft, DiffSynth); its modules must be among the targets.");
@@ -93,16 +93,16 @@ void LoraConfig::validate() const {
   for (const std::string& format : formats) lora_format(format);
 }
 
-std::vector<std::string> lora_modules(const std::vector<std::string>& patterns,
+std::vector<std::string> lora_modules(const std::vector<std::string>& patterns, const Architecture& architecture,
                                       const std::vector<Parameter>& parameters) {
   const std::vector<Target> maps = linear_maps(parameters);
   std::vector<bool> used(patterns.size(), false);
   std::vector<std::string> modules;
   for (const Target& map : maps) {
-    const std::string original = diffusers_to_original(map.module).value_or(map.module);
     bool chosen = false;
     for (size_t i = 0; i < patterns.size(); ++i) {
-      const bool fits = matches_module(patterns[i], map.module) || matches_module(patterns[i], original);
+      const bool fits = any_name(architecture, map.module,
+                                 [&](const std::string& name) { return matches_module(patterns[i], name); });
       used[i] = used[i] || fits;
       chosen |= fits;
     }
@@ -110,17 +110,20 @@ std::vector<std::string> lora_modules(const std::vector<std::string>& patterns,
   }
   for (size_t i = 0; i < patterns.size(); ++i) {
     VMOBA_CHECK_INPUT(used[i],
-                      "lora.targets: expected patterns of linear maps such as 'blocks.*.attn1.to_q' or 'ffn.0', found "
-                      "'{}', which fits none of the model's {}",
-                      patterns[i], maps.size());
+                      "lora.targets: expected patterns of linear maps such as '{}', found '{}', which fits none of the "
+                      "model's {}",
+                      fmt::join(architecture.lora.default_targets, "', '"), patterns[i], maps.size());
   }
   return modules;
 }
 
 namespace {
 
-std::vector<Target> targets_of(const LoraConfig& config, const std::vector<Parameter>& parameters) {
-  const std::vector<std::string> chosen = lora_modules(config.targets, parameters);
+std::vector<Target> targets_of(const LoraConfig& config, const Architecture& architecture,
+                               const std::vector<Parameter>& parameters) {
+  const std::vector<std::string>& patterns =
+      config.targets.empty() ? architecture.lora.default_targets : config.targets;
+  const std::vector<std::string> chosen = lora_modules(patterns, architecture, parameters);
   std::vector<Target> out;
   for (const Target& target : linear_maps(parameters)) {
     if (std::find(chosen.begin(), chosen.end(), target.module) == chosen.end()) continue;
@@ -134,19 +137,20 @@ std::vector<Target> targets_of(const LoraConfig& config, const std::vector<Param
 
 }  // namespace
 
-std::map<std::string, int64_t> adapter_values(const LoraConfig& config, const std::vector<Parameter>& parameters) {
+std::map<std::string, int64_t> adapter_values(const LoraConfig& config, const Architecture& architecture,
+                                              const std::vector<Parameter>& parameters) {
   std::map<std::string, int64_t> out;
-  for (const Target& target : targets_of(config, parameters))
+  for (const Target& target : targets_of(config, architecture, parameters))
     out[target.module] = config.rank * (target.in + target.out);
   return out;
 }
 
-std::vector<Adapter> make_adapters(const LoraConfig& config, const std::vector<Parameter>& parameters, uint64_t seed,
-                                   at::Device device) {
+std::vector<Adapter> make_adapters(const LoraConfig& config, const Architecture& architecture,
+                                   const std::vector<Parameter>& parameters, uint64_t seed, at::Device device) {
   std::vector<Adapter> adapters;
-  for (const Target& target : targets_of(config, parameters))
+  for (const Target& target : targets_of(config, architecture, parameters))
     adapters.push_back(fresh_adapter(target, config, seed, device));
-  if (!config.init_from.empty()) continue_from(config, adapters, device);
+  if (!config.init_from.empty()) continue_from(config, architecture, adapters, device);
   return adapters;
 }
 

@@ -1,4 +1,4 @@
-#include "model/weights/lora_file.h"
+#include "model/adapter/lora_file.h"
 
 #include <ATen/ATen.h>
 #include <fmt/ranges.h>
@@ -13,9 +13,9 @@
 #include "core/check.h"
 #include "core/file.h"
 #include "core/registry.h"
-#include "model/weights/name_map.h"
 #include "model/weights/safetensors.h"
 #include "model/weights/save.h"
+#include "model/weights/weight_files.h"
 
 namespace vmoba::model {
 namespace {
@@ -41,25 +41,27 @@ std::string without_prefixes(std::string name) {
 }
 
 // "blocks.0.self_attn.q", "blocks_0_self_attn_q" behind kohya's prefix, or diffusers' name -> diffusers' name.
-std::optional<std::string> module_of(const std::string& written) {
-  if (written.starts_with(kKohyaPrefix))
-    return flattened_to_diffusers(written.substr(std::string(kKohyaPrefix).size()));
-  const std::string name = without_prefixes(written);
-  if (const auto renamed = original_to_diffusers(name)) return renamed;
-  if (diffusers_to_original(name)) return name;
+std::optional<std::string> module_of(const std::string& written, const Architecture& architecture) {
+  const bool flattened = written.starts_with(kKohyaPrefix);
+  const std::string name = flattened ? written.substr(std::string(kKohyaPrefix).size()) : without_prefixes(written);
+  for (const Layout& layout : architecture.layouts) {
+    const NameTable& names = layout.names;
+    if (const auto found = flattened ? names.from_flattened(name) : names.to_diffusers(name)) return found;
+    if (!flattened && names.from_diffusers(name)) return name;
+  }
   return std::nullopt;
 }
 
 // Splits "<module>.lora_A[.<adapter name>].weight" and its kin.
-std::optional<Key> parse_key(const std::string& key) {
+std::optional<Key> parse_key(const std::string& key, const Architecture& architecture) {
   struct Mark {
     const char* text;
     Part part;
   };
   constexpr Mark kMarks[] = {
       {".lora_A.", Part::kA}, {".lora_B.", Part::kB}, {".lora_down.", Part::kA}, {".lora_up.", Part::kB}};
-  const auto with_module = [](const std::string& written, Part part) -> std::optional<Key> {
-    const auto module = module_of(written);
+  const auto with_module = [&](const std::string& written, Part part) -> std::optional<Key> {
+    const auto module = module_of(written, architecture);
     if (!module) return std::nullopt;
     return Key{*module, part};
   };
@@ -77,14 +79,14 @@ struct PeftConfig {
   json values = json::object();
   std::string prefix;  // of the keys
 
-  double alpha_of(const std::string& module, int64_t rank) const {
+  double alpha_of(const std::string& module, int64_t rank, const Architecture& architecture) const {
     double alpha = number("lora_alpha", double(rank));
     const auto patterns = values.find(prefix + "alpha_pattern");
     if (patterns != values.end() && patterns->is_object()) {
-      const std::string original = diffusers_to_original(module).value_or(module);
-      for (const auto& [pattern, value] : patterns->items()) {
-        const bool fits = ends_with_module(module, pattern) || ends_with_module(original, pattern);
-        if (fits && value.is_number()) alpha = value.get<double>();
+      for (const auto& entry : patterns->items()) {
+        const bool fits = any_name(architecture, module,
+                                   [&](const std::string& name) { return ends_with_module(name, entry.key()); });
+        if (fits && entry.value().is_number()) alpha = entry.value().get<double>();
       }
     }
     const auto rslora = values.find(prefix + "use_rslora");
@@ -131,7 +133,8 @@ struct Parts {
   std::optional<double> alpha;
 };
 
-Adapter joined(const std::string& module, const Parts& parts, const PeftConfig& config, const std::string& path) {
+Adapter joined(const std::string& module, const Parts& parts, const PeftConfig& config,
+               const Architecture& architecture, const std::string& path) {
   VMOBA_CHECK_INPUT(parts.a.defined() && parts.b.defined(),
                     "expected both matrices of the adapter '{}' in '{}', found {}", module, path,
                     parts.a.defined()   ? "A only"
@@ -142,13 +145,23 @@ Adapter joined(const std::string& module, const Parts& parts, const PeftConfig& 
                     "expected A [r, in] and B [out, r] of '{}' in '{}', found {} and {}", module, path,
                     fmt::join(a.sizes(), "x"), fmt::join(b.sizes(), "x"));
   const int64_t rank = a.size(0);
-  const double alpha = parts.alpha.value_or(config.alpha_of(module, rank));
+  const double alpha = parts.alpha.value_or(config.alpha_of(module, rank, architecture));
   return {module, {a, b, alpha / double(rank)}};
 }
 
 std::string flattened(std::string name) {
   std::replace(name.begin(), name.end(), '.', '_');
   return name;
+}
+
+// The module as a file of the format has it, in front of ".lora_A.weight" and its kin.
+std::string written_module(const std::string& module, const Architecture& architecture, LoraFormat format) {
+  const auto in_layout = [&](const std::string& layout) {
+    return layout_named(architecture, layout).names.from_diffusers(module).value_or(module);
+  };
+  if (format == LoraFormat::kDiffusers) return "transformer." + module;
+  if (format == LoraFormat::kComfyUi) return "diffusion_model." + in_layout(architecture.lora.comfyui_layout);
+  return kKohyaPrefix + flattened(in_layout(architecture.lora.kohya_layout));
 }
 
 }  // namespace
@@ -165,14 +178,35 @@ const std::vector<std::string>& lora_format_names() {
   return names;
 }
 
-std::vector<Adapter> read_lora(const std::string& given_path, at::Device device) {
+bool is_lora(const std::string& path) {
+  if (!fs::exists(path)) return false;
+  if (fs::is_directory(path)) {
+    if (fs::exists(fs::path(path) / "adapter_model.safetensors")) return true;
+    return fs::exists(fs::path(path) / "pytorch_lora_weights.safetensors");
+  }
+  return path.ends_with(".safetensors") && are_lora_names(stored_names(path));
+}
+
+const Architecture& architecture_of_lora(const std::string& path) {
+  const SafetensorsFile file(lora_path(path));
+  const auto known = [&](const std::string& architecture) {
+    return std::count_if(file.tensors().begin(), file.tensors().end(), [&](const auto& tensor) {
+      return parse_key(tensor.first, architectures().find(architecture)).has_value();
+    });
+  };
+  const std::vector<std::string> names = architectures().names();
+  return architectures().find(*std::max_element(
+      names.begin(), names.end(), [&](const auto& one, const auto& other) { return known(one) < known(other); }));
+}
+
+std::vector<Adapter> read_lora(const std::string& given_path, const Architecture& architecture, at::Device device) {
   const std::string path = lora_path(given_path);
   const SafetensorsFile file(path);
   const PeftConfig config = peft_config(file, path);
   std::map<std::string, Parts> by_module;
   std::vector<std::string> unknown;
   for (const auto& [name, info] : file.tensors()) {
-    const auto key = parse_key(name);
+    const auto key = parse_key(name, architecture);
     if (!key || !at::isFloatingType(info.dtype)) {
       unknown.push_back(name);
       continue;
@@ -193,46 +227,43 @@ std::vector<Adapter> read_lora(const std::string& given_path, at::Device device)
   constexpr size_t kShown = 5;
   const std::vector<std::string> shown(unknown.begin(), unknown.begin() + ptrdiff_t(std::min(kShown, unknown.size())));
   VMOBA_CHECK_INPUT(unknown.empty() && !by_module.empty(),
-                    "expected lora_A/lora_B or lora_down/lora_up matrices of Wan's linear maps in '{}', found {} other "
-                    "tensors ({}{})",
+                    "expected lora_A/lora_B or lora_down/lora_up matrices of the model's linear maps in '{}', found {} "
+                    "other tensors ({}{})",
                     path, unknown.size(), fmt::join(shown, ", "), unknown.size() > kShown ? ", ..." : "");
   std::vector<Adapter> adapters;
-  for (const auto& [module, parts] : by_module) adapters.push_back(joined(module, parts, config, path));
+  for (const auto& [module, parts] : by_module) adapters.push_back(joined(module, parts, config, architecture, path));
   return adapters;
 }
 
-void write_lora(const std::string& path, const std::vector<Adapter>& adapters, LoraFormat format,
-                at::ScalarType dtype) {
+void write_lora(const std::string& path, const std::vector<Adapter>& adapters, const Architecture& architecture,
+                LoraFormat format, at::ScalarType dtype) {
   std::vector<NamedTensor> tensors;
   for (const Adapter& adapter : adapters) {
     const auto [a, b, scale] = adapter.low_rank;
     const at::Tensor a_cpu = a.detach().to(at::kCPU), b_cpu = b.detach().to(at::kCPU);
-    const std::string original = diffusers_to_original(adapter.module).value_or(adapter.module);
+    const std::string name = written_module(adapter.module, architecture, format);
     if (format == LoraFormat::kKohya) {
-      const std::string name = kKohyaPrefix + flattened(original);
       tensors.push_back({name + ".lora_down.weight", a_cpu.to(dtype)});
       tensors.push_back({name + ".lora_up.weight", b_cpu.to(dtype)});
       tensors.push_back({name + ".alpha", at::scalar_tensor(scale * double(a.size(0)), at::kFloat)});
-      continue;
+    } else {
+      tensors.push_back({name + ".lora_A.weight", a_cpu.to(dtype)});
+      tensors.push_back({name + ".lora_B.weight", (scale == 1 ? b_cpu : b_cpu * scale).to(dtype)});
     }
-    const std::string name =
-        format == LoraFormat::kComfyUi ? "diffusion_model." + original : "transformer." + adapter.module;
-    tensors.push_back({name + ".lora_A.weight", a_cpu.to(dtype)});
-    tensors.push_back({name + ".lora_B.weight", (scale == 1 ? b_cpu : b_cpu * scale).to(dtype)});
   }
   save_tensors(path, tensors_to_write(tensors), {{"format", "pt"}});
 }
 
-std::vector<std::string> missing_for_kohya(const std::vector<Adapter>& adapters) {
+std::vector<std::string> missing_for_kohya(const std::vector<Adapter>& adapters, const Architecture& architecture) {
   std::set<std::string> blocks, modules;
   for (const Adapter& adapter : adapters) {
     modules.insert(adapter.module);
-    if (adapter.module.starts_with("blocks.")) blocks.insert(adapter.module.substr(0, adapter.module.find('.', 7) + 1));
+    blocks.insert(block_of(architecture, adapter.module));
   }
+  blocks.erase("");
   std::vector<std::string> missing;
   for (const std::string& block : blocks) {
-    for (const char* module : {"attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k",
-                               "attn2.to_v", "attn2.to_out.0", "ffn.net.0.proj", "ffn.net.2"})
+    for (const std::string& module : architecture.lora.kohya_modules)
       if (!modules.contains(block + module)) missing.push_back(block + module);
   }
   return missing;

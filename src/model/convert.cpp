@@ -1,0 +1,125 @@
+#include "model/convert.h"
+
+#include <ATen/ATen.h>
+#include <fmt/ranges.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/check.h"
+#include "model/adapter/convert_lora.h"
+#include "model/adapter/lora_file.h"
+#include "model/weights/pretrained.h"
+
+namespace vmoba::model {
+namespace {
+
+namespace fs = std::filesystem;
+
+at::ScalarType output_dtype(const std::string& name, at::ScalarType stored) {
+  if (name == "keep") return c10::elementSize(stored) == 1 ? at::kBFloat16 : stored;
+  return name == "fp32" ? at::kFloat : name == "fp16" ? at::kHalf : at::kBFloat16;
+}
+
+void check_out(const ConvertOptions& options, const std::string& in_folder) {
+  const fs::path out = options.out;
+  std::error_code error;
+  const fs::path out_folder = out.extension() == ".safetensors" ? out.parent_path() : out;
+  const bool same_file = fs::exists(out) && fs::equivalent(out, options.in, error);
+  const bool same_folder =
+      out.extension() != ".safetensors" && fs::exists(out_folder) && fs::equivalent(out_folder, in_folder, error);
+  VMOBA_CHECK_INPUT(!same_file && !same_folder,
+                    "expected another place for the result than '{}', found the input's own", options.out);
+}
+
+struct Source {
+  const Architecture& architecture;
+  WeightFiles files;
+  ModelConfig config;  // its sizes
+};
+
+Source open_source(const ConvertOptions& options) {
+  const std::vector<std::string> names = stored_names(options.in);
+  const std::string name = recognised_architecture(names);
+  VMOBA_CHECK_INPUT(!name.empty(), "expected the weights of a known transformer ({}) at '{}', found {} other tensors",
+                    fmt::join(architectures().names(), ", "), options.in, names.size());
+  const Architecture& architecture = architectures().find(name);
+  Source out{architecture, WeightFiles(options.in, architecture.layouts), {}};
+  nlohmann::json beside = config_beside(out.files.folder(), architecture);
+  std::set<std::string> given;
+  out.config.architecture = name;
+  if (options.head_dim > 0) {
+    out.config.head_dim = options.head_dim;
+    beside.erase("attention_head_dim");
+    given.insert("head_dim");
+  }
+  architecture.read_sizes(out.files, beside, given, out.config);
+  return out;
+}
+
+std::vector<TensorToWrite> converted_tensors(const ConvertOptions& options, const Source& source,
+                                             const Deltas& deltas) {
+  std::set<std::string> known;
+  for (const ParameterSpec& spec : source.architecture.parameters(source.config)) known.insert(spec.name);
+  const Layout& layout = layout_named(source.architecture, options.layout);
+  const WeightFiles& files = source.files;
+  std::vector<TensorToWrite> tensors;
+  for (const auto& [name, entry] : files.entries()) {
+    const TensorInfo& info = files.info(name);
+    VMOBA_CHECK_INPUT(known.contains(name) && at::isFloatingType(info.dtype),
+                      "expected only tensors of the architecture {} in '{}' ({} layout), found '{}' ({})",
+                      source.config.architecture, options.in, files.layout().title, entry.stored_name,
+                      c10::toString(info.dtype));
+    const at::ScalarType dtype = output_dtype(options.dtype, info.dtype);
+    const auto read = [&files, &deltas, name = name, dtype] {
+      const auto found = deltas.find(name);
+      if (found == deltas.end()) return files.read(name, dtype, at::kCPU);
+      at::Tensor weight = files.read(name, at::kFloat, at::kCPU);
+      add_deltas(found->second, weight);
+      return weight.to(dtype);
+    };
+    tensors.push_back({layout.from_diffusers(name).value(), dtype, info.shape, read});
+  }
+  return tensors;
+}
+
+std::string convert_transformer(const ConvertOptions& options) {
+  VMOBA_CHECK_INPUT(options.layout != "kohya",
+                    "--layout: expected diffusers, original or comfyui for the transformer "
+                    "'{}', found kohya, which is for LoRA files",
+                    options.in);
+  const bool file = options.out.ends_with(".safetensors");
+  VMOBA_CHECK_INPUT(file || options.layout != "comfyui",
+                    "expected the name of a .safetensors file for ComfyUI, found '{}'", options.out);
+  const Source source = open_source(options);
+  check_out(options, source.files.folder());
+  const Deltas deltas =
+      read_deltas(options.loras, options.lora_strength, source.architecture, source.files, options.in);
+  const std::vector<TensorToWrite> tensors = converted_tensors(options, source, deltas);
+  if (file) {
+    save_tensors(options.out, tensors, {{"format", "pt"}});
+  } else {
+    const auto config_json =
+        options.layout == "original" ? source.architecture.original_config_json : source.architecture.config_json;
+    save_transformer(options.out, config_json(source.config), tensors, options.shard_bytes);
+  }
+  const fs::path second = fs::path(options.in) / "transformer_2";
+  return fmt::format(
+      "{}: {} tensors, {} layout from {}{}{}", options.out, tensors.size(), options.layout, source.files.layout().title,
+      deltas.empty() ? "" : fmt::format(", {} weights changed by LoRA", deltas.size()),
+      fs::is_directory(second) ? "; convert the expert of low noise, " + second.string() + ", as well" : "");
+}
+
+}  // namespace
+
+std::string convert_weights(const ConvertOptions& options) {
+  const at::NoGradGuard no_grad;
+  if (!is_lora(options.in)) return convert_transformer(options);
+  VMOBA_CHECK_INPUT(options.loras.empty(), "expected a transformer to merge --lora into, found the LoRA file '{}'",
+                    options.in);
+  return convert_lora(options.in, options.out, options.layout, options.lora_strength,
+                      output_dtype(options.dtype == "keep" ? "fp32" : options.dtype, at::kFloat));
+}
+
+}  // namespace vmoba::model

@@ -1,0 +1,73 @@
+#include "model/wan/wan_work.h"
+
+#include <algorithm>
+
+#include "model/wan/wan_config.h"
+#include "model/wan/wan_parameters.h"
+
+namespace vmoba::model {
+namespace {
+
+constexpr int64_t kClipTokens = 257;  // of one image: 16 x 16 patches and the class token of ViT-H/14
+
+// How often the maps of a sample are applied.
+struct WorkRows {
+  double tokens, text, image;
+};
+
+// A linear map's weight adds its work; other parameters have none.
+void add_map(const ParameterSpec& spec, const WorkRows& rows, std::vector<ForwardWork>& out) {
+  if (!spec.name.ends_with(".weight") || spec.shape.size() < 2) return;
+  const auto is_of = [&](std::initializer_list<const char*> parts) {
+    return std::any_of(parts.begin(), parts.end(),
+                       [&](const char* part) { return spec.name.find(part) != std::string::npos; });
+  };
+  ForwardWork work;
+  work.module = spec.name.substr(0, spec.name.rfind('.'));
+  if (is_of({"time_embedder.", "time_proj."})) {
+    work.rows = 1;
+  } else if (is_of({"text_embedder.", "attn2.to_k.", "attn2.to_v."})) {
+    work.rows = rows.text;
+  } else if (is_of({"image_embedder.", "attn2.add_"})) {
+    work.rows = rows.image;
+  } else {
+    work.rows = rows.tokens;
+    work.on_tokens = !is_of({"patch_embedding."});
+  }
+  work.flops = 2 * work.rows * double(spec.numel());
+  out.push_back(std::move(work));
+}
+
+}  // namespace
+
+std::vector<ForwardWork> wan_forward_work(const ModelConfig& config, const attention::AttentionConfig& attention,
+                                          const attention::Grid& grid, int64_t text_tokens, double density) {
+  const double tokens = double(grid.tokens()), text = double(text_tokens);
+  const double width = double(config.heads * config.head_dim);
+  const int64_t positions = config.own<WanConfig>().image_pos_tokens;
+  const double image = config.image_dim == 0 ? 0 : double(positions ? positions : kClipTokens);
+  const WorkRows rows{tokens, text, image};
+  std::vector<ForwardWork> out, last;
+  for (const ParameterSpec& spec : wan_outer_specs(config))
+    add_map(spec, rows, spec.name.starts_with("proj_out") ? last : out);
+  for (int64_t i = 0; i < config.layers; ++i) {
+    const attention::LayerAttention layer = attention::layer_attention(attention, i, /*dense=*/false);
+    const double self = attention::layer_flops(layer, grid, config.heads, config.head_dim, density);
+    for (const ParameterSpec& spec : wan_block_specs(config, i)) {
+      if (spec.name.ends_with("attn1.to_out.0.weight")) out.push_back({"", self, tokens, true});
+      if (spec.name.ends_with("attn2.to_out.0.weight"))
+        out.push_back({"", 4 * (text + image) * tokens * width, tokens, true});
+      add_map(spec, rows, out);
+    }
+  }
+  out.insert(out.end(), last.begin(), last.end());
+  return out;
+}
+
+// About 16 tensors of the model's width and 3 of the feed-forward's, and modulation's outputs in fp32.
+std::vector<BlockActivations> wan_activations(const ModelConfig& config) {
+  const double width = double(config.heads * config.head_dim), ffn = double(config.own<WanConfig>().ffn_dim);
+  return {{config.layers, width, 16 * width + 3 * ffn, 4 * width}};
+}
+
+}  // namespace vmoba::model
