@@ -101,6 +101,9 @@ int attention_benchmark(AttentionArguments a) {
   VMOBA_CHECK_INPUT(!a.paper || (a.sweep.empty() && a.options.heads == 12 && a.options.head_dim == 128),
                     "--paper compares a Wan2.1-1.3B layer: expected 12 heads of 128 and no --sweep, found {} of {}{}",
                     a.options.heads, a.options.head_dim, a.sweep.empty() ? "" : " and --sweep " + a.sweep);
+  VMOBA_CHECK_INPUT(a.options.attention.select == "threshold" || (a.options.density == 0 && a.sweep != "density"),
+                    "--density and --sweep density search tau: expected --select threshold, found {}; give --*-topk",
+                    a.options.attention.select);
   const std::vector<bench::BenchCase> cases = run_cases(a);
   bench::print_bench(cases);
   if (a.paper)
@@ -111,7 +114,12 @@ int attention_benchmark(AttentionArguments a) {
 
 // What VMoBA computes: the same options for every timing.
 void add_vmoba_options(CLI::App& command, attention::AttentionConfig& config) {
+  command.add_option("--select", config.select, "threshold | topk");
   command.add_option("--tau", config.tau, "Selection threshold");
+  command.add_option("--temporal-topk", config.temporal_topk,
+                     "Blocks per token in temporal layers, the own one counted");
+  command.add_option("--spatial-topk", config.spatial_topk, "The same in spatial layers");
+  command.add_option("--spatiotemporal-topk", config.spatiotemporal_topk, "The same in spatiotemporal layers");
   command.add_option("--pool", config.pool, "query_head | block | head_global | overall");
   command.add_option("--temporal-chunk", config.temporal_chunk, "ct");
   command.add_option("--spatial-chunk", config.spatial_chunk, "ch cw")->expected(2);
