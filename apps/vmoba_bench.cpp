@@ -134,6 +134,9 @@ int attention_benchmark(AttentionArguments a) {
   VMOBA_CHECK_INPUT(!a.paper || (a.sweep.empty() && a.options.heads == 12 && a.options.head_dim == 128),
                     "--paper compares a Wan2.1-1.3B layer: expected 12 heads of 128 and no --sweep, found {} of {}{}",
                     a.options.heads, a.options.head_dim, a.sweep.empty() ? "" : " and --sweep " + a.sweep);
+  VMOBA_CHECK_INPUT(a.options.attention.select == "threshold" || (a.options.density == 0 && a.sweep != "density"),
+                    "--density and --sweep density search tau: expected --select threshold, found {}; give --*-topk",
+                    a.options.attention.select);
   const std::vector<bench::BenchCase> cases = run_cases(a);
   bench::print_bench(cases);
   if (a.paper)
@@ -145,7 +148,12 @@ int attention_benchmark(AttentionArguments a) {
 // What VMoBA computes: the same options for every timing.
 void add_vmoba_options(CLI::App& command, attention::AttentionConfig& config) {
   attention::VmobaConfig& vmoba = config.part<attention::VmobaConfig>();
+  add_choice(command, "--select", vmoba.select, "How blocks are selected");
   command.add_option("--tau", vmoba.tau, "Selection threshold");
+  command.add_option("--temporal-topk", vmoba.temporal_topk,
+                     "Blocks per token in temporal layers, the own one counted");
+  command.add_option("--spatial-topk", vmoba.spatial_topk, "The same in spatial layers");
+  command.add_option("--spatiotemporal-topk", vmoba.spatiotemporal_topk, "The same in spatiotemporal layers");
   add_choice(command, "--pool", vmoba.pool, "Gates that compete with each other");
   command.add_option("--temporal-chunk", vmoba.temporal_chunk, "ct");
   command.add_option("--spatial-chunk", vmoba.spatial_chunk, "ch cw")->expected(2);

@@ -1,0 +1,197 @@
+#!/usr/bin/env python3
+"""Converts a trained dense model to sparse attentions and measures held-out loss before and after (docs/quality.md).
+
+  scripts/quality/conversion.py --weights runs/quality/dense/checkpoint-1500/transformer_ema \\
+      --train data/doom/train --val data/doom/val --out runs/quality/conversion
+
+Encodes both folders once, evaluates the weights under every setting without training, trains `--steps` more steps
+under each setting of `--convert` for each seed, and evaluates the averaged weights of each run under its own and under
+full attention. Several processes share the GPU, because one of them cannot fill it. What is done is not done again:
+call it with the same arguments to go on. Further key=value go to every vmoba-train and vmoba-encode.
+
+Held-out loss: vmoba-train with learning rate 0, one clip a step, fixed seed, one noise level a run, so that line i of
+every evaluation is the same clip with the same noise. An adapter on the last linear map, which starts at zero and stays
+there, keeps the backward short; it does not change the loss. Only Python's standard library is needed.
+"""
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from os.path import join
+
+from settings import SETTINGS
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+CONVERT = ["dense", "cubes_72_topk_20", "paper_20", "cubes_72_topk_05", "cubes_144_topk_20", "cubes_144_topk_05",
+           "cubes_72_overall_20", "cubes_72_own", "cubes_72_head_20"]
+
+
+class Job:
+    """A program to run once all of `needs` are done; `done` tells whether its result is there already."""
+
+    def __init__(self, name, kind, command, log, done, needs=(), after=None):
+        self.name, self.kind, self.command, self.log, self.done = name, kind, command, log, done
+        self.needs, self.after = needs, after
+        self.process, self.state, self.started = None, "waiting", 0.0
+
+
+def lines(path):
+    if not os.path.exists(path):
+        return 0
+    with open(path) as file:
+        return sum(1 for _ in file)
+
+
+class Experiment:
+    def __init__(self, options):
+        self.o = options
+        self.jobs = []
+
+    def program(self, name):
+        return [join(self.o.bin, name), "--config", join(HERE, "model.yaml")]
+
+    def windows(self, split):
+        """Clips inside a folder's videos: those at even distances can be encoded once, random ones cannot."""
+        o = self.o
+        count, flip, videos = (o.windows, 0.5, o.train) if split == "train" else (1, 0, o.val)
+        return [f"data.path={videos}", "data.frame_extraction=uniform", f"data.clips_per_video={count}",
+                f"data.horizontal_flip={flip}", f"cache.dir={join(o.out, 'cache', split)}"]
+
+    def add(self, *args, **more):
+        self.jobs.append(Job(*args, **more))
+
+    def add_encoding(self, split, ranks):
+        o, names = self.o, []
+        dropout = [] if split == "train" else ["train.flow.caption_dropout=0"]
+        for rank in range(ranks):
+            name = f"encode-{split}-{rank}"
+            mark = join(o.out, "cache", name + ".done")
+            command = self.program("vmoba-encode") + ["--rank", str(rank), "--ranks", str(ranks)] + self.windows(split)
+            command += o.keys + dropout + ["run.device=cpu", "run.threads=1", "data.decode_threads=1"]
+            self.add(name, "encode", command, join(o.out, "cache", name + ".log"),
+                     lambda mark=mark: os.path.exists(mark), after=lambda mark=mark: open(mark, "w").close())
+            names.append(name)
+        return names
+
+    def add_evaluation(self, weights_name, weights, setting, needs):
+        o = self.o
+        for sigma in o.sigmas:
+            folder = join(o.out, "eval", weights_name, setting, f"sigma-{sigma}")
+            metrics = join(folder, "metrics.jsonl")
+            command = self.program("vmoba-train") + self.windows("val") + o.keys + SETTINGS[setting] + [
+                "seed=777", f"run.dir={folder}", "run.threads=1", "cache.mode=require", "data.decode_threads=1",
+                "data.prefetch_clips=8", f"model.weights={weights}", f"train.steps={o.clips}", "train.global_batch=1",
+                "train.micro_batch=1", "train.checkpoint_every=0", "train.ema.enabled=false",
+                "train.optimizer.lr=0", "train.optimizer.warmup_steps=0", "train.optimizer.weight_decay=0",
+                "train.flow.timestep_sampling=uniform", "train.flow.shift=1", "train.flow.caption_dropout=0",
+                f"train.flow.min_timestep={1000 * sigma - 0.01}", f"train.flow.max_timestep={1000 * sigma + 0.01}",
+                "lora.rank=1", "lora.targets=[\"blocks.7.ffn.net.2\"]"]
+            self.add(f"eval-{weights_name}-{setting}-{sigma}", "eval", command, folder + ".log",
+                     lambda metrics=metrics: lines(metrics) == o.clips, needs,
+                     lambda folder=folder: shutil.rmtree(join(folder, f"checkpoint-{o.clips}"), ignore_errors=True))
+
+    def add_training(self, setting, seed, needs):
+        o, name = self.o, f"{setting}-seed{seed}"
+        folder = join(o.out, "train", name)
+        command = self.program("vmoba-train") + ["--resume", "latest"] + self.windows("train") + o.keys
+        command += SETTINGS[setting] + [
+            f"seed={seed}", f"run.dir={folder}", "run.threads=2", "cache.mode=require", "data.decode_threads=2",
+            "data.prefetch_clips=32", f"model.weights={o.weights}", f"train.steps={o.steps}",
+            "train.checkpoint_every=0", "train.optimizer.warmup_steps=50"]
+        weights = join(folder, f"checkpoint-{o.steps}", "transformer_ema")
+        self.add("train-" + name, "train", command, folder + ".log", lambda: os.path.isdir(weights), needs)
+        for attention in dict.fromkeys([setting, "dense"]):
+            self.add_evaluation(name, weights, attention, ["train-" + name])
+
+    def plan(self):
+        o = self.o
+        val = self.add_encoding("val", o.encoders)
+        train = self.add_encoding("train", o.encoders)
+        for seed in o.seeds:
+            for setting in o.convert:
+                self.add_training(setting, seed, train + val)
+        for setting in o.evaluate:
+            self.add_evaluation("start", o.weights, setting, val)
+
+    def launch(self, job):
+        os.makedirs(os.path.dirname(job.log), exist_ok=True)
+        with open(job.log, "a") as log:
+            job.process = subprocess.Popen(job.command, stdout=log, stderr=log)
+        job.state, job.started = "running", time.time()
+
+    def collect(self, job, begun):
+        code = job.process.wait()
+        if code == 0 and job.after:
+            job.after()
+        job.state = "done" if code == 0 and job.done() else "failed"
+        print(f"{time.time() - begun:6.0f} s  {job.name}: {job.state} in {time.time() - job.started:.0f} s"
+              + (f", exit code {code}, see {job.log}" if code else ""), flush=True)
+
+    def run(self):
+        """Starts jobs in the order of the plan as slots of their kind become free; ends trainings when time is up."""
+        o, begun = self.o, time.time()
+        slots = {"encode": o.encoders, "train": o.train_slots, "eval": o.eval_slots}
+        for job in self.jobs:
+            job.state = "done" if job.done() else "waiting"
+        done = {job.name for job in self.jobs if job.state == "done"}
+        while True:
+            elapsed = time.time() - begun
+            for job in self.jobs:
+                if job.state == "running" and job.process.poll() is not None:
+                    self.collect(job, begun)
+                    done |= {job.name} if job.state == "done" else set()
+            running = [job for job in self.jobs if job.state == "running"]
+            for job in running:
+                if job.kind == "train" and elapsed > o.seconds - o.reserve and not job.process.returncode:
+                    job.process.send_signal(signal.SIGTERM)  # saves and leaves; goes on when called again
+                    job.state = "stopping"
+            free = {kind: count - sum(job.kind == kind for job in running) for kind, count in slots.items()}
+            for job in self.jobs:
+                late = elapsed > o.seconds - (o.reserve + o.train_seconds if job.kind == "train" else 10)
+                if job.state == "waiting" and free[job.kind] > 0 and not late and done.issuperset(job.needs):
+                    self.launch(job)
+                    free[job.kind] -= 1
+            if not any(job.state == "running" for job in self.jobs):
+                break
+            time.sleep(0.2)
+        for job in self.jobs:
+            if job.state == "stopping":
+                job.process.wait()
+        missing = [job.name for job in self.jobs if job.state != "done"]
+        print(f"{len(self.jobs) - len(missing)} of {len(self.jobs)} jobs done in {time.time() - begun:.0f} s"
+              + ("; missing: " + " ".join(missing) if missing else ""), flush=True)
+        return 1 if missing else 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("keys", nargs="*", help="key=value for every program")
+    parser.add_argument("--bin", default="build/bin", help="folder of the programs")
+    parser.add_argument("--weights", required=True, help="the dense model, a transformer folder")
+    parser.add_argument("--train", default="data/doom/train")
+    parser.add_argument("--val", default="data/doom/val")
+    parser.add_argument("--out", default="runs/quality/conversion")
+    parser.add_argument("--steps", type=int, default=300, help="training steps of each conversion")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--convert", nargs="*", default=CONVERT, choices=list(SETTINGS), metavar="SETTING")
+    parser.add_argument("--evaluate", nargs="*", default=list(SETTINGS), choices=list(SETTINGS), metavar="SETTING",
+                        help="settings under which the weights are evaluated without training")
+    parser.add_argument("--clips", type=int, default=48, help="held-out clips")
+    parser.add_argument("--sigmas", type=float, nargs="+", default=[0.35, 0.55, 0.75], help="held-out noise levels")
+    parser.add_argument("--windows", type=int, default=4, help="clips at even distances in each training video")
+    parser.add_argument("--encoders", type=int, default=2, help="encoding processes, on the CPU")
+    parser.add_argument("--train-slots", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--eval-slots", type=int, default=1, help="evaluations at a time")
+    parser.add_argument("--seconds", type=float, default=1e9, help="time after which nothing more is started")
+    parser.add_argument("--reserve", type=float, default=30, help="of these, seconds kept for the last evaluations")
+    parser.add_argument("--train-seconds", type=float, default=0, help="what a training needs at least")
+    experiment = Experiment(parser.parse_args())
+    experiment.plan()
+    return experiment.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""The attentions that docs/quality.md compares, each as keys of vmoba-train, for the grid 24 x 18 x 32 of model.yaml.
+
+cubes_72 and cubes_144 have spatiotemporal layers only: cubes of 3 x 3 x 8 = 72 tokens (192 blocks) and of
+6 x 3 x 8 = 144 (96 blocks). cycle has temporal, spatial and spatiotemporal layers in turn (24, 48 and 48 blocks).
+A top-k of k blocks out of C attends k / C of the pairs; a tau is chosen for its density on the dense model.
+"""
+
+CYCLE = ["attention.temporal_chunk=1", "attention.spatial_chunk=[3,4]", "attention.spatiotemporal_chunk=[6,6,8]"]
+
+
+def cubes(t, h, w):
+    only = ["attention.temporal_layers=0", "attention.spatial_layers=0"]
+    return only + [f"attention.spatiotemporal_chunk=[{t},{h},{w}]"]
+
+
+def topk(blocks, pool="query_head"):
+    return ["attention.select=topk", f"attention.pool={pool}", f"attention.spatiotemporal_topk={blocks}"]
+
+
+def tau(value, pool):
+    return ["attention.select=threshold", f"attention.pool={pool}", f"attention.tau={value}"]
+
+
+CUBES_72, CUBES_144, CUBES_288 = cubes(3, 3, 8), cubes(6, 3, 8), cubes(6, 6, 8)
+
+SETTINGS = {
+    "dense": ["attention.backend=full"],
+    "paper_20": CYCLE + tau(0.263, "head_global"),
+    "paper_05": CYCLE + tau(0.062, "head_global"),
+    "cycle_topk_20": CYCLE + topk(10) + ["attention.temporal_topk=5", "attention.spatial_topk=10"],
+    "cubes_288_topk_20": CUBES_288 + topk(10),
+    "cubes_144_topk_20": CUBES_144 + topk(19),
+    "cubes_144_topk_05": CUBES_144 + topk(5),
+    "cubes_72_topk_20": CUBES_72 + topk(38),
+    "cubes_72_topk_10": CUBES_72 + topk(19),
+    "cubes_72_topk_05": CUBES_72 + topk(10),
+    "cubes_72_own": CUBES_72 + topk(1),
+    "cubes_72_head_20": CUBES_72 + tau(0.265, "head_global"),
+    "cubes_72_head_05": CUBES_72 + tau(0.077, "head_global"),
+    "cubes_72_overall_20": CUBES_72 + tau(0.254, "overall"),
+    "cubes_72_overall_05": CUBES_72 + tau(0.076, "overall"),
+    "cubes_72_query_20": CUBES_72 + tau(0.325, "query_head"),
+}
