@@ -111,8 +111,8 @@ std::vector<std::string> find_weight_files(const std::string& path) {
 std::vector<std::string> stored_names(const std::string& path) {
   std::vector<std::string> names;
   for (const std::string& file : find_weight_files(path)) {
-    const SafetensorsFile opened(file);
-    for (const auto& [name, info] : opened.tensors()) names.push_back(name);
+    const std::unique_ptr<TensorFile> opened = open_tensor_file(file);
+    for (const auto& [name, info] : opened->tensors()) names.push_back(name);
   }
   return names;
 }
