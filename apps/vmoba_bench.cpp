@@ -134,9 +134,10 @@ int attention_benchmark(AttentionArguments a) {
   VMOBA_CHECK_INPUT(!a.paper || (a.sweep.empty() && a.options.heads == 12 && a.options.head_dim == 128),
                     "--paper compares a Wan2.1-1.3B layer: expected 12 heads of 128 and no --sweep, found {} of {}{}",
                     a.options.heads, a.options.head_dim, a.sweep.empty() ? "" : " and --sweep " + a.sweep);
-  VMOBA_CHECK_INPUT(a.options.attention.select == "threshold" || (a.options.density == 0 && a.sweep != "density"),
+  const attention::SelectMode select = a.options.attention.part<attention::VmobaConfig>().select;
+  VMOBA_CHECK_INPUT(select == attention::SelectMode::kThreshold || (a.options.density == 0 && a.sweep != "density"),
                     "--density and --sweep density search tau: expected --select threshold, found {}; give --*-topk",
-                    a.options.attention.select);
+                    choice_word(select));
   const std::vector<bench::BenchCase> cases = run_cases(a);
   bench::print_bench(cases);
   if (a.paper)

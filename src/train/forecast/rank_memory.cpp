@@ -29,7 +29,8 @@ int64_t kept_width(const RootConfig& config) {
 std::vector<model::Parameter> trained_shapes(const RootConfig& config) {
   const std::vector<model::Parameter> parameters = model::parameter_shapes(config.model);
   std::map<std::string, int64_t> adapters;
-  if (config.lora.enabled()) adapters = model::adapter_values(config.lora, parameters);
+  if (config.lora.enabled())
+    adapters = model::adapter_values(config.lora, model::architecture_of(config.model), parameters);
   std::vector<model::Parameter> out;
   const auto add = [&](const std::string& name, at::IntArrayRef shape) {
     out.push_back({name, at::empty(shape, at::TensorOptions(at::kMeta).dtype(at::kFloat))});
