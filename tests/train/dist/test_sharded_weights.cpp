@@ -38,10 +38,11 @@ struct Held {
   }
 };
 
-void check_gather_and_sum(Communicator& ranks, at::Device device) {
+void check_gather_and_sum(Communicator& ranks, at::Device device, int64_t values_per_unit = 1) {
   const auto alone = make_single_communicator();
-  ShardedWeights shards(ranks, *alone);
+  ShardedWeights shards(ranks, *alone, values_per_unit);
   const Held held(shards, device, true), later(shards, device, true);
+  for (const at::Tensor& part : held.parts()) CHECK(part.numel() % values_per_unit == 0);
   REQUIRE(shards.add_unit(held.parameters) == 0);
   REQUIRE(shards.add_unit(later.parameters) == 1);
   for (int step = 0; step < 2; ++step) {
@@ -149,6 +150,10 @@ TEST_CASE("two gathered units exist at most, and gradients of one", "[mpi]") {
 
 TEST_CASE("whole parameters come from their parts, gradients go to them", "[mpi]") {
   check_gather_and_sum(world().control(), at::kCPU);
+}
+
+TEST_CASE("parts of whole runs of values give the same parameters and sums", "[mpi]") {
+  check_gather_and_sum(world().control(), at::kCPU, 4);
 }
 
 TEST_CASE("the same over NCCL on one GPU", "[gpu]") {
