@@ -6,6 +6,7 @@
 #include "core/file.h"
 #include "model/text/umt5_encoder.h"
 #include "model/text_encoder.h"
+#include "model/weights/safetensors.h"
 #include "support/catch.h"
 #include "support/messages.h"
 #include "umt5_fixture.h"
