@@ -14,7 +14,7 @@ namespace vmoba::model {
 // What a text encoder makes of B prompts.
 struct TextEmbedding {
   at::Tensor tokens_BLE;      // fp32, zeros behind each prompt's tokens
-  at::Tensor length_B = {};   // int64: how many tokens each prompt has before the zeros; undefined: L, all of them
+  at::Tensor length_B = {};   // int64, on the CPU: tokens of each prompt before the zeros; undefined: L, all of them
   at::Tensor pooled_BP = {};  // fp32, each prompt as one vector; undefined where the encoder makes none
 };
 

@@ -89,7 +89,8 @@ void Kept::keep(const std::string& name, const at::Tensor& tensor) {
 
 at::Tensor Kept::fetch(const std::string& name) const {
   const auto found = tensors_.find(name);
-  return again_ && found != tensors_.end() ? found->second : at::Tensor();
+  // Another tensor each time: who takes it may give it a history.
+  return again_ && found != tensors_.end() ? found->second.detach() : at::Tensor();
 }
 
 at::Tensor recompute_in_backward(const RecomputedFunction& body, const std::vector<at::Tensor>& inputs,
