@@ -33,10 +33,16 @@ struct Old {
   std::string said;
 };
 
+ExpertConfig until(double timestep) {
+  ExpertConfig expert;
+  expert.until_timestep = timestep;
+  return expert;
+}
+
 }  // namespace
 
 TEST_CASE("the expert of a timestep is the first whose range reaches down to it") {
-  const std::vector<ExpertConfig> three = {{"", 900}, {"", 300.5}, {"", 0}};
+  const std::vector<ExpertConfig> three = {until(900), until(300.5), until(0)};
   CHECK(expert_at(three, 1000) == 0);
   CHECK(expert_at(three, 900) == 0);
   CHECK(expert_at(three, 899.999) == 1);
@@ -44,7 +50,7 @@ TEST_CASE("the expert of a timestep is the first whose range reaches down to it"
   CHECK(expert_at(three, 300) == 2);
   CHECK(expert_at(three, 0) == 2);
   CHECK(expert_at({}, 5) == 0);
-  CHECK(expert_at({{"", 0}}, 5) == 0);
+  CHECK(expert_at({until(0)}, 5) == 0);
 }
 
 TEST_CASE("each expert is the configured model with files of its own") {

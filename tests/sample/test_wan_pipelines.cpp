@@ -17,6 +17,13 @@ using namespace vmoba::sample;
 
 namespace {
 
+ExpertConfig expert(double until_timestep, double guidance = 0) {
+  ExpertConfig out;
+  out.until_timestep = until_timestep;
+  out.guidance = guidance;
+  return out;
+}
+
 // The fixture script's codec: every fourth frame, colours mixed, pooled 8x8, then mean and deviation of each channel.
 class MixingCodec : public model::Codec {
  public:
@@ -72,7 +79,7 @@ struct Run {
     sample.guidance = c["guidance"];
     dits.push_back(model::make_dit(model, model::full_attention(), 0, at::kCPU));
     if (c.contains("boundary")) {
-      experts = {{"", c["boundary"]}, {"", 0, c.value("guidance_2", 0.0)}};
+      experts = {expert(c["boundary"]), expert(0, c.value("guidance_2", 0.0))};
       dits.push_back(model::make_dit(model, model::full_attention(), 0, at::kCPU));
       for (const model::Parameter& parameter : dits.back()->parameters()) parameter.tensor.detach().mul_(0.9);
     }
@@ -139,7 +146,7 @@ TEST_CASE("an expert more, with the weights and guidance of its neighbour, chang
   const double boundary = run.experts[0].until_timestep, guidance = run.experts[1].guidance;
   REQUIRE(guidance > 0);
   // Four timesteps near 999, 973, 923 and 800: each of the three experts works.
-  run.experts = {{"", 950}, {"", boundary}, {"", 0, guidance}};
+  run.experts = {expert(950), expert(boundary), expert(0, guidance)};
   run.dits.insert(run.dits.begin() + 1, model::make_dit(run.model, model::full_attention(), 0, at::kCPU));
   CHECK(at::equal(run.latents(), two));
   for (const model::Parameter& parameter : run.dits[1]->parameters()) parameter.tensor.detach().mul_(0.9);
