@@ -173,7 +173,7 @@ TEST_CASE("what does not fit is refused with what would") {
   Run text("t2v_unipc", cases()["t2v_unipc"], fixture());
   text.request.first_CHW = at::zeros({3, 32, 48});
   CHECK(contains(refusal(text), "model.task"));
-  text.experts = {{"", 875}, {"", 0}};
+  text.experts = {expert(875), expert(0)};
   CHECK(contains(refusal_of([&] { text.pipeline(); }), "experts: expected 2 transformer(s), found 1"));
 }
 
