@@ -313,7 +313,8 @@ TEST_CASE("every shipped configuration is valid and names the files that it lack
     for (const char* hint : {"codec.weights", "text.weights", "Hugging Face", "docs/pretrained.md"})
       CHECK(result.output.find(hint) != std::string::npos);
     const bool from_scratch = text.find("weights: \"\"") != std::string::npos;
-    CHECK((result.output.find("model.weights") == std::string::npos) == from_scratch);
+    const char* key = text.find("experts:") == std::string::npos ? "model.weights" : "experts[1].weights";
+    CHECK((result.output.find(key) == std::string::npos) == from_scratch);
   }
   CHECK(pretrained >= 9);
 }
