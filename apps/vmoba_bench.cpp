@@ -16,6 +16,7 @@
 #include "apps/bench/paper_comparison.h"
 #include "apps/bench/step_bench.h"
 #include "apps/main_guard.h"
+#include "attention/method.h"
 #include "attention/vmoba/config.h"
 #include "core/file.h"
 #include "model/common/dtype.h"
@@ -205,6 +206,12 @@ int step_benchmark(StepArguments a) {
   return 0;
 }
 
+std::vector<std::string> method_names() {
+  std::vector<std::string> out;
+  for (const attention::Method* method : attention::methods()) out.emplace_back(method->name);
+  return out;
+}
+
 void add_step_options(CLI::App& command, StepArguments& a) {
   bench::StepOptions& o = a.options;
   o.model.layers = 0;  // those of --model
@@ -212,8 +219,7 @@ void add_step_options(CLI::App& command, StepArguments& a) {
   command.add_option("--layers", o.model.layers, "Layers, other than --model has")->check(CLI::PositiveNumber);
   command.add_option("--grid", a.grid, "Latent patches TxHxW");
   command.add_option("--batch", o.batch, "Samples")->check(CLI::PositiveNumber);
-  command.add_option("--backends", o.backends, "Which attention, in this order")
-      ->check(CLI::IsMember({"full", "vmoba"}));
+  command.add_option("--backends", o.backends, "Which attention, in this order")->check(CLI::IsMember(method_names()));
   add_vmoba_options(command, o.attention);
   command.add_flag("--checkpointing,!--no-checkpointing", o.model.activation_checkpointing,
                    "Recompute each layer in backward (default)");

@@ -6,6 +6,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <any>
 #include <cmath>
 #include <functional>
 #include <iostream>
@@ -14,6 +15,7 @@
 #include <utility>
 
 #include "attention/dispatch.h"
+#include "attention/method.h"
 #include "attention/vmoba/config.h"
 #include "core/check.h"
 
@@ -208,14 +210,17 @@ BenchCase bench_case(const BenchOptions& o, const AttentionCase& c) {
   const Tensors t = make_inputs(c, o.inputs);
   BlockProblem problem = attention::make_block_problem(t.q, c.grid, c.text_tokens, c.layer);
   const BlockEngine& engine = attention::block_engine(o.attention.implementation, t.q);
-  attention::VmobaRule& rule = vmoba_rule(problem.layer);
-  if (o.density > 0) rule.tau = find_tau(problem, t, engine, o.density);
+  auto* rule = std::any_cast<attention::VmobaRule>(&problem.layer.rule);  // null: another method's case
+  VMOBA_CHECK_INPUT(rule != nullptr || o.density == 0,
+                    "--density searches VMoBA's tau: expected a case of vmoba, found one of {}; leave --density out",
+                    problem.layer.method->name);
+  if (o.density > 0) rule->tau = find_tau(problem, t, engine, o.density);
   BenchCase out;
   out.partition = c.name;
   out.inputs = o.inputs;
   out.blocks = problem.tables->blocks;
   out.tokens = c.tokens();
-  out.tau = rule.tau;
+  if (rule != nullptr) out.tau = rule->tau;
 
   // Memory: what a forward and backward need above inputs, output and gradients.
   c10::cuda::CUDACachingAllocator::emptyCache();
