@@ -72,8 +72,8 @@ std::vector<bench::GoldenResult> run_checks(const CheckArguments& a) {
       results.push_back(bench::check_case(bench::find_case(name), a.backend, dtype, device));
       continue;
     }
-    for (const bench::AttentionCase& c : bench::small_cases())
-      results.push_back(bench::check_case(c, a.backend, dtype, device));
+    for (const auto* cases : {&bench::small_cases(), &bench::tile_cases()})
+      for (const bench::AttentionCase& c : *cases) results.push_back(bench::check_case(c, a.backend, dtype, device));
   }
   return results;
 }
@@ -157,6 +157,7 @@ void add_vmoba_options(CLI::App& command, attention::AttentionConfig& config) {
   command.add_option("--spatial-topk", vmoba.spatial_topk, "The same in spatial layers");
   command.add_option("--spatiotemporal-topk", vmoba.spatiotemporal_topk, "The same in spatiotemporal layers");
   add_choice(command, "--pool", vmoba.pool, "Gates that compete with each other");
+  add_choice(command, "--query-tile", vmoba.query_tile, "Queries that choose blocks together");
   command.add_option("--temporal-chunk", vmoba.temporal_chunk, "ct");
   command.add_option("--spatial-chunk", vmoba.spatial_chunk, "ch cw")->expected(2);
   command.add_option("--spatiotemporal-chunk", vmoba.spatiotemporal_chunk, "ct ch cw")->expected(3);

@@ -114,7 +114,8 @@ double subsample_error(const BlockProblem& problem, const Tensors& t, const Bloc
   const at::Tensor text_block = at::full({problem.text_tokens}, tables.blocks, order.options());
   const at::Tensor block_of = at::cat({tables.block_of_S.to(at::kLong), text_block});
   const at::Tensor rows = order.index_select(0, positions);
-  const at::Tensor mask_BNER = forward.selection.mask.attends_BNEZ(tokens).index_select(3, positions);
+  const at::Tensor mask_BNER =
+      with_words(problem, forward.selection.mask).attends_BNEZ(tokens).index_select(3, positions);
   double worst = 0, largest = 0;
   for (int64_t b = 0; b < t.q.size(0); ++b) {
     for (int64_t n = 0; n < t.q.size(2); ++n) {
@@ -209,7 +210,8 @@ BenchCase bench_case(const BenchOptions& o, const AttentionCase& c) {
   at::manual_seed(0);
   const Tensors t = make_inputs(c, o.inputs);
   BlockProblem problem = attention::make_block_problem(t.q, c.grid, c.text_tokens, c.layer);
-  const BlockEngine& engine = attention::block_engine(o.attention.implementation, t.q);
+  problem.layer.implementation = o.attention.implementation;
+  const BlockEngine& engine = attention::block_engine(problem.layer, t.q);
   auto* rule = std::any_cast<attention::VmobaRule>(&problem.layer.rule);  // null: another method's case
   VMOBA_CHECK_INPUT(rule != nullptr || o.density == 0,
                     "--density searches VMoBA's tau: expected a case of vmoba, found one of {}; leave --density out",

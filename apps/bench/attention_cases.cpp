@@ -36,6 +36,11 @@ LayerAttention topk_layer(std::array<int64_t, 3> chunk, Pool pool, int64_t topk)
   return layer_with(chunk, {attention::SelectMode::kTopk, pool, 0.25, topk});
 }
 
+LayerAttention tiled(LayerAttention layer, int64_t query_tile) {
+  vmoba_rule(layer).query_tile = query_tile;
+  return layer;
+}
+
 const std::vector<AttentionCase>& small_cases() {
   static const std::vector<AttentionCase> cases = {
       {"temporal-ragged-query-head", {7, 2, 3}, threshold_layer({2, 0, 0}, Pool::kQueryHead, 0.4), 0, 1, 2, 8},
@@ -57,12 +62,25 @@ const std::vector<AttentionCase>& small_cases() {
   return cases;
 }
 
+const std::vector<AttentionCase>& tile_cases() {
+  static const std::vector<AttentionCase> cases = {
+      {"tiles-of-4-text", {5, 3, 4}, tiled(threshold_layer({2, 2, 3}, Pool::kHeadGlobal, 0.3), 4), 5, 2, 2, 8},
+      {"tiles-of-3-block", {3, 5, 7}, tiled(threshold_layer({0, 2, 3}, Pool::kBlock, 0.3), 3), 0, 1, 3, 8},
+      {"tiles-of-5-overall", {4, 4, 4}, tiled(threshold_layer({2, 2, 2}, Pool::kOverall, 0.4), 5), 0, 2, 2, 16},
+      {"cubes-choose-cubes", {4, 6, 6}, tiled(topk_layer({2, 3, 3}, Pool::kQueryHead, 3), 0), 3, 1, 2, 8},
+      {"cubes-head-global", {5, 4, 6}, tiled(topk_layer({2, 2, 3}, Pool::kHeadGlobal, 3), 0), 0, 2, 2, 8},
+  };
+  return cases;
+}
+
 const std::vector<AttentionCase>& published_cases() {
   constexpr attention::Grid kGrid = {24, 36, 64};
   static const std::vector<AttentionCase> cases = {
       {"published-temporal", kGrid, threshold_layer({3, 0, 0}, Pool::kHeadGlobal, 0.25), 0, 1, 12, 128},
       {"published-spatial", kGrid, threshold_layer({0, 6, 8}, Pool::kHeadGlobal, 0.25), 0, 1, 12, 128},
       {"published-spatiotemporal", kGrid, threshold_layer({6, 9, 16}, Pool::kHeadGlobal, 0.25), 0, 1, 12, 128},
+      {"published-cubes-20", kGrid, tiled(topk_layer({4, 4, 4}, Pool::kQueryHead, 173), 0), 0, 1, 12, 128},
+      {"published-cubes-5", kGrid, tiled(topk_layer({4, 4, 4}, Pool::kQueryHead, 43), 0), 0, 1, 12, 128},
       {"published-spatiotemporal-text", kGrid, threshold_layer({6, 9, 16}, Pool::kHeadGlobal, 0.25), 256, 1, 12, 128},
   };
   return cases;
@@ -70,7 +88,7 @@ const std::vector<AttentionCase>& published_cases() {
 
 const AttentionCase& find_case(const std::string& name) {
   std::string known;
-  for (const auto* cases : {&small_cases(), &published_cases()})
+  for (const auto* cases : {&small_cases(), &tile_cases(), &published_cases()})
     for (const AttentionCase& c : *cases) {
       if (c.name == name) return c;
       known += (known.empty() ? "" : ", ") + c.name;

@@ -27,12 +27,17 @@ struct AttentionCase {
 attention::LayerAttention threshold_layer(std::array<int64_t, 3> chunk, attention::Pool pool, double tau);
 attention::LayerAttention topk_layer(std::array<int64_t, 3> chunk, attention::Pool pool, int64_t topk);
 
+// The layer with tiles of so many queries that choose together; 0: whole blocks.
+attention::LayerAttention tiled(attention::LayerAttention layer, int64_t query_tile);
+
 // Small calls of odd shapes, for the comparison with plain attention.
 const std::vector<AttentionCase>& small_cases();
+// The same of tiles of queries that choose together; their masks are held to golden vectors.
+const std::vector<AttentionCase>& tile_cases();
 // Calls of the published sizes, for timing.
 const std::vector<AttentionCase>& published_cases();
 
-// The case of either list with this name; throws Error(kInput) listing the names.
+// The case of any list with this name; throws Error(kInput) listing the names.
 const AttentionCase& find_case(const std::string& name);
 
 // A standard normal tensor that depends on `name` only.

@@ -74,6 +74,8 @@ LayerAttention parse_layer(const Metadata& metadata, const std::string& file) {
   } else {
     rule.topk = parse_number<int64_t>(value(metadata, file, "topk"), file, "topk");
   }
+  const auto tile = metadata.find("query_tile");
+  if (tile != metadata.end()) rule.query_tile = parse_number<int64_t>(tile->second, file, "query_tile");
   layer.rule = rule;
   const std::vector<int64_t> chunk = parse_list(value(metadata, file, "chunk"), ',', file, "chunk");
   const size_t numbers = layer.partition == Partition::kTemporal ? 1 : layer.partition == Partition::kSpatial ? 2 : 3;
@@ -219,8 +221,10 @@ GoldenResult check_golden(const GoldenCase& golden, attention::Implementation im
                           at::Device device) {
   const auto input = [&](const at::Tensor& x) { return x.to(device, dtype); };
   const at::Tensor q = input(golden.q_BZND), k = input(golden.k_BZND), v = input(golden.v_BZND);
-  const attention::BlockEngine& engine = attention::block_engine(implementation, q);
-  const auto problem = attention::make_block_problem(q, golden.grid, golden.text_tokens, golden.layer);
+  attention::LayerAttention layer = golden.layer;
+  layer.implementation = implementation;
+  const attention::BlockEngine& engine = attention::block_engine(layer, q);
+  const auto problem = attention::make_block_problem(q, golden.grid, golden.text_tokens, layer);
   const attention::BlockForward forward = attention::block_forward(engine, problem, q, k, v);
   const attention::BlockGradients d =
       attention::block_backward(engine, problem, q, k, v, forward, input(golden.dout_BZND));

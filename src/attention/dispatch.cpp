@@ -76,12 +76,20 @@ const BlockEngine& block_engine(Implementation implementation, const at::Tensor&
   return reference::engine();
 }
 
+const BlockEngine& block_engine(const LayerAttention& layer, const at::Tensor& q_BZND) {
+  const BlockEngine& engine = block_engine(layer.implementation, q_BZND);
+  return engine.native() && query_tile(layer) != 1 && native::takes_tiles(q_BZND) ? native::tile_engine() : engine;
+}
+
 BlockProblem make_block_problem(const at::Tensor& q_BZND, const Grid& grid, int64_t text_tokens,
                                 const LayerAttention& layer) {
   check_tensor("q", q_BZND);
   check_tokens(q_BZND, grid, text_tokens);
   if (layer.method->check != nullptr) layer.method->check(layer);
-  return {grid, text_tokens, layer, partition_tables(grid, layer.chunk, q_BZND.device())};
+  BlockProblem problem{grid, text_tokens, layer, partition_tables(grid, layer.chunk, q_BZND.device())};
+  if (const int64_t tile = query_tile(layer); tile != 1)
+    problem.tiles = tile_tables(grid, layer.chunk, tile, q_BZND.device());
+  return problem;
 }
 
 }  // namespace vmoba::attention

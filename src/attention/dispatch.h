@@ -9,6 +9,10 @@ namespace vmoba::attention {
 // The engine that `implementation` names for inputs like q. Throws Error(kInput) where there is none.
 const BlockEngine& block_engine(Implementation implementation, const at::Tensor& q_BZND);
 
+// The engine for a layer: that of `layer.implementation`, or the native one of tiles where the layer's tiles choose and
+// it can run.
+const BlockEngine& block_engine(const LayerAttention& layer, const at::Tensor& q_BZND);
+
 // Checks layer and shapes (Error(kInput)) and looks up the partition of a call of self_attention.
 BlockProblem make_block_problem(const at::Tensor& q_BZND, const Grid& grid, int64_t text_tokens,
                                 const LayerAttention& layer);

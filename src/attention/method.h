@@ -71,9 +71,15 @@ struct Method {
   // See layer_flops().
   double (*flops)(const LayerAttention& layer, const Grid& grid, int64_t heads, int64_t head_dim,
                   double density) = nullptr;
+  // Queries that choose blocks together: runs of so many tokens of a block in permuted order (block/tiles.h); 1: every
+  // query on its own, 0: all of a block. Null: 1.
+  int64_t (*query_tile)(const LayerAttention& layer) = nullptr;
   // See heads_select_together(); null: every head selects on its own.
   std::string (*heads_select_together)(const LayerAttention& layer) = nullptr;
 };
+
+// Method::query_tile of the layer.
+int64_t query_tile(const LayerAttention& layer);
 
 // The table, in the order of documentation.
 const std::vector<const Method*>& methods();

@@ -11,6 +11,10 @@ const std::vector<const Method*>& methods() {
   return table;
 }
 
+int64_t query_tile(const LayerAttention& layer) {
+  return layer.method->query_tile == nullptr ? 1 : layer.method->query_tile(layer);
+}
+
 const Method& find_method(const std::string& name) {
   std::string known;
   for (const Method* method : methods()) {

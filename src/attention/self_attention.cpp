@@ -73,7 +73,7 @@ at::Tensor attend(const at::Tensor& q_BZND, const at::Tensor& k_BZND, const at::
     record_all(stats, "full", q_BZND);
     return full_attention(q_BZND, k_BZND, v_BZND);
   }
-  const BlockEngine& engine = block_engine(layer.implementation, q_BZND);
+  const BlockEngine& engine = block_engine(layer, q_BZND);
   at::Tensor pairs;
   at::Tensor out = block_attention(engine, make_block_problem(q_BZND, grid, text_tokens, layer), q_BZND, k_BZND, v_BZND,
                                    learnt, &pairs);

@@ -14,7 +14,7 @@ BlockMask BlockMask::of(const at::Tensor& attends_BNCS, int64_t text_tokens) {
   // Eight positions a byte, the first in the lowest bit; four bytes a word, the first lowest.
   const at::Tensor bit = at::bitwise_left_shift(at::ones({8}, as_bytes), at::arange(8, as_bytes));
   const at::Tensor bytes = (padded_BNEP.unflatten(3, {-1, 8}) * bit).sum(-1, false, at::kByte);
-  return {bytes.view(at::kInt)};
+  return {bytes.view(at::kInt), {}};
 }
 
 at::Tensor BlockMask::attends_BNEZ(int64_t positions) const {

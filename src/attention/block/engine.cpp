@@ -69,8 +69,15 @@ BlockGradients block_backward(const BlockEngine& engine, const BlockProblem& pro
   return d;
 }
 
+BlockMask with_words(const BlockProblem& problem, BlockMask mask) {
+  if (mask.words_BNEW.defined()) return mask;
+  const at::Tensor of_tokens_BNCS = mask.tiles_BNUC.transpose(2, 3).index_select(3, problem.tiles->tile_of_S);
+  mask.words_BNEW = BlockMask::of(of_tokens_BNCS.to(at::kBool), problem.text_tokens).words_BNEW;
+  return mask;
+}
+
 at::Tensor attends_BNCS(const BlockProblem& problem, const Selection& selection) {
-  return selection.mask.attends_BNEZ(problem.tables->tokens).slice(2, 0, problem.tables->blocks);
+  return with_words(problem, selection.mask).attends_BNEZ(problem.tables->tokens).slice(2, 0, problem.tables->blocks);
 }
 
 }  // namespace vmoba::attention

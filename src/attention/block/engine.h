@@ -17,6 +17,7 @@
 #include "attention/attention.h"
 #include "attention/block/block_mask.h"
 #include "attention/block/partition.h"
+#include "attention/block/tiles.h"
 
 namespace vmoba::attention {
 
@@ -26,6 +27,7 @@ struct BlockProblem {
   int64_t text_tokens = 0;
   LayerAttention layer;
   std::shared_ptr<const PartitionTables> tables;
+  std::shared_ptr<const TileTables> tiles = {};  // null where every query selects on its own
 };
 
 // Rows of each block, from a mask. The native engine's are those of SlotLists in attention/kernels/kernels.h; the
@@ -35,23 +37,36 @@ struct RowLists {
   at::Tensor word_rank_BNEW = {}, start_BNF = {}, row_BNR = {};
 };
 
+// Pieces that meet, of the native engine of tiles: TileLists in attention/kernels/tiles.h.
+struct PieceLists {
+  at::Tensor keys_BNUP = {}, key_count_BNU = {}, rows_BNCP = {}, row_count_BNC = {};
+};
+
 // What was selected: the mask is the method's, the rest the engine's. All of it is kept for backward.
 struct Selection {
   BlockMask mask = {};
   // K and V in block order. A method may make them on its way; else the native engine does, where it needs them.
   at::Tensor k_blocks_BZND = {}, v_blocks_BZND = {};
+  at::Tensor q_blocks_BZND = {};  // the same of q, for the engine of tiles
   RowLists lists = {};
+  PieceLists pieces = {};
 
   // Calls `function` with every tensor, defined or not, in a fixed order.
   template <typename Self, typename Function>
   static void visit_tensors(Self& self, const Function& function) {
     function(self.mask.words_BNEW);
+    function(self.mask.tiles_BNUC);
     function(self.k_blocks_BZND);
     function(self.v_blocks_BZND);
+    function(self.q_blocks_BZND);
     function(self.lists.length_BNE);
     function(self.lists.word_rank_BNEW);
     function(self.lists.start_BNF);
     function(self.lists.row_BNR);
+    function(self.pieces.keys_BNUP);
+    function(self.pieces.key_count_BNU);
+    function(self.pieces.rows_BNCP);
+    function(self.pieces.row_count_BNC);
   }
 };
 
@@ -104,6 +119,9 @@ BlockForward block_forward(const BlockEngine& engine, const BlockProblem& proble
 BlockGradients block_backward(const BlockEngine& engine, const BlockProblem& problem, const at::Tensor& q_BZND,
                               const at::Tensor& k_BZND, const at::Tensor& v_BZND, const BlockForward& saved,
                               const at::Tensor& dout_BZND, at::TensorList learnt = {});
+
+// The mask by words, made of that of tiles where there is none.
+BlockMask with_words(const BlockProblem& problem, BlockMask mask);
 
 // Which blocks each video token attends, as bool [B, N, C, S], permuted positions.
 at::Tensor attends_BNCS(const BlockProblem& problem, const Selection& selection);

@@ -43,6 +43,7 @@ class NativeEngine final : public BlockEngine {
     const Call call(problem, k_BZND);
     const kernels::Shape& s = call.shape;
     const auto i32 = k_BZND.options().dtype(at::kInt);
+    selection.mask = with_words(problem, std::move(selection.mask));
     selection.lists.word_rank_BNEW = call.empty_mask(k_BZND);
     selection.lists.length_BNE = at::empty({s.batch, s.heads, s.block_count()}, i32);
     selection.lists.start_BNF = at::empty({s.batch, s.heads, s.block_count() + 1}, i32.dtype(at::kLong));

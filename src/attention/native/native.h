@@ -17,4 +17,10 @@ std::string unsupported_reason(const at::Tensor& q_BZND);
 
 const BlockEngine& engine();
 
+// The engine of tiles: for layers whose tiles of queries choose (Method::query_tile), query-major kernels that
+// need no partial outputs. Sums of dq are fp32 atomics, so that deterministic mode takes engine() instead.
+const BlockEngine& tile_engine();
+// Whether it can run q's kind of tensor, which engine() can, on its device and in the present mode.
+bool takes_tiles(const at::Tensor& q_BZND);
+
 }  // namespace vmoba::attention::native

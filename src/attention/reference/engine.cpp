@@ -1,5 +1,7 @@
 #include <ATen/ATen.h>
 
+#include <utility>
+
 #include "attention/reference/reference.h"
 
 namespace vmoba::attention::reference {
@@ -12,6 +14,7 @@ class ReferenceEngine final : public BlockEngine {
   Selection index(const BlockProblem& problem, const at::Tensor&, const at::Tensor&,
                   Selection selection) const override {
     const int64_t positions = problem.tables->tokens + problem.text_tokens;
+    selection.mask = with_words(problem, std::move(selection.mask));
     selection.lists.length_BNE = selection.mask.attends_BNEZ(positions).sum(3);
     return selection;
   }

@@ -18,6 +18,27 @@ const Choices<Pool>& choices_of(Pool) {
   return table;
 }
 
+const Choices<QueryTile>& choices_of(QueryTile) {
+  static const Choices<QueryTile> table(
+      "attention.query_tile",
+      {{QueryTile::kQuery, "1"}, {QueryTile::k64, "64"}, {QueryTile::k128, "128"}, {QueryTile::kBlock, "block"}});
+  return table;
+}
+
+int64_t tile_tokens(QueryTile tile) {
+  switch (tile) {
+    case QueryTile::kQuery:
+      return 1;
+    case QueryTile::k64:
+      return 64;
+    case QueryTile::k128:
+      return 128;
+    case QueryTile::kBlock:
+      break;
+  }
+  return 0;
+}
+
 void VmobaConfig::visit(ConfigVisitor& v) {
   v.field("temporal_chunk", temporal_chunk, "Temporal partition: latent frames per block.", at_least(1));
   v.field("spatial_chunk", spatial_chunk, "Spatial partition: patches per block as [height, width].", list_of(2, 1));
@@ -34,6 +55,10 @@ void VmobaConfig::visit(ConfigVisitor& v) {
           "Gate values that compete with each other: those of a token and head, of a block, of a head, or all.");
   v.field("tau", tau, "Share of a pool's normalised gate sum that the attended blocks reach (threshold); 1 takes all.",
           at_least(0.0));
+  v.field(
+      "query_tile", query_tile,
+      "Queries that choose blocks together, by their mean: every query on its own (1, as in the paper), runs of 64 or "
+      "128 queries of a block, or all of a block. Larger tiles make small blocks fast (docs/attention.md).");
   v.field("temporal_topk", temporal_topk, "Blocks per token in temporal layers, the own one counted (topk).",
           at_least(1));
   v.field("spatial_topk", spatial_topk, "Blocks per token in spatial layers, the own one counted (topk).", at_least(1));

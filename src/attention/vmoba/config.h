@@ -14,6 +14,11 @@ const Choices<SelectMode>& choices_of(SelectMode);
 enum class Pool { kQueryHead, kBlock, kHeadGlobal, kOverall };
 const Choices<Pool>& choices_of(Pool);
 
+// Queries that choose their blocks together: each on its own, runs of 64 or 128 of a block, or all of a block.
+enum class QueryTile { kQuery, k64, k128, kBlock };
+const Choices<QueryTile>& choices_of(QueryTile);
+int64_t tile_tokens(QueryTile tile);  // Method::query_tile
+
 struct VmobaConfig {
   int64_t temporal_chunk = 3;
   std::vector<int64_t> spatial_chunk = {6, 8};
@@ -22,6 +27,7 @@ struct VmobaConfig {
   SelectMode select = SelectMode::kThreshold;
   Pool pool = Pool::kHeadGlobal;
   double tau = 0.25;
+  QueryTile query_tile = QueryTile::kQuery;
   int64_t temporal_topk = 2, spatial_topk = 12, spatiotemporal_topk = 16;
 
   void visit(ConfigVisitor& v);
@@ -33,7 +39,8 @@ struct VmobaRule {
   SelectMode select = SelectMode::kThreshold;
   Pool pool = Pool::kHeadGlobal;
   double tau = 0.25;
-  int64_t topk = 1;  // the own block counts
+  int64_t topk = 1;        // the own block counts
+  int64_t query_tile = 1;  // Method::query_tile
 };
 VmobaRule& vmoba_rule(LayerAttention& layer);
 const VmobaRule& vmoba_rule(const LayerAttention& layer);

@@ -2,7 +2,10 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include <vector>
+
 #include "attention/native/call.h"
+#include "attention/native/tile_call.h"
 #include "attention/vmoba/vmoba.h"
 
 namespace vmoba::attention {
@@ -66,6 +69,33 @@ kernels::SelectParams select_params(const VmobaRule& rule) {
   return out;
 }
 
+// Pools of single tiles are independent, so that those of all heads and samples are sorted at once.
+at::Tensor select_tiles_BNUC(Choosers who, const VmobaRule& rule, const at::Tensor& gate_BNCU) {
+  const int64_t batch = gate_BNCU.size(0), heads = gate_BNCU.size(1), blocks = gate_BNCU.size(2);
+  std::vector<at::Tensor> masks;
+  if (rule.pool == Pool::kQueryHead) {
+    who.block_of = who.block_of.repeat({batch * heads});
+    who.tokens = {};
+    const at::Tensor mask_1CM = select(who, rule, gate_BNCU.permute({2, 0, 1, 3}).reshape({1, blocks, -1}));
+    return mask_1CM.view({blocks, batch, heads, -1}).permute({1, 2, 3, 0}).to(at::kByte).contiguous();
+  }
+  for (int64_t b = 0; b < batch; ++b) masks.push_back(select(who, rule, gate_BNCU[b]));
+  return at::stack(masks).transpose(2, 3).to(at::kByte).contiguous();
+}
+
+// Tiles are few: their gates and selection are tensor operations on means that a kernel makes.
+Selection select_tiles(const BlockProblem& problem, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  const native::TileCall call(problem, q);
+  Selection out;
+  native::permute_rows(call, q, k, v, out);
+  const at::Tensor q_BNUD = native::run_means(call, out.q_blocks_BZND, problem.tiles->start_U1);
+  const at::Tensor k_BNCD = native::run_means(call, out.k_blocks_BZND, problem.tables->block_start_C1);
+  const at::Tensor gate_BNCU = at::matmul(k_BNCD, q_BNUD.transpose(2, 3));
+  out.mask.tiles_BNUC =
+      select_tiles_BNUC(choosers(*problem.tables, *problem.tiles), vmoba_rule(problem.layer), gate_BNCU);
+  return out;
+}
+
 }  // namespace
 
 Selection vmoba_select_native(const BlockProblem& problem, const at::Tensor& q_BZND, const at::Tensor& k_BZND,
@@ -73,6 +103,7 @@ Selection vmoba_select_native(const BlockProblem& problem, const at::Tensor& q_B
   const c10::cuda::CUDAGuard guard(q_BZND.device());
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
   const at::Tensor q = native::prepared(q_BZND), k = native::prepared(k_BZND), v = native::prepared(v_BZND);
+  if (problem.tiles != nullptr) return select_tiles(problem, q, k, v);
   const Call call(problem, q);
   Selection out;
   out.mask.words_BNEW = call.empty_mask(q);

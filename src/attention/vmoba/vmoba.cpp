@@ -14,6 +14,7 @@ namespace {
 void plan(const std::any& part, int64_t index, LayerAttention& layer) {
   const auto& config = std::any_cast<const VmobaConfig&>(part);
   VmobaRule rule{config.select, config.pool, config.tau};
+  rule.query_tile = tile_tokens(config.query_tile);
   const int64_t cycle = config.temporal_layers + config.spatial_layers + config.spatiotemporal_layers;
   const int64_t entry = index % cycle;
   if (entry < config.temporal_layers) {
@@ -48,6 +49,14 @@ void check(const LayerAttention& layer) {
 Selection select(const BlockProblem& problem, const at::Tensor& q_BZND, const at::Tensor& k_BZND, const at::Tensor&,
                  at::TensorList) {
   std::vector<at::Tensor> masks;
+  if (problem.tiles != nullptr) {
+    const TileTables& tiles = *problem.tiles;
+    for (int64_t b = 0; b < q_BZND.size(0); ++b) {
+      const at::Tensor gates = tile_gate_NCU(*problem.tables, tiles, q_BZND[b], k_BZND[b]);
+      masks.push_back(attention::select(choosers(*problem.tables, tiles), vmoba_rule(problem.layer), gates));
+    }
+    return {BlockMask{{}, at::stack(masks).transpose(2, 3).to(at::kByte).contiguous()}};
+  }
   for (int64_t b = 0; b < q_BZND.size(0); ++b) {
     const at::Tensor gates = gate_NCS(*problem.tables, q_BZND[b], k_BZND[b]);
     masks.push_back(select_NCS(*problem.tables, vmoba_rule(problem.layer), gates));
@@ -62,6 +71,10 @@ double expected_density(const LayerAttention& layer, int64_t blocks) {
 
 double flops(const LayerAttention& layer, const Grid& grid, int64_t heads, int64_t head_dim, double density) {
   return attention_flops(grid.tokens(), heads, head_dim, density, block_count(grid, layer));
+}
+
+int64_t query_tile_of(const LayerAttention& layer) {
+  return vmoba_rule(layer).query_tile;
 }
 
 std::string heads_select_together(const LayerAttention& layer) {
@@ -83,6 +96,7 @@ const Method& vmoba_method() {
     m.select_native = vmoba_select_native;
     m.expected_density = expected_density;
     m.flops = flops;
+    m.query_tile = query_tile_of;
     m.heads_select_together = heads_select_together;
     return m;
   }();

@@ -3,8 +3,8 @@
 // Gate: g[n,c,s] = q[token_of[s],n,:] . mean of k[:,n,:] over block c. Selection: docs/attention.md. Results do not
 // depend on the number of threads; sums that decide a selection are fp64. No gradient flows through either.
 //
-// Shape letters: B samples, S video tokens, Z video and text tokens, N heads, D head size, C blocks. Gates and masks
-// hold tokens in block order (block/partition.h).
+// Shape letters: B samples, S video tokens, Z video and text tokens, N heads, D head size, C blocks, U query tiles.
+// Gates and masks hold tokens in block order (block/partition.h).
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -19,11 +19,28 @@ const Method& vmoba_method();
 // Stage 1. Gates of one sample: q, k [Z, N, D] -> [N, C, S], fp32 (fp64 for fp64 inputs).
 at::Tensor gate_NCS(const PartitionTables& tables, const at::Tensor& q_ZND, const at::Tensor& k_ZND);
 
-// Stage 2. Which blocks each token of one sample attends (bool), own block included.
+// The same of tiles' mean queries: [N, C, U].
+at::Tensor tile_gate_NCU(const PartitionTables& tables, const TileTables& tiles, const at::Tensor& q_ZND,
+                         const at::Tensor& k_ZND);
+
+// Who chooses blocks: tokens, or tiles of them. An entry of a pool counts as often as the chooser has tokens.
+struct Choosers {
+  at::Tensor block_of;               // of each, any integer type
+  std::vector<int64_t> block_start;  // [C+1]: first chooser of each block
+  at::Tensor tokens;                 // fp64, of each; undefined: one token each
+  int64_t all_tokens = 0;
+};
+Choosers choosers(const PartitionTables& tables);
+Choosers choosers(const PartitionTables& tables, const TileTables& tiles);
+
+// Stage 2. Which blocks each chooser of one sample attends: gates [N, C, choosers] -> bool of that shape, the own block
+// included.
+at::Tensor select(const Choosers& choosers, const VmobaRule& rule, const at::Tensor& gate);
+// The same of tokens.
 at::Tensor select_NCS(const PartitionTables& tables, const VmobaRule& rule, const at::Tensor& gate_NCS);
 
 // Both stages for every sample, by the CUDA kernels; bf16 tensors that the native engine takes. Makes K and V in block
-// order on the way where the partition permutes tokens.
+// order on the way where the partition permutes tokens, and Q, K and V where tiles choose.
 Selection vmoba_select_native(const BlockProblem& problem, const at::Tensor& q_BZND, const at::Tensor& k_BZND,
                               const at::Tensor& v_BZND, at::TensorList learnt);
 

@@ -1,0 +1,34 @@
+// What the tile kernels share: addresses of rows, and a piece's place.
+#pragma once
+#include <cuda_bf16.h>
+
+#include "attention/kernels/tiles.h"
+
+namespace vmoba::kernels {
+
+struct Piece {
+  int begin = 0, rows = 0;  // permuted positions
+};
+
+__device__ __forceinline__ Piece piece_at(const TilePartition& partition, int piece) {
+  const int begin = __ldg(partition.piece_begin + piece);
+  return {begin, __ldg(partition.piece_begin + piece + 1) - begin};
+}
+
+__device__ __forceinline__ int tile_token(const TileShape& shape, const TilePartition& partition, int position) {
+  return position < shape.video_tokens ? __ldg(partition.token_of + position) : position;
+}
+
+// First element of row `token` of (b, n) `head`.
+__device__ __forceinline__ __nv_bfloat16* tile_row(const TensorView& view, const TileShape& shape, int head,
+                                                   int64_t token) {
+  return static_cast<__nv_bfloat16*>(view.data) + head / shape.heads * view.batch_stride +
+         head % shape.heads * view.head_stride + token * view.token_stride;
+}
+
+inline bool tile_shape_valid(const TileShape& s) {
+  return s.batch > 0 && s.heads > 0 && (s.head_dim == 64 || s.head_dim == 128) && s.video_tokens > 0 &&
+         s.text_tokens >= 0 && s.blocks > 0 && s.tiles >= s.blocks && s.video_pieces >= s.tiles && s.pieces() <= 65535;
+}
+
+}  // namespace vmoba::kernels

@@ -1,0 +1,104 @@
+#include "attention/native/tile_call.h"
+
+#include <ATen/ATen.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <string>
+#include <tuple>
+#include <vector>
+
+namespace vmoba::attention::native {
+namespace {
+
+// Beyond it the cache starts afresh.
+constexpr size_t kCachedTables = 256;
+
+std::shared_ptr<const PieceTables> make_pieces(const BlockProblem& problem, at::Device device) {
+  const TileTables& tiles = *problem.tiles;
+  std::vector<int32_t> begin, block, tile;
+  for (int64_t b = 0; b < problem.tables->blocks; ++b) {
+    for (int64_t u = tiles.block_start[size_t(b)]; u < tiles.block_start[size_t(b) + 1]; ++u) {
+      for (int64_t p = tiles.start[size_t(u)]; p < tiles.start[size_t(u) + 1]; p += kernels::kPieceRows) {
+        begin.push_back(int32_t(p));
+        block.push_back(int32_t(b));
+        tile.push_back(int32_t(u));
+      }
+    }
+  }
+  auto tables = std::make_shared<PieceTables>();
+  tables->video_pieces = int64_t(begin.size());
+  const int64_t tokens = problem.tables->tokens + problem.text_tokens;
+  for (int64_t p = problem.tables->tokens; p < tokens; p += kernels::kPieceRows) begin.push_back(int32_t(p));
+  begin.push_back(int32_t(tokens));
+  const auto on_device = [&](const std::vector<int32_t>& values) { return at::tensor(values, at::kInt).to(device); };
+  tables->begin_P1 = on_device(begin);
+  tables->block_P = on_device(block);
+  tables->tile_P = on_device(tile);
+  return tables;
+}
+
+std::shared_ptr<const PieceTables> piece_tables(const BlockProblem& problem, at::Device device) {
+  using Key = std::tuple<int64_t, int64_t, int64_t, Chunk, int64_t, int64_t, std::string>;
+  static std::mutex mutex;
+  static std::map<Key, std::shared_ptr<const PieceTables>> cache;
+  const Grid& grid = problem.grid;
+  const Key key{grid.t,      grid.h, grid.w, problem.layer.chunk, problem.tiles->tile_tokens, problem.text_tokens,
+                device.str()};
+  const std::lock_guard lock(mutex);
+  const auto found = cache.find(key);
+  if (found != cache.end()) return found->second;
+  if (cache.size() >= kCachedTables) cache.clear();
+  return cache[key] = make_pieces(problem, device);
+}
+
+}  // namespace
+
+TileCall::TileCall(const BlockProblem& problem, const at::Tensor& x_BZND)
+    : pieces_(piece_tables(problem, x_BZND.device())) {
+  const PartitionTables& tables = *problem.tables;
+  shape.batch = int32_t(x_BZND.size(0));
+  shape.heads = int32_t(x_BZND.size(2));
+  shape.head_dim = x_BZND.size(3) <= 64 ? 64 : 128;
+  shape.video_tokens = int32_t(tables.tokens);
+  shape.text_tokens = int32_t(problem.text_tokens);
+  shape.blocks = int32_t(tables.blocks);
+  shape.tiles = int32_t(problem.tiles->tiles);
+  shape.video_pieces = int32_t(pieces_->video_pieces);
+  partition.token_of = tables.token_of_S.const_data_ptr<int32_t>();
+  partition.piece_begin = pieces_->begin_P1.const_data_ptr<int32_t>();
+  partition.piece_block = pieces_->block_P.const_data_ptr<int32_t>();
+  partition.piece_tile = pieces_->tile_P.const_data_ptr<int32_t>();
+  partition.block_begin = tables.block_start_C1.const_data_ptr<int32_t>();
+}
+
+void permute_rows(const TileCall& call, const at::Tensor& q_BZND, const at::Tensor& k_BZND, const at::Tensor& v_BZND,
+                  Selection& selection) {
+  const kernels::TileShape& s = call.shape;
+  kernels::TileGatherArgs args;
+  args.shape = s;
+  args.partition = call.partition;
+  at::Tensor* copies[3] = {&selection.q_blocks_BZND, &selection.k_blocks_BZND, &selection.v_blocks_BZND};
+  const at::Tensor* from[3] = {&q_BZND, &k_BZND, &v_BZND};
+  for (int i = 0; i < 3; ++i) {
+    const at::Tensor copy = at::empty({s.batch, s.heads, s.tokens(), s.head_dim}, q_BZND.options());
+    args.x[i] = view(*from[i]);
+    args.out[i] = copy.data_ptr();
+    *copies[i] = copy.transpose(1, 2);
+  }
+  check_launch(kernels::tile_gather(args, c10::cuda::getCurrentCUDAStream()), "gather");
+}
+
+at::Tensor run_means(const TileCall& call, const at::Tensor& x_BZND, const at::Tensor& start) {
+  const kernels::TileShape& s = call.shape;
+  const int64_t runs = start.size(0) - 1;
+  const at::Tensor mean = at::empty({s.batch, s.heads, runs, s.head_dim}, x_BZND.options().dtype(at::kFloat));
+  check_launch(kernels::tile_means(s, x_BZND.const_data_ptr(), start.const_data_ptr<int32_t>(), int32_t(runs),
+                                   mean.data_ptr<float>(), nullptr, c10::cuda::getCurrentCUDAStream()),
+               "means");
+  return mean;
+}
+
+}  // namespace vmoba::attention::native

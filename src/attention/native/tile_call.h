@@ -1,0 +1,36 @@
+// Shape and tables of a call of the kernels of tiles.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+
+#include "attention/kernels/tiles.h"
+#include "attention/native/call.h"
+
+namespace vmoba::attention::native {
+
+// Device tables of a partition cut into pieces (kernels/tiles.h).
+struct PieceTables {
+  int64_t video_pieces = 0;
+  at::Tensor begin_P1, block_P, tile_P;  // int32
+};
+
+struct TileCall {
+  kernels::TileShape shape;
+  kernels::TilePartition partition;
+
+  // `x`: prepared, or any tensor of the call's shape. Problems of one geometry share their tables, which are kept.
+  TileCall(const BlockProblem& problem, const at::Tensor& x_BZND);
+
+ private:
+  std::shared_ptr<const PieceTables> pieces_;
+};
+
+// Q, K and V of prepared tensors in permuted order, head by head, into `selection`.
+void permute_rows(const TileCall& call, const at::Tensor& q_BZND, const at::Tensor& k_BZND, const at::Tensor& v_BZND,
+                  Selection& selection);
+
+// fp32 means [B, N, R, D] of runs of permuted rows: x [B, Z, N, D] as permute_rows() leaves them, `start` [R+1] int32.
+at::Tensor run_means(const TileCall& call, const at::Tensor& x_BZND, const at::Tensor& start);
+
+}  // namespace vmoba::attention::native

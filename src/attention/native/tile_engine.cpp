@@ -1,0 +1,118 @@
+#include <ATen/ATen.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include <cmath>
+
+#include "attention/native/native.h"
+#include "attention/native/tile_call.h"
+
+namespace vmoba::attention::native {
+namespace {
+
+kernels::TileLists views(const Selection& selection) {
+  const PieceLists& lists = selection.pieces;
+  return {static_cast<uint16_t*>(lists.keys_BNUP.data_ptr()), lists.key_count_BNU.data_ptr<int32_t>(),
+          static_cast<uint16_t*>(lists.rows_BNCP.data_ptr()), lists.row_count_BNC.data_ptr<int32_t>(),
+          selection.mask.tiles_BNUC.const_data_ptr<uint8_t>()};
+}
+
+at::Tensor trimmed(const at::Tensor& x_BZND, int64_t head_dim) {
+  return x_BZND.size(3) == head_dim ? x_BZND : x_BZND.narrow(3, 0, head_dim).contiguous();
+}
+
+float softmax_scale(const at::Tensor& q_BZND) {
+  return float(1 / std::sqrt(double(q_BZND.size(3))));
+}
+
+// Rows (queries) that attend each block, text included: [B, N, E].
+at::Tensor rows_of_blocks(const BlockProblem& problem, const at::Tensor& mask_BNUC) {
+  const at::Tensor video_BNC = at::matmul(problem.tiles->tokens_U, mask_BNUC.to(at::kDouble));
+  if (problem.text_tokens == 0) return video_BNC;
+  return at::constant_pad_nd(video_BNC + double(problem.text_tokens), {0, 1},
+                             double(problem.tables->tokens + problem.text_tokens));
+}
+
+class TileEngine final : public BlockEngine {
+ public:
+  bool native() const override { return true; }
+
+  Selection index(const BlockProblem& problem, const at::Tensor& k_BZND, const at::Tensor&,
+                  Selection selection) const override {
+    const c10::cuda::CUDAGuard guard(k_BZND.device());
+    const TileCall call(problem, k_BZND);
+    const kernels::TileShape& s = call.shape;
+    const at::TensorOptions i32 = k_BZND.options().dtype(at::kInt), i16 = i32.dtype(at::kShort);
+    selection.pieces.keys_BNUP = at::empty({s.batch, s.heads, s.tiles, s.pieces()}, i16);
+    selection.pieces.key_count_BNU = at::empty({s.batch, s.heads, s.tiles}, i32);
+    selection.pieces.rows_BNCP = at::empty({s.batch, s.heads, s.blocks, s.pieces()}, i16);
+    selection.pieces.row_count_BNC = at::empty({s.batch, s.heads, s.blocks}, i32);
+    selection.lists.length_BNE = rows_of_blocks(problem, selection.mask.tiles_BNUC);
+    check_launch(kernels::tile_index(s, call.partition, views(selection), c10::cuda::getCurrentCUDAStream()), "index");
+    return selection;
+  }
+
+  Attended attend(const BlockProblem& problem, const at::Tensor& q_BZND, const at::Tensor&, const at::Tensor&,
+                  const Selection& selection) const override {
+    const c10::cuda::CUDAGuard guard(q_BZND.device());
+    const at::Tensor q = prepared(q_BZND);
+    const TileCall call(problem, q);
+    const at::Tensor out = at::empty(q.sizes(), q.options());
+    Attended attended{{}, at::empty({q.size(0), q.size(2), q.size(1)}, q.options().dtype(at::kFloat))};
+    kernels::TileForwardArgs args;
+    args.shape = call.shape;
+    args.partition = call.partition;
+    args.lists = views(selection);
+    args.q = selection.q_blocks_BZND.const_data_ptr();
+    args.k = selection.k_blocks_BZND.const_data_ptr();
+    args.v = selection.v_blocks_BZND.const_data_ptr();
+    args.out = view(out);
+    args.lse = attended.lse_BNZ.data_ptr<float>();
+    args.scale = softmax_scale(q_BZND);
+    check_launch(kernels::tile_forward(args, c10::cuda::getCurrentCUDAStream()), "forward");
+    attended.out_BZND = trimmed(out, q_BZND.size(3));
+    return attended;
+  }
+
+  BlockGradients backward(const BlockProblem& problem, const at::Tensor& q_BZND, const at::Tensor&, const at::Tensor&,
+                          const Selection& selection, const Attended& attended,
+                          const at::Tensor& dout_BZND) const override {
+    const c10::cuda::CUDAGuard guard(q_BZND.device());
+    const at::Tensor out = prepared(attended.out_BZND), dout = prepared(dout_BZND);
+    const TileCall call(problem, out);
+    const auto like_out = [&] { return at::empty(out.sizes(), out.options()); };
+    const at::Tensor dq = like_out(), dk = like_out(), dv = like_out();
+    const at::Tensor scratch = bytes(kernels::tile_backward_workspace_bytes(call.shape, /*means=*/false), out);
+    kernels::TileBackwardArgs args;
+    args.shape = call.shape;
+    args.partition = call.partition;
+    args.lists = views(selection);
+    args.q = selection.q_blocks_BZND.const_data_ptr();
+    args.k = selection.k_blocks_BZND.const_data_ptr();
+    args.v = selection.v_blocks_BZND.const_data_ptr();
+    args.out = view(out);
+    args.dout = view(dout);
+    args.lse = attended.lse_BNZ.const_data_ptr<float>();
+    args.dq = view(dq);
+    args.dk = view(dk);
+    args.dv = view(dv);
+    args.scale = softmax_scale(q_BZND);
+    args.workspace = scratch.data_ptr();
+    check_launch(kernels::tile_backward(args, c10::cuda::getCurrentCUDAStream()), "backward");
+    const int64_t head_dim = q_BZND.size(3);
+    return {trimmed(dq, head_dim), trimmed(dk, head_dim), trimmed(dv, head_dim)};
+  }
+};
+
+}  // namespace
+
+bool takes_tiles(const at::Tensor& q_BZND) {
+  return kernels::kernel_family(q_BZND.device().index()) == 90 && !at::globalContext().deterministicAlgorithms();
+}
+
+const BlockEngine& tile_engine() {
+  static const TileEngine instance;
+  return instance;
+}
+
+}  // namespace vmoba::attention::native

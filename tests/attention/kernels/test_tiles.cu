@@ -1,0 +1,353 @@
+// Attention by query tiles, forward and backward, against plain loops in double precision on the host. A second run of
+// the same loops with every intermediate rounded to bf16 gives the error that is allowed, twice over.
+#include "attention/kernels/tiles.h"
+#include "kernel_test_support.h"
+#include "support/catch.h"
+
+namespace vmoba::kernels::test {
+namespace {
+
+struct Case {
+  const char* name;
+  std::vector<int> blocks;  // tokens of each
+  int tile_pieces = 0;      // pieces of a query tile; 0: a tile is a block
+  int head_dim = 128, batch = 1, heads = 1, text = 0;
+  double density = 0.3;
+  bool means = false;
+};
+
+// The tables of a partition cut into blocks, tiles and pieces.
+struct HostTables {
+  TileShape shape;
+  std::vector<int32_t> token_of, piece_begin, piece_block, piece_tile, block_begin;
+  std::vector<int> tile_block;
+};
+
+HostTables tables_of(const Case& c, std::mt19937& rng) {
+  HostTables t;
+  TileShape& s = t.shape;
+  s.batch = c.batch, s.heads = c.heads, s.head_dim = c.head_dim, s.text_tokens = c.text;
+  s.blocks = int(c.blocks.size()), s.tiles = 0, s.video_pieces = 0;
+  int position = 0;
+  for (int block = 0; block < s.blocks; ++block) {
+    t.block_begin.push_back(position);
+    const int end = position + c.blocks[block];
+    for (int piece = 0; position < end; ++piece) {
+      if (c.tile_pieces == 0 ? piece == 0 : piece % c.tile_pieces == 0) t.tile_block.push_back(block), ++s.tiles;
+      t.piece_begin.push_back(position);
+      t.piece_block.push_back(block);
+      t.piece_tile.push_back(s.tiles - 1);
+      position = std::min(end, position + kPieceRows);
+    }
+  }
+  t.block_begin.push_back(position);
+  s.video_tokens = position, s.video_pieces = int(t.piece_block.size());
+  for (; position < s.tokens(); position = std::min(s.tokens(), position + kPieceRows))
+    t.piece_begin.push_back(position);
+  t.piece_begin.push_back(s.tokens());
+  for (int i = 0; i < s.video_tokens; ++i) t.token_of.push_back(i);
+  std::shuffle(t.token_of.begin(), t.token_of.end(), rng);
+  return t;
+}
+
+// All values in the order [b * N + n][position or token][column], as floats that bf16 holds exactly.
+struct Inputs {
+  std::vector<float> q, k, v, dout;  // permuted
+  std::vector<float> mean_k, mean_v, bias;
+  std::vector<uint8_t> mask;  // [heads, U, C]
+};
+
+struct Results {
+  std::vector<double> out, lse, dq, dk, dv, dbias;
+};
+
+double rounded(double x, bool bf16) {
+  return bf16 ? double(from_bf16(to_bf16(float(x)))) : x;
+}
+
+// The gradients of a mean's key and value are spread over the block's tokens.
+Results reference(const Case& c, const HostTables& t, const Inputs& in, bool bf16) {
+  const TileShape& s = t.shape;
+  const int heads = s.batch * s.heads, rows = s.tokens(), dim = s.head_dim, means = c.means ? s.blocks : 0;
+  const double scale = 1 / std::sqrt(double(dim));
+  Results r;
+  for (auto* x : {&r.out, &r.dq, &r.dk, &r.dv}) x->assign(size_t(heads) * rows * dim, 0);
+  r.lse.assign(size_t(heads) * rows, 0);
+  r.dbias.assign(size_t(heads) * s.mean_pieces(), 0);
+  std::vector<int> tile_of(rows, -1), block_of(rows, -1);
+  for (int piece = 0; piece < s.video_pieces; ++piece) {
+    for (int p = t.piece_begin[piece]; p < t.piece_begin[piece + 1]; ++p)
+      tile_of[p] = t.piece_tile[piece], block_of[p] = t.piece_block[piece];
+  }
+  for (int head = 0; head < heads; ++head) {
+    const auto row = [&](const std::vector<float>& x, int p) { return x.data() + (size_t(head) * rows + p) * dim; };
+    const auto mean = [&](const std::vector<float>& x, int m) {
+      return x.data() + (size_t(head) * s.blocks + m) * dim;
+    };
+    std::vector<std::vector<double>> mean_dk(means, std::vector<double>(dim)), mean_dv = mean_dk;
+    for (int i = 0; i < rows; ++i) {
+      const uint8_t* mask =
+          tile_of[i] < 0 ? nullptr : in.mask.data() + (size_t(head) * s.tiles + tile_of[i]) * s.blocks;
+      struct Key {
+        const float *k, *v;
+        double *dk, *dv;
+        double bias;
+        int mean;
+      };
+      std::vector<Key> keys;
+      for (int j = 0; j < rows; ++j) {
+        if (mask == nullptr || block_of[j] < 0 || mask[block_of[j]])
+          keys.push_back({row(in.k, j), row(in.v, j), &r.dk[(size_t(head) * rows + j) * dim],
+                          &r.dv[(size_t(head) * rows + j) * dim], 0, -1});
+      }
+      for (int m = 0; mask != nullptr && m < means; ++m) {
+        if (!mask[m])
+          keys.push_back({mean(in.mean_k, m), mean(in.mean_v, m), mean_dk[m].data(), mean_dv[m].data(),
+                          in.bias[size_t(head) * s.blocks + m], m});
+      }
+      std::vector<double> score(keys.size()), probability(keys.size());
+      double maximum = -INFINITY, sum = 0;
+      for (size_t j = 0; j < keys.size(); ++j) {
+        for (int d = 0; d < dim; ++d) score[j] += double(row(in.q, i)[d]) * keys[j].k[d];
+        score[j] = rounded(score[j] * scale + keys[j].bias, bf16);
+        maximum = std::max(maximum, score[j]);
+      }
+      for (double x : score) sum += std::exp(x - maximum);
+      r.lse[size_t(head) * rows + i] = maximum + std::log(sum);
+      double* out = &r.out[(size_t(head) * rows + i) * dim];
+      for (size_t j = 0; j < keys.size(); ++j) {
+        probability[j] = rounded(std::exp(score[j] - maximum) / sum, bf16);
+        for (int d = 0; d < dim; ++d) out[d] += probability[j] * keys[j].v[d];
+      }
+      double delta = 0;
+      for (int d = 0; d < dim; ++d) out[d] = rounded(out[d], bf16), delta += out[d] * row(in.dout, i)[d];
+      for (size_t j = 0; j < keys.size(); ++j) {
+        double dp = 0;
+        for (int d = 0; d < dim; ++d) dp += double(row(in.dout, i)[d]) * keys[j].v[d];
+        const double ds = rounded(probability[j] * (rounded(dp, bf16) - delta), bf16);
+        for (int d = 0; d < dim; ++d) {
+          r.dq[(size_t(head) * rows + i) * dim + d] += scale * ds * keys[j].k[d];
+          keys[j].dk[d] += scale * ds * row(in.q, i)[d];
+          keys[j].dv[d] += probability[j] * row(in.dout, i)[d];
+        }
+        if (keys[j].mean >= 0) r.dbias[size_t(head) * s.mean_pieces() + keys[j].mean / kPieceRows] += ds;
+      }
+    }
+    for (int j = 0; j < s.video_tokens && means > 0; ++j) {
+      for (int d = 0; d < dim; ++d) {
+        r.dk[(size_t(head) * rows + j) * dim + d] += mean_dk[block_of[j]][d] / c.blocks[block_of[j]];
+        r.dv[(size_t(head) * rows + j) * dim + d] += mean_dv[block_of[j]][d] / c.blocks[block_of[j]];
+      }
+    }
+  }
+  for (auto* x : {&r.out, &r.dq, &r.dk, &r.dv})
+    for (double& value : *x) value = rounded(value, bf16);
+  return r;
+}
+
+std::vector<float> drawn(int64_t count, float scale, std::mt19937& rng) {
+  std::vector<float> out;
+  for (const uint16_t x : random_bf16(count, scale, rng)) out.push_back(from_bf16(x));
+  return out;
+}
+
+std::vector<uint16_t> as_bf16(const std::vector<float>& values) {
+  std::vector<uint16_t> out;
+  for (const float x : values) out.push_back(to_bf16(x));
+  return out;
+}
+
+Inputs inputs_of(const Case& c, const HostTables& t, std::mt19937& rng) {
+  const TileShape& s = t.shape;
+  const int64_t heads = int64_t(s.batch) * s.heads, values = heads * s.tokens() * s.head_dim;
+  Inputs in;
+  in.q = drawn(values, 1, rng), in.k = drawn(values, 1, rng), in.v = drawn(values, 1, rng);
+  in.dout = drawn(values, 1, rng);
+  in.mean_k = drawn(heads * s.blocks * s.head_dim, 0.3f, rng);
+  in.mean_v = drawn(heads * s.blocks * s.head_dim, 0.3f, rng);
+  for (int64_t i = 0; i < heads * s.blocks; ++i) in.bias.push_back(std::log(float(c.blocks[i % s.blocks])) + 0.1f);
+  std::bernoulli_distribution taken(c.density);
+  for (int64_t head = 0; head < heads; ++head) {
+    for (int tile = 0; tile < s.tiles; ++tile) {
+      for (int block = 0; block < s.blocks; ++block) in.mask.push_back(t.tile_block[tile] == block || taken(rng));
+    }
+  }
+  return in;
+}
+
+// [heads][position] to the [B, Z, N, D] order of tensors, and back.
+template <typename T>
+std::vector<T> to_tensor(const HostTables& t, const std::vector<T>& permuted) {
+  const TileShape& s = t.shape;
+  std::vector<T> out(permuted.size());
+  for (int head = 0; head < s.batch * s.heads; ++head) {
+    for (int p = 0; p < s.tokens(); ++p) {
+      const int64_t token = p < s.video_tokens ? t.token_of[p] : p;
+      const int64_t target = ((int64_t(head / s.heads) * s.tokens() + token) * s.heads + head % s.heads) * s.head_dim;
+      std::copy_n(permuted.begin() + (int64_t(head) * s.tokens() + p) * s.head_dim, s.head_dim, out.begin() + target);
+    }
+  }
+  return out;
+}
+
+std::vector<double> as_doubles(const std::vector<uint16_t>& values) {
+  std::vector<double> out;
+  for (const uint16_t x : values) out.push_back(from_bf16(x));
+  return out;
+}
+
+double distance(const std::vector<double>& a, const std::vector<double>& b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) sum += (a[i] - b[i]) * (a[i] - b[i]);
+  return std::sqrt(sum);
+}
+
+void check_close(const char* what, const std::vector<double>& found, const std::vector<double>& exact,
+                 const std::vector<double>& plain) {
+  const double norm = distance(exact, std::vector<double>(exact.size(), 0));
+  const double error = distance(found, exact), allowed = 2 * distance(plain, exact) + 1e-3 * norm;
+  INFO(what << ": error " << error / norm << ", allowed " << allowed / norm);
+  CHECK(error <= allowed);
+}
+
+TensorView tensor_view(void* data, const TileShape& s) {
+  const int64_t row = int64_t(s.heads) * s.head_dim;
+  return {data, s.tokens() * row, row, s.head_dim};
+}
+
+void run_case(const Case& c) {
+  INFO(c.name);
+  std::mt19937 rng(uint32_t(c.blocks.size()) * 7919 + uint32_t(c.text));
+  const HostTables t = tables_of(c, rng);
+  const TileShape& s = t.shape;
+  const Inputs in = inputs_of(c, t, rng);
+  const Results exact = reference(c, t, in, false), plain = reference(c, t, in, true);
+
+  const DeviceArray<int32_t> token_of(t.token_of), piece_begin(t.piece_begin), piece_block(t.piece_block),
+      piece_tile(t.piece_tile), block_begin(t.block_begin);
+  const TilePartition partition{token_of.get(), piece_begin.get(), piece_block.get(), piece_tile.get(),
+                                block_begin.get()};
+  const int64_t heads = int64_t(s.batch) * s.heads, values = heads * s.tokens() * s.head_dim;
+  const DeviceArray<uint16_t> q(to_tensor(t, as_bf16(in.q))), k(to_tensor(t, as_bf16(in.k))),
+      v(to_tensor(t, as_bf16(in.v))), dout(to_tensor(t, as_bf16(in.dout)));
+  DeviceArray<uint16_t> q_rows(values), k_rows(values), v_rows(values), out(values), dq(values), dk(values), dv(values);
+  const DeviceArray<uint16_t> mean_k(as_bf16(in.mean_k)), mean_v(as_bf16(in.mean_v));
+  const DeviceArray<float> bias(in.bias);
+  const DeviceArray<uint8_t> mask(in.mask);
+  DeviceArray<uint16_t> key_list(heads * s.tiles * s.pieces()), row_list(heads * s.blocks * s.pieces());
+  DeviceArray<int32_t> key_count(heads * s.tiles), row_count(heads * s.blocks);
+  DeviceArray<float> lse(heads * s.tokens()), dbias(heads * s.mean_pieces());
+  DeviceArray<char> workspace(tile_backward_workspace_bytes(s, c.means));
+
+  TileGatherArgs gather;
+  gather.shape = s, gather.partition = partition;
+  gather.x[0] = tensor_view(q.get(), s), gather.x[1] = tensor_view(k.get(), s), gather.x[2] = tensor_view(v.get(), s);
+  gather.out[0] = q_rows.get(), gather.out[1] = k_rows.get(), gather.out[2] = v_rows.get();
+  CUDA_OK(tile_gather(gather, nullptr));
+  CHECK(q_rows.host() == as_bf16(in.q));
+  CHECK(v_rows.host() == as_bf16(in.v));
+
+  const TileLists lists{key_list.get(), key_count.get(), row_list.get(), row_count.get(), mask.get()};
+  CUDA_OK(tile_index(s, partition, lists, nullptr));
+  TileMeans means;
+  if (c.means) means = {mean_k.get(), mean_v.get(), bias.get()};
+
+  TileForwardArgs forward;
+  forward.shape = s, forward.partition = partition, forward.lists = lists, forward.means = means;
+  forward.q = q_rows.get(), forward.k = k_rows.get(), forward.v = v_rows.get();
+  forward.out = tensor_view(out.get(), s), forward.lse = lse.get();
+  forward.scale = float(1 / std::sqrt(double(s.head_dim)));
+  CUDA_OK(tile_forward(forward, nullptr));
+  CUDA_OK(cudaDeviceSynchronize());
+
+  TileBackwardArgs backward;
+  backward.shape = s, backward.partition = partition, backward.lists = lists, backward.means = means;
+  backward.q = q_rows.get(), backward.k = k_rows.get(), backward.v = v_rows.get();
+  backward.out = forward.out, backward.dout = tensor_view(dout.get(), s), backward.lse = lse.get();
+  backward.dq = tensor_view(dq.get(), s), backward.dk = tensor_view(dk.get(), s),
+  backward.dv = tensor_view(dv.get(), s);
+  backward.dbias = c.means ? dbias.get() : nullptr;
+  backward.scale = forward.scale, backward.workspace = workspace.get();
+  CUDA_OK(tile_backward(backward, nullptr));
+  CUDA_OK(cudaDeviceSynchronize());
+
+  check_close("out", as_doubles(out.host()), to_tensor(t, exact.out), to_tensor(t, plain.out));
+  check_close("dq", as_doubles(dq.host()), to_tensor(t, exact.dq), to_tensor(t, plain.dq));
+  check_close("dk", as_doubles(dk.host()), to_tensor(t, exact.dk), to_tensor(t, plain.dk));
+  check_close("dv", as_doubles(dv.host()), to_tensor(t, exact.dv), to_tensor(t, plain.dv));
+  const std::vector<float> found_lse = lse.host();
+  for (int64_t head = 0; head < heads; ++head) {
+    for (int p = 0; p < s.tokens(); ++p) {
+      const int64_t token = p < s.video_tokens ? t.token_of[p] : p;
+      const double expected = exact.lse[head * s.tokens() + p];
+      CHECK(std::abs(found_lse[head * s.tokens() + token] - expected) <= 1e-4 * std::max(1.0, std::abs(expected)));
+    }
+  }
+  if (c.means) {
+    const std::vector<float> found = dbias.host();
+    check_close("dbias", std::vector<double>(found.begin(), found.end()), exact.dbias, plain.dbias);
+  }
+  for (const auto* array : {&q_rows, &k_rows, &v_rows, &out, &dq, &dk, &dv, &key_list, &row_list})
+    CHECK(array->guards_intact());
+  CHECK(lse.guards_intact());
+  CHECK(dbias.guards_intact());
+  CHECK(workspace.guards_intact());
+}
+
+}  // namespace
+
+TEST_CASE("attention by tiles and its gradients agree with plain loops", "[gpu]") {
+  const std::vector<int> cubes(12, 64);
+  const std::vector<Case> cases = {
+      {"one block", {64}},
+      {"cubes of 64", cubes},
+      {"cubes of 64, head size 64", cubes, 0, 64},
+      {"cubes of 72", std::vector<int>(8, 72), 0, 128, 1, 2},
+      {"ragged blocks", {1, 63, 64, 65, 100, 128, 7, 130}, 0, 128, 1, 2},
+      {"tiles of one piece in large blocks", {200, 130, 64, 90}, 1},
+      {"tiles of two pieces", {200, 130, 64, 90}, 2, 64},
+      {"text", cubes, 0, 128, 1, 1, 5},
+      {"much text", {64, 60, 50, 64}, 0, 64, 1, 2, 150},
+      {"batch", {64, 40, 64}, 0, 128, 2, 2, 9},
+      {"means", cubes, 0, 128, 1, 2, 0, 0.3, true},
+      {"means, own blocks alone", cubes, 0, 64, 1, 1, 0, 0.0, true},
+      {"means where everything is attended", cubes, 0, 128, 1, 1, 0, 1.0, true},
+      {"means of many ragged blocks, text, batch", std::vector<int>(70, 9), 0, 128, 2, 1, 11, 0.2, true},
+      {"means, tiles of one piece", {200, 130, 64, 90}, 1, 128, 1, 1, 0, 0.3, true},
+  };
+  for (const Case& c : cases) run_case(c);
+}
+
+TEST_CASE("means of runs of rows", "[gpu]") {
+  std::mt19937 rng(3);
+  const Case c{"means", {64, 3, 130}, 0, 128, 1, 2, 4};
+  const HostTables t = tables_of(c, rng);
+  const TileShape& s = t.shape;
+  const std::vector<float> x = drawn(int64_t(s.heads) * s.tokens() * s.head_dim, 1, rng);
+  const DeviceArray<uint16_t> rows(as_bf16(x));
+  const DeviceArray<int32_t> begin(t.block_begin);
+  DeviceArray<float> mean(int64_t(s.heads) * s.blocks * s.head_dim);
+  DeviceArray<uint16_t> rounded_mean(int64_t(s.heads) * s.blocks * s.head_dim);
+  CUDA_OK(tile_means(s, rows.get(), begin.get(), s.blocks, mean.get(), rounded_mean.get(), nullptr));
+  const std::vector<float> found = mean.host();
+  const std::vector<uint16_t> found_rounded = rounded_mean.host();
+  for (int head = 0; head < s.heads; ++head) {
+    for (int block = 0; block < s.blocks; ++block) {
+      for (int d = 0; d < s.head_dim; ++d) {
+        double sum = 0, magnitude = 0;
+        for (int p = t.block_begin[block]; p < t.block_begin[block + 1]; ++p) {
+          sum += x[(int64_t(head) * s.tokens() + p) * s.head_dim + d];
+          magnitude += std::abs(x[(int64_t(head) * s.tokens() + p) * s.head_dim + d]);
+        }
+        const int64_t at = (int64_t(head) * s.blocks + block) * s.head_dim + d;
+        // fp32 sums of at most 130 terms.
+        CHECK(std::abs(found[at] - sum / c.blocks[block]) <= 130 * 6e-8 * magnitude / c.blocks[block]);
+        CHECK(found_rounded[at] == to_bf16(found[at]));
+      }
+    }
+  }
+  CHECK(mean.guards_intact());
+  CHECK(rounded_mean.guards_intact());
+}
+
+}  // namespace vmoba::kernels::test
