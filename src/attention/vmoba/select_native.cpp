@@ -75,7 +75,7 @@ at::Tensor select_tiles_BNUC(Choosers who, const VmobaRule& rule, const at::Tens
   std::vector<at::Tensor> masks;
   if (rule.pool == Pool::kQueryHead) {
     who.block_of = who.block_of.repeat({batch * heads});
-    who.tokens = {};
+    who.tokens = at::Tensor();
     const at::Tensor mask_1CM = select(who, rule, gate_BNCU.permute({2, 0, 1, 3}).reshape({1, blocks, -1}));
     return mask_1CM.view({blocks, batch, heads, -1}).permute({1, 2, 3, 0}).to(at::kByte).contiguous();
   }
