@@ -22,6 +22,8 @@ def tau(value, pool):
 
 
 CUBES_72, CUBES_144, CUBES_288 = cubes(3, 3, 8), cubes(6, 3, 8), cubes(6, 6, 8)
+CUBES_64 = cubes(4, 4, 4)  # 240 blocks of 48 or 64 tokens
+TILE = ["attention.query_tile=block"]
 
 SETTINGS = {
     "dense": ["attention.backend=full"],
@@ -34,6 +36,10 @@ SETTINGS = {
     "cubes_72_topk_20": CUBES_72 + topk(38),
     "cubes_72_topk_10": CUBES_72 + topk(19),
     "cubes_72_topk_05": CUBES_72 + topk(10),
+    "cubes_64_topk_20": CUBES_64 + topk(48),
+    "cubes_64_topk_05": CUBES_64 + topk(12),
+    "cubes_64_tile_20": CUBES_64 + topk(48) + TILE,
+    "cubes_64_tile_05": CUBES_64 + topk(12) + TILE,
     "cubes_72_own": CUBES_72 + topk(1),
     "cubes_72_head_20": CUBES_72 + tau(0.265, "head_global"),
     "cubes_72_head_05": CUBES_72 + tau(0.077, "head_global"),
