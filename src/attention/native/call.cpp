@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/check.h"
 
@@ -24,6 +25,14 @@ int64_t kernel_head_dim(int64_t head_dim) {
 at::Tensor prepared(const at::Tensor& x_BZND) {
   const int64_t missing = kernel_head_dim(x_BZND.size(3)) - x_BZND.size(3);
   return missing > 0 ? at::constant_pad_nd(x_BZND, {0, missing}) : aligned(x_BZND);
+}
+
+at::Tensor trimmed(const at::Tensor& x_BZND, int64_t head_dim) {
+  return x_BZND.size(3) == head_dim ? x_BZND : x_BZND.narrow(3, 0, head_dim).contiguous();
+}
+
+float softmax_scale(const at::Tensor& q_BZND) {
+  return float(1 / std::sqrt(double(q_BZND.size(3))));
 }
 
 kernels::TensorView view(const at::Tensor& x_BZND) {

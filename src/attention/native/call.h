@@ -11,6 +11,12 @@ namespace vmoba::attention::native {
 // filled up with zeros, which change no score and no output.
 at::Tensor prepared(const at::Tensor& x_BZND);
 
+// What prepared() filled up, taken off again.
+at::Tensor trimmed(const at::Tensor& x_BZND, int64_t head_dim);
+
+// 1 / sqrt(D) of tensors that are not filled up.
+float softmax_scale(const at::Tensor& q_BZND);
+
 kernels::TensorView view(const at::Tensor& x_BZND);
 
 // Scratch memory on the device of `like`.

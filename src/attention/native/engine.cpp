@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "attention/native/call.h"
 #include "attention/native/native.h"
@@ -23,14 +22,6 @@ kernels::SlotLists views(const Selection& selection) {
           lists.start_BNF.data_ptr<int64_t>(),
           lists.row_BNR.data_ptr<int32_t>(),
           lists.row_BNR.size(2)};
-}
-
-at::Tensor trimmed(const at::Tensor& x_BZND, int64_t head_dim) {
-  return x_BZND.size(3) == head_dim ? x_BZND : x_BZND.narrow(3, 0, head_dim).contiguous();
-}
-
-float softmax_scale(const at::Tensor& q_BZND) {
-  return float(1 / std::sqrt(double(q_BZND.size(3))));
 }
 
 class NativeEngine final : public BlockEngine {

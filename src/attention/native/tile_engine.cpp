@@ -2,8 +2,6 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include <cmath>
-
 #include "attention/native/native.h"
 #include "attention/native/tile_call.h"
 
@@ -15,14 +13,6 @@ kernels::TileLists views(const Selection& selection) {
   return {static_cast<uint16_t*>(lists.keys_BNUP.data_ptr()), lists.key_count_BNU.data_ptr<int32_t>(),
           static_cast<uint16_t*>(lists.rows_BNCP.data_ptr()), lists.row_count_BNC.data_ptr<int32_t>(),
           selection.mask.tiles_BNUC.const_data_ptr<uint8_t>()};
-}
-
-at::Tensor trimmed(const at::Tensor& x_BZND, int64_t head_dim) {
-  return x_BZND.size(3) == head_dim ? x_BZND : x_BZND.narrow(3, 0, head_dim).contiguous();
-}
-
-float softmax_scale(const at::Tensor& q_BZND) {
-  return float(1 / std::sqrt(double(q_BZND.size(3))));
 }
 
 // Rows (queries) that attend each block, text included: [B, N, E].
