@@ -222,13 +222,13 @@ void add_step_options(CLI::App& command, StepArguments& a) {
   command.add_option("--batch", o.batch, "Samples")->check(CLI::PositiveNumber);
   command.add_option("--backends", o.backends, "Which attention, in this order")->check(CLI::IsMember(method_names()));
   add_vmoba_options(command, o.attention);
-  command.add_flag("--checkpointing,!--no-checkpointing", o.model.activation_checkpointing,
-                   "Recompute each layer in backward (default)");
+  add_choice(command, "--recompute", o.model.recompute, "What backward computes again, as model.recompute");
   command.add_option("--pointwise", o.model.pointwise, "Norms, rotation and residuals, as model.pointwise")
       ->check(CLI::IsMember({"auto", "reference"}));
   command.add_option("--repeats", o.repeats, "Timed steps after warm-up")->check(CLI::PositiveNumber);
   command.add_option("--warmup", o.warmup, "Steps before them")->check(CLI::NonNegativeNumber);
   command.add_option("--json", a.json, "Also write the results to this file");
+  command.add_option("--profile", o.profile, "Also write a Chrome trace of one step of the last backend to this file");
 }
 
 struct CommArguments {

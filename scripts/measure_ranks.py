@@ -117,9 +117,9 @@ def flops_per_sample(options):
     sparse = number(r"per step, vmoba\s+([0-9.]+) (\wFLOP) \(density ([0-9.]+)")
     dense = float(full[1]) * UNITS[full[2]]
     per_density = (dense - float(sparse[1]) * UNITS[sparse[2]]) / (1 - float(sparse[3]))
-    recomputes = re.search(r"activation_checkpointing: *true", open(options.config).read()) is not None
-    recomputes = {"true": True, "false": False}.get(dict(o.split("=", 1) for o in options.overrides).get(
-        "model.activation_checkpointing"), recomputes)
+    written = re.search(r"^  recompute: *(\w+)", open(options.config).read(), re.M)
+    recompute = dict(o.split("=", 1) for o in options.overrides).get("model.recompute", written[1] if written else "auto")
+    recomputes = recompute != "none"
     share = 0.75 if recomputes else 1.0  # of 4 passes, one is recomputation
     return lambda density: share * (dense - per_density * (1 - density))
 

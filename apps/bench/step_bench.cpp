@@ -8,6 +8,7 @@
 #include <chrono>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "apps/bench/attention_bench.h"
 #include "core/check.h"
@@ -15,6 +16,8 @@
 #include "train/flow_matching.h"
 #include "train/optim/gradients.h"
 #include "train/optim/optimizer.h"
+#include "train/recompute_budget.h"
+#include "train/report/step_profile.h"
 
 namespace vmoba::bench {
 namespace {
@@ -34,6 +37,7 @@ class Step {
     const auto& patch = options_.model.patch_size;
     const attention::Grid& g = options_.grid;
     dit_ = model::make_dit(options_.model, attention_, 0, at::kCUDA);
+    budget_.emplace(options_.model, attention_, /*share=*/1.0, /*sharded=*/false, at::Device(at::kCUDA, 0));
     optimizer_ = train::make_optimizer(optimizer_config_, dit_->trainable());
     latents_ = at::randn({options_.batch, options_.model.out_channels, g.t * patch[0], g.h * patch[1], g.w * patch[2]},
                          on_gpu);
@@ -43,17 +47,20 @@ class Step {
   // Runs sample numbers from `first` and waits for the end; returns the loss.
   double run(int64_t first) {
     stats_.clear();
+    budget_->begin_step();
     std::vector<int64_t> samples;
     for (int64_t i = 0; i < options_.batch; ++i) samples.push_back(first + i);
     optimizer_->zero_grad();
     const train::NoisyBatch batch = train::make_noisy(flow_, 0, samples, latents_);
-    const model::ForwardOptions forward{at::kBFloat16, false, model::recompute_policy(options_.model), &stats_};
+    const model::ForwardOptions forward{at::kBFloat16, false,
+                                        budget_->plan(options_.grid, options_.batch, options_.text_tokens), &stats_};
     const at::Tensor loss =
         train::flow_loss(dit_->forward({batch.latents_BCTHW, batch.timestep_B, {{text_}}}, forward), batch);
     loss.backward();
     const double norm = train::gradient_norm(dit_->trainable()).item<double>();
     train::clip_gradients(dit_->trainable(), norm, optimizer_config_.max_grad_norm);
     optimizer_->step(optimizer_config_.lr);
+    budget_->end_step();
     cudaDeviceSynchronize();
     return loss.item<double>();
   }
@@ -79,6 +86,7 @@ class Step {
   FlowConfig flow_;
   std::unique_ptr<model::Dit> dit_;
   std::unique_ptr<train::Optimizer> optimizer_;
+  std::optional<train::RecomputeBudget> budget_;
   attention::AttentionStats stats_;
   at::Tensor latents_, text_;
 };
@@ -95,6 +103,11 @@ StepCase bench_backend(const StepOptions& options, const std::string& backend) {
     if (i >= options.warmup) ms.push_back(std::chrono::duration<double, std::milli>(Clock::now() - start).count());
   }
   std::sort(ms.begin(), ms.end());
+  if (!options.profile.empty()) {
+    train::StepProfile profile(at::Device(at::kCUDA, 0));
+    step.run(0);
+    profile.save(options.profile);
+  }
   StepCase out = step.describe(backend);
   out.step_ms = ms[ms.size() / 2];
   out.step_ms_min = ms.front();

@@ -11,12 +11,13 @@
 namespace vmoba::bench {
 
 struct StepOptions {
-  model::ModelConfig model;  // sizes, checkpointing
+  model::ModelConfig model;  // sizes, recompute
   attention::AttentionConfig attention;
   attention::Grid grid{24, 36, 64};
   int64_t batch = 1, text_tokens = 512;
   std::vector<std::string> backends = {"full", "vmoba"};
-  int64_t repeats = 5, warmup = 2;
+  int64_t repeats = 5, warmup = 3;
+  std::string profile;  // file for a Chrome trace of one more step of the last backend; empty: none
 };
 
 struct StepCase {

@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "attention/result_tape.h"
 #include "core/choice.h"
 #include "core/config.h"
 
@@ -112,15 +113,16 @@ std::vector<LearntParameter> learnt_parameters(const LayerAttention& layer, int6
 // Self attention of a layer: q, k, v [B, S+X, N, D] -> [B, S+X, N, D], differentiable in q, k, v and `learnt` (the
 // selection is held constant). `stats` may be null. `text_lengths` (B numbers of 0 to X; empty: X each): text tokens
 // beyond a sample's length are attended by nobody, and their rows of the result are zeros. `learnt`: tensors for
-// learnt_parameters(), in their order. Throws Error(kInput) where shapes, lengths and grid disagree.
+// learnt_parameters(), in their order. `tape` records or replays the results; null: neither. Throws Error(kInput) where
+// shapes, lengths and grid disagree.
 at::Tensor self_attention(const at::Tensor& q_BSND, const at::Tensor& k_BSND, const at::Tensor& v_BSND,
                           const Grid& grid, int64_t text_tokens, const LayerAttention& layer, AttentionStats* stats,
-                          at::IntArrayRef text_lengths = {}, at::TensorList learnt = {});
+                          at::IntArrayRef text_lengths = {}, at::TensorList learnt = {}, ResultTape* tape = nullptr);
 
 // Full attention of q [B, S, N, D] over k, v [B, L, N, D] (cross attention); differentiable. With `lengths` (B numbers
 // of 1 to L) a sample attends its first keys only.
 at::Tensor cross_attention(const at::Tensor& q_BSND, const at::Tensor& k_BLND, const at::Tensor& v_BLND,
-                           at::IntArrayRef lengths = {});
+                           at::IntArrayRef lengths = {}, ResultTape* tape = nullptr);
 
 // FLOPs of one forward call for one sample (docs/attention.md): full is 4 S^2 D N; sparse adds the gate.
 double attention_flops(int64_t tokens, int64_t heads, int64_t head_dim, double density, int64_t blocks_of_gate);

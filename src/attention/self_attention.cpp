@@ -63,20 +63,21 @@ void record_all(AttentionStats* stats, const std::string& name, const at::Tensor
 
 // Samples without padded text.
 at::Tensor attend(const at::Tensor& q_BZND, const at::Tensor& k_BZND, const at::Tensor& v_BZND, const Grid& grid,
-                  int64_t text_tokens, const LayerAttention& layer, AttentionStats* stats, at::TensorList learnt) {
+                  int64_t text_tokens, const LayerAttention& layer, AttentionStats* stats, at::TensorList learnt,
+                  ResultTape* tape) {
   const int64_t blocks = block_count(grid, layer);
   if (blocks == 1) {
     record_all(stats, layer.sparse() ? choice_word(layer.partition) : "full", q_BZND);
-    return full_attention(q_BZND, k_BZND, v_BZND);
+    return full_attention(q_BZND, k_BZND, v_BZND, tape);
   }
   if (choose_full(q_BZND, blocks, layer)) {
     record_all(stats, "full", q_BZND);
-    return full_attention(q_BZND, k_BZND, v_BZND);
+    return full_attention(q_BZND, k_BZND, v_BZND, tape);
   }
   const BlockEngine& engine = block_engine(layer, q_BZND);
   at::Tensor pairs;
   at::Tensor out = block_attention(engine, make_block_problem(q_BZND, grid, text_tokens, layer), q_BZND, k_BZND, v_BZND,
-                                   learnt, &pairs);
+                                   learnt, &pairs, tape);
   if (stats != nullptr) stats->record(choice_word(layer.partition), pairs, all_pairs(q_BZND));
   return out;
 }
@@ -85,7 +86,7 @@ at::Tensor attend(const at::Tensor& q_BZND, const at::Tensor& k_BZND, const at::
 
 at::Tensor self_attention(const at::Tensor& q_BSND, const at::Tensor& k_BSND, const at::Tensor& v_BSND,
                           const Grid& grid, int64_t text_tokens, const LayerAttention& layer, AttentionStats* stats,
-                          at::IntArrayRef text_lengths, at::TensorList learnt) {
+                          at::IntArrayRef text_lengths, at::TensorList learnt, ResultTape* tape) {
   check_tensor("q", q_BSND);
   check_tensor("k", k_BSND);
   check_tensor("v", v_BSND);
@@ -109,14 +110,14 @@ at::Tensor self_attention(const at::Tensor& q_BSND, const at::Tensor& k_BSND, co
       return padding == 0 ? part : part.narrow(1, 0, x.size(1) - padding);
     };
     const at::Tensor attended =
-        attend(own(q_BSND), own(k_BSND), own(v_BSND), grid, samples.length, layer, stats, learnt);
+        attend(own(q_BSND), own(k_BSND), own(v_BSND), grid, samples.length, layer, stats, learnt, tape);
     out.push_back(padding == 0 ? attended : at::constant_pad_nd(attended, {0, 0, 0, 0, 0, padding}));
   }
   return out.size() == 1 ? out[0] : at::cat(out);
 }
 
 at::Tensor cross_attention(const at::Tensor& q_BSND, const at::Tensor& k_BLND, const at::Tensor& v_BLND,
-                           at::IntArrayRef lengths) {
+                           at::IntArrayRef lengths, ResultTape* tape) {
   check_tensor("q", q_BSND);
   check_tensor("k", k_BLND);
   check_tensor("v", v_BLND);
@@ -131,7 +132,7 @@ at::Tensor cross_attention(const at::Tensor& q_BSND, const at::Tensor& k_BLND, c
   std::vector<at::Tensor> out;
   for (const EqualSamples& samples : equal_samples(lengths, q_BSND.size(0), k_BLND.size(1))) {
     const auto own = [&](const at::Tensor& x) { return samples.of(x).narrow(1, 0, samples.length); };
-    out.push_back(full_attention(samples.of(q_BSND), own(k_BLND), own(v_BLND)));
+    out.push_back(full_attention(samples.of(q_BSND), own(k_BLND), own(v_BLND), tape));
   }
   return out.size() == 1 ? out[0] : at::cat(out);
 }

@@ -17,9 +17,24 @@ constexpr const char* kWeights = "model.weights_2";
 constexpr const char* kLora = "lora.init_from_2";
 constexpr const char* kGuidance = "sample.guidance_2";
 
+constexpr const char* kCheckpointing = "model.activation_checkpointing";
+
 std::string text_of(const RetiredKeys& retired, const char* key) {
   const auto found = retired.found.find(key);
   return found == retired.found.end() ? "" : found->second;
+}
+
+void adopt_checkpointing(const RetiredKeys& retired, RootConfig& config) {
+  const std::string text = text_of(retired, kCheckpointing);
+  if (text.empty()) return;
+  VMOBA_CHECK_INPUT(text == "true" || text == "false",
+                    "{}: expected true or false, found '{}'; this key of the last release is now model.recompute",
+                    kCheckpointing, text);
+  config.model.recompute = text == "true" ? model::Recompute::kBlock : model::Recompute::kNone;
+  log_warning(
+      "instead of {}: {} write model.recompute: {} (or auto, which fills the memory of the GPU); the next "
+      "release refuses the old key",
+      kCheckpointing, text, choice_word(config.model.recompute));
 }
 
 double number_of(const RetiredKeys& retired, const char* key, double max) {
@@ -54,13 +69,7 @@ std::string as_yaml(const ExpertConfig& expert) {
   return fmt::format("{{{}}}", fmt::join(fields, ", "));
 }
 
-}  // namespace
-
-RetiredKeys retired_keys() {
-  return {{kBoundary, kWeights, kLora, kGuidance}, {}};
-}
-
-void adopt_retired_keys(const RetiredKeys& retired, RootConfig& config) {
+void adopt_second_transformer(const RetiredKeys& retired, RootConfig& config) {
   const double boundary = number_of(retired, kBoundary, 1000), guidance = number_of(retired, kGuidance, 1e9);
   const std::string weights = text_of(retired, kWeights), lora = text_of(retired, kLora);
   std::vector<std::string> used;
@@ -87,6 +96,17 @@ void adopt_retired_keys(const RetiredKeys& retired, RootConfig& config) {
   config.lora.init_from.clear();
   log_warning("instead of {} write experts: [{}, {}]; the next release refuses the old keys", fmt::join(used, ", "),
               as_yaml(config.experts[0]), as_yaml(config.experts[1]));
+}
+
+}  // namespace
+
+RetiredKeys retired_keys() {
+  return {{kBoundary, kWeights, kLora, kGuidance, kCheckpointing}, {}};
+}
+
+void adopt_retired_keys(const RetiredKeys& retired, RootConfig& config) {
+  adopt_checkpointing(retired, config);
+  adopt_second_transformer(retired, config);
 }
 
 }  // namespace vmoba

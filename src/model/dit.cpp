@@ -64,8 +64,10 @@ void ModelConfig::visit(ConfigVisitor& v) {
       "Norms, rotation and gated residuals. `auto`: on a GPU in bf16 one kernel each. `reference`: one ATen operation "
       "after another, slower, to bisect a bad run.",
       one_of({"auto", "reference"}));
-  v.field("activation_checkpointing", activation_checkpointing,
-          "Recompute each block in backward: less memory, about a third more time.");
+  v.field("recompute", recompute,
+          "What backward computes again instead of keeping it. `block`: each block but its input, least memory. "
+          "`attention`: the same without self attention. `none`: nothing. `auto`: on a GPU what does not fit into its "
+          "memory, measured while training (docs/running.md); on a CPU `block`.");
 }
 
 void ModelConfig::validate() const {
@@ -100,10 +102,6 @@ void check_sizes_known(const ModelConfig& config) {
                     "expected the sizes of the model from the weights at '{}', found none there; get {}, or write the "
                     "sizes: model.{}",
                     config.missing_weights, known.published_weights, fmt::join(known.sizes, ", model."));
-}
-
-RecomputePolicy recompute_policy(const ModelConfig& config) {
-  return {config.activation_checkpointing};
 }
 
 std::string default_negative_prompt(const ModelConfig& config) {

@@ -14,8 +14,8 @@
 #include "attention/attention.h"
 #include "core/config.h"
 #include "model/common/linear.h"
-#include "model/common/recompute.h"
 #include "model/conditions.h"
+#include "model/recompute_plan.h"
 
 namespace vmoba::model {
 
@@ -37,7 +37,7 @@ struct ModelConfig {
   std::string compute_dtype = "bf16";  // bf16 | fp32
   std::string weights_dtype = "fp32";  // fp32 | bf16 | fp8: how weights are kept; only fp32 ones can be trained
   std::string pointwise = "auto";      // auto | reference: how norms, rotation and residuals run (common/pointwise.h)
-  bool activation_checkpointing = true;
+  Recompute recompute = Recompute::kAuto;  // what backward computes again (model/recompute_plan.h)
   // The weights that would state the sizes, where they are missing: then the sizes here mean nothing. Else empty.
   std::string missing_weights;
 
@@ -89,8 +89,8 @@ class WeightShards;      // model/weight_shards.h
 
 struct ForwardOptions {
   at::ScalarType compute_dtype = at::kFloat;
-  bool dense = false;              // full attention in every layer (dense steps)
-  RecomputePolicy recompute = {};  // of each block
+  bool dense = false;            // full attention in every layer (dense steps)
+  RecomputePlan recompute = {};  // of its blocks
   attention::AttentionStats* stats = nullptr;
   // Where several ranks compute this sample together, all with the same input; each gets the whole velocity, and
   // gradients of its tokens' part.
@@ -128,9 +128,6 @@ void check_weights(const ModelConfig& config);
 // Throws Error(kInput) where the sizes are not known (config.missing_weights), saying where to get the weights.
 void check_sizes_known(const ModelConfig& config);
 
-// What backward computes again, as config.activation_checkpointing says.
-RecomputePolicy recompute_policy(const ModelConfig& config);
-
 // What a video should not show, where the user does not say: the published default of the architecture and task.
 std::string default_negative_prompt(const ModelConfig& config);
 
@@ -146,6 +143,10 @@ struct ForwardWork {
   double flops = 0;        // without adapters
   double rows = 0;         // that the map is applied to
   bool on_tokens = false;  // the map's input comes out of the blocks or maps before it, not from conditions
+  // What a recomputed block can keep: its name with the block's prefix (model/common/kept.h) and values of each row;
+  // empty: nothing.
+  std::string result = {};
+  double values = 0;
 };
 
 // Matrix products in the order of computing, with the given mean density of the sparse layers; norms and activations

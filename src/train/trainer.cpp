@@ -1,6 +1,7 @@
 #include "train/trainer.h"
 
 #include <ATen/ATen.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 
 #include <algorithm>
 #include <chrono>
@@ -63,6 +64,8 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
       mesh_(world, config.parallel, device_),
       share_(dist::batch_share(config.train, mesh_.sizes())),
       compute_dtype_(dtype_of(config.model.compute_dtype)),
+      budget_(config.model, config.attention, 1.0 / double(mesh_.sizes().sequence), mesh_.sizes().state_ranks() > 1,
+              device_),
       writer_(world.control(), config.run.dir, config.train.keep_checkpoints),
       stragglers_(config.parallel.report_every, world.hosts()) {
   dist::check_sequence(config_);
@@ -150,9 +153,7 @@ void Trainer::make_callbacks() {
   callbacks_ = standard_callbacks(config_.run.dir, state_.step, config_.train.tensorboard);
 }
 
-at::Tensor Trainer::accumulate(StepInputs& inputs, int64_t pass, bool dense) {
-  world_.note(state_.step + 1, "waiting for data");
-  const MicroBatch micro_batch = micro_batches_->next();
+at::Tensor Trainer::accumulate(StepInputs& inputs, const MicroBatch& micro_batch, int64_t pass, bool dense) {
   const auto computed = std::find_if(micro_batch.parts.begin(), micro_batch.parts.end(),
                                      [](const MicroBatch::Part& part) { return !part.samples.empty(); });
   inputs.samples.insert(inputs.samples.end(), micro_batch.samples.begin(), micro_batch.samples.end());
@@ -182,8 +183,10 @@ bool Trainer::at_work(size_t expert, int64_t pass) const {
 at::Tensor Trainer::accumulate_for(Expert& expert, const MicroBatch::Part& part, bool dense) {
   const TrainingBatch& batch = part.batch;
   const at::Tensor& latents = batch.input.latents_BCTHW;
-  step_tokens_ += expert.dit->grid(latents.size(2), latents.size(3), latents.size(4)).tokens() * latents.size(0);
-  const model::ForwardOptions options{compute_dtype_, dense, model::recompute_policy(config_.model), &stats_,
+  const attention::Grid grid = expert.dit->grid(latents.size(2), latents.size(3), latents.size(4));
+  step_tokens_ += grid.tokens() * latents.size(0);
+  const int64_t text_tokens = batch.input.conditions.text.tokens_BLE.size(1);
+  const model::ForwardOptions options{compute_dtype_, dense, budget_.plan(grid, latents.size(0), text_tokens), &stats_,
                                       sequence_.get()};
   const at::Tensor loss = flow_loss(expert.dit->forward(batch.input, options), batch.noisy);
   const auto count = double(part.samples.size());
@@ -198,12 +201,33 @@ void Trainer::assist(Expert& expert, const MicroBatch::Part& neighbour) {
       input.latents_BCTHW.narrow(0, 0, 1).narrow(2, 0, patch[0]).narrow(3, 0, patch[1]).narrow(4, 0, patch[2]);
   input.timestep_BG = input.timestep_BG.view({input.timestep_BG.size(0), -1}).narrow(0, 0, 1).narrow(1, 0, 1);
   input.conditions = model::narrow_samples(input.conditions, 0, 1);
-  const model::ForwardOptions options{compute_dtype_, /*dense=*/true, model::recompute_policy(config_.model), nullptr,
+  const model::ForwardOptions options{compute_dtype_, /*dense=*/true, model::recompute_plan(config_.model), nullptr,
                                       sequence_.get()};
   (expert.dit->forward(input, options).sum() * 0).backward();
 }
 
 std::vector<at::Tensor> Trainer::run_passes(StepInputs& inputs) {
+  std::vector<MicroBatch> taken;
+  budget_.begin_step();
+  try {
+    return try_passes(inputs, taken);
+  } catch (const c10::OutOfMemoryError& error) {
+    // Other ranks wait for this one's part of the step: they cannot begin it again.
+    if (world_.size() > 1 || !budget_.give_up()) throw;
+    log_warning(
+        "step {}: the GPU's memory did not suffice for what backward was to keep (model.recompute auto); from "
+        "here on it computes blocks again, as with `block`",
+        state_.step + 1);
+  }
+  c10::cuda::CUDACachingAllocator::emptyCache();
+  stats_.clear();
+  step_tokens_ = 0;
+  inputs.samples.clear();
+  inputs.clips.clear();
+  return try_passes(inputs, taken);
+}
+
+std::vector<at::Tensor> Trainer::try_passes(StepInputs& inputs, std::vector<MicroBatch>& taken) {
   const bool dense = state_.step < config_.attention.dense_warmup_steps;
   for (Expert& expert : experts_) expert.begin_gradients();
   // Sums overlap with backward only where all ranks run through the same experts in the same order.
@@ -212,7 +236,11 @@ std::vector<at::Tensor> Trainer::run_passes(StepInputs& inputs) {
   for (int64_t pass = 0; pass < share_.passes; ++pass) {
     const bool last = pass + 1 == share_.passes;
     if (overlapped && last) overlapped->begin_last_pass();
-    losses.push_back(accumulate(inputs, pass, dense));
+    if (pass == int64_t(taken.size())) {
+      world_.note(state_.step + 1, "waiting for data");
+      taken.push_back(micro_batches_->next());
+    }
+    losses.push_back(accumulate(inputs, taken[size_t(pass)], pass, dense));
     if (last && state_.step + 1 == config_.train.steps) continue;
     world_.note(state_.step + 1, "waiting for the data of the next pass");
     micro_batches_->prepare();
@@ -293,6 +321,7 @@ StepReport Trainer::train_step() {
   const double lr = learning_rate(config_.train.optimizer, state_.step, config_.train.steps);
   for (size_t i = 0; i < experts_.size(); ++i)
     if (inputs.experts[i]) experts_[i].update(lr, norms[i], config_.train.optimizer.max_grad_norm);
+  budget_.end_step();
   state_.step += 1;
   state_.next_sample += config_.train.global_batch;
   stop_signal_ = totals.signal;

@@ -16,6 +16,7 @@
 #include "train/dist/world.h"
 #include "train/expert.h"
 #include "train/micro_batches.h"
+#include "train/recompute_budget.h"
 #include "train/report/callback.h"
 
 namespace vmoba::train {
@@ -53,7 +54,7 @@ class Trainer {
   // Mean loss of one micro batch (a tensor, so that nobody waits for it yet) after its forward and backward: one of
   // each expert that has samples in it. Gradients add up to those of the mean over train.global_batch, for each expert
   // with the others' samples counted as zero, once they are summed over passes and ranks.
-  at::Tensor accumulate(StepInputs& inputs, int64_t pass, bool dense);
+  at::Tensor accumulate(StepInputs& inputs, const MicroBatch& micro_batch, int64_t pass, bool dense);
   // Whether ranks that hold the experts' parts with this one compute with this expert in the pass.
   bool at_work(size_t expert, int64_t pass) const;
   // Summed loss of samples that train one expert.
@@ -63,6 +64,8 @@ class Trainer {
   void assist(Expert& expert, const MicroBatch::Part& neighbour);
   // The losses of this rank's passes, on the device; gradients are complete when it returns.
   std::vector<at::Tensor> run_passes(StepInputs& inputs);
+  // One try: computes what was `taken` before, and takes the rest.
+  std::vector<at::Tensor> try_passes(StepInputs& inputs, std::vector<MicroBatch>& taken);
   // Losses and gradient norms on the host. The step's one wait for the device: clipping and the finite check, which
   // come before the update, need them.
   struct StepNumbers {
@@ -95,6 +98,7 @@ class Trainer {
   std::unique_ptr<model::SequenceParallel> sequence_;  // where ranks share samples
   std::unique_ptr<data::SampleStream> stream_;
   std::unique_ptr<MicroBatches> micro_batches_;  // from the stream
+  RecomputeBudget budget_;
   std::vector<std::unique_ptr<Callback>> callbacks_;
   attention::AttentionStats stats_;
   TrainerState state_;

@@ -138,3 +138,13 @@ TEST_CASE("old keys that meant nothing say nothing, and those that contradict ar
   CHECK(contains(refused({"model.boundary=high"}), "model.boundary: expected a number of 0 .. 1000, found 'high'"));
   CHECK(contains(refused({"model.boundary=1001"}), "found '1001'"));
 }
+
+TEST_CASE("activation_checkpointing of the last release is model.recompute") {
+  const Old on({"model.activation_checkpointing=true"}), off({"model.activation_checkpointing=false"});
+  CHECK(on.config.model.recompute == model::Recompute::kBlock);
+  CHECK(contains(on.said, "write model.recompute: block"));
+  CHECK(off.config.model.recompute == model::Recompute::kNone);
+  CHECK(contains(off.said, "write model.recompute: none"));
+  CHECK(contains(refused({"model.activation_checkpointing=maybe"}), "found 'maybe'"));
+  CHECK(Old({}).config.model.recompute == model::Recompute::kAuto);
+}

@@ -76,7 +76,8 @@ TEST_CASE("activation checkpointing changes no bit") {
       const auto model = make_dit(config, attention, 0, at::kCPU);
       vmoba::attention::AttentionStats plain_stats, checkpointed_stats;
       const auto plain = run_wan(*model, fixture, {dtype, false, {}, &plain_stats});
-      const auto checkpointed = run_wan(*model, fixture, {dtype, false, {true}, &checkpointed_stats});
+      const auto checkpointed =
+          run_wan(*model, fixture, {dtype, false, every_block(config, {true}), &checkpointed_stats});
       for (const auto& [key, value] : plain) {
         INFO(config.weights << " " << attention.backend << " " << c10::toString(dtype) << " " << key);
         CHECK(checkpointed.at(key).equal(value));
@@ -93,7 +94,7 @@ TEST_CASE("checkpointing with frozen parameters gives the remaining gradients") 
   const std::string kept = "blocks.1.attn1.to_q.weight";
   for (const Parameter& parameter : model->parameters()) parameter.tensor.set_requires_grad(parameter.name == kept);
   ForwardOptions options;
-  options.recompute.enabled = true;
+  options.recompute = every_block(wan_t2v_config(), {true});
   const auto some = run_wan(*model, fixture, options);
   CHECK(some.at("grad." + kept).equal(all.at("grad." + kept)));
   CHECK(some.at("grad.input.text").equal(all.at("grad.input.text")));
@@ -119,7 +120,7 @@ TEST_CASE("gradients in fp64 agree with central differences, through VMoBA and c
   const auto model = make_dit(wan_t2v_config(), small_vmoba(), 0, at::kCPU);
   const at::Tensor timestep = fixture.tensor("timestep"), text = fixture.tensor("text").to(at::kDouble);
   const at::Tensor cotangent = fixture.tensor("cotangent").to(at::kDouble);
-  const ForwardOptions options{at::kDouble, false, {true}, nullptr};
+  const ForwardOptions options{at::kDouble, false, every_block(wan_t2v_config(), {true}), nullptr};
   const auto loss = [&](const at::Tensor& latents) {
     return (model->forward({latents, timestep, {{text}}}, options) * cotangent).sum();
   };

@@ -5,10 +5,12 @@
 
 #include <map>
 #include <string>
+#include <vector>
 
 #include "attention/vmoba/config.h"
 #include "model/architecture.h"
 #include "model/dit.h"
+#include "model/recompute_plan.h"
 #include "model/wan/wan_config.h"
 #include "model/weights/safetensors.h"
 #include "support/catch.h"
@@ -104,6 +106,10 @@ inline attention::AttentionConfig small_vmoba() {
   vmoba.spatial_chunk = {2, 2};
   vmoba.spatiotemporal_chunk = {2, 2, 2};
   return config;
+}
+
+inline RecomputePlan every_block(const ModelConfig& config, const RecomputePolicy& policy) {
+  return RecomputePlan(std::vector<RecomputePolicy>(size_t(config.layers), policy));
 }
 
 // Output, input gradients and parameter gradients of sum(output * cotangent), by the names of the fixture files.

@@ -135,7 +135,7 @@ TEST_CASE("FLOPs of a step: frozen weights take part in backward by their inputs
   CHECK(whole.flops_full == Approx(4 * forward).epsilon(1e-12));
   CHECK(whole.flops_sparse == whole.flops_full);
   CHECK(whole.backward == Approx(3 * forward).epsilon(1e-12));
-  const std::string kept = "model.activation_checkpointing=false";
+  const std::string kept = "model.recompute=none";
   CHECK(step({"lora.rank=0", "model.weights_dtype=fp32", kept}).flops_full == Approx(3 * forward).epsilon(1e-12));
 
   const double adapters = 2 * S * r * double(6 * 2 * E + 2 * (E + F)) + 2 * T * r * double(2 * 2 * E);  // of a block

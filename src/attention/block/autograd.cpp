@@ -18,11 +18,26 @@ struct SavedCall : torch::CustomClassHolder {
   BlockProblem problem;
 };
 
+BlockForward replayed(const SavedCall& call, const at::Tensor& q_BZND, const at::Tensor& k_BZND,
+                      const at::Tensor& v_BZND, ResultTape& tape) {
+  const std::vector<at::Tensor> results = tape.next(4);
+  BlockForward out;
+  out.attended = {results[0], results[1]};
+  out.selection.mask = {results[2], results[3]};
+  out.selection = call.engine->index(call.problem, q_BZND, k_BZND, v_BZND, std::move(out.selection));
+  return out;
+}
+
 struct BlockAttention : torch::autograd::Function<BlockAttention> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q_BZND, const at::Tensor& k_BZND,
                             const at::Tensor& v_BZND, at::TensorList learnt, const c10::intrusive_ptr<SavedCall>& call,
-                            at::Tensor* pairs) {
-    BlockForward result = block_forward(*call->engine, call->problem, q_BZND, k_BZND, v_BZND, learnt);
+                            at::Tensor* pairs, ResultTape* tape) {
+    BlockForward result = tape != nullptr && tape->replays()
+                              ? replayed(*call, q_BZND, k_BZND, v_BZND, *tape)
+                              : block_forward(*call->engine, call->problem, q_BZND, k_BZND, v_BZND, learnt);
+    if (tape != nullptr && !tape->replays())
+      tape->record({result.attended.out_BZND, result.attended.lse_BNZ, result.selection.mask.words_BNEW,
+                    result.selection.mask.tiles_BNUC});
     *pairs = result.pairs;
     variable_list saved = {q_BZND, k_BZND, v_BZND, result.attended.out_BZND, result.attended.lse_BNZ};
     Selection::visit_tensors(result.selection, [&](const at::Tensor& tensor) { saved.push_back(tensor); });
@@ -48,7 +63,7 @@ struct BlockAttention : torch::autograd::Function<BlockAttention> {
     variable_list out = {d.dq_BZND, d.dk_BZND, d.dv_BZND};
     d.dlearnt.resize(learnt.size());
     out.insert(out.end(), d.dlearnt.begin(), d.dlearnt.end());
-    out.resize(out.size() + 2);  // of the call and of `pairs`
+    out.resize(out.size() + 3);  // of the call, of `pairs` and of the tape
     return out;
   }
 };
@@ -56,9 +71,10 @@ struct BlockAttention : torch::autograd::Function<BlockAttention> {
 }  // namespace
 
 at::Tensor block_attention(const BlockEngine& engine, const BlockProblem& problem, const at::Tensor& q_BZND,
-                           const at::Tensor& k_BZND, const at::Tensor& v_BZND, at::TensorList learnt,
-                           at::Tensor* pairs) {
-  return BlockAttention::apply(q_BZND, k_BZND, v_BZND, learnt, c10::make_intrusive<SavedCall>(engine, problem), pairs);
+                           const at::Tensor& k_BZND, const at::Tensor& v_BZND, at::TensorList learnt, at::Tensor* pairs,
+                           ResultTape* tape) {
+  return BlockAttention::apply(q_BZND, k_BZND, v_BZND, learnt, c10::make_intrusive<SavedCall>(engine, problem), pairs,
+                               tape);
 }
 
 }  // namespace vmoba::attention

@@ -35,7 +35,7 @@ Selection block_select(const BlockEngine& engine, const BlockProblem& problem, c
   const Method& method = *problem.layer.method;
   const bool by_kernels = engine.native() && method.select_native != nullptr;
   const SelectFunction select = by_kernels ? method.select_native : method.select;
-  return engine.index(problem, k_BZND, v_BZND, select(problem, q_BZND, k_BZND, v_BZND, learnt));
+  return engine.index(problem, q_BZND, k_BZND, v_BZND, select(problem, q_BZND, k_BZND, v_BZND, learnt));
 }
 
 BlockForward block_attend(const BlockEngine& engine, const BlockProblem& problem, const at::Tensor& q_BZND,

@@ -84,9 +84,9 @@ class BlockEngine {
  public:
   virtual ~BlockEngine() = default;
   virtual bool native() const = 0;
-  // Completes a method's selection.
-  virtual Selection index(const BlockProblem& problem, const at::Tensor& k_BZND, const at::Tensor& v_BZND,
-                          Selection selection) const = 0;
+  // Completes a method's selection, of which the mask alone suffices.
+  virtual Selection index(const BlockProblem& problem, const at::Tensor& q_BZND, const at::Tensor& k_BZND,
+                          const at::Tensor& v_BZND, Selection selection) const = 0;
   // Attention over the selected blocks, with an indexed selection of these tensors.
   virtual Attended attend(const BlockProblem& problem, const at::Tensor& q_BZND, const at::Tensor& k_BZND,
                           const at::Tensor& v_BZND, const Selection& selection) const = 0;

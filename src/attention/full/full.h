@@ -3,10 +3,13 @@
 #include <ATen/core/Tensor.h>
 
 #include "attention/method.h"
+#include "attention/result_tape.h"
 
 namespace vmoba::attention {
 
-// q [B, S, N, D] over k, v [B, L, N, D] -> [B, S, N, D]; differentiable. On a GPU cuDNN's kernels come first.
-at::Tensor full_attention(const at::Tensor& q_BSND, const at::Tensor& k_BLND, const at::Tensor& v_BLND);
+// q [B, S, N, D] over k, v [B, L, N, D] -> [B, S, N, D]; differentiable. On a GPU cuDNN's kernels come first. `tape`
+// may be null; where torch chooses a kernel whose results it cannot take, they are computed again.
+at::Tensor full_attention(const at::Tensor& q_BSND, const at::Tensor& k_BLND, const at::Tensor& v_BLND,
+                          ResultTape* tape = nullptr);
 
 }  // namespace vmoba::attention

@@ -28,7 +28,7 @@ class NativeEngine final : public BlockEngine {
  public:
   bool native() const override { return true; }
 
-  Selection index(const BlockProblem& problem, const at::Tensor& k_BZND, const at::Tensor& v_BZND,
+  Selection index(const BlockProblem& problem, const at::Tensor&, const at::Tensor& k_BZND, const at::Tensor& v_BZND,
                   Selection selection) const override {
     const c10::cuda::CUDAGuard guard(k_BZND.device());
     const Call call(problem, k_BZND);

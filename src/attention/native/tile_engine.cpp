@@ -27,10 +27,12 @@ class TileEngine final : public BlockEngine {
  public:
   bool native() const override { return true; }
 
-  Selection index(const BlockProblem& problem, const at::Tensor& k_BZND, const at::Tensor&,
-                  Selection selection) const override {
+  Selection index(const BlockProblem& problem, const at::Tensor& q_BZND, const at::Tensor& k_BZND,
+                  const at::Tensor& v_BZND, Selection selection) const override {
     const c10::cuda::CUDAGuard guard(k_BZND.device());
     const TileCall call(problem, k_BZND);
+    if (!selection.q_blocks_BZND.defined())
+      permute_rows(call, prepared(q_BZND), prepared(k_BZND), prepared(v_BZND), selection);
     const kernels::TileShape& s = call.shape;
     const at::TensorOptions i32 = k_BZND.options().dtype(at::kInt), i16 = i32.dtype(at::kShort);
     selection.pieces.keys_BNUP = at::empty({s.batch, s.heads, s.tiles, s.pieces()}, i16);

@@ -11,7 +11,7 @@ class ReferenceEngine final : public BlockEngine {
  public:
   bool native() const override { return false; }
 
-  Selection index(const BlockProblem& problem, const at::Tensor&, const at::Tensor&,
+  Selection index(const BlockProblem& problem, const at::Tensor&, const at::Tensor&, const at::Tensor&,
                   Selection selection) const override {
     const int64_t positions = problem.tables->tokens + problem.text_tokens;
     selection.mask = with_words(problem, std::move(selection.mask));

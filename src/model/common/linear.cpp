@@ -5,22 +5,26 @@
 namespace vmoba::model {
 namespace {
 
-// x W^T + bias, one function for each recipe.
-at::Tensor product(const CastWeight&, const at::Tensor& x, const Linear& map) {
-  const at::ScalarType dtype = x.scalar_type();
-  return at::linear(x, map.weight.to(dtype), map.bias.to(dtype));
+// One function for each recipe.
+at::Tensor weight_in(const CastWeight&, const at::Tensor& weight, at::ScalarType dtype) {
+  return weight.to(dtype);
 }
 
-at::Tensor product(const ScaledWeight& recipe, const at::Tensor& x, const Linear& map) {
-  const at::ScalarType dtype = x.scalar_type();
-  return at::linear(x, scaled_weight(map.weight, recipe.scale, dtype), map.bias.to(dtype));
+at::Tensor weight_in(const ScaledWeight& recipe, const at::Tensor& weight, at::ScalarType dtype) {
+  return scaled_weight(weight, recipe.scale, dtype);
 }
 
+// x W^T + bias.
 at::Tensor product(const at::Tensor& x, const Linear& map) {
-  return std::visit([&](const auto& recipe) { return product(recipe, x, map); }, map.recipe);
+  const at::ScalarType dtype = x.scalar_type();
+  return at::linear(x, weight_in(map, dtype), map.bias.to(dtype));
 }
 
 }  // namespace
+
+at::Tensor weight_in(const Linear& map, at::ScalarType dtype) {
+  return std::visit([&](const auto& recipe) { return weight_in(recipe, map.weight, dtype); }, map.recipe);
+}
 
 at::Tensor scaled_weight(const at::Tensor& weight, const at::Tensor& scale, at::ScalarType dtype) {
   const at::ScalarType precise = precise_type(dtype);

@@ -32,6 +32,9 @@ struct Linear {
 // x [..., in] -> [..., out] in the dtype of x.
 at::Tensor linear(const at::Tensor& x, const Linear& map);
 
+// The map's weight [out, in] as it enters products of `dtype`.
+at::Tensor weight_in(const Linear& map, at::ScalarType dtype);
+
 // weight * scale in `dtype`. The scale has one value, one for each row ([out] or [out, 1]), or one for each of n equal
 // runs of columns of a row ([out, n, 1]).
 at::Tensor scaled_weight(const at::Tensor& weight, const at::Tensor& scale, at::ScalarType dtype);

@@ -22,9 +22,9 @@ struct Recompute : torch::autograd::Function<Recompute> {
     at::Tensor output = body(inputs.vec(), kept);
     variable_list saved = inputs.vec();
     std::vector<std::string> names;  // of those behind the inputs
-    for (const auto& [name, tensor] : kept.tensors()) {
-      names.push_back(name);
-      saved.push_back(tensor);
+    for (const auto& [name, tensors] : kept.tensors()) {
+      names.insert(names.end(), tensors.size(), name);
+      saved.insert(saved.end(), tensors.begin(), tensors.end());
     }
     context->save_for_backward(saved);
     context->saved_data["body"] = c10::IValue::make_capsule(c10::make_intrusive<FirstRun>(body, std::move(names)));
@@ -36,8 +36,8 @@ struct Recompute : torch::autograd::Function<Recompute> {
     const auto holder = context->saved_data["body"].toCapsule();
     const auto& first = static_cast<const FirstRun&>(*holder);
     const size_t inputs = saved.size() - first.kept.size();
-    std::map<std::string, at::Tensor> tensors;
-    for (size_t i = 0; i < first.kept.size(); ++i) tensors[first.kept[i]] = saved[inputs + i];
+    std::map<std::string, std::vector<at::Tensor>> tensors;
+    for (size_t i = 0; i < first.kept.size(); ++i) tensors[first.kept[i]].push_back(saved[inputs + i]);
     variable_list leaves, wanted;
     for (size_t i = 0; i < inputs; ++i) {
       leaves.push_back(saved[i].detach());
@@ -74,23 +74,34 @@ Kept Kept::first_run(std::set<std::string> wanted) {
   return kept;
 }
 
-Kept Kept::second_run(std::map<std::string, at::Tensor> tensors) {
+Kept Kept::second_run(std::map<std::string, std::vector<at::Tensor>> tensors) {
   Kept kept;
   kept.again_ = true;
   kept.tensors_ = std::move(tensors);
   return kept;
 }
 
-void Kept::keep(const std::string& name, const at::Tensor& tensor) {
-  if (!wanted_.contains(name)) return;
-  VMOBA_CHECK(tensors_.emplace(name, tensor.detach()).second,
-              "expected one tensor '{}' of a recomputed body, found two", name);
+void Kept::keep(const std::string& name, const std::vector<at::Tensor>& tensors) {
+  if (!wants(name)) return;
+  std::vector<at::Tensor> values;
+  for (const at::Tensor& tensor : tensors) values.push_back(tensor.defined() ? tensor.detach() : tensor);
+  VMOBA_CHECK(tensors_.emplace(name, std::move(values)).second,
+              "expected '{}' of a recomputed body to be kept once, found it twice", name);
+}
+
+std::vector<at::Tensor> Kept::fetch_all(const std::string& name) const {
+  const auto found = tensors_.find(name);
+  if (!again_ || found == tensors_.end()) return {};
+  std::vector<at::Tensor> out;
+  // Other tensors each time: who takes one may give it a history.
+  for (const at::Tensor& tensor : found->second) out.push_back(tensor.defined() ? tensor.detach() : tensor);
+  return out;
 }
 
 at::Tensor Kept::fetch(const std::string& name) const {
-  const auto found = tensors_.find(name);
-  // Another tensor each time: who takes it may give it a history.
-  return again_ && found != tensors_.end() ? found->second.detach() : at::Tensor();
+  const std::vector<at::Tensor> found = fetch_all(name);
+  VMOBA_CHECK(found.size() < 2, "expected one tensor '{}' of a recomputed body, found {}", name, found.size());
+  return found.empty() ? at::Tensor() : found.front();
 }
 
 at::Tensor recompute_in_backward(const RecomputedFunction& body, const std::vector<at::Tensor>& inputs,

@@ -23,24 +23,29 @@ class Kept {
   // Of a body's only run: nothing is kept.
   Kept() = default;
   static Kept first_run(std::set<std::string> wanted);
-  static Kept second_run(std::map<std::string, at::Tensor> tensors);
+  static Kept second_run(std::map<std::string, std::vector<at::Tensor>> tensors);
 
   // Whether this is the run within backward.
   bool again() const { return again_; }
-  // In the first run: keeps the values of `tensor` where the policy wants that name, once for each name. They must not
-  // be changed in place afterwards.
-  void keep(const std::string& name, const at::Tensor& tensor);
-  // In the second run: what the first one kept; undefined where it kept nothing, and in the first run. The tensor has
-  // no history. An operation that takes its result from here must still give its inputs their gradients: an autograd
+  // Whether this is a first run that keeps `name`.
+  bool wants(const std::string& name) const { return wanted_.contains(name); }
+  // In the first run: keeps the values of `tensors` where the policy wants that name, once for each name. They must not
+  // be changed in place afterwards; undefined ones stay undefined.
+  void keep(const std::string& name, const std::vector<at::Tensor>& tensors);
+  void keep(const std::string& name, const at::Tensor& tensor) { keep(name, std::vector<at::Tensor>{tensor}); }
+  // In the second run: what the first one kept; empty where it kept nothing, and in the first run. The tensors have no
+  // history. An operation that takes its result from here must still give its inputs their gradients: an autograd
   // function whose forward returns the fetched tensor instead of computing it.
+  std::vector<at::Tensor> fetch_all(const std::string& name) const;
+  // The same of a name with one tensor; undefined where nothing was kept.
   at::Tensor fetch(const std::string& name) const;
 
-  const std::map<std::string, at::Tensor>& tensors() const { return tensors_; }
+  const std::map<std::string, std::vector<at::Tensor>>& tensors() const { return tensors_; }
 
  private:
   bool again_ = false;
   std::set<std::string> wanted_;
-  std::map<std::string, at::Tensor> tensors_;
+  std::map<std::string, std::vector<at::Tensor>> tensors_;
 };
 
 // A function of `inputs` and of nothing else that takes part in gradients. It must give the same values both times.

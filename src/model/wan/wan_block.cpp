@@ -1,8 +1,10 @@
 // Shape letters: B samples, S video tokens, G runs of tokens with a timestep each, L text tokens, I image tokens, E
-// width = N heads x D, P = D/2 rotated pairs.
+// width = N heads x D, P = D/2 rotated pairs, F width of the feed-forward.
 #include "model/wan/wan_block.h"
 
-#include "model/common/mlp.h"
+#include <ATen/ops/gelu.h>
+
+#include "model/common/kept.h"
 #include "model/common/pointwise.h"
 #include "model/wan/wan_config.h"
 
@@ -14,38 +16,46 @@ at::Tensor split_heads(const at::Tensor& x_BSE, const ModelConfig& config) {
 }
 
 at::Tensor self_attention_branch(const at::Tensor& x_BSE, const WanAttentionWeights& weights,
-                                 const WanBlockContext& context) {
+                                 const WanBlockContext& context, Kept& kept) {
   const ModelConfig& config = context.config;
-  const auto project = [&](const Linear& map, const at::Tensor& norm) {
-    return norm_of_heads(config, linear(x_BSE, map), norm, context.rope_SP);
+  const auto project = [&](const Linear& map, const char* name, const at::Tensor& norm) {
+    return norm_of_heads(config, kept_linear(x_BSE, map, kept, name), norm, context.rope_SP);
   };
   const TokenShare& share = context.share;
-  TokenShare::Heads q = share.begin_to_heads(project(weights.to_q, weights.norm_q));
-  TokenShare::Heads k = share.begin_to_heads(project(weights.to_k, weights.norm_k));
-  TokenShare::Heads v = share.begin_to_heads(split_heads(linear(x_BSE, weights.to_v), config));
+  TokenShare::Heads q = share.begin_to_heads(project(weights.to_q, "attn1.to_q", weights.norm_q));
+  TokenShare::Heads k = share.begin_to_heads(project(weights.to_k, "attn1.to_k", weights.norm_k));
+  TokenShare::Heads v = share.begin_to_heads(split_heads(kept_linear(x_BSE, weights.to_v, kept, "attn1.to_v"), config));
   const at::Tensor q_BSND = q.wait(), k_BSND = k.wait(), v_BSND = v.wait();
-  const at::Tensor out_BSND =
-      attention::self_attention(q_BSND, k_BSND, v_BSND, context.grid, /*text_tokens=*/0, context.layer, context.stats);
-  return linear(share.to_tokens(out_BSND).flatten(2), weights.to_out);
+  const auto attend = [&](attention::ResultTape* tape) {
+    return attention::self_attention(q_BSND, k_BSND, v_BSND, context.grid, /*text_tokens=*/0, context.layer,
+                                     context.stats, {}, {}, tape);
+  };
+  const at::Tensor out_BSND = kept_attention(attend, kept, "attn1");
+  return kept_linear(share.to_tokens(out_BSND).flatten(2), weights.to_out, kept, "attn1.to_out.0");
 }
 
 // Text and image each have keys, values and a softmax of their own; the two results are added.
 at::Tensor cross_attention_branch(const at::Tensor& x_BSE, const at::Tensor& text_BLE, const at::Tensor& image_BIE,
-                                  const WanAttentionWeights& weights, const ModelConfig& config) {
-  const at::Tensor q_BSND = norm_of_heads(config, linear(x_BSE, weights.to_q), weights.norm_q);
-  const auto attend = [&](const at::Tensor& context, const Linear& to_k, const Linear& to_v, const at::Tensor& norm_k) {
+                                  const WanAttentionWeights& weights, const ModelConfig& config, Kept& kept) {
+  const at::Tensor q_BSND = norm_of_heads(config, kept_linear(x_BSE, weights.to_q, kept, "attn2.to_q"), weights.norm_q);
+  const auto attend = [&](const at::Tensor& context, const Linear& to_k, const Linear& to_v, const at::Tensor& norm_k,
+                          attention::ResultTape* tape) {
     const at::Tensor k = norm_of_heads(config, linear(context, to_k), norm_k);
     const at::Tensor v = split_heads(linear(context, to_v), config);
-    return attention::cross_attention(q_BSND, k, v).flatten(2);
+    return attention::cross_attention(q_BSND, k, v, {}, tape).flatten(2);
   };
-  at::Tensor out_BSE = attend(text_BLE, weights.to_k, weights.to_v, weights.norm_k);
-  if (image_BIE.defined()) out_BSE = out_BSE + attend(image_BIE, weights.add_k, weights.add_v, weights.norm_added_k);
-  return linear(out_BSE, weights.to_out);
+  const auto attend_all = [&](attention::ResultTape* tape) {
+    const at::Tensor text_BSE = attend(text_BLE, weights.to_k, weights.to_v, weights.norm_k, tape);
+    if (!image_BIE.defined()) return text_BSE;
+    return text_BSE + attend(image_BIE, weights.add_k, weights.add_v, weights.norm_added_k, tape);
+  };
+  return kept_linear(kept_attention(attend_all, kept, "attn2"), weights.to_out, kept, "attn2.to_out.0");
 }
 
 }  // namespace
 
-at::Tensor wan_block(const WanBlockInput& input, const WanBlockWeights& weights, const WanBlockContext& context) {
+at::Tensor wan_block(const WanBlockInput& input, const WanBlockWeights& weights, const WanBlockContext& context,
+                     Kept& kept) {
   const ModelConfig& config = context.config;
   // Keys and values both use the text (and the image). Through these views their gradients meet inside the block, in
   // the same order of additions whether the block is recomputed or not.
@@ -57,15 +67,16 @@ at::Tensor wan_block(const WanBlockInput& input, const WanBlockWeights& weights,
 
   at::Tensor x_BSE = input.x_BSE;
   const at::Tensor norm1_BSE = modulated_norm(config, x_BSE, scale_attn, shift_attn);
-  x_BSE = gated_sum(config, x_BSE, self_attention_branch(norm1_BSE, weights.attn1, context), gate_attn);
+  x_BSE = gated_sum(config, x_BSE, self_attention_branch(norm1_BSE, weights.attn1, context, kept), gate_attn);
 
   const at::Tensor norm2_BSE = config.own<WanConfig>().cross_attn_norm
                                    ? affine_norm(config, x_BSE, weights.norm2_weight, weights.norm2_bias)
                                    : x_BSE;
-  x_BSE = x_BSE + cross_attention_branch(norm2_BSE, text_BLE, image_BIE, weights.attn2, config);
+  x_BSE = x_BSE + cross_attention_branch(norm2_BSE, text_BLE, image_BIE, weights.attn2, config, kept);
 
   const at::Tensor norm3_BSE = modulated_norm(config, x_BSE, scale_ffn, shift_ffn);
-  return gated_sum(config, x_BSE, gelu_mlp(norm3_BSE, weights.ffn_up, weights.ffn_down), gate_ffn);
+  const at::Tensor up_BSF = kept_linear(norm3_BSE, weights.ffn_up, kept, "ffn.net.0.proj");
+  return gated_sum(config, x_BSE, kept_linear(at::gelu(up_BSF, "tanh"), weights.ffn_down, kept, "ffn.net.2"), gate_ffn);
 }
 
 }  // namespace vmoba::model

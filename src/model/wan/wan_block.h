@@ -26,6 +26,9 @@ struct WanBlockContext {
   TokenShare share;
 };
 
-at::Tensor wan_block(const WanBlockInput& input, const WanBlockWeights& weights, const WanBlockContext& context);
+// What can be kept of a first run is named as the modules that compute it ("attn1.to_q", "attn1" for attention itself;
+// wan_forward_work).
+at::Tensor wan_block(const WanBlockInput& input, const WanBlockWeights& weights, const WanBlockContext& context,
+                     Kept& kept);
 
 }  // namespace vmoba::model

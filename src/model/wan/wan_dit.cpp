@@ -142,14 +142,14 @@ at::Tensor WanDit::run_block(int64_t index, const WanBlockInput& input, const at
   if (has_image) inputs.push_back(input.image_BIE);
   for (const at::Tensor& tensor : bank_.tensors(block_begin(index), block_count_)) inputs.push_back(tensor);
   const auto body = [this, index, rope_SP, grid, share, attention, has_image, stats = options.stats,
-                     dtype = options.compute_dtype](const std::vector<at::Tensor>& all, const Kept& kept) {
+                     dtype = options.compute_dtype](const std::vector<at::Tensor>& all, Kept& kept) {
     const at::TensorList tensors = at::TensorList(all).slice(has_image ? 4 : 3);
     const WanBlockWeights weights =
         wan_block_weights(bank_.bind(block_begin(index), block_count_, tensors, {dtype, kept.again()}), config_);
     return wan_block({all[0], all[1], all[2], has_image ? all[3] : at::Tensor()}, weights,
-                     {config_, rope_SP, grid, attention, kept.again() ? nullptr : stats, share});
+                     {config_, rope_SP, grid, attention, kept.again() ? nullptr : stats, share}, kept);
   };
-  return recompute_in_backward(body, inputs, options.recompute);
+  return recompute_in_backward(body, inputs, options.recompute.of_block(index));
 }
 
 at::Tensor WanDit::head(const at::Tensor& x_BSE, const at::Tensor& time_BGE, const WanOuterWeights& weights) const {

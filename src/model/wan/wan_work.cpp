@@ -1,5 +1,7 @@
 #include "model/wan/wan_work.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "model/wan/wan_config.h"
@@ -35,6 +37,10 @@ void add_map(const ParameterSpec& spec, const WorkRows& rows, std::vector<Forwar
     work.on_tokens = !is_of({"patch_embedding."});
   }
   work.flops = 2 * work.rows * double(spec.numel());
+  if (work.rows == rows.tokens && work.on_tokens) {
+    work.result = work.module;
+    work.values = double(spec.shape[0]);
+  }
   out.push_back(std::move(work));
 }
 
@@ -52,11 +58,13 @@ std::vector<ForwardWork> wan_forward_work(const ModelConfig& config, const atten
     add_map(spec, rows, spec.name.starts_with("proj_out") ? last : out);
   for (int64_t i = 0; i < config.layers; ++i) {
     const attention::LayerAttention layer = attention::layer_attention(attention, i, /*dense=*/false);
+    const std::string prefix = fmt::format("blocks.{}.", i);
     const double self = attention::layer_flops(layer, grid, config.heads, config.head_dim, density);
     for (const ParameterSpec& spec : wan_block_specs(config, i)) {
-      if (spec.name.ends_with("attn1.to_out.0.weight")) out.push_back({"", self, tokens, true});
+      if (spec.name.ends_with("attn1.to_out.0.weight"))
+        out.push_back({"", self, tokens, true, prefix + "attn1", width});
       if (spec.name.ends_with("attn2.to_out.0.weight"))
-        out.push_back({"", 4 * (text + image) * tokens * width, tokens, true});
+        out.push_back({"", 4 * (text + image) * tokens * width, tokens, true, prefix + "attn2", width});
       add_map(spec, rows, out);
     }
   }

@@ -55,7 +55,7 @@ StepFlops step_flops(const RootConfig& config, const std::map<std::string, int64
     if (!reached) continue;
     const double gradients = !frozen || piece.module.empty() ? 2 : piece.on_tokens ? 1 : 0;
     out.backward += gradients * piece.flops + 2 * adapter;
-    if (config.model.activation_checkpointing) out.backward += piece.flops + adapter;
+    if (recomputes(config)) out.backward += piece.flops + adapter;
   }
   return out;
 }

@@ -47,6 +47,10 @@ std::vector<model::Parameter> trained_shapes(const RootConfig& config) {
 
 }  // namespace
 
+bool recomputes(const RootConfig& config) {
+  return config.model.recompute != model::Recompute::kNone;
+}
+
 int64_t compute_width(const RootConfig& config) {
   return width_of(config.model.compute_dtype);
 }
@@ -93,7 +97,7 @@ RankMemory rank_memory(const RootConfig& config, const dist::MeshSizes& sizes, i
   if (parts > 1) {
     const int64_t block = model.largest_block, own = part(block);
     const int64_t gathered = model.outer + 2 * block + own;
-    out.working = carried_width(config) * (config.model.activation_checkpointing ? gathered : model.parameters);
+    out.working = carried_width(config) * (recomputes(config) ? gathered : model.parameters);
     if (!lora) out.working += width * block + 4 * (block + own);
   } else if (width != kept_width(config)) {
     out.working = width * model.largest_block;
@@ -107,10 +111,10 @@ int64_t activation_bytes(const RootConfig& config, int64_t tokens, int64_t micro
   double kept = 0, largest = 0;
   for (const model::BlockActivations& kind : model::architecture_of(config.model).activations(config.model)) {
     const double block = width * kind.inside + 4 * kind.inside_fp32;
-    kept += double(kind.blocks) * (config.model.activation_checkpointing ? width * kind.input : block);
+    kept += double(kind.blocks) * (recomputes(config) ? width * kind.input : block);
     largest = std::max(largest, block);
   }
-  if (config.model.activation_checkpointing) kept += largest;
+  if (recomputes(config)) kept += largest;
   return int64_t(kept * double(tokens * micro));
 }
 

@@ -19,6 +19,9 @@ struct ModelSizes {
 };
 ModelSizes model_sizes(const RootConfig& config);
 
+// Whether backward computes blocks again: `attention` and `auto` are forecast as `block`, the least memory.
+bool recomputes(const RootConfig& config);
+
 // Bytes of a value in model.compute_dtype, and of a weight on its way between ranks: the narrower of that and the type
 // that it is kept in.
 int64_t compute_width(const RootConfig& config);

@@ -41,7 +41,7 @@ RootConfig small_config(bool checkpointing, int64_t batch) {
   config.model.in_channels = config.model.out_channels = 4;
   config.model.text_dim = 8;
   config.model.own<model::WanConfig>().freq_dim = 16;
-  config.model.activation_checkpointing = checkpointing;
+  config.model.recompute = checkpointing ? model::Recompute::kBlock : model::Recompute::kNone;
   auto& vmoba = config.attention.part<attention::VmobaConfig>();
   vmoba.temporal_chunk = 1;
   vmoba.spatial_chunk = {2, 2};

@@ -137,9 +137,9 @@ TEST_CASE("memory of a rank by arithmetic") {
   const int64_t block = sizes.largest_block, own = (block + 11) / 12;
   CHECK(shard.working == 2 * (sizes.outer + 2 * block + own) + 2 * block + 4 * (block + own));
   CHECK(shard.activations == alone.activations / 4);
-  config.model.activation_checkpointing = false;  // weights stay until backward
+  config.model.recompute = model::Recompute::kNone;  // weights stay until backward
   CHECK(rank_memory(config, {2, 3, 4}, tokens, 2).working == 2 * sizes.parameters + 2 * block + 4 * (block + own));
-  config.model.activation_checkpointing = true;
+  config.model.recompute = model::Recompute::kBlock;
   // LoRA: states of the adapters only, the base as it is kept.
   config.lora.rank = 2;
   config.model.weights_dtype = "bf16";

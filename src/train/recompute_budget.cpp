@@ -1,0 +1,84 @@
+#include "train/recompute_budget.h"
+
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+
+#include "core/check.h"
+#include "core/log.h"
+
+namespace vmoba::train {
+namespace {
+
+// Of the memory, left to the allocator's gaps and to libraries.
+constexpr double kReserve = 0.07;
+
+double gib(double bytes) {
+  return bytes / double(1 << 30);
+}
+
+}  // namespace
+
+RecomputeBudget::RecomputeBudget(const model::ModelConfig& config, const attention::AttentionConfig& attention,
+                                 double share, bool sharded, at::Device device)
+    : config_(config),
+      attention_(attention),
+      share_(share),
+      sharded_(sharded),
+      device_(device),
+      fixed_(model::recompute_plan(config)) {}
+
+RecomputeBudget::Memory RecomputeBudget::memory() const {
+  using c10::CachingAllocator::StatType;
+  const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device_.index());
+  const auto& allocated = stats.allocated_bytes[size_t(StatType::AGGREGATE)];
+  size_t free = 0, total = 0;
+  VMOBA_CHECK(cudaMemGetInfo(&free, &total) == cudaSuccess, "expected the free memory of {}, found an error",
+              device_.str());
+  return {int64_t(free) + stats.reserved_bytes[size_t(StatType::AGGREGATE)].current, allocated.current, allocated.peak};
+}
+
+double RecomputeBudget::free_bytes() const {
+  const Memory now = memory();
+  // What has been added since, by an optimiser's state of another expert for example, stays.
+  const int64_t grown = std::max<int64_t>(0, now.allocated - measured_.allocated);
+  return (1 - kReserve) * double(now.available) - double(measured_.peak + grown);
+}
+
+void RecomputeBudget::begin_step() {
+  step_tokens_ = 0;
+  kept_ = false;
+  if (fits_memory()) c10::cuda::CUDACachingAllocator::resetPeakStats(device_.index());
+}
+
+const model::RecomputePlan& RecomputeBudget::plan(const attention::Grid& grid, int64_t samples, int64_t text_tokens) {
+  const int64_t tokens = grid.tokens() * samples;
+  step_tokens_ = std::max(step_tokens_, tokens);
+  if (!fits_memory() || tokens > measured_tokens_) return fixed_;
+  kept_ = true;
+  const std::tuple key(grid.t, grid.h, grid.w, samples, text_tokens);
+  if (const auto found = fitted_.find(key); found != fitted_.end()) return found->second;
+  const double free = free_bytes();
+  const model::FittedPlan fitted =
+      model::fit_plan(config_, attention_, grid, {double(samples), share_, text_tokens, !sharded_}, free);
+  log_info("recompute: for {}x{}x{} tokens backward keeps {}: {:.1f} of {:.1f} GiB that were free", grid.t, grid.h,
+           grid.w, fitted.plan.describe(), gib(fitted.bytes), gib(std::max(0.0, free)));
+  return fitted_[key] = fitted.plan;
+}
+
+void RecomputeBudget::end_step() {
+  steps_ += 1;
+  if (!fits_memory() || kept_ || steps_ < 2 || step_tokens_ <= measured_tokens_) return;
+  measured_tokens_ = step_tokens_;
+  measured_ = memory();
+  fitted_.clear();
+}
+
+bool RecomputeBudget::give_up() {
+  const bool kept = fits_memory() && kept_;
+  gave_up_ |= kept;
+  return kept;
+}
+
+}  // namespace vmoba::train

@@ -1,0 +1,57 @@
+// model.recompute: auto on a GPU. What blocks keep for backward fills the memory that training leaves free.
+//
+// A size of pass that has not run yet runs with `block`, the least memory. The step in which it ran gives the peak, and
+// from then on passes of that size and smaller ones keep what fits into the rest (model::fit_plan). Values do not
+// depend on what is kept. With other values of model.recompute, and on a CPU, the plan is always model::recompute_plan.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <tuple>
+
+#include "attention/attention.h"
+#include "model/dit.h"
+
+namespace vmoba::train {
+
+class RecomputeBudget {
+ public:
+  // `share`: of a sample's tokens that this rank computes; `sharded`: ranks hold the model together.
+  RecomputeBudget(const model::ModelConfig& config, const attention::AttentionConfig& attention, double share,
+                  bool sharded, at::Device device);
+
+  // Memory is measured from here to end_step().
+  void begin_step();
+  // For a pass of `samples` samples over `grid` with `text_tokens` each.
+  const model::RecomputePlan& plan(const attention::Grid& grid, int64_t samples, int64_t text_tokens);
+  // The optimiser has changed the weights. The first step makes its state, so that the second is the first to count.
+  void end_step();
+  // The GPU's memory did not suffice for the plans: from now on `block`. Whether they had kept anything.
+  bool give_up();
+
+ private:
+  struct Memory {
+    int64_t available = 0;  // to this process, what it holds included
+    int64_t allocated = 0, peak = 0;
+  };
+  Memory memory() const;
+  bool fits_memory() const { return config_.recompute == model::Recompute::kAuto && device_.is_cuda() && !gave_up_; }
+  double free_bytes() const;
+
+  model::ModelConfig config_;
+  attention::AttentionConfig attention_;
+  double share_;
+  bool sharded_;
+  at::Device device_;
+  model::RecomputePlan fixed_;
+  std::map<std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>, model::RecomputePlan> fitted_;
+  int64_t steps_ = 0;
+  int64_t step_tokens_ = 0;      // of the largest pass of this step
+  int64_t measured_tokens_ = 0;  // of the largest pass that was measured
+  Memory measured_;
+  bool kept_ = false;  // something in this step
+  bool gave_up_ = false;
+};
+
+}  // namespace vmoba::train
