@@ -44,6 +44,7 @@ class TokenShare {
  public:
   // `ranks` may be null.
   TokenShare(SequenceParallel* ranks, int64_t tokens);
+  bool has_ranks() const { return ranks_ != nullptr; }
   // [B, S, ...] -> [B, own, ...], the last rank's end filled with zeros.
   at::Tensor own(const at::Tensor& x_BS) const;
   // The same of a table [S, ...].

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <functional>
 
+#include "model/common/kept.h"
 #include "model/common/pointwise.h"
 #include "model/common/rope.h"
 #include "model/kernels/pointwise.h"
@@ -92,6 +93,44 @@ const Case kCases[] = {
      [](const ModelConfig& c, const auto& a, const at::Tensor&) { return gated_sum(c, a[0], a[1], a[2]); }},
 };
 
+std::vector<at::Tensor> masters(int64_t outputs, int64_t inputs) {
+  return {at::randn({outputs, inputs}, kGpu) / std::sqrt(double(inputs)), at::randn({outputs}, kGpu)};
+}
+
+// Products with epilogues. Bits of theirs may depend on strides: other kernels take other layouts.
+const Case kProducts[] = {
+    {"maps of one input",
+     [](const Inputs& in) {
+       std::vector<at::Tensor> out = {in.x};
+       for (const int64_t outputs : {8, 40, 264})
+         for (const at::Tensor& x : masters(outputs, in.x.size(2))) out.push_back(x);
+       return out;
+     },
+     [](const ModelConfig& c, const auto& a, const at::Tensor&) {
+       const Linear one{a[1], a[2]}, two{a[3], a[4]}, three{a[5], a[6]};
+       Kept kept;
+       const auto y = kept_linears(c, a[0], {{one, "1"}, {two, "2"}, {three, "3"}}, kept);
+       return at::cat(y, 2).sum(2, /*keepdim=*/true) * a[0];
+     }},
+    {"GELU and a map",
+     [](const Inputs& in) {
+       std::vector<at::Tensor> out = masters(in.x.size(2), in.x.size(2));
+       out.insert(out.begin(), in.x);
+       return out;
+     },
+     [](const ModelConfig& c, const auto& a, const at::Tensor&) {
+       const Linear map{a[1], a[2]};
+       Kept kept;
+       return kept_gelu_linear(c, a[0], {map, "1"}, kept);
+     }},
+};
+
+std::vector<Case> all_cases() {
+  std::vector<Case> out(std::begin(kCases), std::end(kCases));
+  out.insert(out.end(), std::begin(kProducts), std::end(kProducts));
+  return out;
+}
+
 // Output and gradients of all arguments.
 std::vector<at::Tensor> outcome(const Case& one, const ModelConfig& config, std::vector<at::Tensor> arguments,
                                 const at::Tensor& table, const at::Tensor& dy) {
@@ -142,7 +181,7 @@ TEST_CASE("calls that the kernels cannot take are refused before a launch") {
 TEST_CASE("kernels err no more than plain bf16 operations", "[gpu]") {
   for (const Sizes& sizes : kSizes) {
     const Inputs in = inputs_for(sizes);
-    for (const Case& one : kCases) {
+    for (const Case& one : all_cases()) {
       INFO(one.name << ": " << sizes.batch << " x " << sizes.tokens << " x " << sizes.width() << ", " << sizes.runs
                     << " runs");
       const std::vector<at::Tensor> arguments = one.arguments(in);
@@ -183,6 +222,30 @@ TEST_CASE("kernels give the same bits in every run, for strided activations too"
       const auto again = outcome(one, config, repeat == 2 ? strided : arguments, in.table, repeat == 2 ? dy : in.dy);
       for (size_t i = 0; i < first.size(); ++i) CHECK(at::equal(first[i], again[i]));
     }
+  }
+}
+
+TEST_CASE("results that are known give the same gradients", "[gpu]") {
+  const Sizes sizes{2, 96, 1, 12, 128};
+  const ModelConfig config = config_for(sizes, "auto");
+  const auto gradients = [&](const RecomputePolicy& policy) {
+    const Inputs in = inputs_for(sizes);
+    std::vector<at::Tensor> leaves = {in.x};
+    for (const int64_t outputs : {40, 40, 1536})
+      for (const at::Tensor& x : masters(outputs, outputs == 1536 ? 40 : sizes.width())) leaves.push_back(x);
+    for (at::Tensor& leaf : leaves) leaf.requires_grad_();
+    const auto body = [&](const std::vector<at::Tensor>& a, Kept& kept) {
+      const Linear one{a[1], a[2]}, two{a[3], a[4]}, down{a[5], a[6]};
+      const auto y = kept_linears(config, a[0], {{one, "one"}, {two, "two"}}, kept);
+      return kept_gelu_linear(config, y[0] + y[1], {down, "down"}, kept);
+    };
+    const at::Tensor out = recompute_in_backward(body, leaves, policy);
+    return torch::autograd::grad({out}, leaves, {in.dy});
+  };
+  const auto plain = gradients({});
+  for (const RecomputePolicy& policy : {RecomputePolicy{true}, {true, {"one", "two", "down"}}, {true, {"two"}}}) {
+    const auto found = gradients(policy);
+    for (size_t i = 0; i < plain.size(); ++i) CHECK(at::equal(found[i], plain[i]));
   }
 }
 
@@ -284,7 +347,8 @@ TEST_CASE("a transformer with kernels errs no more than one without", "[gpu]") {
     const auto dit = make_dit(config, attention, 4, at::kCUDA);
     draw(*dit);  // as made, it gives zeros
     ForwardOptions options;
-    options.compute_dtype = dtype, options.recompute.enabled = checkpointing;
+    options.compute_dtype = dtype;
+    options.recompute = RecomputePlan(std::vector<RecomputePolicy>(3, RecomputePolicy{checkpointing}));
     const at::Tensor out = dit->forward({latents, timestep, {{text}}}, options);
     (out * direction).sum().backward();
     std::vector<at::Tensor> all{out.detach()};

@@ -1,17 +1,31 @@
 // Shape letters: R rows, I inputs, O outputs, K rank of an adapter.
 #include "model/common/kept.h"
 
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <utility>
-#include <vector>
+
+#include "core/check.h"
+#include "model/common/lt_product.h"
+#include "model/common/pointwise.h"
 
 namespace vmoba::model {
 namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
+
+at::Tensor rows_of(const at::Tensor& x) {
+  return x.flatten(0, -2).contiguous();
+}
+
+void check_first_order() {
+  VMOBA_CHECK(!at::GradMode::is_enabled(), "expected a first-order backward, found create_graph");
+}
 
 // An affine map whose result is known: y = x W^T + bias + scale (x A^T) B^T. Its gradients are the products that
 // autograd makes of linear(), in the same order.
@@ -26,6 +40,7 @@ struct KnownLinear : torch::autograd::Function<KnownLinear> {
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    check_first_order();
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &x = saved[0], &weight_OI = saved[1], &a_KI = saved[2], &b_OK = saved[3];
     const at::Tensor x_RI = x.flatten(0, -2), dy_RO = gradients[0].flatten(0, -2);
@@ -49,6 +64,69 @@ struct KnownLinear : torch::autograd::Function<KnownLinear> {
   }
 };
 
+// Affine maps of one input, whose gradients of it add up within their products. Results that are known are taken.
+struct FusedLinears : torch::autograd::Function<FusedLinears> {
+  static variable_list forward(AutogradContext* context, const at::Tensor& x, at::TensorList weights,
+                               at::TensorList biases, const variable_list& known) {
+    variable_list saved = {x}, out;
+    saved.insert(saved.end(), weights.begin(), weights.end());
+    context->save_for_backward(std::move(saved));
+    for (size_t i = 0; i < weights.size(); ++i)
+      out.push_back(known[i].defined() ? known[i] : at::linear(x, weights[i], biases[i]));
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    check_first_order();
+    const variable_list saved = context->get_saved_variables();
+    const size_t maps = saved.size() - 1;
+    const at::Tensor x_RI = rows_of(saved[0]);
+    at::Tensor dx_RI;
+    variable_list out(2 * maps + 2);  // the last belongs to `known`
+    for (size_t i = 0; i < maps; ++i) {
+      const at::Tensor dy_RO = rows_of(gradients[i]);
+      if (context->needs_input_grad(0)) {
+        if (dx_RI.defined())
+          dx_RI.addmm_(dy_RO, saved[1 + i]);
+        else
+          dx_RI = at::mm(dy_RO, saved[1 + i]);
+      }
+      out[1 + i] = at::mm(dy_RO.t(), x_RI);
+      out[1 + maps + i] = dy_RO.sum(0);
+    }
+    if (dx_RI.defined()) out[0] = dx_RI.view(saved[0].sizes());
+    return out;
+  }
+};
+
+// linear(gelu(x)), whose gradient passes GELU within a product (common/lt_product.h).
+struct FusedGeluLinear : torch::autograd::Function<FusedGeluLinear> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
+                            const at::Tensor& bias, const std::optional<at::Tensor>& known) {
+    const at::Tensor activated = at::gelu(x, "tanh");
+    context->save_for_backward({x, activated, weight});
+    return known ? *known : at::linear(activated, weight, bias);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    check_first_order();
+    const variable_list saved = context->get_saved_variables();
+    const at::Tensor &x = saved[0], &activated = saved[1], &weight_OI = saved[2];
+    const at::Tensor dy_RO = rows_of(gradients[0]);
+    variable_list out(4);
+    if (context->needs_input_grad(0)) out[0] = product_through_gelu(dy_RO, weight_OI, rows_of(x)).view(x.sizes());
+    out[1] = at::mm(dy_RO.t(), rows_of(activated));
+    out[2] = dy_RO.sum(0);
+    return out;
+  }
+};
+
+// Adapters and frozen maps go the plain way.
+bool takes_fused(const ModelConfig& config, const at::Tensor& x, const Linear& map) {
+  return takes_kernels(config, x) && !map.adapter.a.defined() && map.weight.requires_grad() &&
+         map.bias.requires_grad() && map.weight.size(0) % 8 == 0 && map.weight.size(1) % 8 == 0;
+}
+
 at::Tensor known_linear(const at::Tensor& x, const Linear& map, const at::Tensor& known) {
   const at::ScalarType dtype = x.scalar_type();
   std::optional<at::Tensor> a, b;
@@ -59,14 +137,43 @@ at::Tensor known_linear(const at::Tensor& x, const Linear& map, const at::Tensor
   return KnownLinear::apply(x, weight_in(map, dtype), map.bias.to(dtype), a, b, map.adapter.scale, known);
 }
 
+at::Tensor plain_linear(const at::Tensor& x, const KeptMap& map, const Kept& kept) {
+  const at::Tensor known = kept.fetch(map.name);
+  return known.defined() ? known_linear(x, map.map, known) : linear(x, map.map);
+}
+
 }  // namespace
 
-at::Tensor kept_linear(const at::Tensor& x, const Linear& map, Kept& kept, const std::string& name) {
-  const at::Tensor known = kept.fetch(name);
-  if (known.defined()) return known_linear(x, map, known);
-  at::Tensor y = linear(x, map);
-  kept.keep(name, y);
-  return y;
+std::vector<at::Tensor> kept_linears(const ModelConfig& config, const at::Tensor& x, const std::vector<KeptMap>& maps,
+                                     Kept& kept) {
+  std::vector<at::Tensor> out;
+  if (std::all_of(maps.begin(), maps.end(), [&](const KeptMap& map) { return takes_fused(config, x, map.map); })) {
+    variable_list weights, biases, known;
+    for (const KeptMap& map : maps) {
+      weights.push_back(weight_in(map.map, x.scalar_type()));
+      biases.push_back(map.map.bias.to(x.scalar_type()));
+      known.push_back(kept.fetch(map.name));
+    }
+    out = FusedLinears::apply(x, at::TensorList(weights), at::TensorList(biases), known);
+  } else {
+    for (const KeptMap& map : maps) out.push_back(plain_linear(x, map, kept));
+  }
+  for (size_t i = 0; i < maps.size(); ++i) kept.keep(maps[i].name, out[i]);
+  return out;
+}
+
+at::Tensor kept_linear(const ModelConfig& config, const at::Tensor& x, const KeptMap& map, Kept& kept) {
+  return kept_linears(config, x, {map}, kept).front();
+}
+
+at::Tensor kept_gelu_linear(const ModelConfig& config, const at::Tensor& x, const KeptMap& map, Kept& kept) {
+  if (!takes_fused(config, x, map.map)) return kept_linear(config, at::gelu(x, "tanh"), map, kept);
+  std::optional<at::Tensor> known;
+  if (const at::Tensor found = kept.fetch(map.name); found.defined()) known = found;
+  const at::ScalarType dtype = x.scalar_type();
+  at::Tensor out = FusedGeluLinear::apply(x, weight_in(map.map, dtype), map.map.bias.to(dtype), known);
+  kept.keep(map.name, out);
+  return out;
 }
 
 at::Tensor kept_attention(const std::function<at::Tensor(attention::ResultTape*)>& attend, Kept& kept,

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "attention/result_tape.h"
 #include "model/common/linear.h"
@@ -11,8 +12,21 @@
 
 namespace vmoba::model {
 
-// linear(x, map), kept as `name`.
-at::Tensor kept_linear(const at::Tensor& x, const Linear& map, Kept& kept, const std::string& name);
+struct ModelConfig;
+
+// A map whose result is kept as `name`.
+struct KeptMap {
+  const Linear& map;
+  const char* name;
+};
+
+// linear(x, map).
+at::Tensor kept_linear(const ModelConfig& config, const at::Tensor& x, const KeptMap& map, Kept& kept);
+// The same of several maps of one input. On a GPU the products of their gradients are summed within them.
+std::vector<at::Tensor> kept_linears(const ModelConfig& config, const at::Tensor& x, const std::vector<KeptMap>& maps,
+                                     Kept& kept);
+// linear(gelu(x), map) with GELU in its tanh form. On a GPU its derivative is part of a product.
+at::Tensor kept_gelu_linear(const ModelConfig& config, const at::Tensor& x, const KeptMap& map, Kept& kept);
 
 // attend(tape): attention calls (attention/attention.h), whose results are kept as `name`.
 at::Tensor kept_attention(const std::function<at::Tensor(attention::ResultTape*)>& attend, Kept& kept,

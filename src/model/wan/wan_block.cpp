@@ -2,8 +2,6 @@
 // width = N heads x D, P = D/2 rotated pairs, F width of the feed-forward.
 #include "model/wan/wan_block.h"
 
-#include <ATen/ops/gelu.h>
-
 #include "model/common/kept.h"
 #include "model/common/pointwise.h"
 #include "model/wan/wan_config.h"
@@ -18,26 +16,32 @@ at::Tensor split_heads(const at::Tensor& x_BSE, const ModelConfig& config) {
 at::Tensor self_attention_branch(const at::Tensor& x_BSE, const WanAttentionWeights& weights,
                                  const WanBlockContext& context, Kept& kept) {
   const ModelConfig& config = context.config;
-  const auto project = [&](const Linear& map, const char* name, const at::Tensor& norm) {
-    return norm_of_heads(config, kept_linear(x_BSE, map, kept, name), norm, context.rope_SP);
-  };
   const TokenShare& share = context.share;
-  TokenShare::Heads q = share.begin_to_heads(project(weights.to_q, "attn1.to_q", weights.norm_q));
-  TokenShare::Heads k = share.begin_to_heads(project(weights.to_k, "attn1.to_k", weights.norm_k));
-  TokenShare::Heads v = share.begin_to_heads(split_heads(kept_linear(x_BSE, weights.to_v, kept, "attn1.to_v"), config));
+  const std::vector<KeptMap> maps = {
+      {weights.to_q, "attn1.to_q"}, {weights.to_k, "attn1.to_k"}, {weights.to_v, "attn1.to_v"}};
+  // With ranks one after the other: each exchange hides behind the next map.
+  const std::vector<at::Tensor> together =
+      share.has_ranks() ? std::vector<at::Tensor>() : kept_linears(config, x_BSE, maps, kept);
+  const auto project = [&](size_t i) {
+    return together.empty() ? kept_linear(config, x_BSE, maps[i], kept) : together[i];
+  };
+  TokenShare::Heads q = share.begin_to_heads(norm_of_heads(config, project(0), weights.norm_q, context.rope_SP));
+  TokenShare::Heads k = share.begin_to_heads(norm_of_heads(config, project(1), weights.norm_k, context.rope_SP));
+  TokenShare::Heads v = share.begin_to_heads(split_heads(project(2), config));
   const at::Tensor q_BSND = q.wait(), k_BSND = k.wait(), v_BSND = v.wait();
   const auto attend = [&](attention::ResultTape* tape) {
     return attention::self_attention(q_BSND, k_BSND, v_BSND, context.grid, /*text_tokens=*/0, context.layer,
                                      context.stats, {}, {}, tape);
   };
   const at::Tensor out_BSND = kept_attention(attend, kept, "attn1");
-  return kept_linear(share.to_tokens(out_BSND).flatten(2), weights.to_out, kept, "attn1.to_out.0");
+  return kept_linear(config, share.to_tokens(out_BSND).flatten(2), {weights.to_out, "attn1.to_out.0"}, kept);
 }
 
 // Text and image each have keys, values and a softmax of their own; the two results are added.
 at::Tensor cross_attention_branch(const at::Tensor& x_BSE, const at::Tensor& text_BLE, const at::Tensor& image_BIE,
                                   const WanAttentionWeights& weights, const ModelConfig& config, Kept& kept) {
-  const at::Tensor q_BSND = norm_of_heads(config, kept_linear(x_BSE, weights.to_q, kept, "attn2.to_q"), weights.norm_q);
+  const at::Tensor q_BSND =
+      norm_of_heads(config, kept_linear(config, x_BSE, {weights.to_q, "attn2.to_q"}, kept), weights.norm_q);
   const auto attend = [&](const at::Tensor& context, const Linear& to_k, const Linear& to_v, const at::Tensor& norm_k,
                           attention::ResultTape* tape) {
     const at::Tensor k = norm_of_heads(config, linear(context, to_k), norm_k);
@@ -49,7 +53,7 @@ at::Tensor cross_attention_branch(const at::Tensor& x_BSE, const at::Tensor& tex
     if (!image_BIE.defined()) return text_BSE;
     return text_BSE + attend(image_BIE, weights.add_k, weights.add_v, weights.norm_added_k, tape);
   };
-  return kept_linear(kept_attention(attend_all, kept, "attn2"), weights.to_out, kept, "attn2.to_out.0");
+  return kept_linear(config, kept_attention(attend_all, kept, "attn2"), {weights.to_out, "attn2.to_out.0"}, kept);
 }
 
 }  // namespace
@@ -75,8 +79,8 @@ at::Tensor wan_block(const WanBlockInput& input, const WanBlockWeights& weights,
   x_BSE = x_BSE + cross_attention_branch(norm2_BSE, text_BLE, image_BIE, weights.attn2, config, kept);
 
   const at::Tensor norm3_BSE = modulated_norm(config, x_BSE, scale_ffn, shift_ffn);
-  const at::Tensor up_BSF = kept_linear(norm3_BSE, weights.ffn_up, kept, "ffn.net.0.proj");
-  return gated_sum(config, x_BSE, kept_linear(at::gelu(up_BSF, "tanh"), weights.ffn_down, kept, "ffn.net.2"), gate_ffn);
+  const at::Tensor up_BSF = kept_linear(config, norm3_BSE, {weights.ffn_up, "ffn.net.0.proj"}, kept);
+  return gated_sum(config, x_BSE, kept_gelu_linear(config, up_BSF, {weights.ffn_down, "ffn.net.2"}, kept), gate_ffn);
 }
 
 }  // namespace vmoba::model
