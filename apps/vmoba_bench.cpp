@@ -72,7 +72,7 @@ std::vector<bench::GoldenResult> run_checks(const CheckArguments& a) {
       results.push_back(bench::check_case(bench::find_case(name), a.backend, dtype, device));
       continue;
     }
-    for (const auto* cases : {&bench::small_cases(), &bench::tile_cases()})
+    for (const auto* cases : {&bench::small_cases(), &bench::tile_cases(), &bench::remainder_cases()})
       for (const bench::AttentionCase& c : *cases) results.push_back(bench::check_case(c, a.backend, dtype, device));
   }
   return results;

@@ -41,6 +41,13 @@ LayerAttention tiled(LayerAttention layer, int64_t query_tile) {
   return layer;
 }
 
+LayerAttention with_remainder(LayerAttention layer, std::array<int64_t, 3> block) {
+  attention::VmobaRule& rule = vmoba_rule(layer);
+  rule.remainder = attention::Remainder::kOneSoftmax;
+  rule.remainder_block = block;
+  return layer;
+}
+
 const std::vector<AttentionCase>& small_cases() {
   static const std::vector<AttentionCase> cases = {
       {"temporal-ragged-query-head", {7, 2, 3}, threshold_layer({2, 0, 0}, Pool::kQueryHead, 0.4), 0, 1, 2, 8},
@@ -73,6 +80,34 @@ const std::vector<AttentionCase>& tile_cases() {
   return cases;
 }
 
+const std::vector<AttentionCase>& remainder_cases() {
+  const auto cubes = [](int64_t topk) { return topk_layer({2, 3, 3}, Pool::kQueryHead, topk); };
+  static const std::vector<AttentionCase> cases = {
+      {"remainder-of-queries",
+       {5, 4, 6},
+       with_remainder(threshold_layer({2, 2, 3}, Pool::kHeadGlobal, 0.3)),
+       0,
+       2,
+       2,
+       8},
+      {"remainder-temporal", {7, 2, 3}, with_remainder(topk_layer({2, 0, 0}, Pool::kQueryHead, 2)), 0, 1, 2, 8},
+      {"remainder-of-cubes", {4, 6, 6}, with_remainder(tiled(cubes(3), 0)), 0, 1, 2, 8},
+      {"remainder-of-tiles-text", {5, 6, 7}, with_remainder(tiled(cubes(2), 4)), 5, 2, 2, 8, {5, 2}},
+      {"remainder-own-blocks-alone", {4, 4, 6}, with_remainder(tiled(cubes(1), 0)), 0, 1, 2, 8},
+      {"remainder-of-nothing", {4, 4, 6}, with_remainder(tiled(cubes(99), 0)), 0, 1, 2, 8},
+      {"remainder-in-parts", {5, 6, 7}, with_remainder(cubes(3), {1, 2, 2}), 0, 1, 2, 8},
+      {"remainder-in-parts-of-tiles", {5, 6, 7}, with_remainder(tiled(cubes(3), 0), {0, 2, 0}), 3, 1, 2, 8},
+      {"remainder-in-parts-spatial",
+       {4, 5, 7},
+       with_remainder(threshold_layer({0, 2, 3}, Pool::kOverall, 0.3), {3, 0, 2}),
+       0,
+       1,
+       2,
+       8},
+  };
+  return cases;
+}
+
 const std::vector<AttentionCase>& published_cases() {
   constexpr attention::Grid kGrid = {24, 36, 64};
   static const std::vector<AttentionCase> cases = {
@@ -80,7 +115,11 @@ const std::vector<AttentionCase>& published_cases() {
       {"published-spatial", kGrid, threshold_layer({0, 6, 8}, Pool::kHeadGlobal, 0.25), 0, 1, 12, 128},
       {"published-spatiotemporal", kGrid, threshold_layer({6, 9, 16}, Pool::kHeadGlobal, 0.25), 0, 1, 12, 128},
       {"published-cubes-20", kGrid, tiled(topk_layer({4, 4, 4}, Pool::kQueryHead, 173), 0), 0, 1, 12, 128},
+      {"published-cubes-20-remainder", kGrid, with_remainder(tiled(topk_layer({4, 4, 4}, Pool::kQueryHead, 173), 0)), 0,
+       1, 12, 128},
       {"published-cubes-5", kGrid, tiled(topk_layer({4, 4, 4}, Pool::kQueryHead, 43), 0), 0, 1, 12, 128},
+      {"published-cubes-5-remainder", kGrid, with_remainder(tiled(topk_layer({4, 4, 4}, Pool::kQueryHead, 43), 0)), 0,
+       1, 12, 128},
       {"published-spatiotemporal-text", kGrid, threshold_layer({6, 9, 16}, Pool::kHeadGlobal, 0.25), 256, 1, 12, 128},
   };
   return cases;
@@ -88,7 +127,7 @@ const std::vector<AttentionCase>& published_cases() {
 
 const AttentionCase& find_case(const std::string& name) {
   std::string known;
-  for (const auto* cases : {&small_cases(), &tile_cases(), &published_cases()})
+  for (const auto* cases : {&small_cases(), &tile_cases(), &remainder_cases(), &published_cases()})
     for (const AttentionCase& c : *cases) {
       if (c.name == name) return c;
       known += (known.empty() ? "" : ", ") + c.name;

@@ -30,10 +30,15 @@ attention::LayerAttention topk_layer(std::array<int64_t, 3> chunk, attention::Po
 // The layer with tiles of so many queries that choose together; 0: whole blocks.
 attention::LayerAttention tiled(attention::LayerAttention layer, int64_t query_tile);
 
+// The layer with the remainder, its means of chunks `block` inside each block; zeros: the whole block.
+attention::LayerAttention with_remainder(attention::LayerAttention layer, std::array<int64_t, 3> block = {0, 0, 0});
+
 // Small calls of odd shapes, for the comparison with plain attention.
 const std::vector<AttentionCase>& small_cases();
 // The same of tiles of queries that choose together; their masks are held to golden vectors.
 const std::vector<AttentionCase>& tile_cases();
+// The same with the means of what a query does not attend.
+const std::vector<AttentionCase>& remainder_cases();
 // Calls of the published sizes, for timing.
 const std::vector<AttentionCase>& published_cases();
 

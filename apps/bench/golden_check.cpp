@@ -8,6 +8,7 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
+#include <optional>
 
 #include "attention/dispatch.h"
 #include "attention/vmoba/vmoba.h"
@@ -76,6 +77,19 @@ LayerAttention parse_layer(const Metadata& metadata, const std::string& file) {
   }
   const auto tile = metadata.find("query_tile");
   if (tile != metadata.end()) rule.query_tile = parse_number<int64_t>(tile->second, file, "query_tile");
+  const auto fine = metadata.find("gate_block");
+  VMOBA_CHECK_INPUT(fine == metadata.end() || fine->second.empty(),
+                    "expected no metadata 'gate_block' in {}, found '{}'; the gate is that of whole blocks", file,
+                    fine->second);
+  const auto cut = metadata.find("remainder_block");
+  if (cut != metadata.end() && !cut->second.empty()) {
+    const std::vector<int64_t> extents = parse_list(cut->second, ',', file, "remainder_block");
+    VMOBA_CHECK_INPUT(extents.size() == 3, "expected 3 numbers as metadata 'remainder_block' of {}, found {}", file,
+                      extents.size());
+    rule.remainder = attention::Remainder::kOneSoftmax;
+    rule.learns_beta = true;
+    std::copy(extents.begin(), extents.end(), rule.remainder_block.begin());
+  }
   layer.rule = rule;
   const std::vector<int64_t> chunk = parse_list(value(metadata, file, "chunk"), ',', file, "chunk");
   const size_t numbers = layer.partition == Partition::kTemporal ? 1 : layer.partition == Partition::kSpatial ? 2 : 3;
@@ -107,24 +121,98 @@ at::Tensor allowed_pairs(const at::Tensor& mask_BNCS, const attention::Partition
   return allowed_BNZZ;
 }
 
+// Where coordinate `x` of `length` lies: which chunk of it, how far from its start, and how long that is.
+struct Place {
+  int64_t chunk, offset, length;
+};
+Place place_of(int64_t x, int64_t length, int64_t chunk) {
+  const int64_t chunks = chunk == 0 ? 1 : (length + chunk - 1) / chunk;
+  const int64_t longer = length % chunks, size = length / chunks;  // the first `longer` chunks have one more
+  if (x < longer * (size + 1)) return {x / (size + 1), x % (size + 1), size + 1};
+  const int64_t rest = x - longer * (size + 1);
+  return {longer + rest / size, rest % size, size};
+}
+
+// The keys that stand for what a query does not attend, from the definition: each is the mean of some tokens' keys.
+struct MeanKeys {
+  at::Tensor share_MZ;      // fp64: what each token adds to each mean
+  at::Tensor tokens_M;      // fp64
+  at::Tensor allowed_BNZM;  // bool: the query does not attend the mean's block
+  at::Tensor beta_N;        // fp32; undefined: 0
+};
+
+MeanKeys mean_keys(const attention::Grid& grid, const LayerAttention& layer, const at::Tensor& allowed_BNZZ,
+                   const at::Tensor& beta_N) {
+  const auto& cut = attention::vmoba_rule(layer).remainder_block;
+  std::map<std::array<int64_t, 6>, std::vector<int64_t>> tokens_of;
+  for (int64_t token = 0; token < grid.tokens(); ++token) {
+    const int64_t at[3] = {token / (grid.h * grid.w), token / grid.w % grid.h, token % grid.w};
+    const int64_t lengths[3] = {grid.t, grid.h, grid.w};
+    std::array<int64_t, 6> key{};
+    for (size_t i = 0; i < 3; ++i) {
+      const Place block = place_of(at[i], lengths[i], layer.chunk[i]);
+      key[i] = block.chunk;
+      key[3 + i] = place_of(block.offset, block.length, cut[i]).chunk;
+    }
+    tokens_of[key].push_back(token);
+  }
+  const int64_t tokens = allowed_BNZZ.size(3), count = int64_t(tokens_of.size());
+  MeanKeys means{at::zeros({count, tokens}, at::kDouble), at::empty({count}, at::kDouble),
+                 at::zeros({allowed_BNZZ.size(0), allowed_BNZZ.size(1), tokens, count}, at::kBool), beta_N};
+  int64_t m = 0;
+  for (const auto& [key, members] : tokens_of) {
+    means.share_MZ[m].index_fill_(0, at::tensor(members), 1.0 / double(members.size()));
+    means.tokens_M[m] = double(members.size());
+    // A token of the block tells who attends it. Text rows attend every token.
+    means.allowed_BNZM.select(3, m++).copy_(allowed_BNZZ.select(3, members[0]).logical_not());
+  }
+  return means;
+}
+
+std::optional<MeanKeys> remainder_of(const attention::Grid& grid, const LayerAttention& layer,
+                                     const at::Tensor& allowed_BNZZ, const at::Tensor& beta_N) {
+  if (attention::vmoba_rule(layer).remainder == attention::Remainder::kNone) return {};
+  return mean_keys(grid, layer, allowed_BNZZ, beta_N);
+}
+
 struct Inputs {
   at::Tensor q_BZND, k_BZND, v_BZND, dout_BZND;
   at::Tensor read_BZ11 = {};  // rows of the result that are not zeros; undefined: all
 };
 
-// Plain masked attention with its gradients, in `dtype` on `device`.
+// Plain masked attention with its gradients, in `dtype` on `device`; `means` may be null.
 std::map<std::string, at::Tensor> plain_attention(const Inputs& in, const at::Tensor& allowed_BNZZ,
-                                                  at::ScalarType dtype, at::Device device) {
+                                                  const MeanKeys* means, at::ScalarType dtype, at::Device device) {
   const auto leaf = [&](const at::Tensor& x) { return x.detach().to(device, dtype, false, true).requires_grad_(); };
   const at::Tensor q = leaf(in.q_BZND), k = leaf(in.k_BZND), v = leaf(in.v_BZND);
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
-  const at::Tensor scores = at::matmul(q.transpose(1, 2), k.permute({0, 2, 3, 1})) * scale;
+  at::Tensor k_BNKD = k.transpose(1, 2), v_BNKD = v.transpose(1, 2), allowed_BNZK = allowed_BNZZ, bias, beta;
+  if (means != nullptr) {
+    const at::Tensor share_MZ = means->share_MZ.to(device, dtype);
+    k_BNKD = at::cat({k_BNKD, at::matmul(share_MZ, k_BNKD)}, 2);
+    v_BNKD = at::cat({v_BNKD, at::matmul(share_MZ, v_BNKD)}, 2);
+    allowed_BNZK = at::cat({allowed_BNZZ, means->allowed_BNZM}, 3);
+    bias = means->tokens_M.log().to(device, dtype);
+    if (means->beta_N.defined()) {
+      beta = leaf(means->beta_N);
+      bias = bias + beta.view({-1, 1, 1});
+    } else {
+      bias = bias.view({1, 1, -1});
+    }
+    bias = at::constant_pad_nd(bias, {k.size(1), 0});
+  }
+  at::Tensor scores = at::matmul(q.transpose(1, 2), k_BNKD.transpose(2, 3)) * scale;
+  if (bias.defined()) scores = scores + bias;
   const at::Tensor p =
-      scores.masked_fill(allowed_BNZZ.to(device).logical_not(), -std::numeric_limits<double>::infinity()).softmax(-1);
-  const at::Tensor out = at::matmul(p, v.transpose(1, 2)).transpose(1, 2);
-  const auto grads = torch::autograd::grad({out}, {q, k, v}, {in.dout_BZND.to(device, dtype)});
+      scores.masked_fill(allowed_BNZK.to(device).logical_not(), -std::numeric_limits<double>::infinity()).softmax(-1);
+  const at::Tensor out = at::matmul(p, v_BNKD).transpose(1, 2);
+  std::vector<at::Tensor> leaves = {q, k, v};
+  if (beta.defined()) leaves.push_back(beta);
+  const auto grads = torch::autograd::grad({out}, leaves, {in.dout_BZND.to(device, dtype)});
   const at::Tensor rows = in.read_BZ11.defined() ? out.detach() * in.read_BZ11.to(device) : out.detach();
-  return {{"out", rows}, {"dq", grads[0]}, {"dk", grads[1]}, {"dv", grads[2]}};
+  std::map<std::string, at::Tensor> results = {{"out", rows}, {"dq", grads[0]}, {"dk", grads[1]}, {"dv", grads[2]}};
+  if (beta.defined()) results["dbeta"] = grads[3];
+  return results;
 }
 
 // The same through self_attention().
@@ -158,9 +246,9 @@ at::Tensor read_rows(const AttentionCase& c) {
 }
 
 // The limits of bf16 results: what the format itself costs, from plain attention in bf16.
-void allow_bf16(const Inputs& in, const at::Tensor& allowed_BNZZ, const std::map<std::string, at::Tensor>& expected,
-                at::Device device, GoldenResult& result) {
-  for (const auto& [name, tensor] : plain_attention(in, allowed_BNZZ, at::kBFloat16, device))
+void allow_bf16(const Inputs& in, const at::Tensor& allowed_BNZZ, const MeanKeys* means,
+                const std::map<std::string, at::Tensor>& expected, at::Device device, GoldenResult& result) {
+  for (const auto& [name, tensor] : plain_attention(in, allowed_BNZZ, means, at::kBFloat16, device))
     result.limit[name] = 2 * relative_error(tensor, expected.at(name)) + kHalfUlpBf16;
 }
 
@@ -200,6 +288,10 @@ GoldenCase load_golden(const std::string& path) {
   golden.v_BZND = read_tensor(file, path, "v", shape);
   golden.dout_BZND = read_tensor(file, path, "dout", shape);
   for (const char* name : {"out", "dq", "dk", "dv"}) golden.expected[name] = read_tensor(file, path, name, shape);
+  if (attention::vmoba_rule(golden.layer).learns_beta) {
+    golden.learnt = {read_tensor(file, path, "beta", {heads})};
+    golden.expected["dbeta"] = read_tensor(file, path, "dbeta", {heads});
+  }
   golden.expected["lse"] = read_tensor(file, path, "lse", {batch, heads, tokens});
   golden.mask_BNCS =
       read_tensor(file, path, "mask", {batch, blocks, heads, golden.grid.tokens()}).transpose(1, 2).to(at::kBool);
@@ -225,28 +317,33 @@ GoldenResult check_golden(const GoldenCase& golden, attention::Implementation im
   layer.implementation = implementation;
   const attention::BlockEngine& engine = attention::block_engine(layer, q);
   const auto problem = attention::make_block_problem(q, golden.grid, golden.text_tokens, layer);
-  const attention::BlockForward forward = attention::block_forward(engine, problem, q, k, v);
+  std::vector<at::Tensor> learnt;
+  for (const at::Tensor& tensor : golden.learnt) learnt.push_back(tensor.to(device));
+  const attention::BlockForward forward = attention::block_forward(engine, problem, q, k, v, learnt);
   const attention::BlockGradients d =
-      attention::block_backward(engine, problem, q, k, v, forward, input(golden.dout_BZND));
+      attention::block_backward(engine, problem, q, k, v, forward, input(golden.dout_BZND), learnt);
   const at::Tensor mask = attention::attends_BNCS(problem, forward.selection).cpu();
 
   GoldenResult result;
   result.name = golden.name;
   result.mask_differences = (mask != golden.mask_BNCS).sum().item<int64_t>();
-  const std::map<std::string, at::Tensor> found = {{"out", forward.attended.out_BZND},
-                                                   {"lse", forward.attended.lse_BNZ},
-                                                   {"dq", d.dq_BZND},
-                                                   {"dk", d.dk_BZND},
-                                                   {"dv", d.dv_BZND}};
+  std::map<std::string, at::Tensor> found = {{"out", forward.attended.out_BZND},
+                                             {"lse", forward.attended.lse_BNZ},
+                                             {"dq", d.dq_BZND},
+                                             {"dk", d.dk_BZND},
+                                             {"dv", d.dv_BZND}};
+  if (!learnt.empty()) found["dbeta"] = d.dlearnt.at(0);
   for (const auto& [name, tensor] : found) {
     result.error[name] = relative_error(tensor, golden.expected.at(name));
     result.limit[name] = kExactLimit;
   }
-  if (dtype == at::kBFloat16)
-    allow_bf16({golden.q_BZND, golden.k_BZND, golden.v_BZND, golden.dout_BZND},
-               allowed_pairs(golden.mask_BNCS, *attention::partition_tables(golden.grid, golden.layer.chunk, at::kCPU),
-                             golden.q_BZND.size(1)),
-               golden.expected, device, result);
+  if (dtype != at::kBFloat16) return result;
+  const at::Tensor allowed_BNZZ = allowed_pairs(
+      golden.mask_BNCS, *attention::partition_tables(golden.grid, golden.layer.chunk, at::kCPU), golden.q_BZND.size(1));
+  const std::optional<MeanKeys> means =
+      remainder_of(golden.grid, golden.layer, allowed_BNZZ, golden.learnt.empty() ? at::Tensor() : golden.learnt[0]);
+  allow_bf16({golden.q_BZND, golden.k_BZND, golden.v_BZND, golden.dout_BZND}, allowed_BNZZ, means ? &*means : nullptr,
+             golden.expected, device, result);
   return result;
 }
 
@@ -269,8 +366,9 @@ GoldenResult check_case(const AttentionCase& c, attention::Implementation implem
   const at::Tensor mask_BNCS = selected(attention::Implementation::kReference, at::kDouble, at::kCPU);
   at::Tensor allowed_BNZZ =
       allowed_pairs(mask_BNCS, *attention::partition_tables(c.grid, layer.chunk, at::kCPU), c.tokens());
+  const std::optional<MeanKeys> means = remainder_of(c.grid, layer, allowed_BNZZ, {});
   forbid_padding(c, allowed_BNZZ);
-  const auto expected = plain_attention(in, allowed_BNZZ, at::kDouble, at::kCPU);
+  const auto expected = plain_attention(in, allowed_BNZZ, means ? &*means : nullptr, at::kDouble, at::kCPU);
 
   GoldenResult result;
   result.name = c.name;
@@ -279,7 +377,7 @@ GoldenResult check_case(const AttentionCase& c, attention::Implementation implem
     result.error[name] = relative_error(tensor, expected.at(name));
     result.limit[name] = kExactLimit;
   }
-  if (dtype == at::kBFloat16) allow_bf16(in, allowed_BNZZ, expected, device, result);
+  if (dtype == at::kBFloat16) allow_bf16(in, allowed_BNZZ, means ? &*means : nullptr, expected, device, result);
   return result;
 }
 

@@ -20,9 +20,10 @@ struct GoldenCase {
   attention::Grid grid;
   int64_t text_tokens = 0;
   attention::LayerAttention layer;
+  std::vector<at::Tensor> learnt;                // of the layer's method, fp32
   at::Tensor q_BZND, k_BZND, v_BZND, dout_BZND;  // bf16, CPU
   at::Tensor mask_BNCS;                          // bool, permuted positions
-  std::map<std::string, at::Tensor> expected;    // fp32: out, dq, dk, dv [B, Z, N, D] and lse [B, N, Z]
+  std::map<std::string, at::Tensor> expected;    // fp32: out, dq, dk, dv [B, Z, N, D], lse [B, N, Z], dbeta [N]
 };
 
 // The .safetensors files of a folder in order of name; Error(kInput) where there is none.

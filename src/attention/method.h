@@ -40,7 +40,7 @@ struct BranchGradients {
 };
 
 // A second attention of every query, over keys of the method's own making. It joins the softmax over the blocks: both
-// results are merged by log-sum-exp.
+// results are merged by log-sum-exp. An engine that takes Selection::means computes them itself and leaves it out.
 struct ExtraBranch {
   // Its own softmax and log-sum-exp; -inf where a query has no such key.
   Attended (*attend)(const BlockProblem& problem, const Selection& selection, const at::Tensor& q_BZND,
@@ -65,7 +65,7 @@ struct Method {
   std::vector<LearntParameter> (*learnt)(const LayerAttention& layer, int64_t heads, int64_t head_dim) = nullptr;
   SelectFunction select = nullptr;         // in tensor operations, on any device; null: full attention
   SelectFunction select_native = nullptr;  // by kernels, for tensors that the native engine takes; null: `select`
-  const ExtraBranch* extra = nullptr;
+  const ExtraBranch* (*extra)(const LayerAttention& layer) = nullptr;  // null, or gives null: none
   // Density (0 to 1) that the rule asks for in `blocks` blocks.
   double (*expected_density)(const LayerAttention& layer, int64_t blocks) = nullptr;
   // See layer_flops().
@@ -80,6 +80,9 @@ struct Method {
 
 // Method::query_tile of the layer.
 int64_t query_tile(const LayerAttention& layer);
+
+// Method::extra of the layer.
+const ExtraBranch* extra_branch(const LayerAttention& layer);
 
 // The table, in the order of documentation.
 const std::vector<const Method*>& methods();

@@ -15,6 +15,10 @@ int64_t query_tile(const LayerAttention& layer) {
   return layer.method->query_tile == nullptr ? 1 : layer.method->query_tile(layer);
 }
 
+const ExtraBranch* extra_branch(const LayerAttention& layer) {
+  return layer.method->extra == nullptr ? nullptr : layer.method->extra(layer);
+}
+
 const Method& find_method(const std::string& name) {
   std::string known;
   for (const Method* method : methods()) {

@@ -42,6 +42,7 @@ TEST_CASE("every attention key is read and survives printing") {
       "backend: full\nimplementation: reference\nfull_when_faster: false\ntemporal_chunk: 2\nspatial_chunk: [3, 4]\n"
       "spatiotemporal_chunk: [4, 6, 5]\ntemporal_layers: 2\nspatial_layers: 0\nspatiotemporal_layers: 3\n"
       "select: topk\npool: overall\ntau: 0.5\ntemporal_topk: 3\nspatial_topk: 4\nspatiotemporal_topk: 5\n"
+      "remainder: one_softmax\nremainder_block: [1, 2, 0]\n"
       "dense_layers: 1\ndense_steps: 6\ndense_warmup_steps: 7\n";
   AttentionConfig config = parse(yaml);
   CHECK(config.backend == "full");
@@ -57,6 +58,8 @@ TEST_CASE("every attention key is read and survives printing") {
   CHECK(vmoba.select == SelectMode::kTopk);
   CHECK(vmoba.pool == Pool::kOverall);
   CHECK(vmoba.tau == 0.5);
+  CHECK(vmoba.remainder == Remainder::kOneSoftmax);
+  CHECK(vmoba.remainder_block == std::vector<int64_t>{1, 2, 0});
   CHECK(vmoba.temporal_topk == 3);
   CHECK(vmoba.spatial_topk == 4);
   CHECK(vmoba.spatiotemporal_topk == 5);
@@ -89,6 +92,9 @@ TEST_CASE("configurations that cannot work are refused with the key to change") 
   CHECK(mentions(message_of("spatial_chunk: [2, 0]\n"), "spatial_chunk"));
   CHECK(mentions(message_of("spatiotemporal_chunk: [2, 3]\n"), "spatiotemporal_chunk"));
   CHECK(mentions(message_of("temporal_topk: 0\n"), "temporal_topk"));
+  CHECK(mentions(message_of("remainder: means\n"), "remainder"));
+  CHECK(mentions(message_of("remainder_block: [1, 2, 2]\n"), "attention.remainder=one_softmax"));
+  CHECK(mentions(message_of("remainder: one_softmax\nremainder_block: [1, 2]\n"), "remainder_block"));
   CHECK(mentions(message_of("dense_steps: -1\n"), "dense_steps"));
   CHECK(mentions(message_of("tua: 0.3\n"), "tau"));
 }
@@ -241,6 +247,14 @@ TEST_CASE("blocks and FLOPs, by hand") {
   CHECK(layer_flops(layer_attention(config, 0, true), grid, 12, 128, 0.25) == Approx(6.144e9));
   CHECK(layer_flops(layer_attention(config, 0, false), grid, 12, 128, 0.25) ==  // 4 blocks
         Approx(1.536e9 + 12288000.0));
+  // 4 S M D N more for M means: those of 4 blocks, then of 2 x 3 parts of each (10 in steps of 5 and of 4).
+  VmobaConfig& vmoba = config.part<VmobaConfig>();
+  vmoba.remainder = Remainder::kOneSoftmax;
+  CHECK(layer_flops(layer_attention(config, 0, false), grid, 12, 128, 0.25) ==
+        Approx(1.536e9 + 12288000.0 + 24576000.0));
+  vmoba.remainder_block = {0, 5, 4};
+  CHECK(layer_flops(layer_attention(config, 0, false), grid, 12, 128, 0.25) ==
+        Approx(1.536e9 + 12288000.0 + 6 * 24576000.0));
 }
 
 TEST_CASE("density is attended pairs over all pairs, by partition and over all") {

@@ -64,7 +64,7 @@ const Method& biased_rest() {
     Method m;
     m.name = "biased_rest";
     m.select = own_block;
-    m.extra = &branch;
+    m.extra = [](const LayerAttention&) { return &branch; };
     m.learnt = [](const LayerAttention&, int64_t heads, int64_t) {
       return std::vector<LearntParameter>{{"beta", {heads}, 0.0}};
     };

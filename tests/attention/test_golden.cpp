@@ -23,7 +23,7 @@ std::string describe(const bench::GoldenResult& r) {
 }  // namespace
 
 TEST_CASE("all golden vectors are here") {
-  CHECK(bench::golden_files(kFolder).size() == 41);
+  CHECK(bench::golden_files(kFolder).size() == 44);
   CHECK_THROWS_AS(bench::golden_files(kFolder + "/missing"), Error);
   CHECK_THROWS_AS(bench::golden_files(std::string(VMOBA_SOURCE_DIR) + "/src"), Error);
 }
@@ -49,8 +49,12 @@ TEST_CASE("self_attention gives the golden outputs, gradients and density") {
     const auto leaf = [](const at::Tensor& x) { return x.to(at::kFloat).requires_grad_(); };
     const at::Tensor q = leaf(golden.q_BZND), k = leaf(golden.k_BZND), v = leaf(golden.v_BZND);
     attention::AttentionStats stats;
-    const at::Tensor out = attention::self_attention(q, k, v, golden.grid, golden.text_tokens, golden.layer, &stats);
+    std::vector<at::Tensor> learnt;
+    for (const at::Tensor& tensor : golden.learnt) learnt.push_back(leaf(tensor));
+    const at::Tensor out =
+        attention::self_attention(q, k, v, golden.grid, golden.text_tokens, golden.layer, &stats, {}, learnt);
     out.backward(golden.dout_BZND.to(at::kFloat));
+    if (!learnt.empty()) CHECK(bench::relative_error(learnt[0].grad(), golden.expected.at("dbeta")) < 1e-5);
     CHECK(bench::relative_error(out, golden.expected.at("out")) < 1e-5);
     CHECK(bench::relative_error(q.grad(), golden.expected.at("dq")) < 1e-5);
     CHECK(bench::relative_error(k.grad(), golden.expected.at("dk")) < 1e-5);
@@ -66,7 +70,8 @@ TEST_CASE("self_attention gives the golden outputs, gradients and density") {
 
 TEST_CASE("every small case passes, also by its name") {
   std::vector<bench::AttentionCase> cases = bench::small_cases();
-  cases.insert(cases.end(), bench::tile_cases().begin(), bench::tile_cases().end());
+  for (const auto* more : {&bench::tile_cases(), &bench::remainder_cases()})
+    cases.insert(cases.end(), more->begin(), more->end());
   for (const bench::AttentionCase& c : cases)
     for (const at::ScalarType dtype : {at::kFloat, at::kDouble, at::kBFloat16}) {
       const bench::GoldenResult result =

@@ -18,13 +18,28 @@ struct SavedCall : torch::CustomClassHolder {
   BlockProblem problem;
 };
 
-BlockForward replayed(const SavedCall& call, const at::Tensor& q_BZND, const at::Tensor& k_BZND,
-                      const at::Tensor& v_BZND, ResultTape& tape) {
-  const std::vector<at::Tensor> results = tape.next(4);
-  BlockForward out;
-  out.attended = {results[0], results[1]};
-  out.selection.mask = {results[2], results[3]};
-  out.selection = call.engine->index(call.problem, q_BZND, k_BZND, v_BZND, std::move(out.selection));
+// What is dear of a result: the rest of its selection is made of it.
+template <typename Forward, typename Function>
+void visit_recorded(Forward& forward, const Function& function) {
+  function(forward.attended.out_BZND);
+  function(forward.attended.lse_BNZ);
+  function(forward.selection.mask.words_BNEW);
+  function(forward.selection.mask.tiles_BNUC);
+  function(forward.selection.means.keys_BNCD);
+  function(forward.selection.means.values_BNCD);
+  function(forward.selection.means.bias_BNC);
+}
+
+BlockForward computed(const SavedCall& call, const at::Tensor& q_BZND, const at::Tensor& k_BZND,
+                      const at::Tensor& v_BZND, at::TensorList learnt, ResultTape* tape) {
+  if (tape != nullptr && tape->replays()) {
+    BlockForward out;
+    visit_recorded(out, [&](at::Tensor& tensor) { tensor = tape->next(1).front(); });
+    out.selection = call.engine->index(call.problem, q_BZND, k_BZND, v_BZND, std::move(out.selection));
+    return out;
+  }
+  BlockForward out = block_forward(*call.engine, call.problem, q_BZND, k_BZND, v_BZND, learnt);
+  if (tape != nullptr) visit_recorded(out, [&](const at::Tensor& tensor) { tape->record({tensor}); });
   return out;
 }
 
@@ -32,12 +47,7 @@ struct BlockAttention : torch::autograd::Function<BlockAttention> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q_BZND, const at::Tensor& k_BZND,
                             const at::Tensor& v_BZND, at::TensorList learnt, const c10::intrusive_ptr<SavedCall>& call,
                             at::Tensor* pairs, ResultTape* tape) {
-    BlockForward result = tape != nullptr && tape->replays()
-                              ? replayed(*call, q_BZND, k_BZND, v_BZND, *tape)
-                              : block_forward(*call->engine, call->problem, q_BZND, k_BZND, v_BZND, learnt);
-    if (tape != nullptr && !tape->replays())
-      tape->record({result.attended.out_BZND, result.attended.lse_BNZ, result.selection.mask.words_BNEW,
-                    result.selection.mask.tiles_BNUC});
+    BlockForward result = computed(*call, q_BZND, k_BZND, v_BZND, learnt, tape);
     *pairs = result.pairs;
     variable_list saved = {q_BZND, k_BZND, v_BZND, result.attended.out_BZND, result.attended.lse_BNZ};
     Selection::visit_tensors(result.selection, [&](const at::Tensor& tensor) { saved.push_back(tensor); });

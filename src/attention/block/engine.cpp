@@ -24,6 +24,12 @@ Attended merged(const Attended& a, const Attended& b) {
   return {(part(a) + part(b)).to(a.out_BZND.scalar_type()), lse_BNZ};
 }
 
+// The branch that the engine does not compute itself.
+const ExtraBranch* branch_beside(const BlockEngine& engine, const BlockProblem& problem, const Selection& selection) {
+  if (engine.takes_means() && selection.means.keys_BNCD.defined()) return nullptr;
+  return extra_branch(problem.layer);
+}
+
 void add_if_defined(at::Tensor& sum, const at::Tensor& part) {
   if (part.defined()) sum = sum + part;
 }
@@ -42,7 +48,7 @@ BlockForward block_attend(const BlockEngine& engine, const BlockProblem& problem
                           const at::Tensor& k_BZND, const at::Tensor& v_BZND, Selection selection,
                           at::TensorList learnt) {
   Attended attended = engine.attend(problem, q_BZND, k_BZND, v_BZND, selection);
-  if (const ExtraBranch* extra = problem.layer.method->extra)
+  if (const ExtraBranch* extra = branch_beside(engine, problem, selection))
     attended = merged(attended, extra->attend(problem, selection, q_BZND, k_BZND, v_BZND, learnt));
   at::Tensor pairs = attended_pairs(problem, selection);
   return {std::move(selection), std::move(attended), std::move(pairs)};
@@ -58,7 +64,7 @@ BlockGradients block_backward(const BlockEngine& engine, const BlockProblem& pro
                               const at::Tensor& k_BZND, const at::Tensor& v_BZND, const BlockForward& saved,
                               const at::Tensor& dout_BZND, at::TensorList learnt) {
   BlockGradients d = engine.backward(problem, q_BZND, k_BZND, v_BZND, saved.selection, saved.attended, dout_BZND);
-  const ExtraBranch* extra = problem.layer.method->extra;
+  const ExtraBranch* extra = branch_beside(engine, problem, saved.selection);
   if (extra == nullptr) return d;
   BranchGradients branch =
       extra->backward(problem, saved.selection, q_BZND, k_BZND, v_BZND, learnt, saved.attended, dout_BZND);

@@ -42,6 +42,13 @@ struct PieceLists {
   at::Tensor keys_BNUP = {}, key_count_BNU = {}, rows_BNCP = {}, row_count_BNC = {};
 };
 
+// Means of blocks, for the engine of tiles: each joins the softmax of the queries whose tile does not attend its block.
+struct BlockMeans {
+  at::Tensor keys_BNCD = {}, values_BNCD = {};  // bf16
+  at::Tensor bias_BNC =
+      {};  // fp32, added to the scaled scores: the log of the block's tokens, and what the head learnt
+};
+
 // What was selected: the mask is the method's, the rest the engine's. All of it is kept for backward.
 struct Selection {
   BlockMask mask = {};
@@ -50,6 +57,7 @@ struct Selection {
   at::Tensor q_blocks_BZND = {};  // the same of q, for the engine of tiles
   RowLists lists = {};
   PieceLists pieces = {};
+  BlockMeans means = {};  // undefined: none
 
   // Calls `function` with every tensor, defined or not, in a fixed order.
   template <typename Self, typename Function>
@@ -67,6 +75,9 @@ struct Selection {
     function(self.pieces.key_count_BNU);
     function(self.pieces.rows_BNCP);
     function(self.pieces.row_count_BNC);
+    function(self.means.keys_BNCD);
+    function(self.means.values_BNCD);
+    function(self.means.bias_BNC);
   }
 };
 
@@ -84,6 +95,9 @@ class BlockEngine {
  public:
   virtual ~BlockEngine() = default;
   virtual bool native() const = 0;
+  // Whether attend() and backward() take Selection::means into the softmax; the gradient of what a head learnt is then
+  // BlockGradients::dlearnt.
+  virtual bool takes_means() const { return false; }
   // Completes a method's selection, of which the mask alone suffices.
   virtual Selection index(const BlockProblem& problem, const at::Tensor& q_BZND, const at::Tensor& k_BZND,
                           const at::Tensor& v_BZND, Selection selection) const = 0;

@@ -6,22 +6,14 @@
 
 #include <algorithm>
 #include <limits>
-#include <map>
-#include <mutex>
 #include <string>
 #include <tuple>
 
+#include "attention/block/table_cache.h"
 #include "core/check.h"
 
 namespace vmoba::attention {
 namespace {
-
-// Beyond it the cache starts afresh. Runs use a few partitions per resolution bucket, far below this.
-constexpr size_t kCachedPartitions = 256;
-
-int64_t whole_if_zero(int64_t chunk, int64_t length) {
-  return chunk == 0 ? length : chunk;
-}
 
 void check_partition(const Grid& grid, const Chunk& chunk) {
   VMOBA_CHECK_INPUT(grid.t >= 1 && grid.h >= 1 && grid.w >= 1,
@@ -90,6 +82,10 @@ std::shared_ptr<const PartitionTables> make_tables(const Grid& grid, const Chunk
 
 }  // namespace
 
+int64_t whole_if_zero(int64_t chunk, int64_t length) {
+  return chunk == 0 ? length : chunk;
+}
+
 std::vector<int64_t> split_dimension(int64_t length, int64_t chunk) {
   VMOBA_CHECK(length >= 1 && chunk >= 1, "expected a length and a chunk of at least 1, found {} and {}", length, chunk);
   const int64_t blocks = (length - 1) / chunk + 1;
@@ -113,14 +109,8 @@ at::Tensor token_order_Z(const PartitionTables& tables, int64_t text_tokens) {
 std::shared_ptr<const PartitionTables> partition_tables(const Grid& grid, const Chunk& chunk, at::Device device) {
   check_partition(grid, chunk);
   using Key = std::tuple<int64_t, int64_t, int64_t, Chunk, std::string>;
-  static std::mutex mutex;
-  static std::map<Key, std::shared_ptr<const PartitionTables>> cache;
-  const Key key{grid.t, grid.h, grid.w, chunk, device.str()};
-  const std::lock_guard lock(mutex);
-  const auto found = cache.find(key);
-  if (found != cache.end()) return found->second;
-  if (cache.size() >= kCachedPartitions) cache.clear();
-  return cache[key] = make_tables(grid, chunk, device);
+  static TableCache<Key, PartitionTables> cache;
+  return cache.get({grid.t, grid.h, grid.w, chunk, device.str()}, [&] { return make_tables(grid, chunk, device); });
 }
 
 }  // namespace vmoba::attention

@@ -31,6 +31,9 @@ struct PartitionTables {
   at::Tensor block_tokens_C;         // fp64: tokens of each block
 };
 
+// A chunk of one dimension, resolved.
+int64_t whole_if_zero(int64_t chunk, int64_t length);
+
 // Sizes of the ceil(length / chunk) blocks of one dimension: they differ by at most one, the larger ones first.
 std::vector<int64_t> split_dimension(int64_t length, int64_t chunk);
 

@@ -3,18 +3,14 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <map>
-#include <mutex>
 #include <string>
 #include <tuple>
 
+#include "attention/block/table_cache.h"
 #include "core/check.h"
 
 namespace vmoba::attention {
 namespace {
-
-// Beyond it the cache starts afresh.
-constexpr size_t kCachedTables = 256;
 
 std::shared_ptr<const TileTables> make_tables(const PartitionTables& partition, int64_t tile_tokens,
                                               at::Device device) {
@@ -49,15 +45,9 @@ std::shared_ptr<const TileTables> tile_tables(const Grid& grid, const Chunk& chu
   VMOBA_CHECK_INPUT(tile_tokens >= 0, "expected query tiles of at least 1 token (0: whole blocks), found {}",
                     tile_tokens);
   using Key = std::tuple<int64_t, int64_t, int64_t, Chunk, int64_t, std::string>;
-  static std::mutex mutex;
-  static std::map<Key, std::shared_ptr<const TileTables>> cache;
-  const Key key{grid.t, grid.h, grid.w, chunk, tile_tokens, device.str()};
-  const auto partition = partition_tables(grid, chunk, device);
-  const std::lock_guard lock(mutex);
-  const auto found = cache.find(key);
-  if (found != cache.end()) return found->second;
-  if (cache.size() >= kCachedTables) cache.clear();
-  return cache[key] = make_tables(*partition, tile_tokens, device);
+  static TableCache<Key, TileTables> cache;
+  return cache.get({grid.t, grid.h, grid.w, chunk, tile_tokens, device.str()},
+                   [&] { return make_tables(*partition_tables(grid, chunk, device), tile_tokens, device); });
 }
 
 at::Tensor means_of_runs_RD(const at::Tensor& x_SD, const std::vector<int64_t>& start) {

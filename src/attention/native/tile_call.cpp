@@ -4,17 +4,14 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include <algorithm>
-#include <map>
-#include <mutex>
 #include <string>
 #include <tuple>
 #include <vector>
 
+#include "attention/block/table_cache.h"
+
 namespace vmoba::attention::native {
 namespace {
-
-// Beyond it the cache starts afresh.
-constexpr size_t kCachedTables = 256;
 
 std::shared_ptr<const PieceTables> make_pieces(const BlockProblem& problem, at::Device device) {
   const TileTables& tiles = *problem.tiles;
@@ -42,16 +39,11 @@ std::shared_ptr<const PieceTables> make_pieces(const BlockProblem& problem, at::
 
 std::shared_ptr<const PieceTables> piece_tables(const BlockProblem& problem, at::Device device) {
   using Key = std::tuple<int64_t, int64_t, int64_t, Chunk, int64_t, int64_t, std::string>;
-  static std::mutex mutex;
-  static std::map<Key, std::shared_ptr<const PieceTables>> cache;
+  static TableCache<Key, PieceTables> cache;
   const Grid& grid = problem.grid;
   const Key key{grid.t,      grid.h, grid.w, problem.layer.chunk, problem.tiles->tile_tokens, problem.text_tokens,
                 device.str()};
-  const std::lock_guard lock(mutex);
-  const auto found = cache.find(key);
-  if (found != cache.end()) return found->second;
-  if (cache.size() >= kCachedTables) cache.clear();
-  return cache[key] = make_pieces(problem, device);
+  return cache.get(key, [&] { return make_pieces(problem, device); });
 }
 
 }  // namespace

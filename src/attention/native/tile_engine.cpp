@@ -15,6 +15,12 @@ kernels::TileLists views(const Selection& selection) {
           selection.mask.tiles_BNUC.const_data_ptr<uint8_t>()};
 }
 
+kernels::TileMeans means_of(const Selection& selection) {
+  const BlockMeans& means = selection.means;
+  if (!means.keys_BNCD.defined()) return {};
+  return {means.keys_BNCD.const_data_ptr(), means.values_BNCD.const_data_ptr(), means.bias_BNC.const_data_ptr<float>()};
+}
+
 // Rows (queries) that attend each block, text included: [B, N, E].
 at::Tensor rows_of_blocks(const BlockProblem& problem, const at::Tensor& mask_BNUC) {
   const at::Tensor video_BNC = at::matmul(problem.tiles->tokens_U, mask_BNUC.to(at::kDouble));
@@ -26,6 +32,7 @@ at::Tensor rows_of_blocks(const BlockProblem& problem, const at::Tensor& mask_BN
 class TileEngine final : public BlockEngine {
  public:
   bool native() const override { return true; }
+  bool takes_means() const override { return true; }
 
   Selection index(const BlockProblem& problem, const at::Tensor& q_BZND, const at::Tensor& k_BZND,
                   const at::Tensor& v_BZND, Selection selection) const override {
@@ -58,6 +65,7 @@ class TileEngine final : public BlockEngine {
     args.q = selection.q_blocks_BZND.const_data_ptr();
     args.k = selection.k_blocks_BZND.const_data_ptr();
     args.v = selection.v_blocks_BZND.const_data_ptr();
+    args.means = means_of(selection);
     args.out = view(out);
     args.lse = attended.lse_BNZ.data_ptr<float>();
     args.scale = softmax_scale(q_BZND);
@@ -74,8 +82,15 @@ class TileEngine final : public BlockEngine {
     const TileCall call(problem, out);
     const auto like_out = [&] { return at::empty(out.sizes(), out.options()); };
     const at::Tensor dq = like_out(), dk = like_out(), dv = like_out();
-    const at::Tensor scratch = bytes(kernels::tile_backward_workspace_bytes(call.shape, /*means=*/false), out);
     kernels::TileBackwardArgs args;
+    args.means = means_of(selection);
+    const bool means = args.means.keys != nullptr;
+    const at::Tensor scratch = bytes(kernels::tile_backward_workspace_bytes(call.shape, means), out);
+    at::Tensor dbias_BNP;
+    if (means) {
+      dbias_BNP = at::empty({out.size(0), out.size(2), call.shape.mean_pieces()}, out.options().dtype(at::kFloat));
+      args.dbias = dbias_BNP.data_ptr<float>();
+    }
     args.shape = call.shape;
     args.partition = call.partition;
     args.lists = views(selection);
@@ -92,7 +107,9 @@ class TileEngine final : public BlockEngine {
     args.workspace = scratch.data_ptr();
     check_launch(kernels::tile_backward(args, c10::cuda::getCurrentCUDAStream()), "backward");
     const int64_t head_dim = q_BZND.size(3);
-    return {trimmed(dq, head_dim), trimmed(dk, head_dim), trimmed(dv, head_dim)};
+    BlockGradients d{trimmed(dq, head_dim), trimmed(dk, head_dim), trimmed(dv, head_dim)};
+    if (means) d.dlearnt.push_back(dbias_BNP.sum(at::IntArrayRef{0, 2}));
+    return d;
   }
 };
 

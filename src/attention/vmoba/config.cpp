@@ -25,6 +25,12 @@ const Choices<QueryTile>& choices_of(QueryTile) {
   return table;
 }
 
+const Choices<Remainder>& choices_of(Remainder) {
+  static const Choices<Remainder> table("attention.remainder",
+                                        {{Remainder::kNone, "none"}, {Remainder::kOneSoftmax, "one_softmax"}});
+  return table;
+}
+
 int64_t tile_tokens(QueryTile tile) {
   switch (tile) {
     case QueryTile::kQuery:
@@ -59,6 +65,13 @@ void VmobaConfig::visit(ConfigVisitor& v) {
       "query_tile", query_tile,
       "Queries that choose blocks together, by their mean: every query on its own (1, as in the paper), runs of 64 or "
       "128 queries of a block, or all of a block. Larger tiles make small blocks fast (docs/attention.md).");
+  v.field("remainder", remainder,
+          "What stands for the keys of blocks that a query does not attend: nothing (none, as in the paper), or their "
+          "means in the same softmax (one_softmax, docs/attention.md).");
+  v.field("remainder_block", remainder_block,
+          "Patches per mean of the remainder inside a block as [frames, height, width]; 0 is the block's whole extent. "
+          "Other values than [0, 0, 0] run the remainder without kernels.",
+          list_of(3, 0));
   v.field("temporal_topk", temporal_topk, "Blocks per token in temporal layers, the own one counted (topk).",
           at_least(1));
   v.field("spatial_topk", spatial_topk, "Blocks per token in spatial layers, the own one counted (topk).", at_least(1));
@@ -70,6 +83,11 @@ void VmobaConfig::validate() const {
   VMOBA_CHECK_INPUT(!(select == SelectMode::kTopk && pool == Pool::kBlock),
                     "expected attention.pool to be query_head, head_global or overall with attention.select=topk, "
                     "found block, which has no top-k; change attention.pool or set attention.select=threshold");
+  VMOBA_CHECK_INPUT(
+      remainder != Remainder::kNone || remainder_block == std::vector<int64_t>({0, 0, 0}),
+      "expected attention.remainder_block to be [0, 0, 0] with attention.remainder=none, which takes no "
+      "means, found [{}, {}, {}]; set attention.remainder=one_softmax or remove attention.remainder_block",
+      remainder_block[0], remainder_block[1], remainder_block[2]);
   VMOBA_CHECK_INPUT(temporal_layers > 0 || spatial_layers > 0 || spatiotemporal_layers > 0,
                     "expected at least one layer in the cycle, found attention.temporal_layers, "
                     "attention.spatial_layers and attention.spatiotemporal_layers all 0; set one of them, or "

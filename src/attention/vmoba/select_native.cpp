@@ -83,8 +83,22 @@ at::Tensor select_tiles_BNUC(Choosers who, const VmobaRule& rule, const at::Tens
   return at::stack(masks).transpose(2, 3).to(at::kByte).contiguous();
 }
 
+// Means of sub-blocks have no kernel: remainder_branch() computes those.
+bool whole_block_means(const VmobaRule& rule) {
+  return rule.remainder == Remainder::kOneSoftmax && rule.remainder_block == std::array<int64_t, 3>{0, 0, 0};
+}
+
+BlockMeans block_means(const native::TileCall& call, const BlockProblem& problem, const Selection& selection,
+                       const at::Tensor& k_BNCD, at::TensorList learnt) {
+  const at::Tensor v_BNCD = native::run_means(call, selection.v_blocks_BZND, problem.tables->block_start_C1);
+  at::Tensor bias_NC = problem.tables->block_tokens_C.log().to(at::kFloat).expand({k_BNCD.size(1), -1});
+  if (!learnt.empty()) bias_NC = bias_NC + learnt[0].to(at::kFloat).unsqueeze(1);
+  return {k_BNCD.to(at::kBFloat16), v_BNCD.to(at::kBFloat16), bias_NC.expand({k_BNCD.size(0), -1, -1}).contiguous()};
+}
+
 // Tiles are few: their gates and selection are tensor operations on means that a kernel makes.
-Selection select_tiles(const BlockProblem& problem, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+Selection select_tiles(const BlockProblem& problem, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                       at::TensorList learnt) {
   const native::TileCall call(problem, q);
   Selection out;
   native::permute_rows(call, q, k, v, out);
@@ -93,17 +107,18 @@ Selection select_tiles(const BlockProblem& problem, const at::Tensor& q, const a
   const at::Tensor gate_BNCU = at::matmul(k_BNCD, q_BNUD.transpose(2, 3));
   out.mask.tiles_BNUC =
       select_tiles_BNUC(choosers(*problem.tables, *problem.tiles), vmoba_rule(problem.layer), gate_BNCU);
+  if (whole_block_means(vmoba_rule(problem.layer))) out.means = block_means(call, problem, out, k_BNCD, learnt);
   return out;
 }
 
 }  // namespace
 
 Selection vmoba_select_native(const BlockProblem& problem, const at::Tensor& q_BZND, const at::Tensor& k_BZND,
-                              const at::Tensor& v_BZND, at::TensorList) {
+                              const at::Tensor& v_BZND, at::TensorList learnt) {
   const c10::cuda::CUDAGuard guard(q_BZND.device());
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
   const at::Tensor q = native::prepared(q_BZND), k = native::prepared(k_BZND), v = native::prepared(v_BZND);
-  if (problem.tiles != nullptr) return select_tiles(problem, q, k, v);
+  if (problem.tiles != nullptr) return select_tiles(problem, q, k, v, learnt);
   const Call call(problem, q);
   Selection out;
   out.mask.words_BNEW = call.empty_mask(q);

@@ -14,6 +14,8 @@ namespace {
 void plan(const std::any& part, int64_t index, LayerAttention& layer) {
   const auto& config = std::any_cast<const VmobaConfig&>(part);
   VmobaRule rule{config.select, config.pool, config.tau};
+  rule.remainder = config.remainder;
+  std::copy_n(config.remainder_block.begin(), 3, rule.remainder_block.begin());
   rule.query_tile = tile_tokens(config.query_tile);
   const int64_t cycle = config.temporal_layers + config.spatial_layers + config.spatiotemporal_layers;
   const int64_t entry = index % cycle;
@@ -70,7 +72,13 @@ double expected_density(const LayerAttention& layer, int64_t blocks) {
 }
 
 double flops(const LayerAttention& layer, const Grid& grid, int64_t heads, int64_t head_dim, double density) {
-  return attention_flops(grid.tokens(), heads, head_dim, density, block_count(grid, layer));
+  const double means = double(remainder_means(grid, layer)) / double(grid.tokens());  // as a share of the keys
+  return attention_flops(grid.tokens(), heads, head_dim, density + means, block_count(grid, layer));
+}
+
+std::vector<LearntParameter> learnt(const LayerAttention& layer, int64_t heads, int64_t) {
+  if (!vmoba_rule(layer).learns_beta) return {};
+  return {{"beta", {heads}, 0.0}};
 }
 
 int64_t query_tile_of(const LayerAttention& layer) {
@@ -94,6 +102,8 @@ const Method& vmoba_method() {
     m.check = check;
     m.select = select;
     m.select_native = vmoba_select_native;
+    m.learnt = learnt;
+    m.extra = remainder_branch;
     m.expected_density = expected_density;
     m.flops = flops;
     m.query_tile = query_tile_of;

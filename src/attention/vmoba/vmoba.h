@@ -39,6 +39,11 @@ at::Tensor select(const Choosers& choosers, const VmobaRule& rule, const at::Ten
 // The same of tokens.
 at::Tensor select_NCS(const PartitionTables& tables, const VmobaRule& rule, const at::Tensor& gate_NCS);
 
+// The means of the blocks that a query does not attend, in tensor operations; null where the layer has no remainder.
+const ExtraBranch* remainder_branch(const LayerAttention& layer);
+// How many means there are.
+int64_t remainder_means(const Grid& grid, const LayerAttention& layer);
+
 // Both stages for every sample, by the CUDA kernels; bf16 tensors that the native engine takes. Makes K and V in block
 // order on the way where the partition permutes tokens, and Q, K and V where tiles choose.
 Selection vmoba_select_native(const BlockProblem& problem, const at::Tensor& q_BZND, const at::Tensor& k_BZND,
