@@ -21,9 +21,9 @@ struct SavedCall : torch::CustomClassHolder {
 struct BlockAttention : torch::autograd::Function<BlockAttention> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q_BZND, const at::Tensor& k_BZND,
                             const at::Tensor& v_BZND, at::TensorList learnt, const c10::intrusive_ptr<SavedCall>& call,
-                            at::Tensor* pairs) {
+                            at::Tensor* pairs_N) {
     BlockForward result = block_forward(*call->engine, call->problem, q_BZND, k_BZND, v_BZND, learnt);
-    *pairs = result.pairs;
+    *pairs_N = result.pairs_N;
     variable_list saved = {q_BZND, k_BZND, v_BZND, result.attended.out_BZND, result.attended.lse_BNZ};
     Selection::visit_tensors(result.selection, [&](const at::Tensor& tensor) { saved.push_back(tensor); });
     saved.insert(saved.end(), learnt.begin(), learnt.end());
@@ -48,7 +48,7 @@ struct BlockAttention : torch::autograd::Function<BlockAttention> {
     variable_list out = {d.dq_BZND, d.dk_BZND, d.dv_BZND};
     d.dlearnt.resize(learnt.size());
     out.insert(out.end(), d.dlearnt.begin(), d.dlearnt.end());
-    out.resize(out.size() + 2);  // of the call and of `pairs`
+    out.resize(out.size() + 2);  // of the call and of `pairs_N`
     return out;
   }
 };
@@ -57,8 +57,9 @@ struct BlockAttention : torch::autograd::Function<BlockAttention> {
 
 at::Tensor block_attention(const BlockEngine& engine, const BlockProblem& problem, const at::Tensor& q_BZND,
                            const at::Tensor& k_BZND, const at::Tensor& v_BZND, at::TensorList learnt,
-                           at::Tensor* pairs) {
-  return BlockAttention::apply(q_BZND, k_BZND, v_BZND, learnt, c10::make_intrusive<SavedCall>(engine, problem), pairs);
+                           at::Tensor* pairs_N) {
+  return BlockAttention::apply(q_BZND, k_BZND, v_BZND, learnt, c10::make_intrusive<SavedCall>(engine, problem),
+                               pairs_N);
 }
 
 }  // namespace vmoba::attention

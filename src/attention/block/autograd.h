@@ -7,9 +7,9 @@
 
 namespace vmoba::attention {
 
-// q, k, v [B, Z, N, D] -> [B, Z, N, D]. `pairs` receives BlockForward::pairs. `engine` must outlive the graph.
+// q, k, v [B, Z, N, D] -> [B, Z, N, D]. `pairs_N` receives BlockForward::pairs_N. `engine` must outlive the graph.
 at::Tensor block_attention(const BlockEngine& engine, const BlockProblem& problem, const at::Tensor& q_BZND,
                            const at::Tensor& k_BZND, const at::Tensor& v_BZND, at::TensorList learnt,
-                           at::Tensor* pairs);
+                           at::Tensor* pairs_N);
 
 }  // namespace vmoba::attention

@@ -100,7 +100,7 @@ class BlockEngine {
 struct BlockForward {
   Selection selection;
   Attended attended;
-  at::Tensor pairs;  // fp64 scalar on q's device: (query, key) pairs attended over blocks, over B and N
+  at::Tensor pairs_N;  // fp64 on q's device: (query, key) pairs that each head attends over blocks, over B
 };
 
 // The method's selection, indexed.

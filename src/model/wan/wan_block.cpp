@@ -24,8 +24,10 @@ at::Tensor self_attention_branch(const at::Tensor& x_BSE, const WanAttentionWeig
   TokenShare::Heads k = share.begin_to_heads(project(weights.to_k, weights.norm_k));
   TokenShare::Heads v = share.begin_to_heads(split_heads(linear(x_BSE, weights.to_v), config));
   const at::Tensor q_BSND = q.wait(), k_BSND = k.wait(), v_BSND = v.wait();
+  attention::LayerAttention layer = context.layer;
+  layer.first_head = share.first_head(config.heads);
   const at::Tensor out_BSND =
-      attention::self_attention(q_BSND, k_BSND, v_BSND, context.grid, /*text_tokens=*/0, context.layer, context.stats);
+      attention::self_attention(q_BSND, k_BSND, v_BSND, context.grid, /*text_tokens=*/0, layer, context.stats);
   return linear(share.to_tokens(out_BSND).flatten(2), weights.to_out);
 }
 
