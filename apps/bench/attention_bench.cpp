@@ -141,7 +141,7 @@ int64_t current_bytes() {
 }
 
 double density_of(const BlockProblem& problem, const Tensors& t, const BlockEngine& engine) {
-  const double pairs = block_forward(engine, problem, t.q, t.k, t.v).pairs.item<double>();
+  const double pairs = block_forward(engine, problem, t.q, t.k, t.v).pairs_N.sum().item<double>();
   return pairs / (double(t.q.size(0) * t.q.size(2)) * double(t.q.size(1)) * double(t.q.size(1)));
 }
 
@@ -233,7 +233,7 @@ BenchCase bench_case(const BenchOptions& o, const AttentionCase& c) {
     block_backward(engine, problem, t.q, t.k, t.v, result, t.dout);
     out.extra_bytes = peak_bytes() - before - 4 * int64_t(t.q.nbytes());
     const double all = double(c.batch * c.heads) * double(out.tokens) * double(out.tokens);
-    out.density = result.pairs.item<double>() / all;
+    out.density = result.pairs_N.sum().item<double>() / all;
     out.relative_error = o.check ? subsample_error(problem, t, result) : -1;
   }
   measure_times(o, problem, t, engine, out);

@@ -74,6 +74,9 @@ struct LayerAttention {
   std::any rule;                             // how the method selects: a struct of its own
   Implementation implementation = Implementation::kAuto;
   bool full_when_faster = false;  // with auto: full attention where the native kernels would be slower than it
+  // Which layer of the network it is, and which of its heads is the first of a call's (ranks may share the heads of a
+  // sample out): for choices that a hash makes, and for statistics.
+  int64_t index = 0, first_head = 0;
 
   bool sparse() const;  // false: full attention
 };
@@ -84,18 +87,24 @@ LayerAttention layer_attention(const AttentionConfig& config, int64_t layer, boo
 // Collects how much was attended. record() never synchronises with a GPU; reading does.
 class AttentionStats {
  public:
-  // `pairs`: scalar tensor, attended (query, key) pairs; `total`: all pairs, B*N*(S+X)^2.
-  void record(const std::string& name, const at::Tensor& pairs, double total);
+  using Pairs = std::pair<double, double>;  // attended, all
+  struct Sums {
+    std::map<std::string, Pairs> by_partition;             // "full" where full attention ran
+    std::map<std::pair<int64_t, int64_t>, Pairs> by_head;  // (layer of the network, head)
+  };
+
+  // `pairs_N`: (query, key) pairs that each head of the call attended; `total`: all pairs of one head, B*(S+X)^2.
+  void record(const std::string& name, const LayerAttention& layer, const at::Tensor& pairs_N, double total);
+  Sums sums() const;
   // Mean density (attended / all pairs) by partition name, "full" included where it ran, and "all" over every layer.
   std::map<std::string, double> densities() const;
-  // (attended, all) pairs by partition name, "full" included; for sums over ranks.
-  std::map<std::string, std::pair<double, double>> pairs() const;
   void clear();
 
  private:
   struct Entry {
     std::string name;
-    at::Tensor pairs;
+    int64_t layer, first_head;
+    at::Tensor pairs_N;
     double total;
   };
   mutable std::mutex mutex_;
@@ -133,9 +142,9 @@ double layer_flops(const LayerAttention& layer, const Grid& grid, int64_t heads,
 // Mean density that the sparse ones of a network's `layers` layers are expected to have; 1 where none is sparse.
 double expected_density(const AttentionConfig& config, const Grid& grid, int64_t layers);
 
-// Why one head's selection depends on other heads, as the end of "expected ..., found ...", with what to change; ""
-// where every head selects on its own.
-std::string heads_select_together(const AttentionConfig& config);
+// Why one head's selection depends on other heads in a network of `layers` layers, as the end of "expected ..., found
+// ...", with what to change; "" where every head selects on its own.
+std::string heads_select_together(const AttentionConfig& config, int64_t layers);
 
 // Blocks that `layer` makes of `grid` (1 for full attention).
 int64_t block_count(const Grid& grid, const LayerAttention& layer);

@@ -57,6 +57,7 @@ LayerAttention layer_attention(const AttentionConfig& config, int64_t layer, boo
   config.validate();
   VMOBA_CHECK(layer >= 0, "expected a layer of at least 0, found {}", layer);
   LayerAttention out;
+  out.index = layer;
   out.implementation = config.implementation;
   out.full_when_faster = config.full_when_faster;
   const Method& method = find_method(config.backend);
@@ -98,9 +99,14 @@ double expected_density(const AttentionConfig& config, const Grid& grid, int64_t
   return sparse == 0 ? 1 : sum / double(sparse);
 }
 
-std::string heads_select_together(const AttentionConfig& config) {
-  const LayerAttention layer = layer_attention(config, config.dense_layers, /*dense=*/false);
-  return layer.method->heads_select_together ? layer.method->heads_select_together(layer) : "";
+std::string heads_select_together(const AttentionConfig& config, int64_t layers) {
+  for (int64_t i = 0; i < layers; ++i) {
+    const LayerAttention layer = layer_attention(config, i, /*dense=*/false);
+    if (!layer.method->heads_select_together) continue;
+    const std::string reason = layer.method->heads_select_together(layer);
+    if (!reason.empty()) return reason;
+  }
+  return "";
 }
 
 }  // namespace vmoba::attention

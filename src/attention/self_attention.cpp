@@ -1,6 +1,6 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
-#include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/full.h>
 #include <c10/util/StringUtil.h>
 #include <fmt/ranges.h>
 
@@ -50,15 +50,16 @@ std::vector<EqualSamples> equal_samples(at::IntArrayRef lengths, int64_t batch, 
   return out;
 }
 
+// Of one head.
 double all_pairs(const at::Tensor& q_BZND) {
   const double tokens = static_cast<double>(q_BZND.size(1));
-  return static_cast<double>(q_BZND.size(0) * q_BZND.size(2)) * tokens * tokens;
+  return static_cast<double>(q_BZND.size(0)) * tokens * tokens;
 }
 
-void record_all(AttentionStats* stats, const std::string& name, const at::Tensor& q_BZND) {
+void record_all(AttentionStats* stats, const std::string& name, const LayerAttention& layer, const at::Tensor& q_BZND) {
   if (stats == nullptr) return;
   const double pairs = all_pairs(q_BZND);
-  stats->record(name, at::scalar_tensor(pairs, at::TensorOptions().dtype(at::kDouble)), pairs);
+  stats->record(name, layer, at::full({q_BZND.size(2)}, pairs, at::TensorOptions().dtype(at::kDouble)), pairs);
 }
 
 // Samples without padded text.
@@ -67,18 +68,18 @@ at::Tensor attend(const at::Tensor& q_BZND, const at::Tensor& k_BZND, const at::
                   ResultTape* tape) {
   const int64_t blocks = block_count(grid, layer);
   if (blocks == 1) {
-    record_all(stats, layer.sparse() ? choice_word(layer.partition) : "full", q_BZND);
+    record_all(stats, layer.sparse() ? choice_word(layer.partition) : "full", layer, q_BZND);
     return full_attention(q_BZND, k_BZND, v_BZND, tape);
   }
   if (choose_full(q_BZND, blocks, layer)) {
-    record_all(stats, "full", q_BZND);
+    record_all(stats, "full", layer, q_BZND);
     return full_attention(q_BZND, k_BZND, v_BZND, tape);
   }
   const BlockEngine& engine = block_engine(layer, q_BZND);
-  at::Tensor pairs;
+  at::Tensor pairs_N;
   at::Tensor out = block_attention(engine, make_block_problem(q_BZND, grid, text_tokens, layer), q_BZND, k_BZND, v_BZND,
-                                   learnt, &pairs, tape);
-  if (stats != nullptr) stats->record(choice_word(layer.partition), pairs, all_pairs(q_BZND));
+                                   learnt, &pairs_N, tape);
+  if (stats != nullptr) stats->record(choice_word(layer.partition), layer, pairs_N, all_pairs(q_BZND));
   return out;
 }
 

@@ -4,14 +4,21 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 namespace vmoba {
+
+// Of one layer: over all heads, and of the sparsest and the densest one. NaN where no sample passed it.
+struct LayerDensity {
+  double mean = 0, least_head = 0, greatest_head = 0;
+};
 
 struct ProgressReport {
   int64_t step = 0, steps = 0;
   double loss = 0, lr = 0, grad_norm = 0;
   double tokens_per_s = 0;
   std::map<std::string, double> density;  // by partition name, "full" and "all" included
+  std::vector<LayerDensity> density_by_layer;
   double step_s = 0;
   double data_wait_s = 0;  // of step_s
   int64_t memory_bytes = 0;

@@ -68,6 +68,8 @@ class TokenShare {
   };
   Heads begin_to_heads(const at::Tensor& x_BSND) const;
   at::Tensor to_tokens(const at::Tensor& x_BSND) const;
+  // Which of a sample's `heads` heads is the first of this rank's there.
+  int64_t first_head(int64_t heads) const { return ranks_ == nullptr ? 0 : heads / ranks_->size() * ranks_->rank(); }
 
  private:
   at::Tensor cut(const at::Tensor& x, int64_t dim) const;

@@ -278,7 +278,12 @@ void Trainer::check_finite(const dist::StepTotals& totals, double norm, const St
 dist::StepResult Trainer::step_result(const std::vector<double>& losses) const {
   dist::StepResult result;
   result.losses = losses;
-  result.pairs = stats_.pairs();
+  const attention::AttentionStats::Sums attended = stats_.sums();
+  result.pairs = attended.by_partition;
+  result.heads = config_.model.heads;
+  result.pairs_by_head.resize(size_t(config_.model.layers * config_.model.heads));
+  for (const auto& [place, pairs] : attended.by_head)
+    result.pairs_by_head[size_t(place.first * config_.model.heads + place.second)] = pairs;
   result.signal = stop_signal();
   result.tokens = step_tokens_;
   result.failed_clips = stream_->stats().failed_clips;

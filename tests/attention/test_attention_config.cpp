@@ -41,7 +41,7 @@ TEST_CASE("every attention key is read and survives printing") {
   const std::string yaml =
       "backend: full\nimplementation: reference\nfull_when_faster: false\ntemporal_chunk: 2\nspatial_chunk: [3, 4]\n"
       "spatiotemporal_chunk: [4, 6, 5]\ntemporal_layers: 2\nspatial_layers: 0\nspatiotemporal_layers: 3\n"
-      "select: topk\npool: overall\ntau: 0.5\ntemporal_topk: 3\nspatial_topk: 4\nspatiotemporal_topk: 5\n"
+      "select: topk\npool: overall\ntau: 0.5\ntemporal_topk: 3\nspatial_topk: 4\nspatiotemporal_topk: 5\ndensity: 0.3\n"
       "remainder: one_softmax\nremainder_block: [1, 2, 0]\n"
       "dense_layers: 1\ndense_steps: 6\ndense_warmup_steps: 7\n";
   AttentionConfig config = parse(yaml);
@@ -63,6 +63,7 @@ TEST_CASE("every attention key is read and survives printing") {
   CHECK(vmoba.temporal_topk == 3);
   CHECK(vmoba.spatial_topk == 4);
   CHECK(vmoba.spatiotemporal_topk == 5);
+  CHECK(vmoba.density == 0.3);
   CHECK(config.dense_layers == 1);
   CHECK(config.dense_steps == 6);
   CHECK(config.dense_warmup_steps == 7);
@@ -165,6 +166,46 @@ TEST_CASE("layers cycle through the partitions after the dense ones") {
   CHECK_THROWS_AS(layer_attention(config, -1, false), Error);
 }
 
+TEST_CASE("partitions of layers can be named one by one, or in turn") {
+  AttentionConfig config = parse("partitions: [spatiotemporal]\nspatiotemporal_chunk: [3, 3, 8]\n");
+  for (int64_t l = 0; l < 4; ++l) {
+    CHECK(layer_attention(config, l, false).partition == Partition::kSpatiotemporal);
+    CHECK(layer_attention(config, l, false).chunk == std::array<int64_t, 3>{3, 3, 8});
+    CHECK(layer_attention(config, l, false).index == l);
+  }
+  config = parse("partitions: [full, temporal, spatial]\ndense_layers: 1\n");
+  const std::vector<std::string> expected = {"full", "full", "temporal", "spatial", "full", "temporal"};
+  for (size_t l = 0; l < expected.size(); ++l) {
+    const LayerAttention layer = layer_attention(config, int64_t(l), false);
+    CHECK((layer.sparse() ? choice_word(layer.partition) : "full") == expected[l]);
+  }
+  CHECK(expected_density(config, {24, 36, 64}, 4) == Approx(0.25));
+  CHECK(mentions(message_of("partitions: [cubes]\n"), "partitions[0]"));
+  CHECK(mentions(message_of("partitions: [full]\n"), "attention.backend=full"));
+  CHECK(mentions(message_of("partitions: [spatial]\nspatial_layers: 2\n"), "attention.spatial_layers 2"));
+}
+
+TEST_CASE("a density is asked for in place of a number of blocks") {
+  const Grid grid = {24, 36, 64};  // 8, 48 and 64 blocks
+  AttentionConfig config = parse("select: topk\npool: query_head\ndensity: 0.2\n");
+  CHECK(vmoba_rule(layer_attention(config, 0, false)).blocks_per_query(8) == Approx(1.6));
+  CHECK(vmoba_rule(layer_attention(config, 1, false)).blocks_per_query(48) == Approx(9.6));
+  CHECK(vmoba_rule(layer_attention(config, 1, false)).blocks_per_query(2) == 1);  // the own block at least
+  CHECK(expected_density(config, grid, 3) == Approx(0.2));
+  config = parse("select: topk\ndensity: 1\n");
+  CHECK(vmoba_rule(layer_attention(config, 0, false)).blocks_per_query(8) == 8);
+  config = parse("select: random\nspatial_topk: 6\npartitions: [spatial]\n");
+  CHECK(vmoba_rule(layer_attention(config, 0, false)).blocks_per_query(48) == 6);
+  CHECK(expected_density(config, grid, 3) == Approx(0.125));
+  config = parse("select: own\npool: block\n");
+  CHECK(vmoba_rule(layer_attention(config, 2, false)).blocks_per_query(64) == 1);
+  CHECK(expected_density(config, grid, 3) == Approx((1.0 / 8 + 1.0 / 48 + 1.0 / 64) / 3));
+  CHECK(mentions(message_of("density: 0.2\n"), "attention.select=topk"));
+  CHECK(mentions(message_of("select: own\ndensity: 0.2\n"), "attention.density=0"));
+  CHECK(mentions(message_of("select: random\npool: block\n"), "attention.pool"));
+  CHECK(mentions(message_of("select: topk\ndensity: 1.5\n"), "density"));
+}
+
 TEST_CASE("a layer carries the choices of its configuration") {
   AttentionConfig config;
   VmobaConfig& vmoba = config.part<VmobaConfig>();
@@ -223,14 +264,18 @@ TEST_CASE("heads select alone but for two pools") {
   AttentionConfig config;
   const auto reason = [&](Pool pool) {
     config.part<VmobaConfig>().pool = pool;
-    return heads_select_together(config);
+    return heads_select_together(config, 3);
   };
   CHECK(reason(Pool::kHeadGlobal).empty());
   CHECK(reason(Pool::kQueryHead).empty());
   CHECK(mentions(reason(Pool::kBlock), "attention.pool=block"));
   CHECK(mentions(reason(Pool::kOverall), "head_global"));
+  config.part<VmobaConfig>().partitions = {"full", "temporal"};  // the first layer is not the one that tells
+  CHECK(mentions(reason(Pool::kOverall), "attention.pool=overall"));
+  config.part<VmobaConfig>().select = SelectMode::kOwn;  // no pool decides
+  CHECK(reason(Pool::kOverall).empty());
   config.backend = "full";
-  CHECK(heads_select_together(config).empty());
+  CHECK(heads_select_together(config, 3).empty());
 }
 
 TEST_CASE("blocks and FLOPs, by hand") {
@@ -260,15 +305,25 @@ TEST_CASE("blocks and FLOPs, by hand") {
 TEST_CASE("density is attended pairs over all pairs, by partition and over all") {
   AttentionStats stats;
   CHECK(stats.densities().empty());
-  const auto pairs = [](double value) { return at::scalar_tensor(value, at::TensorOptions().dtype(at::kDouble)); };
-  stats.record("temporal", pairs(10), 100);
-  stats.record("temporal", pairs(90), 300);
-  stats.record("full", pairs(100), 100);
+  LayerAttention layer;
+  layer.index = 2;
+  stats.record("temporal", layer, at::tensor({10.0, 90.0}, at::kDouble), 200);
+  layer.index = 3;
+  stats.record("full", layer, at::tensor({100.0}, at::kDouble), 100);
   const auto densities = stats.densities();
   REQUIRE(densities.size() == 3);
   CHECK(densities.at("temporal") == Approx(0.25));
   CHECK(densities.at("full") == Approx(1.0));
   CHECK(densities.at("all") == Approx(0.4));
+  layer.first_head = 1;
+  stats.record("full", layer, at::tensor({50.0}, at::kDouble), 100);
+  stats.record("full", layer, at::tensor({10.0}, at::kDouble), 100);
+  const auto by_head = stats.sums().by_head;
+  REQUIRE(by_head.size() == 4);
+  CHECK(by_head.at({2, 0}) == AttentionStats::Pairs{10, 200});
+  CHECK(by_head.at({2, 1}) == AttentionStats::Pairs{90, 200});
+  CHECK(by_head.at({3, 0}) == AttentionStats::Pairs{100, 100});
+  CHECK(by_head.at({3, 1}) == AttentionStats::Pairs{60, 200});
   stats.clear();
   CHECK(stats.densities().empty());
 }

@@ -1,6 +1,9 @@
 #include <ATen/ATen.h>
 
+#include <cmath>
+
 #include "apps/bench/attention_cases.h"
+#include "attention/dispatch.h"
 #include "attention/reference/reference.h"
 #include "attention/vmoba/vmoba.h"
 #include "support/attention_oracle.h"
@@ -146,4 +149,97 @@ TEST_CASE("rows of a list ascend and follow the mask, text joins every list") {
   const auto text = reference::index_rows(BlockMask::of(mask, 2).attends_BNEZ(6)[0][0]);
   CHECK(at::equal(text.rows, at::tensor({0, 3, 4, 5, 1, 2, 4, 5, 0, 1, 2, 3, 4, 5}, at::kLong)));
   CHECK(text.start == std::vector<int64_t>{0, 4, 8, 14});
+}
+
+namespace {
+
+// A layer of cubes over kGrid, 12 blocks, as number `index` of its network.
+BlockProblem problem_of(const VmobaRule& rule, int64_t index = 0, int64_t first_head = 0) {
+  LayerAttention layer = bench::topk_layer(kChunk, rule.pool, 1);
+  layer.rule = rule;
+  layer.index = index;
+  layer.first_head = first_head;
+  return make_block_problem(at::zeros({1, kGrid.tokens(), 3, 8}), kGrid, 0, layer);
+}
+
+at::Tensor selected(const BlockProblem& problem, const std::string& name) {
+  const at::Tensor q = normal_tensor(name + "q", {2, kGrid.tokens(), 3, 8}, at::kFloat);
+  const at::Tensor k = normal_tensor(name + "k", {2, kGrid.tokens(), 3, 8}, at::kFloat);
+  const Selection selection = vmoba_method().select(problem, q, k, k, {});
+  return attends_BNCS(problem, selection);
+}
+
+}  // namespace
+
+TEST_CASE("the density that is asked for is met on average") {
+  for (const double density : {0.01, 0.25, 0.43, 1.0})
+    for (const int64_t tile : {1, 3, 0}) {
+      VmobaRule rule{SelectMode::kTopk, Pool::kQueryHead};
+      rule.density = density;
+      rule.query_tile = tile;
+      const double wanted = std::max(1.0, density * 12);
+      INFO("density " << density << " tile " << tile);
+      double sum = 0;
+      for (int64_t layer = 0; layer < 10; ++layer) {
+        const at::Tensor blocks_BNS = selected(problem_of(rule, layer), "density").sum(2).to(at::kDouble);
+        CHECK(blocks_BNS.min().item<double>() >= std::floor(wanted));
+        CHECK(blocks_BNS.max().item<double>() <= std::ceil(wanted));
+        CHECK(at::equal(blocks_BNS[0], blocks_BNS[1]));  // samples are treated alike
+        sum += blocks_BNS.mean().item<double>() / 10;
+      }
+      // 10 layers x 3 heads x 12 tiles: five deviations of a share of 1/2 are 0.132.
+      CHECK(std::abs(sum - wanted) < (wanted == std::floor(wanted) ? 1e-12 : 0.132));
+      // The fewer blocks of the same gates are among the more.
+      VmobaRule whole = rule;
+      whole.density = 0;
+      whole.topk = int64_t(wanted);
+      const at::Tensor fewer = selected(problem_of(whole), "density"), some = selected(problem_of(rule), "density");
+      CHECK(at::equal(fewer.logical_and(some), fewer));
+    }
+}
+
+TEST_CASE("pools over a head or a sample take the share of all entries that is asked for") {
+  for (const Pool pool : {Pool::kHeadGlobal, Pool::kOverall}) {
+    VmobaRule rule{SelectMode::kTopk, pool};
+    rule.density = 0.2;  // 2.4 blocks of 12: 1.4 others for each of 60 tokens
+    const at::Tensor taken_BN = selected(problem_of(rule), "pools").sum({2, 3}) - 60;
+    if (pool == Pool::kHeadGlobal) CHECK(taken_BN.eq(84).all().item<bool>());
+    CHECK(taken_BN.sum(1).eq(3 * 84).all().item<bool>());
+  }
+}
+
+TEST_CASE("random blocks are as many as top-k's, the same for any gates and any share of the heads") {
+  for (const Pool pool : {Pool::kQueryHead, Pool::kHeadGlobal, Pool::kOverall})
+    for (const int64_t tile : {1, 3, 0}) {
+      INFO("pool " << int(pool) << " tile " << tile);
+      VmobaRule best{SelectMode::kTopk, pool, 0.25, 3, tile}, random = best;
+      random.select = SelectMode::kRandom;
+      const at::Tensor chosen = selected(problem_of(random), "a"), by_gate = selected(problem_of(best), "a");
+      CHECK(at::equal(chosen, selected(problem_of(random), "b")));
+      CHECK(at::equal(chosen[0], chosen[1]));
+      CHECK_FALSE(at::equal(chosen, by_gate));
+      CHECK_FALSE(at::equal(chosen, selected(problem_of(random, 1), "a")));
+      CHECK_FALSE(at::equal(chosen.select(1, 0), chosen.select(1, 1)));
+      if (pool == Pool::kQueryHead) CHECK(at::equal(chosen.sum(2), by_gate.sum(2)));
+      if (pool != Pool::kOverall && tile == 1) CHECK(at::equal(chosen.sum({2, 3}), by_gate.sum({2, 3})));
+      if (pool != Pool::kOverall)  // a rank that has the heads from the second on
+        CHECK(at::equal(selected(problem_of(random, 0, 1), "a").slice(1, 0, 2), chosen.slice(1, 1)));
+      const at::Tensor block_S = partition_tables(kGrid, kChunk, at::kCPU)->block_of_S.to(at::kLong);
+      CHECK(chosen.gather(2, block_S.expand({2, 3, 1, -1})).all().item<bool>());
+    }
+}
+
+TEST_CASE("random blocks are drawn evenly") {
+  VmobaRule rule{SelectMode::kRandom, Pool::kQueryHead, 0.25, 3};
+  at::Tensor count_CC = at::zeros({12, 12}, at::kDouble);
+  const auto tables = partition_tables(kGrid, kChunk, at::kCPU);
+  for (int64_t layer = 0; layer < 60; ++layer) {
+    const at::Tensor mask_CS = selected(problem_of(rule, layer), "even")[0].sum(0).to(at::kDouble);
+    count_CC.index_add_(1, tables->block_of_S.to(at::kLong), mask_CS);
+  }
+  const at::Tensor others = count_CC.masked_select(at::eye(12).logical_not());
+  const at::Tensor per_query =
+      others / (count_CC.diagonal().unsqueeze(0).expand({12, 12}).masked_select(at::eye(12).logical_not()));
+  // 60 layers x 3 heads x 4 to 6 queries draw 2 of 11 others: 720 draws or more of 0.18 each deviate by 0.0143.
+  CHECK((per_query - 2.0 / 11).abs().max().item<double>() < 5 * 0.0143);
 }

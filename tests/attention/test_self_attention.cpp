@@ -134,7 +134,7 @@ TEST_CASE("one block in all equals full attention, through the stages too") {
   const BlockForward forward =
       block_forward(reference::engine(), make_block_problem(q, c.grid, c.text_tokens, c.layer), q, k, v);
   CHECK(difference(forward.attended.out_BZND, full(q, k, v)) < 1e-13);
-  CHECK(forward.pairs.item<double>() == 2.0 * 2 * 27 * 27);
+  CHECK(at::equal(forward.pairs_N, at::full({2}, 2.0 * 27 * 27, at::kDouble)));
 }
 
 TEST_CASE("a sample does not depend on its neighbours in the batch") {
@@ -255,6 +255,14 @@ TEST_CASE("statistics record the density of sparse, single-block and full layers
   self_attention(q, k, v, c.grid, 0, LayerAttention{}, &stats);
   CHECK(stats.densities().at("full") == Approx(1.0));
   CHECK(stats.densities().at("all") == Approx(2.5 / 3));
+  stats.clear();
+  c.layer.index = 5;
+  c.layer.first_head = 3;
+  self_attention(q, k, v, c.grid, 0, c.layer, &stats);
+  const auto by_head = stats.sums().by_head;
+  REQUIRE(by_head.size() == 3);
+  for (int64_t n = 3; n < 6; ++n)  // 4 blocks of 6 of 24 tokens, of 2 samples
+    CHECK(by_head.at({5, n}) == AttentionStats::Pairs{2 * 24.0 * 12, 2 * 24.0 * 24});
 }
 
 TEST_CASE("cross attention is full attention over other tokens") {

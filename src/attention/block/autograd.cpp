@@ -46,9 +46,9 @@ BlockForward computed(const SavedCall& call, const at::Tensor& q_BZND, const at:
 struct BlockAttention : torch::autograd::Function<BlockAttention> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q_BZND, const at::Tensor& k_BZND,
                             const at::Tensor& v_BZND, at::TensorList learnt, const c10::intrusive_ptr<SavedCall>& call,
-                            at::Tensor* pairs, ResultTape* tape) {
+                            at::Tensor* pairs_N, ResultTape* tape) {
     BlockForward result = computed(*call, q_BZND, k_BZND, v_BZND, learnt, tape);
-    *pairs = result.pairs;
+    *pairs_N = result.pairs_N;
     variable_list saved = {q_BZND, k_BZND, v_BZND, result.attended.out_BZND, result.attended.lse_BNZ};
     Selection::visit_tensors(result.selection, [&](const at::Tensor& tensor) { saved.push_back(tensor); });
     saved.insert(saved.end(), learnt.begin(), learnt.end());
@@ -73,7 +73,7 @@ struct BlockAttention : torch::autograd::Function<BlockAttention> {
     variable_list out = {d.dq_BZND, d.dk_BZND, d.dv_BZND};
     d.dlearnt.resize(learnt.size());
     out.insert(out.end(), d.dlearnt.begin(), d.dlearnt.end());
-    out.resize(out.size() + 3);  // of the call, of `pairs` and of the tape
+    out.resize(out.size() + 3);  // of the call, of `pairs_N` and of the tape
     return out;
   }
 };
@@ -81,9 +81,9 @@ struct BlockAttention : torch::autograd::Function<BlockAttention> {
 }  // namespace
 
 at::Tensor block_attention(const BlockEngine& engine, const BlockProblem& problem, const at::Tensor& q_BZND,
-                           const at::Tensor& k_BZND, const at::Tensor& v_BZND, at::TensorList learnt, at::Tensor* pairs,
-                           ResultTape* tape) {
-  return BlockAttention::apply(q_BZND, k_BZND, v_BZND, learnt, c10::make_intrusive<SavedCall>(engine, problem), pairs,
+                           const at::Tensor& k_BZND, const at::Tensor& v_BZND, at::TensorList learnt,
+                           at::Tensor* pairs_N, ResultTape* tape) {
+  return BlockAttention::apply(q_BZND, k_BZND, v_BZND, learnt, c10::make_intrusive<SavedCall>(engine, problem), pairs_N,
                                tape);
 }
 

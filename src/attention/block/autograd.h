@@ -7,10 +7,10 @@
 
 namespace vmoba::attention {
 
-// q, k, v [B, Z, N, D] -> [B, Z, N, D]. `pairs` receives BlockForward::pairs. `tape` may be null; where it replays,
-// `pairs` receives an undefined tensor. `engine` must outlive the graph.
+// q, k, v [B, Z, N, D] -> [B, Z, N, D]. `pairs_N` receives BlockForward::pairs_N. `tape` may be null; where it replays,
+// `pairs_N` receives an undefined tensor. `engine` must outlive the graph.
 at::Tensor block_attention(const BlockEngine& engine, const BlockProblem& problem, const at::Tensor& q_BZND,
-                           const at::Tensor& k_BZND, const at::Tensor& v_BZND, at::TensorList learnt, at::Tensor* pairs,
-                           ResultTape* tape = nullptr);
+                           const at::Tensor& k_BZND, const at::Tensor& v_BZND, at::TensorList learnt,
+                           at::Tensor* pairs_N, ResultTape* tape = nullptr);
 
 }  // namespace vmoba::attention

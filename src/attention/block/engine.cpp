@@ -9,10 +9,10 @@
 namespace vmoba::attention {
 namespace {
 
-at::Tensor attended_pairs(const BlockProblem& problem, const Selection& selection) {
+at::Tensor attended_pairs_N(const BlockProblem& problem, const Selection& selection) {
   at::Tensor keys_E = problem.tables->block_tokens_C;
   if (problem.text_tokens > 0) keys_E = at::cat({keys_E, at::full({1}, double(problem.text_tokens), keys_E.options())});
-  return (selection.lists.length_BNE.to(at::kDouble) * keys_E).sum();
+  return (selection.lists.length_BNE.to(at::kDouble) * keys_E).sum(at::IntArrayRef({0, 2}));
 }
 
 // One softmax from the softmaxes over two sets of keys.
@@ -50,8 +50,8 @@ BlockForward block_attend(const BlockEngine& engine, const BlockProblem& problem
   Attended attended = engine.attend(problem, q_BZND, k_BZND, v_BZND, selection);
   if (const ExtraBranch* extra = branch_beside(engine, problem, selection))
     attended = merged(attended, extra->attend(problem, selection, q_BZND, k_BZND, v_BZND, learnt));
-  at::Tensor pairs = attended_pairs(problem, selection);
-  return {std::move(selection), std::move(attended), std::move(pairs)};
+  at::Tensor pairs_N = attended_pairs_N(problem, selection);
+  return {std::move(selection), std::move(attended), std::move(pairs_N)};
 }
 
 BlockForward block_forward(const BlockEngine& engine, const BlockProblem& problem, const at::Tensor& q_BZND,

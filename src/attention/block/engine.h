@@ -98,7 +98,7 @@ class BlockEngine {
   // Whether attend() and backward() take Selection::means into the softmax; the gradient of what a head learnt is then
   // BlockGradients::dlearnt.
   virtual bool takes_means() const { return false; }
-  // Completes a method's selection, of which the mask alone suffices.
+  // Completes a method's selection, of which the mask and the means suffice.
   virtual Selection index(const BlockProblem& problem, const at::Tensor& q_BZND, const at::Tensor& k_BZND,
                           const at::Tensor& v_BZND, Selection selection) const = 0;
   // Attention over the selected blocks, with an indexed selection of these tensors.
@@ -114,7 +114,7 @@ class BlockEngine {
 struct BlockForward {
   Selection selection;
   Attended attended;
-  at::Tensor pairs;  // fp64 scalar on q's device: (query, key) pairs attended over blocks, over B and N
+  at::Tensor pairs_N;  // fp64 on q's device: (query, key) pairs that each head attends over blocks, over B
 };
 
 // The method's selection, indexed.

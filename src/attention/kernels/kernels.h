@@ -52,8 +52,9 @@ enum class Pool : int32_t { kQueryHead = 0, kBlock = 1, kHeadGlobal = 2, kOveral
 struct SelectParams {
   SelectMode mode = SelectMode::kThreshold;
   Pool pool = Pool::kHeadGlobal;
-  double tau = 0.25;  // threshold
-  int32_t topk = 1;   // top-k, the own block counted
+  double tau = 0.25;     // threshold
+  int32_t topk = 1;      // top-k, the own block counted
+  double topk_part = 0;  // part of one more block for each token; 0 in query_head pools
 };
 
 // Slots: for every (b, n, c) list the rows (queries) that attend block c, ascending in permuted position, own rows

@@ -5,6 +5,7 @@
 // between calls. The result is a function of the gates alone: sums are integers (large pools) or fp64 in fixed order
 // (query_head), and ties go by index.
 #include <algorithm>
+#include <cmath>
 
 #include "attention/kernels/arguments.cuh"
 #include "attention/kernels/kernels.h"
@@ -130,6 +131,8 @@ int64_t carve(const Pools& p, void* workspace, Tables* tables) {
 bool choice_valid(const SelectParams& params) {
   if (int(params.pool) < 0 || int(params.pool) > 3) return false;
   if (params.mode == SelectMode::kThreshold) return params.tau >= 0;  // refuses NaN too
+  const bool part_valid = params.topk_part >= 0 && params.topk_part < 1;
+  if (params.topk_part != 0 && (params.pool == Pool::kQueryHead || !part_valid)) return false;
   return params.mode == SelectMode::kTopk && params.topk >= 1 && params.pool != Pool::kBlock;
 }
 
@@ -147,7 +150,8 @@ u64 topk_target(const Shape& s, const SelectParams& params) {
   const u64 rows = params.pool == Pool::kQueryHead    ? 1
                    : params.pool == Pool::kHeadGlobal ? u64(s.video_tokens)
                                                       : u64(s.heads) * s.video_tokens;
-  return u64(std::min(params.topk, s.blocks) - 1) * rows;
+  if (params.topk >= s.blocks) return u64(s.blocks - 1) * rows;
+  return u64(params.topk - 1) * rows + u64(std::llround(params.topk_part * double(rows)));
 }
 
 template <int kPerLane>
@@ -258,7 +262,7 @@ cudaError_t select(const SelectArgs& args, cudaStream_t stream) {
   int device = 0;
   if (cudaError_t e = cudaGetDevice(&device)) return e;
   const Launcher launch{stream, kernel_family(device) == 90};
-  if (everything || (topk && args.params.topk == 1)) {
+  if (everything || (topk && args.params.topk == 1 && args.params.topk_part == 0)) {
     const dim3 grid(unsigned(args.shape.lists()), (pools.mask_words + kFillThreads - 1) / kFillThreads);
     return launch(fill_kernel, grid, kFillThreads, 0, pools, args.partition.block_start, everything, args.lists.mask);
   }

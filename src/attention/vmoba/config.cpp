@@ -1,12 +1,16 @@
 #include "attention/vmoba/config.h"
 
+#include <algorithm>
+
 #include "core/check.h"
 
 namespace vmoba::attention {
 
 const Choices<SelectMode>& choices_of(SelectMode) {
-  static const Choices<SelectMode> table("attention.select",
-                                         {{SelectMode::kThreshold, "threshold"}, {SelectMode::kTopk, "topk"}});
+  static const Choices<SelectMode> table("attention.select", {{SelectMode::kThreshold, "threshold"},
+                                                              {SelectMode::kTopk, "topk"},
+                                                              {SelectMode::kRandom, "random"},
+                                                              {SelectMode::kOwn, "own"}});
   return table;
 }
 
@@ -56,7 +60,15 @@ void VmobaConfig::visit(ConfigVisitor& v) {
           at_least(0));
   v.field("spatiotemporal_layers", spatiotemporal_layers,
           "Layers with the spatiotemporal partition that close each cycle.", at_least(0));
-  v.field("select", select, "How blocks are selected: by a threshold on the summed gate, or a fixed number.");
+  std::vector<std::string> words = choice_words<Partition>();
+  words.push_back(kFullLayer);
+  v.field("partitions", partitions,
+          "Partitions of the sparse layers in turn, repeated over depth, `full` for full attention; one for each layer "
+          "sets them singly. Empty: the cycle of the three keys above.",
+          one_of(words));
+  v.field("select", select,
+          "How blocks are selected: by a threshold on the summed gate, or a fixed number of the best (topk). Controls: "
+          "as many blocks as topk, but random ones, or each query's own block alone.");
   v.field("pool", pool,
           "Gate values that compete with each other: those of a token and head, of a block, of a head, or all.");
   v.field("tau", tau, "Share of a pool's normalised gate sum that the attended blocks reach (threshold); 1 takes all.",
@@ -77,12 +89,33 @@ void VmobaConfig::visit(ConfigVisitor& v) {
   v.field("spatial_topk", spatial_topk, "Blocks per token in spatial layers, the own one counted (topk).", at_least(1));
   v.field("spatiotemporal_topk", spatiotemporal_topk,
           "Blocks per token in spatiotemporal layers, the own one counted (topk).", at_least(1));
+  v.field("density", density,
+          "Share of the blocks that a query attends, the own one counted, in place of the three keys above (topk, "
+          "random): 0.1 of 192 blocks are 19.2, which is 19 for most queries and 20 for others. 0: they decide.",
+          between(0, 1));
 }
 
 void VmobaConfig::validate() const {
-  VMOBA_CHECK_INPUT(!(select == SelectMode::kTopk && pool == Pool::kBlock),
-                    "expected attention.pool to be query_head, head_global or overall with attention.select=topk, "
-                    "found block, which has no top-k; change attention.pool or set attention.select=threshold");
+  const bool counts = select == SelectMode::kTopk || select == SelectMode::kRandom;
+  VMOBA_CHECK_INPUT(!counts || pool != Pool::kBlock,
+                    "expected attention.pool to be query_head, head_global or overall with attention.select={}, found "
+                    "block, which has no top-k; change attention.pool or set attention.select=threshold",
+                    choice_word(select));
+  VMOBA_CHECK_INPUT(density == 0 || counts,
+                    "expected attention.select to be topk or random with attention.density, found {}; set "
+                    "attention.select=topk, or attention.density=0",
+                    choice_word(select));
+  const VmobaConfig published;
+  VMOBA_CHECK_INPUT(
+      partitions.empty() ||
+          (temporal_layers == published.temporal_layers && spatial_layers == published.spatial_layers &&
+           spatiotemporal_layers == published.spatiotemporal_layers),
+      "expected the cycle of partitions once, found attention.partitions beside attention.temporal_layers "
+      "{}, attention.spatial_layers {} and attention.spatiotemporal_layers {}; remove one of the two",
+      temporal_layers, spatial_layers, spatiotemporal_layers);
+  VMOBA_CHECK_INPUT(partitions.empty() || std::any_of(partitions.begin(), partitions.end(),
+                                                      [](const std::string& word) { return word != kFullLayer; }),
+                    "expected a sparse layer in attention.partitions, found full alone; set attention.backend=full");
   VMOBA_CHECK_INPUT(
       remainder != Remainder::kNone || remainder_block == std::vector<int64_t>({0, 0, 0}),
       "expected attention.remainder_block to be [0, 0, 0] with attention.remainder=none, which takes no "
@@ -92,6 +125,11 @@ void VmobaConfig::validate() const {
                     "expected at least one layer in the cycle, found attention.temporal_layers, "
                     "attention.spatial_layers and attention.spatiotemporal_layers all 0; set one of them, or "
                     "attention.backend=full");
+}
+
+double VmobaRule::blocks_per_query(int64_t blocks) const {
+  const double wanted = density > 0 ? std::max(1.0, density * double(blocks)) : double(topk);
+  return std::min(wanted, double(blocks));
 }
 
 VmobaRule& vmoba_rule(LayerAttention& layer) {

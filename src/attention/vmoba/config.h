@@ -2,13 +2,15 @@
 #pragma once
 #include <array>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "attention/attention.h"
 
 namespace vmoba::attention {
 
-enum class SelectMode { kThreshold, kTopk };
+// kRandom and kOwn are controls: what a selection is worth shows against blocks that nobody chose, or none.
+enum class SelectMode { kThreshold, kTopk, kRandom, kOwn };
 const Choices<SelectMode>& choices_of(SelectMode);
 
 // Gate values that compete with each other.
@@ -20,6 +22,9 @@ enum class QueryTile { kQuery, k64, k128, kBlock };
 const Choices<QueryTile>& choices_of(QueryTile);
 int64_t tile_tokens(QueryTile tile);  // Method::query_tile
 
+// The word of attention.partitions for a layer of full attention.
+constexpr const char* kFullLayer = "full";
+
 // What stands for the keys of the blocks that a query does not attend: nothing, or their means in the same softmax.
 enum class Remainder { kNone, kOneSoftmax };
 const Choices<Remainder>& choices_of(Remainder);
@@ -29,6 +34,7 @@ struct VmobaConfig {
   std::vector<int64_t> spatial_chunk = {6, 8};
   std::vector<int64_t> spatiotemporal_chunk = {6, 9, 16};
   int64_t temporal_layers = 1, spatial_layers = 1, spatiotemporal_layers = 1;
+  std::vector<std::string> partitions;  // of the sparse layers in turn, words of Partition or "full"; empty: the cycle
   SelectMode select = SelectMode::kThreshold;
   Pool pool = Pool::kHeadGlobal;
   double tau = 0.25;
@@ -36,21 +42,27 @@ struct VmobaConfig {
   Remainder remainder = Remainder::kNone;
   std::vector<int64_t> remainder_block = {0, 0, 0};
   int64_t temporal_topk = 2, spatial_topk = 12, spatiotemporal_topk = 16;
+  double density = 0;  // in place of the three; 0: they decide
 
   void visit(ConfigVisitor& v);
   void validate() const;
 };
 
-// LayerAttention::rule of a VMoBA layer.
+// LayerAttention::rule of a VMoBA layer. kOwn is kTopk with one block here.
 struct VmobaRule {
   SelectMode select = SelectMode::kThreshold;
   Pool pool = Pool::kHeadGlobal;
   double tau = 0.25;
-  int64_t topk = 1;        // the own block counts
+  int64_t topk = 1;        // the own block counts; of kTopk and kRandom
   int64_t query_tile = 1;  // Method::query_tile
   Remainder remainder = Remainder::kNone;
   std::array<int64_t, 3> remainder_block = {0, 0, 0};  // chunk inside a block; 0: the block's whole extent
   bool learns_beta = false;                            // the remainder's beta is Method::learnt; else it is 0
+  double density = 0;                                  // share of the blocks in place of topk; 0: topk
+
+  // Blocks that a query attends of `blocks`, its own counted, of kTopk and kRandom: not a whole number where `density`
+  // asks for a part of one.
+  double blocks_per_query(int64_t blocks) const;
 };
 VmobaRule& vmoba_rule(LayerAttention& layer);
 const VmobaRule& vmoba_rule(const LayerAttention& layer);

@@ -1,6 +1,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <tuple>
 
@@ -82,11 +83,11 @@ at::Tensor weighted_count_P1(const Pools& pools, double wanted) {
   return (reached_PM.logical_not().sum(1, true) + (wanted > 0 ? 1 : 0)).clamp_max(pools.others);
 }
 
-// Other blocks of a head's tokens together, of one token for pool query_head.
+// Other blocks of a head's tokens together, of one token for pool query_head (there without the part of one).
 int64_t topk_entries(const VmobaRule& rule, int64_t heads, int64_t tokens, int64_t blocks) {
-  const int64_t per_row = std::min(rule.topk, blocks) - 1;  // also keeps the products below from overflowing
-  if (rule.pool == Pool::kQueryHead) return per_row;
-  return per_row * (rule.pool == Pool::kHeadGlobal ? tokens : heads * tokens);
+  const double per_row = rule.blocks_per_query(blocks) - 1;
+  if (rule.pool == Pool::kQueryHead) return int64_t(per_row);
+  return std::llround(per_row * double(rule.pool == Pool::kHeadGlobal ? tokens : heads * tokens));
 }
 
 }  // namespace
@@ -99,12 +100,17 @@ Choosers choosers(const PartitionTables& tables, const TileTables& tiles) {
   return {tiles.block_of_U, tiles.block_start, tiles.tokens_U, tables.tokens};
 }
 
+Choosers choosers(const BlockProblem& problem) {
+  return problem.tiles == nullptr ? choosers(*problem.tables) : choosers(*problem.tables, *problem.tiles);
+}
+
 at::Tensor select_NCS(const PartitionTables& tables, const VmobaRule& rule, const at::Tensor& gate_NCS) {
   return select(choosers(tables), rule, gate_NCS);
 }
 
 // U: choosers.
-at::Tensor select(const Choosers& who, const VmobaRule& rule, const at::Tensor& gate_NCU) {
+at::Tensor select(const Choosers& who, const VmobaRule& rule, const at::Tensor& gate_NCU,
+                  const at::Tensor& one_more_NU) {
   const int64_t heads = gate_NCU.size(0), blocks = gate_NCU.size(1), count = gate_NCU.size(2);
   const at::Tensor block_C1 = at::arange(blocks, who.block_of.options()).unsqueeze(1);
   const at::Tensor own_NCU = (block_C1 == who.block_of.unsqueeze(0)).unsqueeze(0).expand_as(gate_NCU);
@@ -139,8 +145,12 @@ at::Tensor select(const Choosers& who, const VmobaRule& rule, const at::Tensor& 
       first_PM = rank_M < threshold_count_P1(pools, rule.tau);
     } else {
       const int64_t entries = topk_entries(rule, heads, who.all_tokens, blocks);
-      first_PM = pools.weight_M.defined() ? rank_M < weighted_count_P1(pools, double(entries))
-                                          : (rank_M < std::min(entries, pools.others)).expand_as(pools.own_PM);
+      if (pools.weight_M.defined())
+        first_PM = rank_M < weighted_count_P1(pools, double(entries));
+      else if (one_more_NU.defined() && rule.pool == Pool::kQueryHead)
+        first_PM = rank_M < one_more_NU[task].unsqueeze(1).to(at::kLong) + entries;
+      else
+        first_PM = (rank_M < std::min(entries, pools.others)).expand_as(pools.own_PM);
     }
     const at::Tensor taken_PM = at::zeros_like(pools.own_PM).scatter_(1, pools.order_PM, first_PM);
     at::Tensor slice = pool_slice(mask_NCU, rule.pool, task);

@@ -14,7 +14,7 @@ namespace {
 using native::Call;
 
 struct Gates {
-  at::Tensor gate_BNCS, range_BN2;
+  at::Tensor gate_BNCS, range_BN2;  // without a range, the selection finds it
 };
 
 // Stage 1. Also fills the copies of `selection`, where it has any.
@@ -47,9 +47,9 @@ Gates gate(const Call& call, const at::Tensor& q, const at::Tensor& k, const at:
   return out;
 }
 
-kernels::SelectParams select_params(const VmobaRule& rule) {
+kernels::SelectParams select_params(const VmobaRule& rule, int64_t blocks) {
   kernels::SelectParams out;
-  out.mode = rule.select == SelectMode::kTopk ? kernels::SelectMode::kTopk : kernels::SelectMode::kThreshold;
+  out.mode = rule.select == SelectMode::kThreshold ? kernels::SelectMode::kThreshold : kernels::SelectMode::kTopk;
   switch (rule.pool) {
     case Pool::kQueryHead:
       out.pool = kernels::Pool::kQueryHead;
@@ -65,18 +65,36 @@ kernels::SelectParams select_params(const VmobaRule& rule) {
       break;
   }
   out.tau = rule.tau;
-  out.topk = int32_t(rule.topk);
+  const double wanted = rule.blocks_per_query(blocks);
+  out.topk = int32_t(wanted);
+  if (rule.pool != Pool::kQueryHead) out.topk_part = wanted - double(out.topk);
   return out;
 }
 
+void launch_select(const Call& call, const kernels::SelectParams& params, const Gates& gates, const at::Tensor& mask,
+                   cudaStream_t stream) {
+  const at::Tensor scratch = native::bytes(kernels::select_workspace_bytes(call.shape, params), mask);
+  kernels::SelectArgs args;
+  args.shape = call.shape;
+  args.partition = call.partition;
+  args.params = params;
+  args.gate = gates.gate_BNCS.const_data_ptr<float>();
+  args.range = gates.range_BN2.defined() ? gates.range_BN2.const_data_ptr<float>() : nullptr;
+  args.lists.mask = static_cast<uint32_t*>(mask.data_ptr());
+  args.workspace = scratch.data_ptr();
+  native::check_launch(kernels::select(args, stream), "select");
+}
+
 // Pools of single tiles are independent, so that those of all heads and samples are sorted at once.
-at::Tensor select_tiles_BNUC(Choosers who, const VmobaRule& rule, const at::Tensor& gate_BNCU) {
+at::Tensor select_tiles_BNUC(Choosers who, const VmobaRule& rule, const at::Tensor& gate_BNCU, at::Tensor one_more_NU) {
   const int64_t batch = gate_BNCU.size(0), heads = gate_BNCU.size(1), blocks = gate_BNCU.size(2);
   std::vector<at::Tensor> masks;
   if (rule.pool == Pool::kQueryHead) {
     who.block_of = who.block_of.repeat({batch * heads});
     who.tokens = at::Tensor();
-    const at::Tensor mask_1CM = select(who, rule, gate_BNCU.permute({2, 0, 1, 3}).reshape({1, blocks, -1}));
+    if (one_more_NU.defined()) one_more_NU = one_more_NU.reshape({1, -1}).repeat({1, batch});
+    const at::Tensor mask_1CM =
+        select(who, rule, gate_BNCU.permute({2, 0, 1, 3}).reshape({1, blocks, -1}), one_more_NU);
     return mask_1CM.view({blocks, batch, heads, -1}).permute({1, 2, 3, 0}).to(at::kByte).contiguous();
   }
   for (int64_t b = 0; b < batch; ++b) masks.push_back(select(who, rule, gate_BNCU[b]));
@@ -104,9 +122,11 @@ Selection select_tiles(const BlockProblem& problem, const at::Tensor& q, const a
   native::permute_rows(call, q, k, v, out);
   const at::Tensor q_BNUD = native::run_means(call, out.q_blocks_BZND, problem.tiles->start_U1);
   const at::Tensor k_BNCD = native::run_means(call, out.k_blocks_BZND, problem.tables->block_start_C1);
-  const at::Tensor gate_BNCU = at::matmul(k_BNCD, q_BNUD.transpose(2, 3));
-  out.mask.tiles_BNUC =
-      select_tiles_BNUC(choosers(*problem.tables, *problem.tiles), vmoba_rule(problem.layer), gate_BNCU);
+  at::Tensor gate_BNCU = at::matmul(k_BNCD, q_BNUD.transpose(2, 3));
+  const Choosers who = choosers(problem);
+  const HashedChoices hashed = hashed_choices(problem, who, gate_BNCU.size(1));
+  if (hashed.gate_NCU.defined()) gate_BNCU = hashed.gate_NCU.expand_as(gate_BNCU);
+  out.mask.tiles_BNUC = select_tiles_BNUC(who, vmoba_rule(problem.layer), gate_BNCU, hashed.one_more_NU);
   if (whole_block_means(vmoba_rule(problem.layer))) out.means = block_means(call, problem, out, k_BNCD, learnt);
   return out;
 }
@@ -122,19 +142,22 @@ Selection vmoba_select_native(const BlockProblem& problem, const at::Tensor& q_B
   const Call call(problem, q);
   Selection out;
   out.mask.words_BNEW = call.empty_mask(q);
-  const Gates gates = gate(call, q, k, v, out, stream);
-
-  const kernels::SelectParams params = select_params(vmoba_rule(problem.layer));
-  const at::Tensor scratch = native::bytes(kernels::select_workspace_bytes(call.shape, params), q);
-  kernels::SelectArgs args;
-  args.shape = call.shape;
-  args.partition = call.partition;
-  args.params = params;
-  args.gate = gates.gate_BNCS.data_ptr<float>();
-  args.range = gates.range_BN2.data_ptr<float>();
-  args.lists.mask = static_cast<uint32_t*>(out.mask.words_BNEW.data_ptr());
-  args.workspace = scratch.data_ptr();
-  native::check_launch(kernels::select(args, stream), "select");
+  Gates gates = gate(call, q, k, v, out, stream);
+  const HashedChoices hashed = hashed_choices(problem, choosers(problem), q.size(2));
+  if (hashed.gate_NCU.defined()) {
+    gates.gate_BNCS.copy_(hashed.gate_NCU.expand_as(gates.gate_BNCS));
+    gates.range_BN2 = at::Tensor();
+  }
+  kernels::SelectParams params = select_params(vmoba_rule(problem.layer), problem.tables->blocks);
+  launch_select(call, params, gates, out.mask.words_BNEW, stream);
+  if (hashed.one_more_NU.defined()) {  // top-k of one more holds that of fewer
+    at::Tensor more_BNEW = call.empty_mask(q);
+    params.topk += 1;
+    launch_select(call, params, gates, more_BNEW, stream);
+    const at::Tensor rows_1NEW = BlockMask::of(hashed.one_more_NU.view({1, q.size(2), 1, -1}), 0).words_BNEW;
+    const int64_t words = rows_1NEW.size(3);  // of text there may be more, which both have
+    out.mask.words_BNEW.slice(3, 0, words).bitwise_or_(more_BNEW.slice(3, 0, words).bitwise_and_(rows_1NEW));
+  }
   return out;
 }
 

@@ -11,26 +11,47 @@
 namespace vmoba::attention {
 namespace {
 
-void plan(const std::any& part, int64_t index, LayerAttention& layer) {
-  const auto& config = std::any_cast<const VmobaConfig&>(part);
-  VmobaRule rule{config.select, config.pool, config.tau};
-  rule.remainder = config.remainder;
-  std::copy_n(config.remainder_block.begin(), 3, rule.remainder_block.begin());
-  rule.query_tile = tile_tokens(config.query_tile);
+// Partition of sparse layer `index`, or kFullLayer.
+std::string partition_word(const VmobaConfig& config, int64_t index) {
+  if (!config.partitions.empty()) return config.partitions[size_t(index) % config.partitions.size()];
   const int64_t cycle = config.temporal_layers + config.spatial_layers + config.spatiotemporal_layers;
   const int64_t entry = index % cycle;
-  if (entry < config.temporal_layers) {
-    layer.partition = Partition::kTemporal;
-    layer.chunk = {config.temporal_chunk, 0, 0};
-    rule.topk = config.temporal_topk;
-  } else if (entry < config.temporal_layers + config.spatial_layers) {
-    layer.partition = Partition::kSpatial;
-    layer.chunk = {0, config.spatial_chunk[0], config.spatial_chunk[1]};
-    rule.topk = config.spatial_topk;
-  } else {
-    layer.partition = Partition::kSpatiotemporal;
-    layer.chunk = {config.spatiotemporal_chunk[0], config.spatiotemporal_chunk[1], config.spatiotemporal_chunk[2]};
-    rule.topk = config.spatiotemporal_topk;
+  if (entry < config.temporal_layers) return choice_word(Partition::kTemporal);
+  return choice_word(entry < config.temporal_layers + config.spatial_layers ? Partition::kSpatial
+                                                                            : Partition::kSpatiotemporal);
+}
+
+void plan(const std::any& part, int64_t index, LayerAttention& layer) {
+  const auto& config = std::any_cast<const VmobaConfig&>(part);
+  const std::string word = partition_word(config, index);
+  if (word == kFullLayer) {
+    layer.method = &full_method();
+    return;
+  }
+  layer.partition = choice_value<Partition>(word);
+  VmobaRule rule{config.select, config.pool, config.tau};
+  rule.query_tile = tile_tokens(config.query_tile);
+  rule.density = config.density;
+  rule.remainder = config.remainder;
+  std::copy_n(config.remainder_block.begin(), 3, rule.remainder_block.begin());
+  switch (layer.partition) {
+    case Partition::kTemporal:
+      layer.chunk = {config.temporal_chunk, 0, 0};
+      rule.topk = config.temporal_topk;
+      break;
+    case Partition::kSpatial:
+      layer.chunk = {0, config.spatial_chunk[0], config.spatial_chunk[1]};
+      rule.topk = config.spatial_topk;
+      break;
+    case Partition::kSpatiotemporal:
+      layer.chunk = {config.spatiotemporal_chunk[0], config.spatiotemporal_chunk[1], config.spatiotemporal_chunk[2]};
+      rule.topk = config.spatiotemporal_topk;
+      break;
+  }
+  if (config.select == SelectMode::kOwn) {  // no pool decides, so that heads stay independent of each other
+    rule.select = SelectMode::kTopk;
+    rule.pool = Pool::kQueryHead;
+    rule.topk = 1;
   }
   layer.rule = rule;
 }
@@ -46,29 +67,31 @@ void check(const LayerAttention& layer) {
                     "attention: expected pool query_head, head_global or overall with topk, found block");
   VMOBA_CHECK_INPUT(rule.topk >= 1, "attention: expected topk of at least 1 (the own block counts), found {}",
                     rule.topk);
+  VMOBA_CHECK_INPUT(rule.density >= 0 && rule.density <= 1,
+                    "attention: expected a density of 0 to 1 (0: topk), found {}", rule.density);
 }
 
 Selection select(const BlockProblem& problem, const at::Tensor& q_BZND, const at::Tensor& k_BZND, const at::Tensor&,
                  at::TensorList) {
+  const bool tiled = problem.tiles != nullptr, random = vmoba_rule(problem.layer).select == SelectMode::kRandom;
+  const Choosers who = choosers(problem);
+  const HashedChoices hashed = hashed_choices(problem, who, q_BZND.size(2));
   std::vector<at::Tensor> masks;
-  if (problem.tiles != nullptr) {
-    const TileTables& tiles = *problem.tiles;
-    for (int64_t b = 0; b < q_BZND.size(0); ++b) {
-      const at::Tensor gates = tile_gate_NCU(*problem.tables, tiles, q_BZND[b], k_BZND[b]);
-      masks.push_back(attention::select(choosers(*problem.tables, tiles), vmoba_rule(problem.layer), gates));
-    }
-    return {BlockMask{{}, at::stack(masks).transpose(2, 3).to(at::kByte).contiguous()}};
-  }
   for (int64_t b = 0; b < q_BZND.size(0); ++b) {
-    const at::Tensor gates = gate_NCS(*problem.tables, q_BZND[b], k_BZND[b]);
-    masks.push_back(select_NCS(*problem.tables, vmoba_rule(problem.layer), gates));
+    at::Tensor gates = hashed.gate_NCU;
+    if (!random)
+      gates = tiled ? tile_gate_NCU(*problem.tables, *problem.tiles, q_BZND[b], k_BZND[b])
+                    : gate_NCS(*problem.tables, q_BZND[b], k_BZND[b]);
+    masks.push_back(attention::select(who, vmoba_rule(problem.layer), gates, hashed.one_more_NU));
   }
+  if (tiled) return {BlockMask{{}, at::stack(masks).transpose(2, 3).to(at::kByte).contiguous()}};
   return {BlockMask::of(at::stack(masks), problem.text_tokens)};
 }
 
 double expected_density(const LayerAttention& layer, int64_t blocks) {
   const VmobaRule& rule = vmoba_rule(layer);
-  return std::min(1.0, rule.select == SelectMode::kTopk ? double(rule.topk) / double(blocks) : rule.tau);
+  return std::min(1.0,
+                  rule.select == SelectMode::kThreshold ? rule.tau : rule.blocks_per_query(blocks) / double(blocks));
 }
 
 double flops(const LayerAttention& layer, const Grid& grid, int64_t heads, int64_t head_dim, double density) {

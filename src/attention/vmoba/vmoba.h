@@ -32,10 +32,20 @@ struct Choosers {
 };
 Choosers choosers(const PartitionTables& tables);
 Choosers choosers(const PartitionTables& tables, const TileTables& tiles);
+Choosers choosers(const BlockProblem& problem);
+
+// What a layer leaves to a hash of (layer of the network, head, block, chooser): the same for every sample and step, on
+// every device, and for heads that ranks share out.
+struct HashedChoices {
+  at::Tensor gate_NCU;     // fp32, whole numbers below 2^24 in place of gates; undefined unless select is random
+  at::Tensor one_more_NU;  // bool, choosers that take one more block where density asks for a part of one; or undefined
+};
+HashedChoices hashed_choices(const BlockProblem& problem, const Choosers& who, int64_t heads);
 
 // Stage 2. Which blocks each chooser of one sample attends: gates [N, C, choosers] -> bool of that shape, the own block
-// included.
-at::Tensor select(const Choosers& choosers, const VmobaRule& rule, const at::Tensor& gate);
+// included. `one_more_NU`: HashedChoices.
+at::Tensor select(const Choosers& choosers, const VmobaRule& rule, const at::Tensor& gate,
+                  const at::Tensor& one_more_NU = {});
 // The same of tokens.
 at::Tensor select_NCS(const PartitionTables& tables, const VmobaRule& rule, const at::Tensor& gate_NCS);
 

@@ -29,9 +29,11 @@ at::Tensor self_attention_branch(const at::Tensor& x_BSE, const WanAttentionWeig
   TokenShare::Heads k = share.begin_to_heads(norm_of_heads(config, project(1), weights.norm_k, context.rope_SP));
   TokenShare::Heads v = share.begin_to_heads(split_heads(project(2), config));
   const at::Tensor q_BSND = q.wait(), k_BSND = k.wait(), v_BSND = v.wait();
+  attention::LayerAttention layer = context.layer;
+  layer.first_head = share.first_head(config.heads);
   const auto attend = [&](attention::ResultTape* tape) {
-    return attention::self_attention(q_BSND, k_BSND, v_BSND, context.grid, /*text_tokens=*/0, context.layer,
-                                     context.stats, {}, {}, tape);
+    return attention::self_attention(q_BSND, k_BSND, v_BSND, context.grid, /*text_tokens=*/0, layer, context.stats, {},
+                                     {}, tape);
   };
   const at::Tensor out_BSND = kept_attention(attend, kept, "attn1");
   return kept_linear(config, share.to_tokens(out_BSND).flatten(2), {weights.to_out, "attn1.to_out.0"}, kept);

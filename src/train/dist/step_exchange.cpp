@@ -1,5 +1,6 @@
 #include "train/dist/step_exchange.h"
 
+#include <ATen/ATen.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -40,6 +41,24 @@ std::map<std::string, double> densities(const std::array<double, 2 * kLayerKinds
   return out;
 }
 
+// Sums over ranks: whole numbers, the same in any order.
+at::Tensor pairs_over_ranks_LN2(World& world, const StepResult& result) {
+  std::vector<double> values;
+  for (const auto& [attended, all] : result.pairs_by_head) values.insert(values.end(), {attended, all});
+  at::Tensor sums = at::tensor(values, at::kDouble);
+  if (world.size() > 1) world.control().all_reduce(sums)->wait();
+  return sums.view({-1, result.heads, 2});
+}
+
+std::vector<LayerDensity> layer_densities(const at::Tensor& pairs_LN2) {
+  const at::Tensor heads_LN = pairs_LN2.select(2, 0) / pairs_LN2.select(2, 1);
+  const at::Tensor sums_L2 = pairs_LN2.sum(1), mean_L = sums_L2.select(1, 0) / sums_L2.select(1, 1);
+  std::vector<LayerDensity> out;
+  for (int64_t l = 0; l < heads_LN.size(0); ++l)
+    out.push_back({mean_L[l].item<double>(), heads_LN[l].min().item<double>(), heads_LN[l].max().item<double>()});
+  return out;
+}
+
 }  // namespace
 
 StepTotals exchange_step(World& world, const MeshSizes& sizes, const StepResult& result) {
@@ -64,6 +83,7 @@ StepTotals exchange_step(World& world, const MeshSizes& sizes, const StepResult&
     totals.failed_clips += int64_t(values[2]);
   }
   totals.density = densities(pairs);
+  if (result.heads > 0) totals.density_by_layer = layer_densities(pairs_over_ranks_LN2(world, result));
   // Pass p of batch rank b holds chunk p * batch_ranks + b of the step's samples: the order of a single process.
   const double chunks = double(passes) * sizes.batch_ranks();
   for (size_t p = 0; p < passes; ++p) {

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/progress.h"
 #include "train/dist/mesh.h"
 #include "train/dist/world.h"
 
@@ -15,8 +16,11 @@ namespace vmoba::train::dist {
 // Of one rank.
 struct StepResult {
   std::vector<double> losses;                              // mean loss of each pass
-  std::map<std::string, std::pair<double, double>> pairs;  // attention::AttentionStats::pairs()
-  int signal = 0;                                          // stop signal that arrived, or 0
+  std::map<std::string, std::pair<double, double>> pairs;  // attention::AttentionStats::Sums::by_partition
+  // (attended, all) pairs of every layer's every head of the network, layer after layer; 0 where this rank has none.
+  std::vector<std::pair<double, double>> pairs_by_head;
+  int64_t heads = 0;  // of a layer there
+  int signal = 0;     // stop signal that arrived, or 0
   int64_t tokens = 0, failed_clips = 0, memory_bytes = 0;
   bool writing = false, write_failed = false;  // of a checkpoint
   double data_wait_s = 0;
@@ -26,6 +30,7 @@ struct StepResult {
 struct StepTotals {
   double loss = 0;  // mean over train.global_batch
   std::map<std::string, double> density;
+  std::vector<LayerDensity> density_by_layer;
   int signal = 0;  // of any rank
   int64_t tokens = 0, failed_clips = 0;
   int64_t memory_bytes = 0;                    // greatest of the ranks
@@ -35,7 +40,7 @@ struct StepTotals {
   std::vector<double> own_s, data_wait_s_by_rank;
 };
 
-// Collective over the world; every rank's result must have as many losses.
+// Collective over the world; every rank's result must have as many losses and heads.
 StepTotals exchange_step(World& world, const MeshSizes& sizes, const StepResult& result);
 
 // Which rank holds the others up. Fed with every step's totals; speaks once per `every` steps.

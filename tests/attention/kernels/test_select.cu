@@ -76,7 +76,7 @@ struct ReferencePools {
       const int64_t rows = kind == Pool::kQueryHead    ? 1
                            : kind == Pool::kHeadGlobal ? shape.video_tokens
                                                        : int64_t(shape.heads) * shape.video_tokens;
-      return size_t(std::min<int64_t>(n, (params.topk - 1) * rows));
+      return size_t(std::min<int64_t>(n, (params.topk - 1) * rows + std::llround(params.topk_part * double(rows))));
     }
     if (params.tau >= 1) return n;
     const double eps = 1e-6, r = std::max(0.0, params.tau - pool.own / (pool.total + eps));
@@ -252,6 +252,7 @@ std::vector<SelectParams> params_for(Pool pool, int blocks) {
   if (pool == Pool::kBlock) return out;
   for (int k : {1, 2, 3, (blocks + 1) / 2, blocks, blocks + 3}) {
     if (k >= 1) out.push_back({SelectMode::kTopk, pool, 0.25, k});
+    if (k >= 1 && pool != Pool::kQueryHead) out.push_back({SelectMode::kTopk, pool, 0.25, k, 0.37});
   }
   return out;
 }
@@ -279,7 +280,7 @@ void check_selection(const SelectCase& c, Gates kind, Pool pool, unsigned seed) 
     const std::vector<uint32_t> expected = words_from(s, reference.mask(part, params));
     const std::vector<uint32_t> found = run_select(s, device, params, gate, &range);
     CAPTURE(c.batch, c.heads, c.tokens, c.text, c.blocks, int(kind), int(pool), int(params.mode), params.tau,
-            params.topk);
+            params.topk, params.topk_part);
     CHECK(differing_bits(expected, found) == 0);
     CHECK(differing_bits(expected, run_select(s, device, params, gate, nullptr)) == 0);
     if (kind == Gates::kNormal) check_index(s, part, device, found);
@@ -654,6 +655,9 @@ TEST_CASE("gate, select and index refuse bad arguments before touching the GPU")
   if (without_gpu()) CHECK(!select_refused([](SelectArgs&) {}));
   CHECK(select_refused([](SelectArgs& a) { a.params = {SelectMode::kTopk, Pool::kBlock, 0.25, 2}; }));
   CHECK(select_refused([](SelectArgs& a) { a.params = {SelectMode::kTopk, Pool::kOverall, 0.25, 0}; }));
+  for (double part : {-0.1, 1.0, double(NAN)})
+    CHECK(select_refused([&](SelectArgs& a) { a.params = {SelectMode::kTopk, Pool::kOverall, 0.25, 2, part}; }));
+  CHECK(select_refused([](SelectArgs& a) { a.params = {SelectMode::kTopk, Pool::kQueryHead, 0.25, 2, 0.5}; }));
   for (double tau : {-0.1, double(NAN)})
     CHECK(select_refused([&](SelectArgs& a) { a.params = {SelectMode::kThreshold, Pool::kOverall, tau, 1}; }));
   CHECK(select_refused([](SelectArgs& a) { a.gate = nullptr; }));

@@ -127,7 +127,7 @@ at::Tensor whole(Communicator& holders, const model::Parameter& p) {
 }
 
 Outcome outcome_of(const Run& run, std::vector<double> losses, Communicator* holders = nullptr) {
-  Outcome out{std::move(losses), {}, run.stats.pairs()};
+  Outcome out{std::move(losses), {}, run.stats.sums().by_partition};
   for (const model::Parameter& p : run.parameters())
     out.weights.push_back((holders ? whole(*holders, p) : p.tensor.detach().clone()).cpu());
   return out;

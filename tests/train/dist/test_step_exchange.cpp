@@ -18,6 +18,8 @@ TEST_CASE("the totals of a step are the same on every rank", "[mpi]") {
   StepResult mine;
   mine.losses = {0.1 * (rank + 1), 0.7 / (rank + 1)};
   mine.pairs = {{"temporal", {10.0 + rank, 100}}, {"full", {50, 50}}};
+  mine.heads = 2;
+  mine.pairs_by_head = {{5.0 + rank, 50}, {5, 50}, {25, 25}, {25, 25}, {0, 0}, {0, 0}};  // of three layers
   mine.signal = rank == ranks - 1 ? 15 : 0;
   mine.tokens = 1000;
   mine.failed_clips = rank;
@@ -33,6 +35,12 @@ TEST_CASE("the totals of a step are the same on every rank", "[mpi]") {
   CHECK(totals.density.at("temporal") == attended / (100.0 * ranks));
   CHECK(totals.density.at("all") == (attended + 50.0 * ranks) / (150.0 * ranks));
   CHECK(totals.density.count("spatial") == 0);
+  REQUIRE(totals.density_by_layer.size() == 3);
+  CHECK(totals.density_by_layer[0].mean == attended / (100.0 * ranks));
+  CHECK(totals.density_by_layer[0].least_head == 0.1);
+  CHECK(totals.density_by_layer[0].greatest_head == (attended - 5.0 * ranks) / (50.0 * ranks));
+  CHECK(totals.density_by_layer[1].least_head == 1);
+  CHECK(std::isnan(totals.density_by_layer[2].mean));
   CHECK(totals.signal == 15);
   CHECK(totals.tokens == 1000 * ranks);
   CHECK(totals.failed_clips == ranks * (ranks - 1) / 2);
