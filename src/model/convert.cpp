@@ -76,7 +76,7 @@ std::vector<TensorToWrite> converted_tensors(const ConvertOptions& options, cons
       const auto found = deltas.find(name);
       if (found == deltas.end()) return files.read(name, dtype, at::kCPU);
       at::Tensor weight = files.read(name, at::kFloat, at::kCPU);
-      add_deltas(found->second, weight);
+      apply_deltas(found->second, weight);
       return weight.to(dtype);
     };
     tensors.push_back({layout.from_diffusers(name).value(), dtype, info.shape, read});
