@@ -30,9 +30,12 @@ def make(name, shift):
         prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=shift)
 
 
-def trajectory(name, steps, shift, dtype):
+def trajectory(name, steps, shift, dtype, schedule):
     scheduler = make(name, shift)
-    scheduler.set_timesteps(steps)
+    if schedule == "wan":  # FlowUniPCMultistepScheduler's levels before the shift; its ends are fp32
+        scheduler.set_timesteps(sigmas=np.linspace(float(np.float32(0.999)), 0, steps + 1)[:-1])
+    else:
+        scheduler.set_timesteps(steps)
     scheduler.set_begin_index(0)
     sigmas = [float(s) for s in scheduler.sigmas]
     if dtype == torch.float64:  # the same formulas without rounding, from the same (fp32) sigmas
@@ -47,14 +50,14 @@ def trajectory(name, steps, shift, dtype):
 
 def schedulers():
     cases = []
-    for name in ("euler", "unipc"):
+    for name, schedule in (("euler", "diffusers"), ("unipc", "diffusers"), ("unipc", "wan")):
         for shift in (0.7, 1.0, 3.0, 5.0, 12.0):
             for steps in (1, 2, 3, 10) + ((50,) if shift in (1.0, 5.0) else ()):
-                timesteps, sigmas, rows = trajectory(name, steps, shift, torch.float32)
-                case = dict(name=name, shift=shift, steps=steps, timesteps=timesteps, sigmas=sigmas, fp32=rows)
+                timesteps, sigmas, rows = trajectory(name, steps, shift, torch.float32, schedule)
+                case = dict(name=name, schedule=schedule, shift=shift, steps=steps, timesteps=timesteps, sigmas=sigmas, fp32=rows)
                 if name == "unipc":  # FlowMatchEulerDiscreteScheduler always computes in fp32
                     torch.set_default_dtype(torch.float64)
-                    case["fp64"] = trajectory(name, steps, shift, torch.float64)[2]
+                    case["fp64"] = trajectory(name, steps, shift, torch.float64, schedule)[2]
                     torch.set_default_dtype(torch.float32)
                 cases.append(case)
     return dict(start=START, cases=cases)

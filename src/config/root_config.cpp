@@ -1,8 +1,10 @@
 #include "config/root_config.h"
 
 #include "config/experts.h"
+#include "config/foreign_keys.h"
 #include "config/retired_keys.h"
 #include "core/check.h"
+#include "core/unknown_key.h"
 #include "model/architecture.h"
 #include "model/weights/stated_sizes.h"
 
@@ -58,13 +60,25 @@ std::set<std::string> keys_of_group(const std::set<std::string>& keys, const std
   return out;
 }
 
+// As load_config; of a key that another tool has, says where it is here.
+std::set<std::string> load_known_keys(const std::string& path, const std::vector<std::string>& overrides,
+                                      RetiredKeys& retired, RootConfig& config) {
+  try {
+    return load_config(
+        path, overrides, [&](ConfigVisitor& v) { config.visit(v); }, &retired);
+  } catch (const UnknownKey& unknown) {
+    const std::string home = home_of_foreign_key(unknown.key());
+    if (home.empty()) throw;
+    throw_input("{}: unknown key; here it is {}", unknown.place(), home);
+  }
+}
+
 }  // namespace
 
 RootConfig load_root_config(const std::string& path, const std::vector<std::string>& overrides) {
   RootConfig config;
   RetiredKeys retired = retired_keys();
-  const std::set<std::string> given = load_config(
-      path, overrides, [&](ConfigVisitor& v) { config.visit(v); }, &retired);
+  const std::set<std::string> given = load_known_keys(path, overrides, retired, config);
   adopt_retired_keys(retired, config);
   const std::string& weights = config.experts.empty() ? config.model.weights : config.experts.front().weights;
   model::take_stated_sizes(config.model, weights, keys_of_group(given, "model"));

@@ -14,6 +14,10 @@ void SampleConfig::visit(ConfigVisitor& v) {
   v.field("shift", shift, "Shift of the noise schedule; higher spends more steps on the layout (3 to 5 for 480p).",
           above(0.0));
   v.field("scheduler", scheduler, "Solver.", one_of({"unipc", "euler"}));
+  v.field("schedule", schedule,
+          "Noise levels of `unipc`: `wan` as in Wan's own repositories (and diffusers up to 0.35), `diffusers` as in "
+          "diffusers from 0.37 on.",
+          one_of({"wan", "diffusers"}));
   v.field("seed", seed, "Seed of the initial noise.", at_least(0));
   v.field("frames", frames, "Frames of a video; 1 + 4n with a codec of temporal stride 4.", at_least(1));
   v.field("height", height, "Height in pixels; a multiple of codec stride times patch size (16 for Wan2.1).",

@@ -18,6 +18,7 @@ struct SampleConfig {
   double guidance = 5.0;  // 1: no guidance (one model call per step)
   double shift = 5.0;
   std::string scheduler = "unipc";  // unipc | euler
+  std::string schedule = "wan";     // wan | diffusers: noise levels of unipc
   int64_t seed = 0;
   int64_t frames = 81, height = 480, width = 832;
   double fps = 16;

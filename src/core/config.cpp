@@ -1,6 +1,5 @@
 #include "core/config.h"
 
-#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -13,7 +12,10 @@
 #include <type_traits>
 
 #include "core/check.h"
+#include "core/config_override.h"
 #include "core/config_text.h"
+#include "core/config_yaml.h"
+#include "core/unknown_key.h"
 
 namespace vmoba {
 
@@ -38,33 +40,34 @@ void ConfigVisitor::kind_fields(const std::string&, const std::string& chosen, c
     if (kind.word == chosen) kind.visit(*this);
 }
 
+size_t edit_distance(const std::string& word, const std::string& other) {
+  std::vector<size_t> row(other.size() + 1);
+  for (size_t j = 0; j <= other.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= word.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= other.size(); ++j) {
+      const size_t substituted = diagonal + (word[i - 1] != other[j - 1]);
+      diagonal = row[j];
+      row[j] = std::min({substituted, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row.back();
+}
+
 std::string nearest_name(const std::string& name, const std::vector<std::string>& known) {
   size_t best = name.size() / 2 + 1;  // farther than half the word is no suggestion
   std::string nearest;
   for (const std::string& candidate : known) {
-    std::vector<size_t> row(candidate.size() + 1);
-    for (size_t j = 0; j <= candidate.size(); ++j) row[j] = j;
-    for (size_t i = 1; i <= name.size(); ++i) {
-      size_t diagonal = row[0];
-      row[0] = i;
-      for (size_t j = 1; j <= candidate.size(); ++j) {
-        const size_t substituted = diagonal + (name[i - 1] != candidate[j - 1]);
-        diagonal = row[j];
-        row[j] = std::min({substituted, row[j] + 1, row[j - 1] + 1});
-      }
-    }
-    if (row.back() <= best && (nearest.empty() || row.back() < best)) {
-      best = row.back();
-      nearest = candidate;
-    }
+    const size_t distance = edit_distance(name, candidate);
+    if (distance > best || (!nearest.empty() && distance == best)) continue;
+    best = distance;
+    nearest = candidate;
   }
   return nearest;
 }
 
 namespace {
-
-constexpr size_t kMaxConfigBytes = 1 << 20;
-constexpr size_t kMaxDepth = 32;
 
 template <typename T>
 std::string type_name() {
@@ -106,9 +109,10 @@ bool read_scalar(const YAML::Node& node, int64_t& value) {
 
 class Parser : public ConfigVisitor {
  public:
-  // `overridden`: keys whose values came from the command line.
-  Parser(YAML::Node root, std::string origin, std::vector<std::string> overridden)
-      : origin_(std::move(origin)), overridden_(std::move(overridden)) {
+  // `all_keys`: the full keys of the configuration, for messages.
+  Parser(YAML::Node root, std::string origin, std::vector<Override> overrides,
+         std::function<std::vector<std::string>()> all_keys)
+      : origin_(std::move(origin)), overrides_(std::move(overrides)), all_keys_(std::move(all_keys)) {
     enter(std::move(root), "");
   }
 
@@ -139,7 +143,7 @@ class Parser : public ConfigVisitor {
 
  protected:
   void begin_group(const std::string& name, const std::string&) override {
-    YAML::Node node = take(name);
+    YAML::Node node = take_yaml(name);
     const std::string path = path_of(name);
     if (node.IsDefined() && !node.IsNull() && !node.IsMap())
       throw_input("{}: expected a group of keys, found a single value", where(node, path));
@@ -151,7 +155,7 @@ class Parser : public ConfigVisitor {
   }
   void list_of_groups(const std::string& name, const std::string&, size_t, const std::function<void(size_t)>& resize,
                       const std::function<void(size_t)>& visit) override {
-    YAML::Node node = take(name);
+    YAML::Node node = take_yaml(name);
     if (!node.IsDefined()) return;
     const std::string path = path_of(name);
     VMOBA_CHECK_INPUT(node.IsSequence(), "{}: expected a list of groups ('- key: value'), found something else",
@@ -182,10 +186,8 @@ class Parser : public ConfigVisitor {
     for (const auto& entry : level.node) {
       const std::string key = entry.first.Scalar();
       if (std::find(level.known.begin(), level.known.end(), key) != level.known.end()) continue;
-      const std::string nearest = nearest_name(key, level.known);
-      throw_input(
-          "{}: unknown key{}", where(entry.first, shown(level.path.empty() ? key : level.path + "." + key)),
-          nearest.empty() ? "; known here: " + join(level.known) : fmt::format("; did you mean '{}'?", nearest));
+      const std::string path = level.path.empty() ? key : level.path + "." + key;
+      throw UnknownKey(path, where(entry.first, shown(path)), meant_keys(shown(path), level.known, all_keys_()));
     }
   }
 
@@ -195,13 +197,20 @@ class Parser : public ConfigVisitor {
   }
 
   std::string where(const YAML::Node& node, const std::string& path) const {
-    for (const std::string& key : overridden_) {
-      const bool inside = path.starts_with(key) && (path.size() == key.size() || path[key.size()] == '.');
-      if (inside || (path.starts_with(key) && path[key.size()] == '[')) return "command line: " + path;
-    }
+    const bool typed =
+        std::any_of(overrides_.begin(), overrides_.end(), [&](const Override& given) { return given.covers(path); });
+    if (typed) return "command line: " + path;
     const YAML::Mark mark = node.Mark();
-    const bool known = mark.line >= 0;
-    return known ? fmt::format("{}:{}: {}", origin_, mark.line + 1, path) : fmt::format("{}: {}", origin_, path);
+    if (mark.line >= 0) return fmt::format("{}:{}: {}", origin_, mark.line + 1, path);
+    // A group that an override made has no line.
+    return fmt::format("{}: {}", overrides_.empty() ? origin_ : "command line", path);
+  }
+
+  // The override of exactly this key; null without.
+  const Override* typed_at(const std::string& path) const {
+    const auto found =
+        std::find_if(overrides_.rbegin(), overrides_.rend(), [&](const Override& given) { return given.key == path; });
+    return found == overrides_.rend() ? nullptr : &*found;
   }
 
   YAML::Node take(const std::string& name) {
@@ -210,6 +219,13 @@ class Parser : public ConfigVisitor {
     const YAML::Node& constant = level.node;  // the const operator[] does not insert
     const YAML::Node found = constant[name];
     return found.IsDefined() ? found : YAML::Node(YAML::NodeType::Undefined);
+  }
+
+  // As take(), for fields that are no free text: their values must be YAML.
+  YAML::Node take_yaml(const std::string& name) {
+    const Override* typed = typed_at(path_of(name));
+    if (typed != nullptr && !typed->error.empty()) throw_input("{}", typed->error);
+    return take(name);
   }
 
   template <typename T>
@@ -230,15 +246,22 @@ class Parser : public ConfigVisitor {
 
   template <typename T>
   void scalar(const std::string& name, T& value, const Constraint& c) {
-    const YAML::Node node = take(name);
+    const bool is_text = std::is_same_v<T, std::string> && c.choices.empty();
+    const YAML::Node node = is_text ? take(name) : take_yaml(name);
     if (!node.IsDefined()) return;
     set_keys_.insert(path_of(name));
+    if constexpr (std::is_same_v<T, std::string>) {
+      if (const Override* typed = is_text ? typed_at(path_of(name)) : nullptr) {
+        value = typed->as_text();
+        return;
+      }
+    }
     value = convert<T>(node, c, where(node, path_of(name)));
   }
 
   template <typename T>
   void sequence(const std::string& name, std::vector<T>& value, const Constraint& c) {
-    const YAML::Node node = take(name);
+    const YAML::Node node = take_yaml(name);
     if (!node.IsDefined()) return;
     set_keys_.insert(path_of(name));
     const std::string place = where(node, path_of(name));
@@ -251,157 +274,25 @@ class Parser : public ConfigVisitor {
   }
 
   std::string origin_;
-  std::vector<std::string> overridden_;
+  std::vector<Override> overrides_;
+  std::function<std::vector<std::string>()> all_keys_;
   std::vector<Level> levels_;
   std::set<std::string> set_keys_;
 };
 
-// Reads a document as events, before any node is made, and refuses what no configuration needs: anchors and aliases
-// (a small file could name itself or grow without bound), merge keys, tags, deep nesting, duplicate keys, a second
-// document.
-class StructureCheck : public YAML::EventHandler {
- public:
-  explicit StructureCheck(const std::string& origin) : origin_(origin) {}
-
-  void OnDocumentStart(const YAML::Mark& mark) override {
-    VMOBA_CHECK_INPUT(documents_++ == 0, "{}: expected one document, found a second ('---')", at(mark));
+// In the order of the command line; one that a later one replaces is forgotten.
+std::vector<Override> apply_overrides(YAML::Node root, const std::vector<std::string>& items) {
+  std::vector<Override> out;
+  for (const std::string& item : items) {
+    const Override typed = apply_override(root, item);
+    std::erase_if(out, [&](const Override& earlier) { return typed.covers(earlier.key); });
+    out.push_back(typed);
   }
-  void OnDocumentEnd() override {}
-  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override { scalar(mark, "", anchor, ""); }
-  void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override { refuse_anchor(mark); }
-  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
-                const std::string& value) override {
-    scalar(mark, tag, anchor, value);
-  }
-  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
-                       YAML::EmitterStyle::value) override {
-    enter(mark, tag, anchor, false);
-  }
-  void OnSequenceEnd() override { open_.pop_back(); }
-  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
-                  YAML::EmitterStyle::value) override {
-    enter(mark, tag, anchor, true);
-  }
-  void OnMapEnd() override { open_.pop_back(); }
-
- private:
-  struct Collection {
-    bool is_map;
-    bool expects_key;
-    std::set<std::string> keys;
-  };
-
-  std::string at(const YAML::Mark& mark) const { return fmt::format("{}:{}", origin_, mark.line + 1); }
-
-  void refuse_anchor(const YAML::Mark& mark) const {
-    throw_input("{}: expected plain values, found an anchor or alias ('&' or '*'); put a text in quotes", at(mark));
-  }
-  void check_plain(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor) const {
-    if (anchor != YAML::NullAnchor) refuse_anchor(mark);
-    VMOBA_CHECK_INPUT(tag.empty() || tag == "?" || tag == "!",
-                      "{}: expected plain values, found the tag '{}'; put a text in quotes", at(mark), shown(tag));
-  }
-
-  void scalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, const std::string& value) {
-    check_plain(mark, tag, anchor);
-    if (open_.empty() || !open_.back().is_map) return;
-    Collection& map = open_.back();
-    if (map.expects_key) {
-      VMOBA_CHECK_INPUT(value != "<<", "{}: expected plain keys, found the merge key '<<'", at(mark));
-      VMOBA_CHECK_INPUT(map.keys.insert(value).second, "{}: expected each key once, found '{}' again", at(mark),
-                        shown(value));
-    }
-    map.expects_key = !map.expects_key;
-  }
-
-  void enter(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, bool is_map) {
-    check_plain(mark, tag, anchor);
-    VMOBA_CHECK_INPUT(open_.size() < kMaxDepth, "{}: expected at most {} nested levels, found more", at(mark),
-                      kMaxDepth);
-    if (!open_.empty() && open_.back().is_map) {
-      VMOBA_CHECK_INPUT(!open_.back().expects_key, "{}: expected a plain word as key, found a list or group", at(mark));
-      open_.back().expects_key = true;
-    }
-    open_.push_back({is_map, is_map, {}});
-  }
-
-  const std::string& origin_;
-  std::vector<Collection> open_;
-  int documents_ = 0;
-};
-
-YAML::Node parse_yaml(const std::string& text, const std::string& origin) {
-  VMOBA_CHECK_INPUT(text.size() <= kMaxConfigBytes, "{}: expected at most {} bytes, found more", origin,
-                    kMaxConfigBytes);
-  YAML::Node root;
-  try {
-    std::istringstream stream(text);
-    YAML::Parser events(stream);
-    StructureCheck check(origin);
-    while (events.HandleNextDocument(check)) {
-    }
-    root = YAML::Load(text);
-  } catch (const YAML::Exception& e) {
-    throw_input("{}:{}: expected valid YAML, found: {}; a text with ': ', '#' or brackets needs quotes", origin,
-                e.mark.line + 1, shown(e.msg));
-  }
-  if (!root.IsDefined() || root.IsNull()) return YAML::Node(YAML::NodeType::Map);
-  VMOBA_CHECK_INPUT(root.IsMap(), "{}: expected 'key: value' lines, found something else", origin);
-  return root;
-}
-
-// Of "items[2]": {"items", 2}; without brackets the number is -1.
-std::pair<std::string, int64_t> list_place(const std::string& name) {
-  const size_t open = name.find('[');
-  int64_t index = -1;
-  if (open == std::string::npos || name.back() != ']') return {name, index};
-  const char* end = name.data() + name.size() - 1;
-  const auto [stopped, error] = std::from_chars(name.data() + open + 1, end, index);
-  return error == std::errc() && stopped == end && index >= 0 ? std::pair(name.substr(0, open), index)
-                                                              : std::pair(name, int64_t(-1));
-}
-
-// The group that `name` means inside of `group`; an absent one is made. `walked` names it, `key` all of the override.
-YAML::Node inner_group(YAML::Node group, const std::string& name, const std::string& walked, const std::string& key) {
-  const auto [plain, index] = list_place(name);
-  YAML::Node child = group[plain];
-  if (index >= 0) {
-    VMOBA_CHECK_INPUT(child.IsSequence() && index < int64_t(child.size()),
-                      "command line: {}: expected '{}' to be in a list of more than {} groups, found {}", shown(key),
-                      walked, index, child.IsSequence() ? std::to_string(child.size()) : "no list");
-    child.reset(child[size_t(index)]);
-  } else if (!child.IsDefined() || child.IsNull()) {
-    group[plain] = YAML::Node(YAML::NodeType::Map);
-    child.reset(group[plain]);
-  }
-  VMOBA_CHECK_INPUT(child.IsMap(), "command line: {}: expected '{}' to be a group of keys", shown(key), walked);
-  return child;
-}
-
-// Returns the key.
-std::string apply_override(YAML::Node root, const std::string& text) {
-  const size_t equals = text.find('=');
-  const std::string key = text.substr(0, equals);
-  const bool whole = !key.empty() && key.front() != '.' && key.back() != '.' && key.find("..") == std::string::npos;
-  VMOBA_CHECK_INPUT(equals != std::string::npos && whole, "command line: expected key.sub=value, found '{}'",
-                    shown(text));
-  const YAML::Node wrapped = parse_yaml("value: " + text.substr(equals + 1), "command line: " + shown(key));
-  VMOBA_CHECK_INPUT(wrapped.size() == 1, "command line: {}: expected one value, found several lines", shown(key));
-  YAML::Node node = root;  // yaml-cpp nodes are references; reset() re-seats, operator= would assign
-  std::istringstream parts(key);
-  std::string part, walked;
-  std::vector<std::string> names;
-  while (std::getline(parts, part, '.')) names.push_back(part);
-  for (size_t i = 0; i + 1 < names.size(); ++i) {
-    walked += (i ? "." : "") + names[i];
-    node.reset(inner_group(node, names[i], walked, key));
-  }
-  node[names.back()] = wrapped["value"];
-  return key;
+  return out;
 }
 
 // Moves the keys that are set from the document to `retired.found`.
-void take_retired(const YAML::Node& root, RetiredKeys& retired) {
+void take_retired(const YAML::Node& root, const std::vector<Override>& overrides, RetiredKeys& retired) {
   for (const std::string& key : retired.names) {
     YAML::Node group = root;
     std::istringstream parts(key.substr(0, key.rfind('.') + 1));
@@ -415,8 +306,11 @@ void take_retired(const YAML::Node& root, RetiredKeys& retired) {
     const std::string name = key.substr(key.rfind('.') + 1);
     const YAML::Node value = constant[name];
     if (!value.IsDefined()) continue;
-    VMOBA_CHECK_INPUT(value.IsScalar(), "{}: expected a single value, found something else", key);
-    retired.found[key] = value.Scalar();
+    const auto typed =
+        std::find_if(overrides.begin(), overrides.end(), [&](const Override& given) { return given.key == key; });
+    VMOBA_CHECK_INPUT(typed != overrides.end() || value.IsScalar(), "{}: expected a single value, found something else",
+                      key);
+    retired.found[key] = typed != overrides.end() ? typed->as_text() : value.Scalar();
     group.remove(name);
   }
 }
@@ -427,10 +321,14 @@ std::set<std::string> parse_config(const std::string& text, const std::string& o
                                    const std::vector<std::string>& overrides, const VisitFunction& visit,
                                    RetiredKeys* retired) {
   YAML::Node root = parse_yaml(text, origin);
-  std::vector<std::string> overridden;
-  for (const std::string& item : overrides) overridden.push_back(apply_override(root, item));
-  if (retired != nullptr) take_retired(root, *retired);
-  Parser parser(root, origin, overridden);
+  const std::vector<Override> typed = apply_overrides(root, overrides);
+  if (retired != nullptr) take_retired(root, typed, *retired);
+  const auto all_keys = [&visit] {
+    std::vector<std::string> keys;
+    for (const auto& [key, value] : config_values(visit)) keys.push_back(key);
+    return keys;
+  };
+  Parser parser(root, origin, typed, all_keys);
   visit(parser);
   parser.finish();
   return parser.set_keys();

@@ -13,6 +13,9 @@ std::string join(const std::vector<std::string>& words, const char* separator = 
 // What a constraint allows, for messages and documentation: "> 0", "0 .. 1", "2 values, each >= 1"; "" where anything.
 std::string allowed_text(const Constraint& constraint);
 
+// Insertions, deletions and substitutions of characters between two words (Levenshtein).
+size_t edit_distance(const std::string& word, const std::string& other);
+
 // The beginning of what a user wrote, for messages; control characters as \xNN.
 std::string shown(const std::string& text);
 

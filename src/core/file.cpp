@@ -8,6 +8,7 @@
 
 #include "core/check.h"
 #include "core/file_descriptor.h"
+#include "core/file_kind.h"
 
 namespace vmoba {
 namespace {
@@ -54,7 +55,7 @@ std::string read_file(const std::string& path, int64_t max_bytes, const std::str
   VMOBA_CHECK_INPUT(file.get() >= 0, "expected {} at '{}', found: {}", what, path, std::strerror(errno));
   struct stat info {};
   VMOBA_CHECK_INPUT(::fstat(file.get(), &info) == 0 && S_ISREG(info.st_mode),
-                    "expected {} at '{}', found no regular file", what, path);
+                    "expected {} at '{}', found no regular file: {}", what, path, what_is_this(path));
   VMOBA_CHECK_INPUT(info.st_size <= max_bytes, "expected {} of at most {} bytes at '{}', found {}", what, max_bytes,
                     path, info.st_size);
   std::string bytes(size_t(info.st_size), '\0');

@@ -60,23 +60,19 @@ Source open_source(const ConvertOptions& options) {
 
 std::vector<TensorToWrite> converted_tensors(const ConvertOptions& options, const Source& source,
                                              const Deltas& deltas) {
-  std::set<std::string> known;
-  for (const ParameterSpec& spec : source.architecture.parameters(source.config)) known.insert(spec.name);
+  check_tensors(source.config, source.files, options.in,
+                "get the whole model: some of its files, or the end of one, are missing, or config.json is another's");
   const Layout& layout = layout_named(source.architecture, options.layout);
   const WeightFiles& files = source.files;
   std::vector<TensorToWrite> tensors;
   for (const auto& [name, entry] : files.entries()) {
     const TensorInfo& info = files.info(name);
-    VMOBA_CHECK_INPUT(known.contains(name) && at::isFloatingType(info.dtype),
-                      "expected only tensors of the architecture {} in '{}' ({} layout), found '{}' ({})",
-                      source.config.architecture, options.in, files.layout().title, entry.stored_name,
-                      c10::toString(info.dtype));
     const at::ScalarType dtype = output_dtype(options.dtype, info.dtype);
     const auto read = [&files, &deltas, name = name, dtype] {
       const auto found = deltas.find(name);
       if (found == deltas.end()) return files.read(name, dtype, at::kCPU);
       at::Tensor weight = files.read(name, at::kFloat, at::kCPU);
-      add_deltas(found->second, weight);
+      apply_deltas(found->second, weight);
       return weight.to(dtype);
     };
     tensors.push_back({layout.from_diffusers(name).value(), dtype, info.shape, read});

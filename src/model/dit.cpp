@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "core/check.h"
+#include "core/file_kind.h"
 #include "model/architecture.h"
 #include "model/weights/pretrained.h"
 
@@ -83,9 +84,9 @@ namespace {
 
 void check_weights_exist(const ModelConfig& config) {
   VMOBA_CHECK_INPUT(config.weights.empty() || std::filesystem::exists(config.weights),
-                    "model.weights: expected pretrained weights at '{}', found nothing; get {}, or set model.weights "
-                    "to \"\" to train from random weights",
-                    config.weights, architecture_of(config).published_weights);
+                    "model.weights: expected pretrained weights at '{}', found {}; get {} (docs/pretrained.md), or set "
+                    "model.weights to \"\" to train from random weights",
+                    config.weights, what_is_this(config.weights), architecture_of(config).published_weights);
 }
 
 }  // namespace

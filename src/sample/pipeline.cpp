@@ -18,7 +18,7 @@ struct LatentSize {
   int64_t channels, frames, height, width;
 };
 
-LatentSize latent_size(const SampleConfig& config, const model::CodecShape& codec, const model::Dit& dit) {
+LatentSize latent_size(const SampleConfig& config, const model::CodecShape& codec, const model::Dit* dit) {
   const int64_t down = codec.frames(codec.latent_frames(config.frames));
   VMOBA_CHECK_INPUT(config.frames == down, "expected sample.frames = 1 + {}n for this codec, found {}; use {} or {}",
                     codec.temporal_stride, config.frames, down, down + codec.temporal_stride);
@@ -27,8 +27,9 @@ LatentSize latent_size(const SampleConfig& config, const model::CodecShape& code
                     codec.spatial_stride, config.height, config.width);
   const LatentSize size{codec.channels, codec.latent_frames(config.frames), config.height / codec.spatial_stride,
                         config.width / codec.spatial_stride};
+  if (dit == nullptr) return size;
   try {
-    dit.grid(size.frames, size.height, size.width);
+    dit->grid(size.frames, size.height, size.width);
   } catch (const Error& e) {
     // The model knows latent sizes only; the user wrote pixels.
     throw Error(e.kind(),
@@ -45,7 +46,16 @@ at::Tensor initial_noise(const LatentSize& size, const SampleRequest& request, a
   return noise_BCTHW.to(device);
 }
 
+std::unique_ptr<Scheduler> scheduler_of(const SampleConfig& config) {
+  return make_scheduler(config.scheduler, config.steps, config.shift, config.schedule);
+}
+
 }  // namespace
+
+void check_sample(const SampleConfig& config, const model::CodecShape& codec, const model::Dit* dit) {
+  latent_size(config, codec, dit);
+  scheduler_of(config);
+}
 
 Pipeline::Pipeline(const PipelineParts& parts, const model::ModelConfig& model,
                    const std::vector<ExpertConfig>& experts, const SampleConfig& config,
@@ -60,8 +70,7 @@ Pipeline::Pipeline(const PipelineParts& parts, const model::ModelConfig& model,
   const size_t expected = std::max<size_t>(1, experts_.size());
   VMOBA_CHECK_INPUT(parts_.dits.size() == expected, "experts: expected {} transformer(s), found {}", expected,
                     parts_.dits.size());
-  latent_size(config_, parts_.latents, *parts_.dits.front());
-  make_scheduler(config_.scheduler, config_.steps, config_.shift);
+  check_sample(config_, parts_.latents, parts_.dits.front());
   if (attention_.backend != "full" && attention_.dense_steps > 0) {
     log_info("sampling: full attention in the first {} of {} denoising steps (attention.dense_steps)",
              std::min(attention_.dense_steps, config_.steps), config_.steps);
@@ -87,7 +96,7 @@ model::TextEmbedding Pipeline::embed(const std::string& prompt, const model::Tex
 }
 
 at::Tensor Pipeline::starting_latents(const SampleRequest& request) const {
-  const LatentSize size = latent_size(config_, parts_.latents, *parts_.dits.front());
+  const LatentSize size = latent_size(config_, parts_.latents, parts_.dits.front());
   const at::Tensor& given = request.given.latents_1CTHW;
   if (!given.defined()) return initial_noise(size, request, device_);
   const std::vector<int64_t> expected = {1, size.channels, size.frames, size.height, size.width};
@@ -127,6 +136,7 @@ at::Tensor Pipeline::velocity(int64_t step, double timestep, const at::Tensor& l
   model::ForwardOptions options;
   options.compute_dtype = compute_dtype_;
   options.dense = step < attention_.dense_steps;
+  options.stats = parts_.stats;
   const size_t expert = expert_at(experts_, timestep);
   model::Dit& dit = *parts_.dits[expert];
   const at::Tensor timestep_B = at::full({1}, timestep, latents_BCTHW.options());
@@ -152,7 +162,7 @@ at::Tensor Pipeline::generate_latents(const SampleRequest& request,
     words.negative = embed(config_.negative_prompt, request.given.negative, "negative_prompt_embeds");
   const model::ImageCondition condition = condition_of(request);
   at::Tensor latents_BCTHW = starting_latents(request);
-  const auto scheduler = make_scheduler(config_.scheduler, config_.steps, config_.shift);
+  const auto scheduler = scheduler_of(config_);
   for (int64_t step = 0; step < config_.steps; ++step) {
     const double timestep = scheduler->timesteps()[size_t(step)];
     latents_BCTHW = scheduler->step(step, velocity(step, timestep, latents_BCTHW, words, condition), latents_BCTHW);

@@ -26,6 +26,7 @@ struct PipelineParts {
   const model::Codec* codec = nullptr;
   const model::TextEncoder* text = nullptr;
   const model::ImageEncoder* image = nullptr;
+  attention::AttentionStats* stats = nullptr;  // collects how much was attended
 };
 
 // Tensors that stand for what would be drawn or encoded; undefined: none. Any floating-point type and device.
@@ -42,6 +43,10 @@ struct SampleRequest {
   at::Tensor first_CHW = {}, last_CHW = {};  // images, fp32 in [-1, 1] at the video's size; see model/conditioning.h
   GivenTensors given = {};
 };
+
+// Throws Error(kInput) where the sizes of a video do not fit the codec and, where it is not null, the model; the same
+// for the scheduler's settings.
+void check_sample(const SampleConfig& config, const model::CodecShape& codec, const model::Dit* dit);
 
 class Pipeline {
  public:

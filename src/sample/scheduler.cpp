@@ -72,8 +72,9 @@ class EulerScheduler : public Scheduler {
 // first corrects the latents it was made at (UniC) and then predicts the next ones (UniP).
 class UniPcScheduler : public Scheduler {
  public:
-  UniPcScheduler(int64_t steps, double shift) {
-    const std::vector<double> levels = linspace(1.0, 1.0 / kTrainTimesteps, steps + 1);
+  // `highest`, `lowest`: ends of the unshifted noise levels; the lowest one is not among them.
+  UniPcScheduler(double highest, double lowest, int64_t steps, double shift) {
+    const std::vector<double> levels = linspace(highest, lowest, steps + 1);
     for (int64_t i = 0; i < steps; ++i) {
       double sigma = shifted(levels[i], shift);
       // At sigma 1 the signal is 0 and its logarithm infinite; diffusers steps aside by the same amount.
@@ -156,13 +157,20 @@ class UniPcScheduler : public Scheduler {
 
 }  // namespace
 
-std::unique_ptr<Scheduler> make_scheduler(const std::string& name, int64_t steps, double shift) {
+std::unique_ptr<Scheduler> make_scheduler(const std::string& name, int64_t steps, double shift,
+                                          const std::string& schedule) {
   VMOBA_CHECK_INPUT(steps >= 1 && steps <= kTrainTimesteps,
                     "expected 1 to {} sampling steps, found {}; change sample.steps", kTrainTimesteps, steps);
   VMOBA_CHECK_INPUT(std::isfinite(shift) && shift > 0, "expected a shift above 0, found {}; change sample.shift",
                     shift);
   if (name == "euler") return std::make_unique<EulerScheduler>(steps, shift);
-  if (name == "unipc") return std::make_unique<UniPcScheduler>(steps, shift);
+  VMOBA_CHECK_INPUT(schedule == "wan" || schedule == "diffusers",
+                    "expected the schedule 'wan' or 'diffusers', found '{}'; change sample.schedule", schedule);
+  // Wan's begins at the last of its 1000 training levels, which it keeps in fp32, and ends at 0; diffusers' goes from 1
+  // to the first training level.
+  constexpr double kLast = 1.0 - 1.0 / kTrainTimesteps;
+  if (name == "unipc" && schedule == "wan") return std::make_unique<UniPcScheduler>(float(kLast), 0.0, steps, shift);
+  if (name == "unipc") return std::make_unique<UniPcScheduler>(1.0, 1.0 / kTrainTimesteps, steps, shift);
   throw_input("expected the scheduler 'unipc' or 'euler', found '{}'; change sample.scheduler", name);
 }
 

@@ -1,6 +1,7 @@
 // Flow-matching samplers. A scheduler walks sigma from 1 (noise) to 0 (data): x_sigma = (1 - sigma) x0 + sigma noise,
 // velocity = noise - x0. Formulas as in diffusers' FlowMatchEulerDiscreteScheduler and UniPCMultistepScheduler
-// (prediction_type flow_prediction, use_flow_sigmas), against which the tests compare number by number.
+// (prediction_type flow_prediction, use_flow_sigmas), against which the tests compare number by number; UniPC's noise
+// levels also as in Wan's repositories (FlowUniPCMultistepScheduler in wan/utils/fm_solvers_unipc.py).
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -24,7 +25,10 @@ class Scheduler {
 };
 
 // name: "euler" | "unipc"; `shift`: sigma' = shift*sigma / (1 + (shift - 1)*sigma). Throws Error(kInput) for another
-// name, for steps outside 1..1000, and where the shift crowds two steps onto one sigma.
-std::unique_ptr<Scheduler> make_scheduler(const std::string& name, int64_t steps, double shift);
+// name, for steps outside 1..1000, and where the shift crowds two steps onto one sigma. `schedule` ("wan" |
+// "diffusers"): the noise levels of unipc before the shift, equal steps from 0.999 down to 0 (Wan's repositories, and
+// diffusers up to 0.35) or from 1 down to 0.001 (diffusers from 0.37 on), the last one left out.
+std::unique_ptr<Scheduler> make_scheduler(const std::string& name, int64_t steps, double shift,
+                                          const std::string& schedule);
 
 }  // namespace vmoba::sample

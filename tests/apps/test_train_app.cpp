@@ -221,7 +221,7 @@ TEST_CASE("exit codes and messages for wrong use") {
       {{kTrain, "--nonsense"}, 2, ""},
       {{kTrain, "--help"}, 0, "--resume"},
       {{kTrain, "--config", "/nowhere.yaml"}, 2, "/nowhere.yaml"},
-      {train_command(dir, {"train.stepz=3"}), 2, "did you mean 'steps'"},
+      {train_command(dir, {"train.stepz=3"}), 2, "did you mean 'train.steps'"},
       {train_command(dir, {"attention.tau=x"}), 2, "attention.tau"},
       {train_command(dir, {"train.global_batch=3"}), 2, "multiple of train.micro_batch"},
       {train_command(dir, {"data.path=/nowhere"}), 2, "/nowhere"},

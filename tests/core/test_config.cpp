@@ -101,10 +101,13 @@ TEST_CASE("a message names file, line and key, what was expected and what was fo
 
 TEST_CASE("unknown keys are refused and the nearest known one is named") {
   CHECK(refusal("step: 3") == "run.yaml:1: step: unknown key; did you mean 'steps'?");
-  CHECK(refusal("inner:\n  dept: 3") == "run.yaml:2: inner.dept: unknown key; did you mean 'depth'?");
-  CHECK(refusal("items: [{dpeth: 1}]") == "run.yaml:1: items[0].dpeth: unknown key; did you mean 'depth'?");
+  CHECK(refusal("inner:\n  dept: 3") == "run.yaml:2: inner.dept: unknown key; did you mean 'inner.depth'?");
+  CHECK(refusal("items: [{dpeth: 1}]") == "run.yaml:1: items[0].dpeth: unknown key; did you mean 'items[0].depth'?");
   CHECK(contains(refusal("qqqqqqqqqqqqqqqqqq: 3"), "unknown key; known here: steps, rate, on"));
-  CHECK(refusal("depth: 3") != "");  // a key of another group is unknown here
+  // A key of another group, or of none, is found where it is.
+  CHECK(refusal("depth: 3") == "run.yaml:1: depth: unknown key; did you mean 'inner.depth'?");
+  CHECK(refusal("dept: 3") == "run.yaml:1: dept: unknown key; did you mean 'inner.depth'?");
+  CHECK(refusal("inner: {steps: 3}") == "run.yaml:1: inner.steps: unknown key; did you mean 'steps'?");
   const std::string message = refusal(std::string(1000, 'k') + ": 1");
   CHECK(contains(message, "unknown key"));
   CHECK(message.size() < 500);
@@ -154,6 +157,27 @@ TEST_CASE("overrides win over the file, make missing groups and take YAML values
   CHECK(parsed("", {"name=''"}).name == "");
 }
 
+TEST_CASE("an override of a text is the text, whatever YAML would make of it") {
+  for (const char* text : {"/x/a #1", "/x/a ",       " /x/a",    "a: b",    "[a]",  "{a",   "*a",  "&a", "!a",
+                           "@a",      "%a",          "- a",      "~",       "null", "true", "010", "#",  "",
+                           "it's",    "'a' and 'b'", "\"a\" 'b", "a\nb: c", "a\tb", "a\\n", "'",   "<<"}) {
+    INFO(text);
+    CHECK(parsed("name: file\n", {std::string("name=") + text}).name == text);
+    CHECK(parsed("", {std::string("name=") + text}).name == text);
+    // What is printed reads back.
+    BigConfig config = parsed("", {std::string("name=") + text});
+    CHECK(parsed(config_to_yaml(visitor(config))).name == text);
+  }
+  // Quotes around all of it are YAML's, as they were.
+  CHECK(parsed("", {"name='a #1 '"}).name == "a #1 ");
+  CHECK(parsed("", {"name='it''s'"}).name == "it's");
+  CHECK(parsed("", {"name=\"a\\n\""}).name == "a\n");
+  // A word of a choice may have a comment behind it, as before.
+  CHECK(parsed("", {"inner.mode=fast # x"}).inner.mode == "fast");
+  // The last one counts, also where one of them sets a whole list.
+  CHECK(parsed("", {"name=a #1", "name=b #2"}).name == "b #2");
+}
+
 TEST_CASE("an override reaches into a list of groups") {
   const std::string two = "items: [{depth: 2}, {depth: 3}]";
   const BigConfig c = parsed(two, {"items[1].depth=9", "items[0].mode=fast"});
@@ -185,7 +209,7 @@ TEST_CASE("retired keys are handed over and seen by no field") {
 
 TEST_CASE("a wrong override is blamed on the command line") {
   CHECK(refusal("steps: 1", {"steps=many"}) == "command line: steps: expected an integer, found 'many'");
-  CHECK(refusal("", {"inner.dept=2"}) == "command line: inner.dept: unknown key; did you mean 'depth'?");
+  CHECK(refusal("", {"inner.dept=2"}) == "command line: inner.dept: unknown key; did you mean 'inner.depth'?");
   CHECK(refusal("", {"sizes=[1,2,x]"}) == "command line: sizes[2]: expected an integer, found 'x'");
   CHECK(
       contains(refusal("step: 1", {"steps=2"}), "run.yaml:1: step: unknown key"));  // the file's fault stays the file's
@@ -195,8 +219,12 @@ TEST_CASE("a wrong override is blamed on the command line") {
     CHECK(contains(refusal("", {bad}), "command line: expected key.sub=value"));
   }
   CHECK(contains(refusal("steps: 1", {"steps.depth=5"}), "expected 'steps' to be a group of keys"));
-  CHECK(contains(refusal("", {"name=a: b"}), "needs quotes"));
-  CHECK(contains(refusal("", {"name=x\nsteps: 3"}), "found several lines"));
+  CHECK(contains(refusal("", {"inner.mode=a: b"}), "needs quotes"));
+  CHECK(contains(refusal("", {"steps=x\nsteps: 3"}), "found several lines"));
+  CHECK(contains(refusal("", {"words=[a, b"}), "command line: words"));
+  // Groups that the file does not have.
+  CHECK(contains(refusal("steps: 1", {"iner.depth=2"}), "command line: iner: unknown key"));
+  CHECK(contains(refusal("inner: {depth: 1}", {"inner.mode.x=2"}), "command line: inner.mode: expected"));
   CHECK(contains(refusal("", {"steps="}), "found nothing"));
   CHECK(contains(refusal("", {"words=&a [*a]"}), "anchor"));
 }

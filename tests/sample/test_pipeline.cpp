@@ -113,6 +113,7 @@ TEST_CASE("the loop gives the latents of diffusers' WanPipeline") {
   for (const auto& c : f["cases"]) {
     House house;
     house.config.scheduler = c["name"];
+    house.config.schedule = "diffusers";
     house.config.steps = c["steps"];
     house.config.shift = c["shift"];
     house.config.guidance = c["guidance"];

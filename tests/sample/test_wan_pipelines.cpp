@@ -75,6 +75,7 @@ struct Run {
     sample.height = 32;
     sample.width = 48;
     sample.scheduler = c["scheduler"];
+    sample.schedule = "diffusers";
     sample.shift = c["shift"];
     sample.guidance = c["guidance"];
     dits.push_back(model::make_dit(model, model::full_attention(), 0, at::kCPU));

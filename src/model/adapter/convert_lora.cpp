@@ -13,7 +13,7 @@ std::string convert_lora(const std::string& in, const std::string& out, const st
                     "--layout: expected comfyui, diffusers or kohya for the LoRA file '{}', found original", in);
   VMOBA_CHECK_INPUT(out.ends_with(".safetensors"), "expected the name of a .safetensors file, found '{}'", out);
   const Architecture& architecture = architecture_of_lora(in);
-  std::vector<Adapter> adapters = read_lora(in, architecture, at::kCPU);
+  std::vector<Adapter> adapters = read_lora({in}, architecture, at::kCPU);
   for (Adapter& adapter : adapters) adapter.low_rank.scale *= strength;
   const LoraFormat written = lora_format(format);
   write_lora(out, adapters, architecture, written, dtype);
@@ -25,29 +25,17 @@ std::string convert_lora(const std::string& in, const std::string& out, const st
   return words;
 }
 
-Deltas read_deltas(const std::vector<std::string>& paths, double strength, const Architecture& architecture,
+Deltas read_deltas(const std::vector<std::string>& loras, double strength, const Architecture& architecture,
                    const WeightFiles& files, const std::string& transformer) {
+  const ShapeOf shape_of = [&](const std::string& name) {
+    return files.entries().contains(name) ? &files.info(name).shape : nullptr;
+  };
   Deltas deltas;
-  for (const std::string& path : paths) {
-    for (Adapter& adapter : read_lora(path, architecture, at::kCPU)) {
-      const std::string name = adapter.module + ".weight";
-      VMOBA_CHECK_INPUT(files.entries().contains(name), "--lora: expected modules of '{}', found '{}' in '{}'",
-                        transformer, adapter.module, path);
-      const std::vector<int64_t>& shape = files.info(name).shape;
-      VMOBA_CHECK_INPUT(
-          shape.size() == 2 && adapter.low_rank.b.size(0) == shape[0] && adapter.low_rank.a.size(1) == shape[1],
-          "--lora: expected '{}' in '{}' to fit the weight of '{}', found another size; the file belongs "
-          "to another model",
-          adapter.module, path, transformer);
-      adapter.low_rank.scale *= strength;
-      deltas[name].push_back(std::move(adapter.low_rank));
-    }
+  for (const std::string& lora : loras) {
+    const LoraSource source = lora_source(lora);
+    add_deltas(read_changes(source, architecture, at::kCPU), strength, source.path, shape_of, transformer, deltas);
   }
   return deltas;
-}
-
-void add_deltas(const std::vector<LowRank>& deltas, at::Tensor& weight) {
-  for (const LowRank& delta : deltas) weight.addmm_(delta.b, delta.a, 1, delta.scale);
 }
 
 }  // namespace vmoba::model

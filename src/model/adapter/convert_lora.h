@@ -2,10 +2,10 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
-#include <map>
 #include <string>
 #include <vector>
 
+#include "model/adapter/weight_change.h"
 #include "model/architecture.h"
 #include "model/weights/weight_files.h"
 
@@ -16,15 +16,9 @@ namespace vmoba::model {
 std::string convert_lora(const std::string& in, const std::string& out, const std::string& format, double strength,
                          at::ScalarType dtype);
 
-// Adapters by the weight that they change.
-using Deltas = std::map<std::string, std::vector<LowRank>>;
-
-// Of all files together, at `strength`. Throws Error(kInput) where one has modules that the transformer `files`, at
-// `transformer`, lacks, or other sizes.
-Deltas read_deltas(const std::vector<std::string>& paths, double strength, const Architecture& architecture,
+// Of all files ("FILE" or "N:FILE") together, at `strength`. Throws Error(kInput) where one has modules that the
+// transformer `files`, at `transformer`, lacks, or other sizes.
+Deltas read_deltas(const std::vector<std::string>& loras, double strength, const Architecture& architecture,
                    const WeightFiles& files, const std::string& transformer);
-
-// Adds them to an fp32 weight, in place.
-void add_deltas(const std::vector<LowRank>& deltas, at::Tensor& weight);
 
 }  // namespace vmoba::model

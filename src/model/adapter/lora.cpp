@@ -55,7 +55,7 @@ void continue_from(const LoraConfig& config, const Architecture& architecture, s
                    at::Device device) {
   std::map<std::string, Adapter*> by_module;
   for (Adapter& adapter : adapters) by_module[adapter.module] = &adapter;
-  for (const Adapter& stored : read_lora(config.init_from, architecture, device)) {
+  for (const Adapter& stored : read_lora(lora_source(config.init_from), architecture, device)) {
     const auto found = by_module.find(stored.module);
     VMOBA_CHECK_INPUT(found != by_module.end(),
                       "lora.init_from: expected modules among lora.targets, found '{}' in '{}'; add it to the targets",

@@ -12,7 +12,11 @@
 
 #include "core/check.h"
 #include "core/file.h"
+#include "core/file_kind.h"
+#include "core/log.h"
 #include "core/registry.h"
+#include "model/adapter/lora_names.h"
+#include "model/adapter/peft_settings.h"
 #include "model/weights/safetensors.h"
 #include "model/weights/save.h"
 #include "model/weights/weight_files.h"
@@ -21,132 +25,202 @@ namespace vmoba::model {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
+using nlohmann::ordered_json;
 
-constexpr const char* kPrefixes[] = {"base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer."};
-constexpr const char* kKohyaPrefix = "lora_unet_";
 constexpr int64_t kMaxConfigBytes = 1 << 20;
+constexpr const char* kPeftFile = "adapter_model.safetensors";
+constexpr const char* kPeftConfig = "adapter_config.json";
 
-enum class Part { kA, kB, kAlpha };
-
-struct Key {
-  std::string module;  // diffusers' name
-  Part part;
-};
-
-std::string without_prefixes(std::string name) {
-  for (const std::string prefix : kPrefixes)
-    if (name.starts_with(prefix)) name = name.substr(prefix.size());
-  return name;
+ordered_json parsed_settings(const std::string& text, const std::string& origin) {
+  ordered_json parsed = ordered_json::parse(text, nullptr, false);
+  VMOBA_CHECK_INPUT(parsed.is_object(), "expected a JSON object of settings in {}, found something else", origin);
+  return parsed;
 }
 
-// "blocks.0.self_attn.q", "blocks_0_self_attn_q" behind kohya's prefix, or diffusers' name -> diffusers' name.
-std::optional<std::string> module_of(const std::string& written, const Architecture& architecture) {
-  const bool flattened = written.starts_with(kKohyaPrefix);
-  const std::string name = flattened ? written.substr(std::string(kKohyaPrefix).size()) : without_prefixes(written);
-  for (const Layout& layout : architecture.layouts) {
-    const NameTable& names = layout.names;
-    if (const auto found = flattened ? names.from_flattened(name) : names.to_diffusers(name)) return found;
-    if (!flattened && names.from_diffusers(name)) return name;
-  }
-  return std::nullopt;
+// diffusers writes them with the pipeline's prefix where the names of the tensors have it, else without.
+PeftSettings settings_in_metadata(const std::string& text, bool second, const std::string& path) {
+  const std::string origin = fmt::format("lora_adapter_metadata of '{}'", path);
+  const ordered_json parsed = parsed_settings(text, origin);
+  const std::string prefix = second ? "transformer_2." : "transformer.";
+  ordered_json own = ordered_json::object();
+  for (const auto& [key, value] : parsed.items())
+    if (key.starts_with(prefix)) own[key.substr(prefix.size())] = value;
+  if (own.empty() && (parsed.contains("r") || parsed.contains("lora_alpha"))) own = parsed;
+  VMOBA_CHECK_INPUT(!own.empty(), "expected settings of '{}' in {}, found none", prefix, origin);
+  return {std::move(own), origin};
 }
 
-// Splits "<module>.lora_A[.<adapter name>].weight" and its kin.
-std::optional<Key> parse_key(const std::string& key, const Architecture& architecture) {
-  struct Mark {
-    const char* text;
-    Part part;
-  };
-  constexpr Mark kMarks[] = {
-      {".lora_A.", Part::kA}, {".lora_B.", Part::kB}, {".lora_down.", Part::kA}, {".lora_up.", Part::kB}};
-  const auto with_module = [&](const std::string& written, Part part) -> std::optional<Key> {
-    const auto module = module_of(written, architecture);
-    if (!module) return std::nullopt;
-    return Key{*module, part};
-  };
-  if (key.ends_with(".alpha")) return with_module(key.substr(0, key.size() - 6), Part::kAlpha);
-  if (!key.ends_with(".weight")) return std::nullopt;
-  for (const Mark& mark : kMarks) {
-    const size_t at = key.find(mark.text);
-    if (at != std::string::npos) return with_module(key.substr(0, at), mark.part);
+// adapter_config.json belongs to the file that peft writes with it; beside others it says nothing of them.
+PeftSettings settings_beside(const std::string& path, bool written_by_peft) {
+  const fs::path beside = fs::path(path).parent_path() / kPeftConfig;
+  const bool own = fs::path(path).filename() == kPeftFile;
+  if (!fs::exists(beside)) {
+    if (own || written_by_peft)
+      log_warning("'{}': no {} beside it, so the strength of this LoRA is not known; alpha is taken to be the rank",
+                  path, kPeftConfig);
+    return {};
   }
-  return std::nullopt;
+  VMOBA_CHECK_INPUT(own || !written_by_peft,
+                    "expected the name {} for '{}' beside '{}', found another, so that it is not clear whether the "
+                    "settings are the file's own; rename the file, or move it to another folder",
+                    kPeftFile, path, beside.string());
+  if (!own) return {};
+  const std::string origin = fmt::format("'{}'", beside.string());
+  return {parsed_settings(read_file(beside.string(), kMaxConfigBytes, "an adapter configuration"), origin), origin};
 }
 
-// What peft's configuration says about alpha.
-struct PeftConfig {
-  json values = json::object();
-  std::string prefix;  // of the keys
+std::vector<std::string> safetensors_in(const std::string& folder) {
+  std::vector<std::string> files;
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (entry.path().extension() == ".safetensors") files.push_back(entry.path().string());
+  return files;
+}
 
-  double alpha_of(const std::string& module, int64_t rank, const Architecture& architecture) const {
-    double alpha = number("lora_alpha", double(rank));
-    const auto patterns = values.find(prefix + "alpha_pattern");
-    if (patterns != values.end() && patterns->is_object()) {
-      for (const auto& entry : patterns->items()) {
-        const bool fits = any_name(architecture, module,
-                                   [&](const std::string& name) { return ends_with_module(name, entry.key()); });
-        if (fits && entry.value().is_number()) alpha = entry.value().get<double>();
-      }
-    }
-    const auto rslora = values.find(prefix + "use_rslora");
-    return rslora != values.end() && *rslora == true ? alpha * std::sqrt(double(rank)) : alpha;
-  }
-
- private:
-  double number(const std::string& key, double otherwise) const {
-    const auto found = values.find(prefix + key);
-    return found != values.end() && found->is_number() ? found->get<double>() : otherwise;
-  }
-  static bool ends_with_module(const std::string& module, const std::string& tail) {
-    return module == tail || module.ends_with("." + tail);
-  }
-};
-
-PeftConfig peft_config(const SafetensorsFile& file, const std::string& path) {
-  const auto metadata = file.metadata().find("lora_adapter_metadata");
-  if (metadata != file.metadata().end()) {
-    json parsed = json::parse(metadata->second, nullptr, false);
-    if (parsed.is_object()) return {std::move(parsed), "transformer."};
-  }
-  const fs::path beside = fs::path(path).parent_path() / "adapter_config.json";
-  if (!fs::exists(beside)) return {};
-  json parsed = json::parse(read_file(beside.string(), kMaxConfigBytes, "an adapter configuration"), nullptr, false);
-  VMOBA_CHECK_INPUT(parsed.is_object(), "expected an adapter configuration at '{}' to be a JSON object",
-                    beside.string());
-  return {std::move(parsed), ""};
+std::vector<std::string> names_in(const std::string& path) {
+  std::vector<std::string> names;
+  const SafetensorsFile file(path);
+  for (const auto& [name, info] : file.tensors()) names.push_back(name);
+  return names;
 }
 
 std::string lora_path(const std::string& path) {
-  VMOBA_CHECK_INPUT(fs::exists(path), "expected a LoRA file at '{}', found nothing", path);
+  VMOBA_CHECK_INPUT(fs::exists(path), "expected a LoRA file at '{}', found {}", path, what_is_this(path));
   if (!fs::is_directory(path)) return path;
-  std::vector<std::string> files;
-  for (const auto& entry : fs::directory_iterator(path))
-    if (entry.path().extension() == ".safetensors") files.push_back(entry.path().string());
+  const std::vector<std::string> files = safetensors_in(path);
   VMOBA_CHECK_INPUT(files.size() == 1, "expected one safetensors file in the LoRA folder '{}', found {}; name the file",
                     path, files.size());
   return files.front();
 }
 
+// What a file has of one module.
 struct Parts {
-  at::Tensor a, b;
+  std::string written;
+  std::map<LoraPart, at::Tensor> tensors;  // without alpha
   std::optional<double> alpha;
+
+  at::Tensor take(LoraPart part) const {
+    const auto found = tensors.find(part);
+    return found == tensors.end() ? at::Tensor() : found->second;
+  }
 };
 
-Adapter joined(const std::string& module, const Parts& parts, const PeftConfig& config,
-               const Architecture& architecture, const std::string& path) {
-  VMOBA_CHECK_INPUT(parts.a.defined() && parts.b.defined(),
+struct OpenLora {
+  explicit OpenLora(const std::string& given) : path(lora_path(given)), file(path) {}
+
+  std::string path;
+  SafetensorsFile file;
+  std::map<std::string, LoraKey> keys;  // by the tensor's name
+  std::vector<std::string> unknown;
+  bool has_first = false, has_second = false, from_peft = false;
+};
+
+OpenLora opened(const std::string& path, const Architecture& architecture) {
+  OpenLora out(path);
+  for (const auto& [name, info] : out.file.tensors()) {
+    std::optional<LoraKey> key = parse_lora_key(name, architecture);
+    const bool number = at::isFloatingType(info.dtype) ||
+                        (key && key->part == LoraPart::kAlpha && at::isIntegralType(info.dtype, /*includeBool=*/false));
+    if (!key || !number) {
+      out.unknown.push_back(name);
+      continue;
+    }
+    (key->transformer ? out.has_second : out.has_first) = true;
+    out.from_peft |= key->from_peft;
+    out.keys.emplace(name, std::move(*key));
+  }
+  return out;
+}
+
+void check_known(const OpenLora& lora) {
+  const std::string other = other_adapter_kind(lora.unknown);
+  VMOBA_CHECK_INPUT(
+      other.empty(),
+      "expected LoRA matrices in '{}', found {} ('{}'), which is not read here; merge it into the weights "
+      "with the tool that made it",
+      lora.path, other, lora.unknown.front());
+  constexpr size_t kShown = 5;
+  const auto end = lora.unknown.begin() + ptrdiff_t(std::min(kShown, lora.unknown.size()));
+  VMOBA_CHECK_INPUT(lora.unknown.empty() && !lora.keys.empty(),
+                    "expected lora_A/lora_B or lora_down/lora_up matrices of the model's linear maps in '{}', found {} "
+                    "other tensors ({}{})",
+                    lora.path, lora.unknown.size(), fmt::join(lora.unknown.begin(), end, ", "),
+                    lora.unknown.size() > kShown ? ", ..." : "");
+}
+
+// Whether the second transformer's tensors are wanted.
+bool wants_second(const OpenLora& lora, std::optional<size_t> expert) {
+  if (!lora.has_second) return false;
+  VMOBA_CHECK_INPUT(
+      expert.has_value(),
+      "expected a LoRA of one transformer, found {} (transformer_2.) in '{}'; write {}2:{} for the second",
+      lora.has_first ? "those of two" : "the second one's", lora.path, lora.has_first ? "1:FILE for the first, " : "",
+      lora.has_first ? "FILE" : lora.path);
+  const bool there = *expert == 0 ? lora.has_first : *expert == 1;
+  VMOBA_CHECK_INPUT(there, "expected a LoRA of transformer {} in '{}', found that of {} alone", *expert + 1, lora.path,
+                    lora.has_first ? "the first two" : "the second one");
+  return *expert == 1;
+}
+
+std::map<std::string, Parts> parts_of(const OpenLora& lora, bool second, at::Device device) {
+  std::map<std::string, Parts> by_module;
+  for (const auto& [name, key] : lora.keys) {
+    if (key.transformer.has_value() != second) continue;
+    Parts& parts = by_module[key.module];
+    parts.written = key.written;
+    const at::Tensor stored = lora.file.tensor(name);
+    if (key.part == LoraPart::kAlpha) {
+      VMOBA_CHECK_INPUT(stored.numel() == 1, "expected one number in '{}' of '{}', found {}", name, lora.path,
+                        stored.numel());
+      parts.alpha = stored.to(at::kDouble).item<double>();
+      VMOBA_CHECK_INPUT(std::isfinite(*parts.alpha), "expected a finite number in '{}' of '{}', found {}", name,
+                        lora.path, *parts.alpha);
+      continue;
+    }
+    at::Tensor& into = parts.tensors[key.part];
+    VMOBA_CHECK_INPUT(!into.defined(), "expected one adapter of '{}' in '{}', found '{}' besides", key.module,
+                      lora.path, name);
+    into = at::empty(stored.sizes(), at::TensorOptions().dtype(at::kFloat).device(device)).copy_(stored);
+  }
+  return by_module;
+}
+
+// A of a convolution lies as [r, in, kernel]; its B has a kernel of one value.
+at::Tensor as_matrix(const at::Tensor& tensor) {
+  return tensor.dim() > 2 ? tensor.flatten(1) : tensor;
+}
+
+LowRank low_rank_of(const std::string& module, const Parts& parts, const PeftSettings& settings,
+                    const std::string& path) {
+  const at::Tensor a_stored = parts.take(LoraPart::kA), b_stored = parts.take(LoraPart::kB);
+  const bool something = !parts.tensors.empty();
+  if (!a_stored.defined() && !b_stored.defined() && something && !parts.take(LoraPart::kBBias).defined()) return {};
+  VMOBA_CHECK_INPUT(a_stored.defined() && b_stored.defined(),
                     "expected both matrices of the adapter '{}' in '{}', found {}", module, path,
-                    parts.a.defined()   ? "A only"
-                    : parts.b.defined() ? "B only"
-                                        : "an alpha only");
-  const at::Tensor &a = parts.a, &b = parts.b;
+                    a_stored.defined()   ? "A only"
+                    : b_stored.defined() ? "B only"
+                    : something          ? "a bias only"
+                                         : "an alpha only");
+  const at::Tensor a = as_matrix(a_stored), b = as_matrix(b_stored);
   VMOBA_CHECK_INPUT(a.dim() == 2 && b.dim() == 2 && a.size(0) == b.size(1) && a.size(0) > 0,
                     "expected A [r, in] and B [out, r] of '{}' in '{}', found {} and {}", module, path,
-                    fmt::join(a.sizes(), "x"), fmt::join(b.sizes(), "x"));
+                    fmt::join(a_stored.sizes(), "x"), fmt::join(b_stored.sizes(), "x"));
   const int64_t rank = a.size(0);
-  const double alpha = parts.alpha.value_or(config.alpha_of(module, rank, architecture));
-  return {module, {a, b, alpha / double(rank)}};
+  return {a, b, parts.alpha ? *parts.alpha / double(rank) : settings.scale(parts.written, rank)};
+}
+
+ModuleChange joined(const std::string& module, const Parts& parts, const PeftSettings& settings,
+                    const std::string& path) {
+  ModuleChange out;
+  out.module = module;
+  out.low_rank = low_rank_of(module, parts, settings, path);
+  out.magnitude = parts.take(LoraPart::kMagnitude);
+  out.weight = parts.take(LoraPart::kDifference);
+  out.bias = parts.take(LoraPart::kBias);
+  if (const at::Tensor of_b = parts.take(LoraPart::kBBias); of_b.defined()) {
+    const at::Tensor scaled = of_b * out.low_rank.scale;
+    out.bias = out.bias.defined() ? out.bias + scaled : scaled;
+  }
+  return out;
 }
 
 std::string flattened(std::string name) {
@@ -180,18 +254,18 @@ const std::vector<std::string>& lora_format_names() {
 
 bool is_lora(const std::string& path) {
   if (!fs::exists(path)) return false;
-  if (fs::is_directory(path)) {
-    if (fs::exists(fs::path(path) / "adapter_model.safetensors")) return true;
-    return fs::exists(fs::path(path) / "pytorch_lora_weights.safetensors");
-  }
-  return path.ends_with(".safetensors") && are_lora_names(stored_names(path));
+  if (!fs::is_directory(path)) return path.ends_with(".safetensors") && are_lora_names(names_in(path));
+  for (const char* name : {kPeftFile, "pytorch_lora_weights.safetensors"})
+    if (fs::exists(fs::path(path) / name)) return true;
+  const std::vector<std::string> files = safetensors_in(path);
+  return files.size() == 1 && are_lora_names(names_in(files.front()));
 }
 
 const Architecture& architecture_of_lora(const std::string& path) {
   const SafetensorsFile file(lora_path(path));
   const auto known = [&](const std::string& architecture) {
     return std::count_if(file.tensors().begin(), file.tensors().end(), [&](const auto& tensor) {
-      return parse_key(tensor.first, architectures().find(architecture)).has_value();
+      return parse_lora_key(tensor.first, architectures().find(architecture)).has_value();
     });
   };
   const std::vector<std::string> names = architectures().names();
@@ -199,39 +273,47 @@ const Architecture& architecture_of_lora(const std::string& path) {
       names.begin(), names.end(), [&](const auto& one, const auto& other) { return known(one) < known(other); }));
 }
 
-std::vector<Adapter> read_lora(const std::string& given_path, const Architecture& architecture, at::Device device) {
-  const std::string path = lora_path(given_path);
-  const SafetensorsFile file(path);
-  const PeftConfig config = peft_config(file, path);
-  std::map<std::string, Parts> by_module;
-  std::vector<std::string> unknown;
-  for (const auto& [name, info] : file.tensors()) {
-    const auto key = parse_key(name, architecture);
-    if (!key || !at::isFloatingType(info.dtype)) {
-      unknown.push_back(name);
-      continue;
-    }
-    Parts& parts = by_module[key->module];
-    const at::Tensor stored = file.tensor(name);
-    if (key->part == Part::kAlpha) {
-      VMOBA_CHECK_INPUT(stored.numel() == 1, "expected one number in '{}' of '{}', found {}", name, path,
-                        stored.numel());
-      parts.alpha = stored.to(at::kDouble).item<double>();
-      continue;
-    }
-    at::Tensor& into = key->part == Part::kA ? parts.a : parts.b;
-    VMOBA_CHECK_INPUT(!into.defined(), "expected one adapter of '{}' in '{}', found '{}' besides", key->module, path,
-                      name);
-    into = at::empty(stored.sizes(), at::TensorOptions().dtype(at::kFloat).device(device)).copy_(stored);
-  }
-  constexpr size_t kShown = 5;
-  const std::vector<std::string> shown(unknown.begin(), unknown.begin() + ptrdiff_t(std::min(kShown, unknown.size())));
-  VMOBA_CHECK_INPUT(unknown.empty() && !by_module.empty(),
-                    "expected lora_A/lora_B or lora_down/lora_up matrices of the model's linear maps in '{}', found {} "
-                    "other tensors ({}{})",
-                    path, unknown.size(), fmt::join(shown, ", "), unknown.size() > kShown ? ", ..." : "");
+LoraSource lora_source(const std::string& text) {
+  const size_t digits = text.find_first_not_of("0123456789");
+  if (digits == 0 || digits == std::string::npos || text[digits] != ':') return {text, std::nullopt};
+  const int64_t number = digits < 4 ? std::stoll(text.substr(0, digits)) : 0;
+  VMOBA_CHECK_INPUT(number >= 1, "expected a transformer's number of 1 or more before ':', found '{}'", text);
+  return {text.substr(digits + 1), size_t(number - 1)};
+}
+
+std::set<size_t> named_transformers(const std::string& path, const Architecture& architecture) {
+  const OpenLora lora = opened(path, architecture);
+  if (!lora.has_second) return {};
+  return lora.has_first ? std::set<size_t>{0, 1} : std::set<size_t>{1};
+}
+
+std::vector<ModuleChange> read_changes(const LoraSource& source, const Architecture& architecture, at::Device device) {
+  const OpenLora lora = opened(source.path, architecture);
+  check_known(lora);
+  const bool second = wants_second(lora, source.expert);
+  const auto metadata = lora.file.metadata().find("lora_adapter_metadata");
+  const PeftSettings settings = metadata != lora.file.metadata().end()
+                                    ? settings_in_metadata(metadata->second, second, lora.path)
+                                    : settings_beside(lora.path, lora.from_peft);
+  std::vector<ModuleChange> changes;
+  for (const auto& [module, parts] : parts_of(lora, second, device))
+    changes.push_back(joined(module, parts, settings, lora.path));
+  return changes;
+}
+
+std::vector<Adapter> read_lora(const LoraSource& source, const Architecture& architecture, at::Device device) {
   std::vector<Adapter> adapters;
-  for (const auto& [module, parts] : by_module) adapters.push_back(joined(module, parts, config, architecture, path));
+  for (ModuleChange& change : read_changes(source, architecture, device)) {
+    VMOBA_CHECK_INPUT(change.low_rank_alone(),
+                      "expected low-rank matrices alone in '{}', found {} of '{}'; merge the file into the weights "
+                      "(vmoba-convert --lora) or sample with it",
+                      source.path,
+                      change.magnitude.defined() ? "DoRA's magnitudes"
+                      : change.weight.defined()  ? "a difference of the weight (.diff)"
+                                                 : "a bias (.diff_b or lora_B.bias)",
+                      change.module);
+    adapters.push_back({change.module, std::move(change.low_rank)});
+  }
   return adapters;
 }
 

@@ -2,12 +2,16 @@
 //   ComfyUI, diffusion-pipe   diffusion_model.blocks.0.self_attn.q.lora_A.weight
 //   diffusers, finetrainers   transformer.blocks.0.attn1.to_q.lora_A.weight
 //   kohya, musubi-tuner       lora_unet_blocks_0_self_attn_q.lora_down.weight, .lora_up.weight, .alpha
-//   read only                 peft's base_model.model., DiffSynth's lora_A.default.weight without a prefix, VideoX-Fun
+//   read only                 peft's base_model.model., DiffSynth's lora_A.default.weight without a prefix or behind
+//                             pipe.dit., VideoX-Fun, lora_transformer_; DoRA, .diff, .diff_b, a bias of B
 #pragma once
 #include <map>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
+#include "model/adapter/weight_change.h"
 #include "model/architecture.h"
 #include "model/dit.h"
 
@@ -24,10 +28,26 @@ bool is_lora(const std::string& path);
 // The architecture that knows the most modules of the LoRA file or folder `path`.
 const Architecture& architecture_of_lora(const std::string& path);
 
-// fp32 adapters on `device`, by module in diffusers' layout. `path`: a file, or a folder with one. The scale is alpha /
-// rank; alpha comes from .alpha tensors, the file's lora_adapter_metadata, an adapter_config.json beside it, or is the
-// rank. Throws Error(kInput) naming keys that belong to no such adapter (LoHa, LoKr, DoRA, difference weights, biases).
-std::vector<Adapter> read_lora(const std::string& path, const Architecture& architecture, at::Device device);
+// A LoRA file, or a folder with one, as users name it.
+struct LoraSource {
+  LoraSource(std::string path, std::optional<size_t> expert = std::nullopt) : path(std::move(path)), expert(expert) {}
+  std::string path;
+  std::optional<size_t> expert;  // whose tensors are read where the file has those of two transformers
+};
+// "FILE" or "N:FILE", N counting from 1.
+LoraSource lora_source(const std::string& text);
+
+// The transformers that the file names: none, where it has no tensor of the second one ("transformer_2.").
+std::set<size_t> named_transformers(const std::string& path, const Architecture& architecture);
+
+// All that the file changes, fp32 on `device`, by module in diffusers' layout. The scale is alpha / rank. Alpha comes
+// from .alpha tensors, else from the file's lora_adapter_metadata or, for adapter_model.safetensors, from the
+// adapter_config.json beside it (peft_settings.h); else it is the rank. Throws Error(kInput) naming tensors that belong
+// to no such change (LoHa, LoKr), settings that are not understood, and a file of two transformers without a choice.
+std::vector<ModuleChange> read_changes(const LoraSource& source, const Architecture& architecture, at::Device device);
+
+// The same of a file with low-rank matrices alone, which can be trained; refuses all else by name.
+std::vector<Adapter> read_lora(const LoraSource& source, const Architecture& architecture, at::Device device);
 
 // Writes and checks the file (save.h). ComfyUI's and diffusers' files have no alpha: the scale goes into B, so that
 // every reader gives the same; kohya's carry it.

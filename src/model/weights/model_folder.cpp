@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "core/check.h"
+#include "core/file_kind.h"
 
 namespace vmoba::model {
 
@@ -13,12 +14,8 @@ std::string model_folder(const std::string& path, const std::string& part, const
                     "{}: expected a file or folder, found nothing at '{}'; docs/pretrained.md says where to get it",
                     key, path);
   const std::string kind = fs::path(path).extension().string();
-  VMOBA_CHECK_INPUT(
-      kind != ".pth" && kind != ".pt" && kind != ".bin" && kind != ".ckpt",
-      "{}: expected safetensors, found a pickle, '{}'; convert it once where torch is installed: python3 -c "
-      "\"import torch, safetensors.torch as s; s.save_file({{k: v.contiguous() for k, v in "
-      "torch.load('{}', map_location='cpu').items()}}, 'out.safetensors')\"",
-      key, path, path);
+  VMOBA_CHECK_INPUT(kind != ".pth" && kind != ".pt" && kind != ".bin" && kind != ".ckpt",
+                    "{}: expected safetensors, found a pickle, '{}'; {}", key, path, pickle_cure(path));
   const fs::path inner = fs::path(path) / part;
   return fs::is_directory(inner) ? inner.string() : path;
 }

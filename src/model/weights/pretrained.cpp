@@ -39,7 +39,10 @@ void check_config(const std::string& folder, const ModelConfig& config) {
   }
 }
 
-void check_tensors(const ModelConfig& config, const WeightFiles& files) {
+}  // namespace
+
+void check_tensors(const ModelConfig& config, const WeightFiles& files, const std::string& path,
+                   const std::string& cure) {
   const std::vector<ParameterSpec> specs = architecture_of(config).parameters(config);
   TensorMismatch mismatch;
   std::set<std::string> known;
@@ -55,15 +58,16 @@ void check_tensors(const ModelConfig& config, const WeightFiles& files) {
     if (!known.contains(name)) mismatch.unknown.push_back(entry.stored_name);
   }
   VMOBA_CHECK_INPUT(mismatch.none(),
-                    "expected '{}' ({} layout) to hold the {} tensors of the configured model, found {}; make the "
-                    "model: group agree with the weights",
-                    config.weights, files.layout().title, specs.size(), mismatch.text());
+                    "expected '{}' ({} layout) to hold the {} tensors of the configured model, found {}; {}", path,
+                    files.layout().title, specs.size(), mismatch.text(), cure);
 }
+
+namespace {
 
 WeightFiles open_checked(const ModelConfig& config) {
   WeightFiles files(config.weights, architecture_of(config).layouts);
   check_config(files.folder(), config);
-  check_tensors(config, files);
+  check_tensors(config, files, config.weights, "make the model: group agree with the weights");
   return files;
 }
 

@@ -18,6 +18,11 @@ at::ScalarType kept_dtype(const ParameterSpec& spec, const ModelConfig& config);
 // The config.json in `folder`, in diffusers' keys whichever it has; {} without one. Throws Error(kInput).
 nlohmann::json config_beside(const std::string& folder, const Architecture& architecture);
 
+// Throws Error(kInput) naming tensors of the configured model that `files`, at `path`, lack, have in another shape, or
+// have too many; `cure` ends the message.
+void check_tensors(const ModelConfig& config, const WeightFiles& files, const std::string& path,
+                   const std::string& cure);
+
 // Reads headers of config.weights only. Throws Error(kInput) naming missing, extra and misshapen tensors, and keys in
 // which a config.json beside the weights disagrees with the configuration.
 void check_pretrained(const ModelConfig& config);

@@ -14,6 +14,7 @@
 #include "core/config.h"
 #include "core/file.h"
 #include "core/file_descriptor.h"
+#include "core/file_kind.h"
 #include "model/weights/safetensors_header.h"
 
 namespace vmoba::model {
@@ -76,11 +77,11 @@ void check_bools(const uint8_t* bytes, const TensorInfo& info, const std::string
 
 struct SafetensorsFile::Mapping {
   explicit Mapping(const std::string& file_path) : path(file_path) {
-    const FileDescriptor file(path, O_RDONLY);
+    const FileDescriptor file(path, O_RDONLY | O_NONBLOCK);  // without it, opening a FIFO waits for a writer
     VMOBA_CHECK_INPUT(file.get() >= 0, "expected a safetensors file at '{}', found: {}", path, std::strerror(errno));
     struct stat info {};
-    VMOBA_CHECK_INPUT(::fstat(file.get(), &info) == 0 && S_ISREG(info.st_mode),
-                      "expected a safetensors file at '{}', found no regular file", path);
+    VMOBA_CHECK_INPUT(::fstat(file.get(), &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0,
+                      "expected a safetensors file at '{}', found {}", path, what_is_this(path));
     bytes = int64_t(info.st_size);
     VMOBA_CHECK_INPUT(bytes >= 8, "expected a safetensors file of at least 8 bytes at '{}', found {}", path, bytes);
     void* address = ::mmap(nullptr, size_t(bytes), PROT_READ, MAP_PRIVATE, file.get(), 0);
@@ -100,7 +101,13 @@ struct SafetensorsFile::Mapping {
 SafetensorsFile::SafetensorsFile(const std::string& path) {
   auto mapping = std::make_shared<Mapping>(path);
   const std::string_view view(reinterpret_cast<const char*>(mapping->base), size_t(mapping->bytes));
-  mapping->header = parse_safetensors_header(view, mapping->bytes, path);
+  try {
+    mapping->header = parse_safetensors_header(view, mapping->bytes, path);
+  } catch (const Error&) {
+    const std::string kind = what_is_this(path);
+    VMOBA_CHECK_INPUT(kind.empty(), "expected a safetensors file at '{}', found {}", path, kind);
+    throw;
+  }
   mapping_ = std::move(mapping);
 }
 

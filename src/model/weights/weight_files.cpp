@@ -6,10 +6,12 @@
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <regex>
 #include <set>
 
 #include "core/check.h"
 #include "core/file.h"
+#include "core/file_kind.h"
 #include "model/common/linear.h"
 
 namespace vmoba::model {
@@ -32,24 +34,96 @@ constexpr const char* kFp8Marker = "scaled_fp8";
 constexpr const char* kOtherModels[] = {"first_stage_model.", "vae.",         "text_encoders.",
                                         "cond_stage_model.",  "clip_vision.", "conditioner."};
 
-std::vector<std::string> shards_of(const fs::path& index) {
+std::string or_something_else(const std::string& path) {
+  const std::string kind = what_is_this(path);
+  return kind.empty() || kind == "a JSON text" ? "something else" : kind;
+}
+
+// Names of tensors to names of files.
+std::map<std::string, std::string> weight_map(const fs::path& index) {
   const json parsed =
       json::parse(read_file(index.string(), kMaxIndexBytes, "an index of weight files"), nullptr, false);
-  VMOBA_CHECK_INPUT(parsed.is_object(),
-                    "expected an index of weight files at '{}' to be a JSON object, found something else",
-                    index.string());
+  VMOBA_CHECK_INPUT(parsed.is_object(), "expected an index of weight files at '{}' to be a JSON object, found {}",
+                    index.string(), or_something_else(index.string()));
   const auto map = parsed.find("weight_map");
   VMOBA_CHECK_INPUT(map != parsed.end() && map->is_object() && !map->empty(),
                     "expected a 'weight_map' of names to files in '{}', found none", index.string());
-  std::set<std::string> names;
+  std::map<std::string, std::string> out;
   for (const auto& [name, file] : map->items()) {
     VMOBA_CHECK_INPUT(file.is_string() && fs::path(file.get<std::string>()).filename() == file.get<std::string>(),
                       "expected a file name for '{}' in '{}', found {}", name, index.string(), file.dump());
-    names.insert(file.get<std::string>());
+    out[name] = file.get<std::string>();
   }
+  return out;
+}
+
+std::vector<std::string> shards_of(const fs::path& index) {
+  std::set<std::string> names, missing;
+  for (const auto& [name, file] : weight_map(index)) names.insert(file);
   std::vector<std::string> files;
-  for (const std::string& name : names) files.push_back((index.parent_path() / name).string());
+  for (const std::string& name : names) {
+    files.push_back((index.parent_path() / name).string());
+    if (!fs::exists(files.back())) missing.insert(name);
+  }
+  VMOBA_CHECK_INPUT(missing.empty(), "expected the {} files that '{}' names, found {} missing: {}; get them as well",
+                    names.size(), index.string(), missing.size(), fmt::join(missing, ", "));
   return files;
+}
+
+// The index that `path` means; "" where none is there.
+std::string index_of(const std::string& path) {
+  if (!fs::is_directory(path)) return path.ends_with(".json") ? path : "";
+  for (const fs::path& folder : {fs::path(path), fs::path(path) / "transformer"}) {
+    for (const std::string stem : kStems) {
+      if (fs::exists(folder / (stem + kIndexSuffix))) return (folder / (stem + kIndexSuffix)).string();
+      if (fs::exists(folder / (stem + ".safetensors"))) return "";
+    }
+  }
+  return "";
+}
+
+// An index and its files say the same, or one of them is of another model or of half a download.
+void check_index(const std::string& index, const std::vector<std::string>& paths,
+                 const std::vector<std::unique_ptr<TensorFile>>& files) {
+  std::map<std::string, std::string> stated = weight_map(index);
+  std::vector<std::string> wrong;
+  for (size_t i = 0; i < files.size(); ++i) {
+    const std::string file = fs::path(paths[i]).filename().string();
+    for (const auto& [name, info] : files[i]->tensors()) {
+      const auto found = stated.find(name);
+      if (found == stated.end() || found->second != file)
+        wrong.push_back(fmt::format("'{}' is in {}, which the index does not say", name, file));
+      else
+        stated.erase(found);
+    }
+  }
+  for (const auto& [name, file] : stated) wrong.push_back(fmt::format("'{}' is not in {}", name, file));
+  VMOBA_CHECK_INPUT(wrong.empty(),
+                    "expected '{}' to name the tensors of its {} files, found {} differences ({}{}); get "
+                    "the index and the files of one model again",
+                    index, files.size(), wrong.size(), wrong.front(), wrong.size() > 1 ? ", ..." : "");
+}
+
+// "model-00002-of-00007.safetensors" alone is no model.
+void check_no_shard(const std::string& path) {
+  static const std::regex shard("-([0-9]+)-of-([0-9]+)\\.safetensors$");
+  std::smatch match;
+  VMOBA_CHECK_INPUT(!std::regex_search(path, match, shard) ||
+                        match[2].str().find_first_not_of('0') == std::string::npos || std::stol(match[2].str()) == 1,
+                    "expected a whole model, found '{}', file {} of {}; get the others and the index ({}), and name "
+                    "their folder",
+                    path, match[1].str(), match[2].str(), std::string("*") + kIndexSuffix);
+}
+
+// Files that other tools would take for weights.
+std::string others_in(const std::string& folder) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const std::string kind = entry.path().extension().string();
+    if (kind == ".bin" || kind == ".pth" || kind == ".pt" || kind == ".ckpt" || kind == ".gguf")
+      return fmt::format(", only '{}', {}", entry.path().filename().string(), what_is_this(entry.path().string()));
+  }
+  return "";
 }
 
 std::vector<std::string> safetensors_in(const fs::path& folder) {
@@ -86,12 +160,16 @@ void copy_mapped(const TensorFile& file, const std::string& stored_name, const a
 }  // namespace
 
 std::vector<std::string> find_weight_files(const std::string& path) {
-  VMOBA_CHECK_INPUT(fs::exists(path), "expected pretrained weights at '{}', found nothing", path);
-  if (!fs::is_directory(path)) return path.ends_with(".json") ? shards_of(path) : std::vector<std::string>{path};
+  VMOBA_CHECK_INPUT(fs::exists(path), "expected pretrained weights at '{}', found {}", path, what_is_this(path));
+  if (path.ends_with(".json") && !fs::is_directory(path)) return shards_of(path);
+  if (!fs::is_directory(path)) {
+    check_no_shard(path);
+    return {path};
+  }
+  if (const std::string index = index_of(path); !index.empty()) return shards_of(index);
   const std::vector<fs::path> folders = {fs::path(path), fs::path(path) / "transformer"};
   for (const fs::path& folder : folders) {
     for (const std::string stem : kStems) {
-      if (fs::exists(folder / (stem + kIndexSuffix))) return shards_of(folder / (stem + kIndexSuffix));
       if (fs::exists(folder / (stem + ".safetensors"))) return {(folder / (stem + ".safetensors")).string()};
     }
   }
@@ -100,12 +178,14 @@ std::vector<std::string> find_weight_files(const std::string& path) {
     VMOBA_CHECK_INPUT(files.size() <= 1,
                       "expected one transformer in '{}', found {} files without an index; name the file to use",
                       folder.string(), files.size());
-    if (files.size() == 1) return files;
+    if (files.size() != 1) continue;
+    check_no_shard(files.front());
+    return files;
   }
   throw_input(
-      "expected {0}.safetensors, {0}{1} or a single safetensors file in '{2}' or its transformer/ folder, "
-      "found neither",
-      kStems[0], kIndexSuffix, path);
+      "expected {0}.safetensors, {0}{1} or a single safetensors file in '{2}' or its transformer/ folder, found "
+      "neither{3}",
+      kStems[0], kIndexSuffix, path, others_in(path));
 }
 
 std::vector<std::string> stored_names(const std::string& path) {
@@ -118,8 +198,13 @@ std::vector<std::string> stored_names(const std::string& path) {
 }
 
 bool are_lora_names(const std::vector<std::string>& names) {
-  return std::any_of(names.begin(), names.end(), [](const std::string& name) {
-    return name.find(".lora_") != std::string::npos || name.find("lora_unet_") != std::string::npos;
+  constexpr const char* kMarks[] = {".lora_", ".lora.", ".lokr_", ".hada_", ".dora_scale"};
+  constexpr const char* kPrefixes[] = {"lora_unet_", "lora_transformer_", "lycoris_"};
+  constexpr const char* kDifferences[] = {".diff", ".diff_b"};
+  return std::any_of(names.begin(), names.end(), [&](const std::string& name) {
+    const auto within = [&](const char* mark) { return name.find(mark) != std::string::npos; };
+    return std::any_of(std::begin(kMarks), std::end(kMarks), within) || starts_with_any(name, kPrefixes) ||
+           ends_with_any(name, kDifferences);
   });
 }
 
@@ -140,6 +225,7 @@ WeightFiles::WeightFiles(const std::string& path, const std::vector<Layout>& lay
   else if (!layouts.empty())
     layout_ = layouts.front();
   for (size_t i = 0; i < files_.size(); ++i) add_file(i, path);
+  if (const std::string index = index_of(path); !index.empty()) check_index(index, paths, files_);
   find_scales();
 }
 

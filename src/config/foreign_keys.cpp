@@ -1,0 +1,134 @@
+#include "config/foreign_keys.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+namespace vmoba {
+namespace {
+
+ForeignKey key(const std::string& name, const std::vector<std::string>& keys, const std::string& remark = "") {
+  return {name, keys, fmt::format("{}{}{}", fmt::join(keys, " and "), remark.empty() ? "" : ", ", remark)};
+}
+
+ForeignKey remark(const std::string& name, const std::string& words) {
+  return {name, {}, words};
+}
+
+}  // namespace
+
+const std::vector<ForeignKey>& foreign_keys() {
+  static const std::vector<ForeignKey> table = {
+      // LoRA
+      key("network_dim", {"lora.rank"}),
+      key("network_alpha", {"lora.alpha"}),
+      key("network_module", {"lora.rank"}, "above 0 for a LoRA"),
+      key("network_weights", {"lora.init_from"}),
+      key("network_args", {"lora.targets"}),
+      key("lora_rank", {"lora.rank"}),
+      key("lora_alpha", {"lora.alpha"}),
+      key("lora_dim", {"lora.rank"}),
+      key("lora_target_modules", {"lora.targets"}),
+      key("target_modules", {"lora.targets"}),
+      key("init_from_existing", {"lora.init_from"}),
+      key("lora_path", {"lora.init_from"}),
+      key("save_precision", {"lora.save_dtype"}),
+      // Optimiser and schedule
+      key("learning_rate", {"train.optimizer.lr"}),
+      key("lr_scheduler", {"train.optimizer.schedule"}),
+      key("lr_warmup_steps", {"train.optimizer.warmup_steps"}),
+      key("clip_grad_norm", {"train.optimizer.max_grad_norm"}),
+      key("gradient_clipping", {"train.optimizer.max_grad_norm"}),
+      remark("optimizer_type", "no key: the optimiser is AdamW, its settings are train.optimizer.*"),
+      // Length, batch, saving
+      key("max_train_steps", {"train.steps"}),
+      key("max_steps", {"train.steps"}),
+      key("epochs", {"train.steps"}, "counted in steps"),
+      key("num_train_epochs", {"train.steps"}, "counted in steps"),
+      key("max_train_epochs", {"train.steps"}, "counted in steps"),
+      key("train_batch_size", {"train.global_batch"}),
+      key("batch_size", {"train.global_batch", "train.micro_batch"}),
+      key("micro_batch_size_per_gpu", {"train.micro_batch"}),
+      key("gradient_accumulation_steps", {"train.global_batch"},
+          "what is above ranks times train.micro_batch accumulates"),
+      key("save_every_n_steps", {"train.checkpoint_every"}),
+      key("checkpoint_every_n_minutes", {"train.checkpoint_every"}, "counted in steps"),
+      key("checkpointing_steps", {"train.checkpoint_every"}),
+      key("save_every_n_epochs", {"train.checkpoint_every"}, "counted in steps"),
+      key("checkpoints_total_limit", {"train.keep_checkpoints"}),
+      key("save_last_n_steps", {"train.keep_checkpoints"}, "counted in checkpoints"),
+      key("sample_every_n_steps", {"train.validate_every"}),
+      key("validation_steps", {"train.validate_every"}),
+      key("eval_every_n_steps", {"train.validate_every"}),
+      key("output_dir", {"run.dir"}),
+      remark("resume_from_checkpoint", "the option --resume of vmoba-train"),
+      key("use_ema", {"train.ema.enabled"}),
+      key("ema_decay", {"train.ema.decay"}),
+      // Flow matching
+      key("discrete_flow_shift", {"train.flow.shift"}),
+      key("flow_shift", {"train.flow.shift"}, "and sample.shift while sampling"),
+      key("timestep_sample_method", {"train.flow.timestep_sampling"}),
+      key("weighting_scheme", {"train.flow.timestep_sampling"}, "and train.flow.loss_weighting for the loss"),
+      key("training_cfg_rate", {"train.flow.caption_dropout"}),
+      key("caption_dropout_rate", {"train.flow.caption_dropout"}),
+      key("timestep_boundary", {"experts[].until_timestep"}),
+      // Model and memory
+      key("ckpt_path", {"model.weights"}),
+      key("transformer_path", {"model.weights"}),
+      key("dit", {"model.weights"}),
+      key("pretrained_model_name_or_path", {"model.weights"}, "and codec.weights, text.weights"),
+      key("dit_high_noise", {"experts[].weights"}),
+      key("vae", {"codec.weights"}),
+      key("t5", {"text.weights"}),
+      key("clip", {"image_encoder.weights"}),
+      key("gradient_checkpointing", {"model.activation_checkpointing"}),
+      key("mixed_precision", {"model.compute_dtype"}),
+      key("transformer_dtype", {"model.weights_dtype"}),
+      key("fp8_base", {"model.weights_dtype"}, "fp8"),
+      key("fp8_scaled", {"model.weights_dtype"}, "fp8"),
+      key("blocks_to_swap", {"model.weights_dtype"}, "fp8 takes less memory; blocks are not swapped here"),
+      key("sdpa", {"attention.backend"}),
+      key("flash_attn", {"attention.backend"}),
+      key("attn_mode", {"attention.backend"}),
+      key("VSA_sparsity", {"attention.tau"}, "lower is sparser"),
+      key("sp_size", {"parallel.sequence"}),
+      key("pipeline_stages", {"parallel.shard"}, "which shares the model's memory in another way"),
+      // Data
+      key("dataset_config", {"data.path"}),
+      key("dataset", {"data.path"}),
+      key("video_directory", {"data.path"}),
+      key("image_directory", {"data.path"}),
+      key("data_root", {"data.path"}),
+      key("cache_directory", {"cache.dir"}),
+      key("resolution", {"data.height", "data.width"}),
+      key("resolutions", {"data.height", "data.width"}),
+      key("target_frames", {"data.frames"}),
+      key("num_frames", {"data.frames"}),
+      key("num_latent_t", {"data.frames"}, "counted in frames of the video: 1 + 4 (num_latent_t - 1)"),
+      key("frame_buckets", {"data.frames"}),
+      key("source_fps", {"data.fps"}),
+      key("enable_ar_bucket", {"data.aspect_buckets"}),
+      key("enable_bucket", {"data.aspect_buckets"}),
+      key("num_ar_buckets", {"data.aspect_buckets"}),
+      key("min_ar", {"data.min_aspect"}),
+      key("max_ar", {"data.max_aspect"}),
+      // Sampling
+      key("sample_prompts", {"sample.prompts"}),
+      key("validation_prompts", {"sample.prompts"}),
+      key("num_inference_steps", {"sample.steps"}),
+      key("validation_sampling_steps", {"sample.steps"}),
+      key("guidance_scale", {"sample.guidance"}),
+      key("validation_guidance_scale", {"sample.guidance"}),
+  };
+  return table;
+}
+
+std::string home_of_foreign_key(const std::string& key) {
+  std::string word = key.substr(key.rfind('.') + 1);
+  std::replace(word.begin(), word.end(), '-', '_');
+  for (const ForeignKey& foreign : foreign_keys())
+    if (foreign.name == word) return foreign.words;
+  return "";
+}
+
+}  // namespace vmoba
