@@ -17,6 +17,10 @@ def topk(blocks, pool="query_head"):
     return ["attention.select=topk", f"attention.pool={pool}", f"attention.spatiotemporal_topk={blocks}"]
 
 
+def random(blocks, pool="query_head"):
+    return ["attention.select=random"] + topk(blocks, pool)[1:]
+
+
 def tau(value, pool):
     return ["attention.select=threshold", f"attention.pool={pool}", f"attention.tau={value}"]
 
@@ -24,6 +28,7 @@ def tau(value, pool):
 CUBES_72, CUBES_144, CUBES_288 = cubes(3, 3, 8), cubes(6, 3, 8), cubes(6, 6, 8)
 CUBES_64 = cubes(4, 4, 4)  # 240 blocks of 48 or 64 tokens
 TILE = ["attention.query_tile=block"]
+REMAINDER = ["attention.remainder=one_softmax"]
 
 SETTINGS = {
     "dense": ["attention.backend=full"],
@@ -40,6 +45,14 @@ SETTINGS = {
     "cubes_64_topk_05": CUBES_64 + topk(12),
     "cubes_64_tile_20": CUBES_64 + topk(48) + TILE,
     "cubes_64_tile_05": CUBES_64 + topk(12) + TILE,
+    "cubes_64_tile_20_rest": CUBES_64 + topk(48) + TILE + REMAINDER,
+    "cubes_64_tile_10_rest": CUBES_64 + topk(24) + TILE + REMAINDER,
+    "cubes_64_tile_05_rest": CUBES_64 + topk(12) + TILE + REMAINDER,
+    "cubes_64_random_20": CUBES_64 + random(48) + TILE,
+    "cubes_64_random_05": CUBES_64 + random(12) + TILE,
+    "cubes_64_random_05_rest": CUBES_64 + random(12) + TILE + REMAINDER,
+    "cubes_64_own": CUBES_64 + topk(1) + TILE,
+    "cubes_64_own_rest": CUBES_64 + topk(1) + TILE + REMAINDER,
     "cubes_72_own": CUBES_72 + topk(1),
     "cubes_72_head_20": CUBES_72 + tau(0.265, "head_global"),
     "cubes_72_head_05": CUBES_72 + tau(0.077, "head_global"),
