@@ -83,7 +83,7 @@ int check(const CheckArguments& a) {
                     "check: expected a folder of golden vectors or --case, found neither");
   const std::vector<bench::GoldenResult> results = run_checks(a);
   int64_t failed = 0;
-  const char* columns[] = {"out", "lse", "dq", "dk", "dv"};
+  const char* columns[] = {"out", "lse", "dq", "dk", "dv", "dbeta"};
   std::cout << fmt::format("{:<68} {:>6}", "file or case", "mask");
   for (const char* column : columns) std::cout << fmt::format(" {:>9}", column);
   std::cout << "\n";

@@ -74,9 +74,10 @@ struct IndexParams {
   TileLists lists;
 };
 
-// A warp writes one list: the numbers of the pieces that `meets` holds for, ascending; pieces of text always.
+// A warp writes one list: the numbers of the pieces that `meets` holds for, ascending; pieces of text always. Gives how
+// many.
 template <class Meets>
-__device__ __forceinline__ void write_list(const TileShape& s, uint16_t* list, int32_t* count, const Meets& meets) {
+__device__ __forceinline__ int write_list(const TileShape& s, uint16_t* list, const Meets& meets) {
   const int lane = threadIdx.x % 32, pieces = s.pieces();
   int written = 0;
   for (int first = 0; first < pieces; first += 32) {
@@ -86,7 +87,7 @@ __device__ __forceinline__ void write_list(const TileShape& s, uint16_t* list, i
     if (taken) list[written + __popc(votes & ((1u << lane) - 1))] = uint16_t(piece);
     written += __popc(votes);
   }
-  if (lane == 0) *count = written;
+  return written;
 }
 
 __global__ void __launch_bounds__(kThreads) key_lists_kernel(const IndexParams params) {
@@ -95,8 +96,9 @@ __global__ void __launch_bounds__(kThreads) key_lists_kernel(const IndexParams p
   if (tile >= s.tiles) return;
   const int64_t list = int64_t(head) * s.tiles + tile;
   const uint8_t* mask = params.lists.mask + list * s.blocks;
-  write_list(s, params.lists.keys + list * s.pieces(), params.lists.key_count + list,
-             [&](int piece) { return mask[__ldg(params.partition.piece_block + piece)] != 0; });
+  const int count = write_list(s, params.lists.keys + list * s.pieces(),
+                               [&](int piece) { return mask[__ldg(params.partition.piece_block + piece)] != 0; });
+  if (threadIdx.x % 32 == 0) params.lists.key_count[list] = count;
 }
 
 __global__ void __launch_bounds__(kThreads) row_lists_kernel(const IndexParams params) {
@@ -105,8 +107,17 @@ __global__ void __launch_bounds__(kThreads) row_lists_kernel(const IndexParams p
   if (block >= s.blocks) return;
   const int64_t list = int64_t(head) * s.blocks + block;
   const uint8_t* mask = params.lists.mask + int64_t(head) * s.tiles * s.blocks + block;
-  write_list(s, params.lists.rows + list * s.pieces(), params.lists.row_count + list,
-             [&](int piece) { return mask[int64_t(__ldg(params.partition.piece_tile + piece)) * s.blocks] != 0; });
+  int tokens = threadIdx.x % 32 == 0 ? s.text_tokens : 0;
+  const int count = write_list(s, params.lists.rows + list * s.pieces(), [&](int piece) {
+    const bool attends = mask[int64_t(__ldg(params.partition.piece_tile + piece)) * s.blocks] != 0;
+    if (attends) tokens += piece_at(params.partition, piece).rows;
+    return attends;
+  });
+#pragma unroll
+  for (int i = 16; i > 0; i /= 2) tokens += __shfl_xor_sync(0xffffffffu, tokens, i);
+  if (threadIdx.x % 32 != 0) return;
+  params.lists.row_count[list] = count;
+  params.lists.row_tokens[list] = tokens;
 }
 
 }  // namespace

@@ -29,6 +29,8 @@ struct TileShape {
   int32_t blocks = 1;        // C
   int32_t tiles = 1;         // U
   int32_t video_pieces = 1;  // of all blocks together
+  int32_t row_pairs = 0;     // see TilePartition; 0: pieces of different tiles go together
+  int32_t key_pairs = 0;     // 0: keys are handled piece by piece
 
   constexpr int32_t tokens() const { return video_tokens + text_tokens; }
   constexpr int32_t pieces() const { return video_pieces + (text_tokens + kPieceRows - 1) / kPieceRows; }
@@ -42,6 +44,11 @@ struct TilePartition {
   const int32_t* piece_block = nullptr;  // [video_pieces]
   const int32_t* piece_tile = nullptr;   // [video_pieces]
   const int32_t* block_begin = nullptr;  // [C + 1] first permuted position of each block
+  const int32_t* tile_block = nullptr;   // [U] the block that a tile lies in
+  // First pieces of pairs: one or two pieces of a tile, which share its list of keys ([row_pairs + 1]), or of a block,
+  // which share its list of rows ([key_pairs + 1]); those of text follow. Needed where the shape has pairs.
+  const int32_t* row_pair = nullptr;
+  const int32_t* key_pair = nullptr;
 };
 
 // Which pieces meet: made by tile_index from the mask.
@@ -50,6 +57,7 @@ struct TileLists {
   int32_t* key_count = nullptr;   // [B, N, U]
   uint16_t* rows = nullptr;       // [B, N, C, pieces] row pieces that attend a block, ascending
   int32_t* row_count = nullptr;   // [B, N, C]
+  int32_t* row_tokens = nullptr;  // [B, N, C] rows that attend a block, those of text included
   const uint8_t* mask = nullptr;  // [B, N, U, C] 1 where the tile attends the block
 };
 
@@ -74,6 +82,17 @@ cudaError_t tile_gather(const TileGatherArgs& args, cudaStream_t stream);
 cudaError_t tile_means(const TileShape& shape, const void* x, const int32_t* begin, int32_t count, float* mean,
                        void* rounded, cudaStream_t stream);
 
+// Every tile attends its own block and, of the others, the topk - 1 with the greatest gates; of equal ones the lower
+// block first.
+struct TileTopkArgs {
+  TileShape shape;
+  TilePartition partition;
+  const float* gate = nullptr;  // [B, N, U, C]
+  int32_t topk = 1;
+  uint8_t* mask = nullptr;  // [B, N, U, C], see TileLists
+};
+cudaError_t tile_topk(const TileTopkArgs& args, cudaStream_t stream);
+
 // Fills the lists from lists.mask.
 cudaError_t tile_index(const TileShape& shape, const TilePartition& partition, const TileLists& lists,
                        cudaStream_t stream);
@@ -92,8 +111,8 @@ struct TileForwardArgs {
 };
 cudaError_t tile_forward(const TileForwardArgs& args, cudaStream_t stream);
 
-// Gradients of the above with the selection held constant. Sums of dq are fp32 atomics: their last bits may differ from
-// run to run.
+// Gradients of the above with the selection held constant. With pairs of keys (D = 128) sums of dq are fp32 atomics,
+// whose last bits may differ from run to run; without, everything is bitwise the same in every run.
 struct TileBackwardArgs {
   TileShape shape;
   TilePartition partition;

@@ -13,6 +13,24 @@
 namespace vmoba::attention::native {
 namespace {
 
+// First pieces of runs of at most two pieces of one owner (those of text have none), and the end of all.
+std::vector<int32_t> pairs_of(const std::vector<int32_t>& owner, int64_t pieces) {
+  std::vector<int32_t> first;
+  const auto owner_of = [&](int64_t piece) { return piece < int64_t(owner.size()) ? owner[size_t(piece)] : -1; };
+  for (int64_t piece = 0; piece < pieces;) {
+    first.push_back(int32_t(piece));
+    piece += piece + 1 < pieces && owner_of(piece) == owner_of(piece + 1) ? 2 : 1;
+  }
+  first.push_back(int32_t(pieces));
+  return first;
+}
+
+// Pairs pay where most of them have two pieces.
+int64_t pair_count(const std::vector<int32_t>& first, int64_t pieces) {
+  const auto pairs = int64_t(first.size()) - 1;
+  return 3 * pieces >= 4 * pairs ? pairs : 0;
+}
+
 std::shared_ptr<const PieceTables> make_pieces(const BlockProblem& problem, at::Device device) {
   const TileTables& tiles = *problem.tiles;
   std::vector<int32_t> begin, block, tile;
@@ -29,11 +47,18 @@ std::shared_ptr<const PieceTables> make_pieces(const BlockProblem& problem, at::
   tables->video_pieces = int64_t(begin.size());
   const int64_t tokens = problem.tables->tokens + problem.text_tokens;
   for (int64_t p = problem.tables->tokens; p < tokens; p += kernels::kPieceRows) begin.push_back(int32_t(p));
+  const auto pieces = int64_t(begin.size());
   begin.push_back(int32_t(tokens));
+  const std::vector<int32_t> row_pair = pairs_of(tile, pieces), key_pair = pairs_of(block, pieces);
+  tables->row_pairs = pair_count(row_pair, pieces);
+  tables->key_pairs = pair_count(key_pair, pieces);
   const auto on_device = [&](const std::vector<int32_t>& values) { return at::tensor(values, at::kInt).to(device); };
   tables->begin_P1 = on_device(begin);
   tables->block_P = on_device(block);
   tables->tile_P = on_device(tile);
+  tables->block_U = tiles.block_of_U.to(at::kInt);
+  tables->row_pair_1 = on_device(row_pair);
+  tables->key_pair_1 = on_device(key_pair);
   return tables;
 }
 
@@ -59,10 +84,15 @@ TileCall::TileCall(const BlockProblem& problem, const at::Tensor& x_BZND)
   shape.blocks = int32_t(tables.blocks);
   shape.tiles = int32_t(problem.tiles->tiles);
   shape.video_pieces = int32_t(pieces_->video_pieces);
+  shape.row_pairs = int32_t(pieces_->row_pairs);
+  shape.key_pairs = at::globalContext().deterministicAlgorithms() ? 0 : int32_t(pieces_->key_pairs);
   partition.token_of = tables.token_of_S.const_data_ptr<int32_t>();
   partition.piece_begin = pieces_->begin_P1.const_data_ptr<int32_t>();
   partition.piece_block = pieces_->block_P.const_data_ptr<int32_t>();
   partition.piece_tile = pieces_->tile_P.const_data_ptr<int32_t>();
+  partition.tile_block = pieces_->block_U.const_data_ptr<int32_t>();
+  partition.row_pair = pieces_->row_pair_1.const_data_ptr<int32_t>();
+  partition.key_pair = pieces_->key_pair_1.const_data_ptr<int32_t>();
   partition.block_begin = tables.block_start_C1.const_data_ptr<int32_t>();
 }
 

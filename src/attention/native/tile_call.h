@@ -12,14 +12,17 @@ namespace vmoba::attention::native {
 // Device tables of a partition cut into pieces (kernels/tiles.h).
 struct PieceTables {
   int64_t video_pieces = 0;
-  at::Tensor begin_P1, block_P, tile_P;  // int32
+  int64_t row_pairs = 0, key_pairs = 0;           // 0: too few pieces have another of their tile or block
+  at::Tensor begin_P1, block_P, tile_P, block_U;  // int32
+  at::Tensor row_pair_1, key_pair_1;              // int32, and the end of all
 };
 
 struct TileCall {
   kernels::TileShape shape;
   kernels::TilePartition partition;
 
-  // `x`: prepared, or any tensor of the call's shape. Problems of one geometry share their tables, which are kept.
+  // `x`: prepared, or any tensor of the call's shape. Problems of one geometry share their tables, which are kept. In
+  // torch's deterministic mode keys are not handled in pairs.
   TileCall(const BlockProblem& problem, const at::Tensor& x_BZND);
 
  private:

@@ -10,23 +10,19 @@ namespace {
 
 kernels::TileLists views(const Selection& selection) {
   const PieceLists& lists = selection.pieces;
-  return {static_cast<uint16_t*>(lists.keys_BNUP.data_ptr()), lists.key_count_BNU.data_ptr<int32_t>(),
-          static_cast<uint16_t*>(lists.rows_BNCP.data_ptr()), lists.row_count_BNC.data_ptr<int32_t>(),
-          selection.mask.tiles_BNUC.const_data_ptr<uint8_t>()};
+  kernels::TileLists out;
+  out.keys = static_cast<uint16_t*>(lists.keys_BNUP.data_ptr());
+  out.key_count = lists.key_count_BNU.data_ptr<int32_t>();
+  out.rows = static_cast<uint16_t*>(lists.rows_BNCP.data_ptr());
+  out.row_count = lists.row_count_BNC.data_ptr<int32_t>();
+  out.mask = selection.mask.tiles_BNUC.const_data_ptr<uint8_t>();
+  return out;
 }
 
 kernels::TileMeans means_of(const Selection& selection) {
   const BlockMeans& means = selection.means;
   if (!means.keys_BNCD.defined()) return {};
   return {means.keys_BNCD.const_data_ptr(), means.values_BNCD.const_data_ptr(), means.bias_BNC.const_data_ptr<float>()};
-}
-
-// Rows (queries) that attend each block, text included: [B, N, E].
-at::Tensor rows_of_blocks(const BlockProblem& problem, const at::Tensor& mask_BNUC) {
-  const at::Tensor video_BNC = at::matmul(problem.tiles->tokens_U, mask_BNUC.to(at::kDouble));
-  if (problem.text_tokens == 0) return video_BNC;
-  return at::constant_pad_nd(video_BNC + double(problem.text_tokens), {0, 1},
-                             double(problem.tables->tokens + problem.text_tokens));
 }
 
 class TileEngine final : public BlockEngine {
@@ -46,8 +42,13 @@ class TileEngine final : public BlockEngine {
     selection.pieces.key_count_BNU = at::empty({s.batch, s.heads, s.tiles}, i32);
     selection.pieces.rows_BNCP = at::empty({s.batch, s.heads, s.blocks, s.pieces()}, i16);
     selection.pieces.row_count_BNC = at::empty({s.batch, s.heads, s.blocks}, i32);
-    selection.lists.length_BNE = rows_of_blocks(problem, selection.mask.tiles_BNUC);
-    check_launch(kernels::tile_index(s, call.partition, views(selection), c10::cuda::getCurrentCUDAStream()), "index");
+    const at::Tensor row_tokens_BNC = at::empty({s.batch, s.heads, s.blocks}, i32);
+    kernels::TileLists lists = views(selection);
+    lists.row_tokens = row_tokens_BNC.data_ptr<int32_t>();
+    check_launch(kernels::tile_index(s, call.partition, lists, c10::cuda::getCurrentCUDAStream()), "index");
+    // The text, where there is any, is attended by all.
+    const int64_t text = problem.text_tokens > 0 ? 1 : 0;
+    selection.lists.length_BNE = at::constant_pad_nd(row_tokens_BNC, {0, text}, s.tokens());
     return selection;
   }
 
@@ -116,7 +117,7 @@ class TileEngine final : public BlockEngine {
 }  // namespace
 
 bool takes_tiles(const at::Tensor& q_BZND) {
-  return kernels::kernel_family(q_BZND.device().index()) == 90 && !at::globalContext().deterministicAlgorithms();
+  return kernels::kernel_family(q_BZND.device().index()) == 90;
 }
 
 const BlockEngine& tile_engine() {

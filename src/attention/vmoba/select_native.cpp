@@ -2,6 +2,7 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "attention/native/call.h"
@@ -101,6 +102,19 @@ at::Tensor select_tiles_BNUC(Choosers who, const VmobaRule& rule, const at::Tens
   return at::stack(masks).transpose(2, 3).to(at::kByte).contiguous();
 }
 
+// Top-k of every tile and head by itself, of a whole number of blocks.
+at::Tensor topk_of_tiles_BNUC(const native::TileCall& call, const VmobaRule& rule, const at::Tensor& gate_BNUC) {
+  const at::Tensor mask_BNUC = at::empty(gate_BNUC.sizes(), gate_BNUC.options().dtype(at::kByte));
+  kernels::TileTopkArgs args;
+  args.shape = call.shape;
+  args.partition = call.partition;
+  args.gate = gate_BNUC.const_data_ptr<float>();
+  args.topk = int32_t(std::min(rule.blocks_per_query(call.shape.blocks), double(call.shape.blocks)));
+  args.mask = mask_BNUC.data_ptr<uint8_t>();
+  native::check_launch(kernels::tile_topk(args, c10::cuda::getCurrentCUDAStream()), "select");
+  return mask_BNUC;
+}
+
 // Means of sub-blocks have no kernel: remainder_branch() computes those.
 bool whole_block_means(const VmobaRule& rule) {
   return rule.remainder == Remainder::kOneSoftmax && rule.remainder_block == std::array<int64_t, 3>{0, 0, 0};
@@ -114,7 +128,8 @@ BlockMeans block_means(const native::TileCall& call, const BlockProblem& problem
   return {k_BNCD.to(at::kBFloat16), v_BNCD.to(at::kBFloat16), bias_NC.expand({k_BNCD.size(0), -1, -1}).contiguous()};
 }
 
-// Tiles are few: their gates and selection are tensor operations on means that a kernel makes.
+// Tiles are few: their gates are a product of means that a kernel makes. Selections other than the top-k of each tile
+// are tensor operations.
 Selection select_tiles(const BlockProblem& problem, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                        at::TensorList learnt) {
   const native::TileCall call(problem, q);
@@ -122,12 +137,17 @@ Selection select_tiles(const BlockProblem& problem, const at::Tensor& q, const a
   native::permute_rows(call, q, k, v, out);
   const at::Tensor q_BNUD = native::run_means(call, out.q_blocks_BZND, problem.tiles->start_U1);
   const at::Tensor k_BNCD = native::run_means(call, out.k_blocks_BZND, problem.tables->block_start_C1);
-  at::Tensor gate_BNCU = at::matmul(k_BNCD, q_BNUD.transpose(2, 3));
+  const VmobaRule& rule = vmoba_rule(problem.layer);
   const Choosers who = choosers(problem);
-  const HashedChoices hashed = hashed_choices(problem, who, gate_BNCU.size(1));
-  if (hashed.gate_NCU.defined()) gate_BNCU = hashed.gate_NCU.expand_as(gate_BNCU);
-  out.mask.tiles_BNUC = select_tiles_BNUC(who, vmoba_rule(problem.layer), gate_BNCU, hashed.one_more_NU);
-  if (whole_block_means(vmoba_rule(problem.layer))) out.means = block_means(call, problem, out, k_BNCD, learnt);
+  const HashedChoices hashed = hashed_choices(problem, who, q_BNUD.size(1));
+  if (rule.select == SelectMode::kTopk && rule.pool == Pool::kQueryHead && !hashed.one_more_NU.defined()) {
+    out.mask.tiles_BNUC = topk_of_tiles_BNUC(call, rule, at::matmul(q_BNUD, k_BNCD.transpose(2, 3)));
+  } else {
+    at::Tensor gate_BNCU = at::matmul(k_BNCD, q_BNUD.transpose(2, 3));
+    if (hashed.gate_NCU.defined()) gate_BNCU = hashed.gate_NCU.expand_as(gate_BNCU);
+    out.mask.tiles_BNUC = select_tiles_BNUC(who, rule, gate_BNCU, hashed.one_more_NU);
+  }
+  if (whole_block_means(rule)) out.means = block_means(call, problem, out, k_BNCD, learnt);
   return out;
 }
 

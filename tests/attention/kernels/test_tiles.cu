@@ -14,14 +14,26 @@ struct Case {
   int head_dim = 128, batch = 1, heads = 1, text = 0;
   double density = 0.3;
   bool means = false;
+  bool pairs = false;  // pieces of a tile and of a block go two by two
 };
 
 // The tables of a partition cut into blocks, tiles and pieces.
 struct HostTables {
   TileShape shape;
-  std::vector<int32_t> token_of, piece_begin, piece_block, piece_tile, block_begin;
-  std::vector<int> tile_block;
+  std::vector<int32_t> token_of, piece_begin, piece_block, piece_tile, block_begin, tile_block, row_pair, key_pair;
 };
+
+// First pieces of runs of at most two pieces of one owner, and the end of all.
+std::vector<int32_t> pairs_of(const std::vector<int32_t>& owner, int pieces) {
+  std::vector<int32_t> first;
+  const auto owner_of = [&](int piece) { return piece < int(owner.size()) ? owner[piece] : -1; };
+  for (int piece = 0; piece < pieces;) {
+    first.push_back(piece);
+    piece += piece + 1 < pieces && owner_of(piece) == owner_of(piece + 1) ? 2 : 1;
+  }
+  first.push_back(pieces);
+  return first;
+}
 
 HostTables tables_of(const Case& c, std::mt19937& rng) {
   HostTables t;
@@ -45,6 +57,8 @@ HostTables tables_of(const Case& c, std::mt19937& rng) {
   for (; position < s.tokens(); position = std::min(s.tokens(), position + kPieceRows))
     t.piece_begin.push_back(position);
   t.piece_begin.push_back(s.tokens());
+  t.row_pair = pairs_of(t.piece_tile, s.pieces()), t.key_pair = pairs_of(t.piece_block, s.pieces());
+  if (c.pairs) s.row_pairs = int(t.row_pair.size()) - 1, s.key_pairs = int(t.key_pair.size()) - 1;
   for (int i = 0; i < s.video_tokens; ++i) t.token_of.push_back(i);
   std::shuffle(t.token_of.begin(), t.token_of.end(), rng);
   return t;
@@ -215,6 +229,21 @@ TensorView tensor_view(void* data, const TileShape& s) {
   return {data, s.tokens() * row, row, s.head_dim};
 }
 
+// Rows that attend each block, [heads, C].
+std::vector<int32_t> attending_rows(const HostTables& t, const std::vector<uint8_t>& mask) {
+  const TileShape& s = t.shape;
+  std::vector<int32_t> rows(size_t(s.batch) * s.heads * s.blocks, s.text_tokens);
+  for (int head = 0; head < s.batch * s.heads; ++head) {
+    for (int piece = 0; piece < s.video_pieces; ++piece) {
+      for (int block = 0; block < s.blocks; ++block) {
+        if (mask[(size_t(head) * s.tiles + t.piece_tile[piece]) * s.blocks + block])
+          rows[size_t(head) * s.blocks + block] += t.piece_begin[piece + 1] - t.piece_begin[piece];
+      }
+    }
+  }
+  return rows;
+}
+
 void run_case(const Case& c) {
   INFO(c.name);
   std::mt19937 rng(uint32_t(c.blocks.size()) * 7919 + uint32_t(c.text));
@@ -224,9 +253,10 @@ void run_case(const Case& c) {
   const Results exact = reference(c, t, in, false), plain = reference(c, t, in, true);
 
   const DeviceArray<int32_t> token_of(t.token_of), piece_begin(t.piece_begin), piece_block(t.piece_block),
-      piece_tile(t.piece_tile), block_begin(t.block_begin);
-  const TilePartition partition{token_of.get(), piece_begin.get(), piece_block.get(), piece_tile.get(),
-                                block_begin.get()};
+      piece_tile(t.piece_tile), block_begin(t.block_begin), tile_block(t.tile_block), row_pair(t.row_pair),
+      key_pair(t.key_pair);
+  const TilePartition partition{token_of.get(),    piece_begin.get(), piece_block.get(), piece_tile.get(),
+                                block_begin.get(), tile_block.get(),  row_pair.get(),    key_pair.get()};
   const int64_t heads = int64_t(s.batch) * s.heads, values = heads * s.tokens() * s.head_dim;
   const DeviceArray<uint16_t> q(to_tensor(t, as_bf16(in.q))), k(to_tensor(t, as_bf16(in.k))),
       v(to_tensor(t, as_bf16(in.v))), dout(to_tensor(t, as_bf16(in.dout)));
@@ -235,7 +265,7 @@ void run_case(const Case& c) {
   const DeviceArray<float> bias(in.bias);
   const DeviceArray<uint8_t> mask(in.mask);
   DeviceArray<uint16_t> key_list(heads * s.tiles * s.pieces()), row_list(heads * s.blocks * s.pieces());
-  DeviceArray<int32_t> key_count(heads * s.tiles), row_count(heads * s.blocks);
+  DeviceArray<int32_t> key_count(heads * s.tiles), row_count(heads * s.blocks), row_tokens(heads * s.blocks);
   DeviceArray<float> lse(heads * s.tokens()), dbias(heads * s.mean_pieces());
   DeviceArray<char> workspace(tile_backward_workspace_bytes(s, c.means));
 
@@ -247,8 +277,9 @@ void run_case(const Case& c) {
   CHECK(q_rows.host() == as_bf16(in.q));
   CHECK(v_rows.host() == as_bf16(in.v));
 
-  const TileLists lists{key_list.get(), key_count.get(), row_list.get(), row_count.get(), mask.get()};
+  const TileLists lists{key_list.get(), key_count.get(), row_list.get(), row_count.get(), row_tokens.get(), mask.get()};
   CUDA_OK(tile_index(s, partition, lists, nullptr));
+  CHECK(row_tokens.host() == attending_rows(t, in.mask));
   TileMeans means;
   if (c.means) means = {mean_k.get(), mean_v.get(), bias.get()};
 
@@ -314,8 +345,58 @@ TEST_CASE("attention by tiles and its gradients agree with plain loops", "[gpu]"
       {"means where everything is attended", cubes, 0, 128, 1, 1, 0, 1.0, true},
       {"means of many ragged blocks, text, batch", std::vector<int>(70, 9), 0, 128, 2, 1, 11, 0.2, true},
       {"means, tiles of one piece", {200, 130, 64, 90}, 1, 128, 1, 1, 0, 0.3, true},
+      {"more pieces than look-ups at a time", std::vector<int>(40, 64), 0, 64, 1, 1, 0, 0.95},
   };
-  for (const Case& c : cases) run_case(c);
+  for (Case c : cases) {
+    for (const bool pairs : {false, true}) {
+      c.pairs = pairs;
+      INFO("pairs " << pairs);
+      run_case(c);
+    }
+  }
+}
+
+TEST_CASE("top-k of tiles agrees with a sort", "[gpu]") {
+  std::mt19937 rng(5);
+  for (const int blocks : {2, 33, 300}) {
+    Case c{"topk", std::vector<int>(blocks, 70)};
+    c.heads = 2, c.tile_pieces = 1;
+    const HostTables t = tables_of(c, rng);
+    const TileShape& s = t.shape;
+    const DeviceArray<int32_t> tile_block(t.tile_block);
+    TilePartition partition;
+    partition.tile_block = tile_block.get();
+    const int64_t rows = int64_t(s.heads) * s.tiles;
+    std::vector<float> gate(rows * blocks);
+    std::normal_distribution<float> normal;
+    for (float& g : gate) g = normal(rng);
+    // Ties: few values in some rows, one in others; both zeros, infinities.
+    for (int64_t i = 0; i < int64_t(gate.size()); ++i) {
+      if (i / blocks % 3 == 1) gate[i] = std::round(gate[i]);
+      if (i / blocks % 7 == 2) gate[i] = i % 2 ? 0.f : -0.f;
+      if (i % 101 == 50) gate[i] = i % 2 ? INFINITY : -INFINITY;
+    }
+    const DeviceArray<float> gates(gate);
+    for (const int topk : {1, 2, 5, blocks / 2 + 1, blocks, blocks + 3}) {
+      DeviceArray<uint8_t> mask(rows * blocks);
+      CUDA_OK(tile_topk({s, partition, gates.get(), topk, mask.get()}, nullptr));
+      std::vector<uint8_t> expected(rows * blocks, 0);
+      for (int64_t row = 0; row < rows; ++row) {
+        const int own = t.tile_block[row % s.tiles];
+        std::vector<int> order;
+        for (int block = 0; block < blocks; ++block) {
+          if (block != own) order.push_back(block);
+        }
+        const float* of_row = gate.data() + row * blocks;
+        std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return of_row[a] > of_row[b]; });
+        expected[row * blocks + own] = 1;
+        for (int i = 0; i < std::min(topk - 1, blocks - 1); ++i) expected[row * blocks + order[i]] = 1;
+      }
+      INFO(blocks << " blocks, top " << topk);
+      CHECK(mask.host() == expected);
+      CHECK(mask.guards_intact());
+    }
+  }
 }
 
 TEST_CASE("means of runs of rows", "[gpu]") {
