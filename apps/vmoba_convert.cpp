@@ -20,7 +20,6 @@ int main(int argc, char** argv) {
   app.add_option("--head-dim", a.head_dim, "Size of an attention head where no config.json tells (128)");
   app.add_option("--lora", a.loras, "LoRA file to merge into the transformer; may be repeated");
   app.add_option("--lora-strength", a.lora_strength, "Factor of the LoRA (1)");
-  app.set_version_flag("--version", VMOBA_VERSION);
   return apps::guarded_main(app, argc, argv, [&] {
     a.shard_bytes = int64_t(shard_gb * 1e9);
     std::cout << model::convert_weights(a) << "\n";

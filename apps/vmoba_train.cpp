@@ -20,7 +20,6 @@ int main(int argc, char** argv) {
   app.add_option("--resume", resume, "`latest`, or a checkpoint folder: continue exactly there");
   dry_run.add_to(app);
   app.add_flag("--config-reference", reference, "Print docs/config.md and leave");
-  app.set_version_flag("--version", VMOBA_VERSION);
   std::optional<train::dist::World> world;
   const int code = apps::guarded_main(app, argc, argv, [&] {
     if (reference) {

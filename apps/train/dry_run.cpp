@@ -6,10 +6,15 @@
 #include "config/clip_geometry.h"
 #include "config/experts.h"
 #include "data/clip_plan.h"
+#include "model/adapter/lora_file.h"
+#include "model/conditioning.h"
 #include "model/weights/model_folder.h"
 #include "train/cache/encode_cache.h"
+#include "train/dist/mesh_sizes.h"
 #include "train/forecast/estimate.h"
 #include "train/forecast/scale_model.h"
+#include "train/run_start.h"
+#include "train/signals.h"
 
 namespace vmoba::apps {
 namespace {
@@ -28,6 +33,57 @@ train::ScaleOptions scale_options(const DryRunArguments& a) {
                     measured.ranks, measured.backend, path);
   }
   return out;
+}
+
+// A published VAE in the place of one whose files are missing: the strides decide about tokens, and Wan's differ by the
+// number of channels.
+RootConfig with_known_codec(RootConfig config) {
+  try {
+    clip_geometry(config);
+  } catch (const Error&) {
+    config.codec.type = "dct";
+    config.codec.weights.clear();
+    const model::CodecShape shape = model::codec_shape(config.codec);
+    config.model.in_channels = shape.channels + model::condition_channels(config.model, shape);
+    config.model.out_channels = shape.channels;
+  }
+  return config;
+}
+
+train::RunEstimate estimate(const RootConfig& given, const data::ClipPlan& plan) {
+  const RootConfig config = with_known_codec(given);
+  return train::estimate_run(config, plan.buckets.empty() ? train::configured_buckets(config) : plan.buckets);
+}
+
+void check_init_from(const RootConfig& config, size_t expert) {
+  const model::LoraConfig lora = expert_lora(config, expert);
+  if (!lora.enabled() || lora.init_from.empty()) return;
+  const auto adapters = model::read_lora(lora.init_from, model::architecture_of(config.model), at::kCPU);
+  for (const model::Adapter& adapter : adapters)
+    VMOBA_CHECK_INPUT(adapter.low_rank.a.size(0) == lora.rank, "lora.init_from: expected rank {} in '{}', found {}",
+                      lora.rank, lora.init_from, adapter.low_rank.a.size(0));
+}
+
+std::vector<std::function<void()>> checks_of(const RootConfig& config, data::ClipPlan& plan) {
+  std::vector<std::function<void()>> checks = {
+      [&] { validate_training(config); }, [&] { train::dist::check_sequence(config); }, [&] { clip_geometry(config); },
+      [&] { train::check_validation(config); },
+      [&] { train::time_limit(config.run.save_before == "slurm" ? "" : config.run.save_before, {}); }};
+  for (size_t i = 0; i < expert_count(config); ++i) {
+    checks.push_back([&config, i] { model::check_weights(expert_model(config, i)); });
+    checks.push_back([&config, i] { check_init_from(config, i); });
+  }
+  checks.push_back([&] {
+    if (config.image_encoder.type != "none")
+      model::model_folder(config.image_encoder.weights, "image_encoder", "image_encoder.weights");
+  });
+  checks.push_back([&] {
+    const RootConfig known = with_known_codec(config);
+    plan = data::plan_clips(config.data, clip_geometry(known));
+    data::check_failures(config.data, plan);
+  });
+  checks.push_back([&] { train::check_captions(config, plan); });
+  return checks;
 }
 
 }  // namespace
@@ -59,18 +115,11 @@ int dry_run(const RootConfig& config, const DryRunArguments& arguments) {
                                       scale_options(arguments))
               << std::endl;
   data::ClipPlan plan;
-  std::vector<std::function<void()>> checks = {[&] { validate_training(config); }};
-  for (size_t i = 0; i < expert_count(config); ++i)
-    checks.push_back([&config, i] { model::check_weights(expert_model(config, i)); });
-  checks.push_back([&] {
-    if (config.image_encoder.type != "none")
-      model::model_folder(config.image_encoder.weights, "image_encoder", "image_encoder.weights");
-  });
-  checks.push_back([&] { plan = data::plan_clips(config.data, clip_geometry(config)); });
-  checks.push_back([&] { train::check_captions(config, plan); });
-  check_all(checks);
-  const train::RunEstimate estimate = train::estimate_run(config, plan.buckets);
-  std::cout << train::estimate_to_text(config, estimate) << "everything that a run needs is there\n";
+  const std::string refusals = refusals_of(checks_of(config, plan));
+  // Known from the configuration alone: printed also where files are still missing.
+  std::cout << train::estimate_to_text(config, estimate(config, plan)) << std::flush;
+  if (!refusals.empty()) throw_input("{}", refusals);
+  std::cout << "everything that a run needs is there\n";
   return 0;
 }
 

@@ -1,5 +1,7 @@
 #include "config/clip_geometry.h"
 
+#include <algorithm>
+
 #include "core/check.h"
 #include "model/conditioning.h"
 
@@ -21,6 +23,24 @@ data::ClipGeometry clip_geometry(const RootConfig& config) {
   data::ClipGeometry geometry{codec.temporal_stride, codec.spatial_stride * config.model.patch_size[1]};
   if (model::needs_first_frame(config.model)) geometry.least_frames = 1 + codec.temporal_stride;
   return geometry;
+}
+
+void check_sampling(const RootConfig& config) {
+  const data::ClipGeometry geometry = clip_geometry(config);
+  const SampleConfig& sample = config.sample;
+  const int64_t stride = geometry.temporal_stride, below = 1 + (sample.frames - 1) / stride * stride;
+  VMOBA_CHECK_INPUT(sample.frames == below, "sample.frames: expected 1 + {}n for this codec, found {}; use {} or {}",
+                    stride, sample.frames, below, below + stride);
+  VMOBA_CHECK_INPUT(sample.frames >= geometry.least_frames,
+                    "sample.frames: expected at least {} for model.task {}, found {}", geometry.least_frames,
+                    config.model.task, sample.frames);
+  const int64_t multiple = geometry.pixel_multiple;
+  const auto near = [&](int64_t pixels) { return std::max(multiple, (pixels + multiple / 2) / multiple * multiple); };
+  VMOBA_CHECK_INPUT(
+      sample.height % multiple == 0 && sample.width % multiple == 0,
+      "sample.height and sample.width: expected multiples of {} (codec stride times patch size), found {} x {}; use {} "
+      "x {}",
+      multiple, sample.height, sample.width, near(sample.height), near(sample.width));
 }
 
 void check_text_width(const RootConfig& config, int64_t width) {

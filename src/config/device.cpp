@@ -2,6 +2,7 @@
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
+#include <ATen/cuda/CUDAContextLight.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <unistd.h>
 
@@ -22,6 +23,23 @@ at::Device prepare_device(const RunConfig& config, int local_ranks) {
   if (config.device == "cpu" || !has_cuda) return at::Device(at::kCPU);
   at::globalContext().setDeterministicAlgorithms(config.deterministic, /*warn_only=*/true);
   return at::Device(at::kCUDA, 0);
+}
+
+std::string device_text(const at::Device& device) {
+  if (!device.is_cuda()) return fmt::format("cpu, {} threads", at::get_num_threads());
+  // "NVRM version: NVIDIA UNIX ... Kernel Module  580.65.06  Release ..."
+  std::ifstream file("/proc/driver/nvidia/version");
+  std::string driver, word;
+  while (driver.empty() && file >> word)
+    if (word.find('.') != std::string::npos && word.find_first_not_of("0123456789.") == std::string::npos)
+      driver = word;
+  const long cuda = at::detail::getCUDAHooks().versionCUDART();
+  return fmt::format("{}, {}, driver {}, CUDA {}.{}", device.str(), at::cuda::getDeviceProperties(device.index())->name,
+                     driver.empty() ? "unknown" : driver, cuda / 1000, cuda % 1000 / 10);
+}
+
+int64_t device_memory_bytes(const at::Device& device) {
+  return device.is_cuda() ? int64_t(at::cuda::getDeviceProperties(device.index())->totalGlobalMem) : 0;
 }
 
 int64_t memory_in_use_bytes(const at::Device& device) {

@@ -16,6 +16,13 @@ void RunConfig::visit(ConfigVisitor& v) {
       "Records what CPU and GPU do in this step (1-based) into `<run.dir>/profile-<step>-rank<rank>.json`, a Chrome "
       "trace; 0 records nothing. Take one that is not the first: there memory and kernels are set up.",
       at_least(0));
+  v.field("grace_s", grace_s,
+          "Seconds from a stop signal to the end of the run. Where the step would take more than half of them, it is "
+          "given up and the state before it is saved.",
+          between(1, 86400));
+  v.field("save_before", save_before,
+          "Time limit of the job: `grace_s` before it the run saves and leaves as after a signal. A duration since the "
+          "program's start (`3h50m`, `45m`, `7200s`), or `slurm` for the end that Slurm gives the job; empty: none.");
 }
 
 void ParallelConfig::visit(ConfigVisitor& v) {
@@ -33,6 +40,8 @@ void ParallelConfig::visit(ConfigVisitor& v) {
   v.field("timeout_s", timeout_s,
           "Seconds that a rank may keep the others waiting, or be silent, before the whole job ends.",
           between(1, 86400));
+  v.field("start_timeout_s", start_timeout_s,
+          "The same before the first step, while ranks plan clips, load weights and connect.", between(1, 86400));
   v.field("report_every", report_every, "Steps between reports of the slowest rank; 0: none.", at_least(0));
 }
 

@@ -16,6 +16,8 @@ struct RunConfig {
   bool deterministic = false;  // GPU only
   int64_t threads = 0;         // CPU threads of tensor operations; 0: all cores
   int64_t profile_step = 0;    // 0: none
+  double grace_s = 60;         // from a stop signal to the end
+  std::string save_before;     // "", a duration since the start, or "slurm"
 
   void visit(ConfigVisitor& v);
 };
@@ -26,6 +28,7 @@ struct ParallelConfig {
   int64_t shard = 1;
   int64_t sequence = 1;
   double timeout_s = 45;
+  double start_timeout_s = 1800;
   int64_t report_every = 100;
 
   void visit(ConfigVisitor& v);

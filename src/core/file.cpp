@@ -9,6 +9,7 @@
 #include "core/check.h"
 #include "core/file_descriptor.h"
 #include "core/file_kind.h"
+#include "core/storage.h"
 
 namespace vmoba {
 namespace {
@@ -52,7 +53,9 @@ void write_file_atomically(const std::string& path, const std::string& bytes) {
 
 std::string read_file(const std::string& path, int64_t max_bytes, const std::string& what) {
   const FileDescriptor file(path, O_RDONLY | O_NONBLOCK);  // without it, opening a FIFO waits for a writer
-  VMOBA_CHECK_INPUT(file.get() >= 0, "expected {} at '{}', found: {}", what, path, std::strerror(errno));
+  if (file.get() < 0)
+    throw StorageError(ErrorKind::kInput,
+                       fmt::format("expected {} at '{}', found: {}", what, path, std::strerror(errno)), errno);
   struct stat info {};
   VMOBA_CHECK_INPUT(::fstat(file.get(), &info) == 0 && S_ISREG(info.st_mode),
                     "expected {} at '{}', found no regular file: {}", what, path, what_is_this(path));
@@ -63,6 +66,9 @@ std::string read_file(const std::string& path, int64_t max_bytes, const std::str
   while (done < bytes.size()) {
     const ssize_t got = ::read(file.get(), bytes.data() + done, bytes.size() - done);
     if (got < 0 && errno == EINTR) continue;
+    if (got < 0)
+      throw StorageError(ErrorKind::kInput,
+                         fmt::format("expected {} at '{}', found: {}", what, path, std::strerror(errno)), errno);
     VMOBA_CHECK_INPUT(got > 0, "expected {} bytes in '{}', found only {}", bytes.size(), path, done);
     done += size_t(got);
   }

@@ -9,7 +9,8 @@ namespace vmoba {
 // crash at any instant leaves the old file or the new one. Throws Error(kRuntime) naming path, reason and fix.
 void write_file_atomically(const std::string& path, const std::string& bytes);
 
-// The whole file; Error(kInput) where it is missing, unreadable or larger than `max_bytes`. `what` names it.
+// The whole file; Error(kInput) where it is missing, unreadable (StorageError, core/storage.h) or larger than
+// `max_bytes`. `what` names it.
 std::string read_file(const std::string& path, int64_t max_bytes, const std::string& what);
 
 // fsync of a file or folder that was written by other means. Throws Error(kRuntime).

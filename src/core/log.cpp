@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
+#include <memory>
 #include <mutex>
 
 #include "core/check.h"
@@ -15,7 +17,10 @@ namespace {
 
 spdlog::logger& logger() {
   static std::shared_ptr<spdlog::logger> instance = [] {
-    auto made = spdlog::stderr_color_mt("vmoba");
+    auto sink = std::make_shared<spdlog::sinks::stderr_color_sink_mt>();
+    const char* no_color = std::getenv("NO_COLOR");  // https://no-color.org
+    if (no_color != nullptr && *no_color != '\0') sink->set_color_mode(spdlog::color_mode::never);
+    auto made = std::make_shared<spdlog::logger>("vmoba", sink);
     made->set_pattern("%H:%M:%S %^%l%$ %v");
     made->flush_on(spdlog::level::info);
     return made;

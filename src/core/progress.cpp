@@ -51,7 +51,8 @@ std::string joined(const std::vector<std::string>& parts) {
 
 std::string format_progress(const ProgressReport& r, double eta_s, int columns) {
   const std::string head = fmt::format("step {}/{}", r.step, r.steps);
-  const std::string learning = fmt::format("loss {:.4f} | lr {:.2e} | grad {:.3g}", r.loss, r.lr, r.grad_norm);
+  const std::string loss = fmt::format("loss {:.4f}", r.loss), grad = fmt::format("grad {:.3g}", r.grad_norm);
+  const std::string learning = fmt::format("{} | lr {:.2e} | {}", loss, r.lr, grad);
   const std::string speed = fmt::format("{} tokens/s", rate(r.tokens_per_s));
   const std::string data = fmt::format("data {:.0f}%", r.step_s > 0 ? 100.0 * r.data_wait_s / r.step_s : 0.0);
   const std::string memory = fmt::format("mem {:.1f} GiB", double(r.memory_bytes) / double(int64_t{1} << 30));
@@ -60,7 +61,10 @@ std::string format_progress(const ProgressReport& r, double eta_s, int columns) 
       {head, learning, speed, density_text(r.density, true), data, memory, eta},
       {head, learning, speed, density_text(r.density, false), data, memory, eta},
       {head, learning, speed, density_text(r.density, false), eta},
-      {head, learning, eta}};
+      {head, learning, speed, eta},
+      {head, loss, grad, speed, eta},
+      {head, loss, speed, eta},
+      {head, loss, eta}};
   for (const auto& form : forms) {
     const std::string line = joined(form);
     if (columns <= 0 || line.size() <= size_t(columns)) return line;

@@ -3,15 +3,20 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
+#include <chrono>
 #include <cmath>
+#include <filesystem>
 #include <map>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <thread>
 #include <unordered_map>
 
 #include "core/check.h"
 #include "core/log.h"
+#include "core/parallel.h"
+#include "core/storage.h"
 #include "data/buckets.h"
 #include "data/frame_sampler.h"
 #include "data/manifest.h"
@@ -23,33 +28,88 @@ namespace {
 constexpr int64_t kMaxClips = 100'000'000;
 constexpr size_t kListedDrops = 20;
 
+// Typing errors in a manifest must not cost every start the whole patience.
+constexpr double kMissing_s = 3;
+constexpr std::chrono::milliseconds kPause{500};
+constexpr std::chrono::seconds kProgressEvery{1};
+
 struct Probe {
   MediaInfo info;
-  std::string reason;  // why the file cannot be used, or ""
+  std::string reason;    // why the file cannot be used, or ""
+  int error_number = 0;  // of the storage
 };
+using Probes = std::unordered_map<std::string, Probe>;
+using Progress = std::function<void(int64_t, int64_t)>;
 
 Probe probe(const std::string& path) {
   try {
-    return {probe_media(path), ""};
+    return {probe_media(path), "", 0};
+  } catch (const StorageError& error) {
+    return {{}, error.what(), error.error_number()};
   } catch (const Error& error) {
-    return {{}, error.what()};
+    return {{}, error.what(), 0};
   }
 }
 
-// Probes each distinct path once; the result does not depend on the number of threads.
-std::unordered_map<std::string, Probe> probe_all(const std::vector<ManifestEntry>& entries, int64_t threads) {
-  std::unordered_map<std::string, Probe> probes;
+// Tells `progress` how many items are done, from whichever thread, once in a while.
+class Counter {
+ public:
+  Counter(size_t total, const Progress& progress) : total_(static_cast<int64_t>(total)), progress_(progress) {}
+  void add() {
+    const std::lock_guard lock(mutex_);
+    ++done_;
+    const auto now = Clock::now();
+    if (!progress_ || (done_ < total_ && now - told_ < kProgressEvery)) return;
+    told_ = now;
+    progress_(done_, total_);
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  const int64_t total_;
+  const Progress& progress_;
+  std::mutex mutex_;
+  int64_t done_ = 0;
+  Clock::time_point told_ = Clock::now();
+};
+
+void probe_each(const std::vector<Probes::value_type*>& work, int64_t threads, const Progress& progress) {
+  Counter counter(work.size(), progress);
+  for_each_part(static_cast<int64_t>(work.size()), threads, [&](int64_t i) {
+    auto& [path, result] = *work[static_cast<size_t>(i)];
+    result = probe(path);
+    counter.add();
+  });
+}
+
+// Files whose storage fails are tried again together: one patience for all.
+void probe_again(Probes& probes, int64_t threads, double patience_s) {
+  const auto start = std::chrono::steady_clock::now();
+  for (bool said = false;; said = true) {
+    const double waited_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    std::vector<Probes::value_type*> work;
+    for (auto& item : probes) {
+      const StorageError found(ErrorKind::kInput, "", item.second.error_number);
+      const double limit_s = found.missing() ? std::min(patience_s, kMissing_s) : patience_s;
+      if (found.transient() && waited_s < limit_s) work.push_back(&item);
+    }
+    if (work.empty()) return;
+    if (!said)
+      log_warning("data: waiting for the storage, for up to {:.0f} s (data.patience_s): {} files, among them {}: {}",
+                  patience_s, work.size(), work.front()->first, work.front()->second.reason);
+    std::this_thread::sleep_for(kPause);
+    probe_each(work, threads, {});
+  }
+}
+
+// Probes each distinct path; the result does not depend on the number of threads.
+Probes probe_all(const std::vector<ManifestEntry>& entries, const DataConfig& config, const Progress& progress) {
+  Probes probes;
   for (const ManifestEntry& entry : entries) probes.try_emplace(entry.path);
-  std::vector<std::pair<const std::string, Probe>*> work;
+  std::vector<Probes::value_type*> work;
   for (auto& item : probes) work.push_back(&item);
-  std::atomic<size_t> next{0};
-  const auto run = [&] {
-    for (size_t i; (i = next.fetch_add(1)) < work.size();) work[i]->second = probe(work[i]->first);
-  };
-  std::vector<std::jthread> workers;
-  for (int64_t i = 1; i < std::min<int64_t>(threads, static_cast<int64_t>(work.size())); ++i) workers.emplace_back(run);
-  run();
-  workers.clear();
+  probe_each(work, decode_threads(config), progress);
+  probe_again(probes, decode_threads(config), config.patience_s);
   return probes;
 }
 
@@ -61,8 +121,9 @@ class PlanBuilder {
         sizes_(aspect_sizes(config, geometry)),
         frames_(frame_counts(config, geometry)) {}
 
-  void drop(const std::string& path, std::string reason, const std::string& origin = "") {
-    plan_.dropped.push_back({path, origin.empty() ? std::move(reason) : fmt::format("{} ({})", reason, origin)});
+  void drop(const std::string& path, std::string reason, const std::string& origin = "", bool failed = false) {
+    plan_.dropped.push_back(
+        {path, origin.empty() ? std::move(reason) : fmt::format("{} ({})", reason, origin), failed});
   }
   void add(const ManifestEntry& entry, const Probe& probe);
   ClipPlan finish();
@@ -81,7 +142,7 @@ class PlanBuilder {
 };
 
 void PlanBuilder::add(const ManifestEntry& entry, const Probe& probe) {
-  if (!probe.reason.empty()) return drop(entry.path, probe.reason, entry.origin);
+  if (!probe.reason.empty()) return drop(entry.path, probe.reason, entry.origin, /*failed=*/true);
   const MediaInfo& info = probe.info;
   const FrameSize& size =
       sizes_[static_cast<size_t>(nearest_size(sizes_, info.displayed_width, info.displayed_height))];
@@ -161,14 +222,25 @@ int64_t decode_threads(const DataConfig& config) {
   return std::clamp<int64_t>(std::thread::hardware_concurrency(), 1, 8);
 }
 
-ClipPlan plan_clips(const DataConfig& config, const ClipGeometry& geometry) {
+ClipPlan plan_clips(const DataConfig& config, const ClipGeometry& geometry, const Progress& progress) {
   config.validate();
   PlanBuilder builder(config, geometry);
-  const Manifest manifest = read_manifest(config);
-  const auto probes = probe_all(manifest.entries, decode_threads(config));
-  for (const DroppedClip& dropped : manifest.dropped) builder.drop(dropped.path, dropped.reason);
+  Outage outage;
+  if (!config.path.empty())
+    with_patience(config.path, std::min(config.patience_s, kMissing_s), outage, nullptr, [&] {
+      std::error_code error;
+      if (!std::filesystem::exists(config.path, error))
+        throw StorageError(ErrorKind::kInput, fmt::format("expected data.path to exist, found no '{}'", config.path),
+                           ENOENT);
+      return true;
+    });
+  const Manifest manifest =
+      with_patience(config.path, config.patience_s, outage, nullptr, [&] { return read_manifest(config); });
+  const Probes probes = probe_all(manifest.entries, config, progress);
+  for (const DroppedClip& dropped : manifest.dropped) builder.drop(dropped.path, dropped.reason, "", dropped.failed);
   for (const ManifestEntry& entry : manifest.entries) builder.add(entry, probes.at(entry.path));
   ClipPlan plan = builder.finish();
+  plan.files = static_cast<int64_t>(probes.size());
   VMOBA_CHECK_INPUT(!plan.clips.empty(), "expected at least one usable clip in data.path '{}', found none{}",
                     config.path, plan.dropped.empty() ? "; it holds no video or image" : ":" + drop_list(plan.dropped));
   if (!plan.dropped.empty())
@@ -178,6 +250,24 @@ ClipPlan plan_clips(const DataConfig& config, const ClipGeometry& geometry) {
   if (plan.upscaled_clips > 0)
     log_warning("data: {} clips are smaller than their bucket and are enlarged", plan.upscaled_clips);
   return plan;
+}
+
+int64_t allowed_failures(const DataConfig& config, const ClipPlan& plan) {
+  const auto share = static_cast<int64_t>(config.max_failed * static_cast<double>(plan.files));
+  return config.max_failed > 0 ? std::max<int64_t>(1, share) : 0;
+}
+
+void check_failures(const DataConfig& config, const ClipPlan& plan) {
+  std::vector<DroppedClip> failed;
+  std::set<std::string> paths;
+  for (const DroppedClip& dropped : plan.dropped)
+    if (dropped.failed && paths.insert(dropped.path).second) failed.push_back(dropped);
+  const int64_t allowed = allowed_failures(config, plan);
+  VMOBA_CHECK_INPUT(
+      static_cast<int64_t>(failed.size()) <= allowed,
+      "data.max_failed {}: expected at most {} of {} files that cannot be read, found {}; mend the storage "
+      "or the files, or raise the key:{}",
+      config.max_failed, allowed, plan.files, failed.size(), drop_list(failed));
 }
 
 }  // namespace vmoba::data

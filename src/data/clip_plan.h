@@ -3,6 +3,7 @@
 // Nothing is dropped in silence: plan.dropped lists each file and manifest line that gives no clip, with the reason.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -43,6 +44,7 @@ struct Clip {
 struct DroppedClip {
   std::string path;
   std::string reason;
+  bool failed = false;  // the file is missing, unreadable or damaged; nothing that the configuration asked for
 };
 
 struct ClipPlan {
@@ -51,11 +53,21 @@ struct ClipPlan {
   std::vector<Bucket> buckets;   // those that have clips, by frames, height, width
   int64_t missing_captions = 0;  // clips kept with an empty caption
   int64_t upscaled_clips = 0;    // clips whose source is smaller than their bucket
+  int64_t files = 0;             // distinct media files that were looked at
 };
 
 // Reads manifest and files (probing in threads; the plan's order does not depend on them). Throws Error(kInput) where
-// the path does not exist or no clip is usable: the message lists the dropped files.
-ClipPlan plan_clips(const DataConfig& config, const ClipGeometry& geometry);
+// the path does not exist or no clip is usable: the message lists the dropped files. Storage that fails is waited for:
+// up to data.patience_s in all, missing files for three seconds. `progress` is told now and then how many files are
+// done.
+ClipPlan plan_clips(const DataConfig& config, const ClipGeometry& geometry,
+                    const std::function<void(int64_t done, int64_t files)>& progress = {});
+
+// How many files of the plan may fail, at planning and while training together: data.max_failed of them, and at least
+// one where that is not 0.
+int64_t allowed_failures(const DataConfig& config, const ClipPlan& plan);
+// Throws Error(kInput) listing the failed files where there are more.
+void check_failures(const DataConfig& config, const ClipPlan& plan);
 
 // Decoding threads that the configuration asks for, resolved.
 int64_t decode_threads(const DataConfig& config);

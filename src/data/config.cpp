@@ -35,6 +35,15 @@ void DataConfig::visit(ConfigVisitor& v) {
   v.field("decode_threads", decode_threads, "Decoding threads; 0: one per core, at most 8.", between(0, 256));
   v.field("prefetch_clips", prefetch_clips, "Clips decoded ahead of training, at most; bounds the loader's memory.",
           between(1, 4096));
+  v.field("patience_s", patience_s,
+          "Seconds that reading is tried again where a file is missing or the storage reports an error (EIO, ESTALE), "
+          "and writing the last checkpoint where the disk takes none. Damaged files are not waited for.",
+          between(0, 86400));
+  v.field(
+      "max_failed", max_failed,
+      "Share of the media files that may be missing, unreadable or damaged. With more, a start is refused and a run "
+      "saves and leaves. Above 0, one file always may.",
+      between(0, 1));
 }
 
 void DataConfig::validate() const {

@@ -27,6 +27,8 @@ struct DataConfig {
   double horizontal_flip = 0.0;  // probability
   int64_t decode_threads = 0;    // 0: one per core, at most 8
   int64_t prefetch_clips = 4;    // decoded clips held ahead, at most
+  double patience_s = 60;        // for storage that does not answer
+  double max_failed = 0.01;      // share of the files
 
   void visit(ConfigVisitor& v);
   void validate() const;

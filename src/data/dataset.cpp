@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <map>
 #include <mutex>
 #include <set>
+#include <utility>
 
 #include "core/check.h"
 #include "core/log.h"
@@ -20,13 +20,15 @@
 namespace vmoba::data {
 
 struct SampleStream::State {
-  State(const ClipPlan& plan, const DataConfig& config, uint64_t seed, int64_t group, const EncodedClips* encoded)
+  State(const ClipPlan& plan, const DataConfig& config, uint64_t seed, int64_t group, const EncodedClips* encoded,
+        std::vector<ClipFailure> known)
       : plan(plan),
         config(config),
         seed(seed),
         order(plan, seed, group),
         encoded(encoded),
-        by_bucket(plan.buckets.size()) {
+        by_bucket(plan.buckets.size()),
+        failures(std::move(known)) {
     for (size_t i = 0; i < plan.clips.size(); ++i)
       by_bucket[static_cast<size_t>(plan.clips[i].bucket)].push_back(static_cast<int64_t>(i));
     const int64_t threads = decode_threads(config);
@@ -37,7 +39,8 @@ struct SampleStream::State {
   Sample produce(int64_t index, const std::atomic<bool>& cancel);
   // Fills the sample's frames, or what was made of them before; false where the clip cannot be decoded.
   bool try_clip(int64_t clip, Sample& sample, const std::atomic<bool>& cancel);
-  void record_failure(int64_t clip, const std::string& reason);
+  bool has_failed(int64_t clip, int64_t sample);
+  void record_failure(ClipFailure failure);
   [[noreturn]] void fail_bucket(int64_t bucket);
 
   const ClipPlan plan;
@@ -48,23 +51,27 @@ struct SampleStream::State {
   std::vector<std::vector<int64_t>> by_bucket;
   int64_t workers = 1;
   int threads_per_clip = 1;
+  Outage outage;
 
   std::mutex mutex;
-  std::map<int64_t, std::string> failures;  // clip -> reason
-  std::set<std::string> reported;           // paths
+  std::vector<ClipFailure> failures;
+  std::set<std::string> reported;  // paths
   double wait_seconds = 0;
   // Last, so that its threads are gone before what they use.
   std::unique_ptr<OrderedPrefetcher<Sample>> prefetcher;
 };
 
+// Whether a clip is tried must not depend on what other threads have met at other samples.
+bool SampleStream::State::has_failed(int64_t clip, int64_t sample) {
+  const std::lock_guard lock(mutex);
+  return std::any_of(failures.begin(), failures.end(), [&](const ClipFailure& known) {
+    return known.clip == clip && (known.final ? sample >= known.sample : sample == known.sample);
+  });
+}
+
 bool SampleStream::State::try_clip(int64_t index_of_clip, Sample& sample, const std::atomic<bool>& cancel) {
+  if (has_failed(index_of_clip, sample.index)) return false;
   const Clip& clip = plan.clips[static_cast<size_t>(index_of_clip)];
-  // A clip with a fixed start fails each time alike. One with a random start may succeed elsewhere, and whether it is
-  // tried must not depend on what other threads have met.
-  if (!clip.random_start) {
-    const std::lock_guard lock(mutex);
-    if (failures.count(index_of_clip)) return false;
-  }
   const auto number = static_cast<uint64_t>(sample.index);
   double start_s = clip.start_s;
   if (clip.random_start) {
@@ -79,32 +86,37 @@ bool SampleStream::State::try_clip(int64_t index_of_clip, Sample& sample, const 
     if (known)
       sample.encoded = std::move(known->tensors);
     else
-      sample.video_CFHW = decode_planned_clip(plan, config, index_of_clip, start_s, flip, threads_per_clip, cancel);
+      sample.video_CFHW =
+          decode_planned_clip(plan, config, index_of_clip, start_s, flip, threads_per_clip, outage, cancel);
     return true;
   } catch (const MediaError& error) {
     if (cancel) throw;
-    record_failure(index_of_clip, error.what());
+    // One with a random start may succeed elsewhere in the file.
+    record_failure({index_of_clip, sample.index, !error.transient() && !clip.random_start, error.what()});
     return false;
   }
 }
 
-void SampleStream::State::record_failure(int64_t clip, const std::string& reason) {
-  const std::string& path = plan.clips[static_cast<size_t>(clip)].path;
+void SampleStream::State::record_failure(ClipFailure failure) {
+  const std::string& path = plan.clips[static_cast<size_t>(failure.clip)].path;
   const std::lock_guard lock(mutex);
-  failures.emplace(clip, reason);
   if (reported.insert(path).second)
-    log_warning("data: {} cannot be decoded and is replaced by other clips: {}", path, reason);
+    log_warning("data: {} cannot be read and is replaced by other clips: {}", path, failure.reason);
+  failures.push_back(std::move(failure));
 }
 
 void SampleStream::State::fail_bucket(int64_t bucket) {
   const Bucket& b = plan.buckets[static_cast<size_t>(bucket)];
   std::string list;
+  std::set<int64_t> listed;
   const std::lock_guard lock(mutex);
-  for (const auto& [clip, reason] : failures)
-    if (plan.clips[static_cast<size_t>(clip)].bucket == bucket && list.size() < 8192)
-      list += fmt::format("\n  {}: {}", plan.clips[static_cast<size_t>(clip)].path, reason);
-  throw_input("expected a decodable clip in the bucket of {} frames of {}x{}, found none among {}:{}", b.frames,
-              b.width, b.height, by_bucket[static_cast<size_t>(bucket)].size(), list);
+  for (const ClipFailure& failure : failures)
+    if (plan.clips[static_cast<size_t>(failure.clip)].bucket == bucket && list.size() < 8192 &&
+        listed.insert(failure.clip).second)
+      list += fmt::format("\n  {}: {}", plan.clips[static_cast<size_t>(failure.clip)].path, failure.reason);
+  throw NoUsableClip(
+      fmt::format("expected a decodable clip in the bucket of {} frames of {}x{}, found none among {}:{}", b.frames,
+                  b.width, b.height, by_bucket[static_cast<size_t>(bucket)].size(), list));
 }
 
 Sample SampleStream::State::produce(int64_t index, const std::atomic<bool>& cancel) {
@@ -127,8 +139,8 @@ Sample SampleStream::State::produce(int64_t index, const std::atomic<bool>& canc
 }
 
 SampleStream::SampleStream(const ClipPlan& plan, const DataConfig& config, uint64_t seed, int64_t group, int64_t first,
-                           int64_t stride, int64_t block, const EncodedClips* encoded)
-    : state_(std::make_unique<State>(plan, config, seed, group, encoded)) {
+                           int64_t stride, int64_t block, const EncodedClips* encoded, std::vector<ClipFailure> known)
+    : state_(std::make_unique<State>(plan, config, seed, group, encoded, std::move(known))) {
   VMOBA_CHECK(
       first >= 0 && block >= 1 && stride >= block,
       "expected a first sample of at least 0 and a stride of at least the block's size of at least 1, found {}, "
@@ -144,8 +156,12 @@ SampleStream::SampleStream(const ClipPlan& plan, const DataConfig& config, uint6
 SampleStream::~SampleStream() = default;
 
 Sample SampleStream::next() {
+  return *next_unless([] { return false; });
+}
+
+std::optional<Sample> SampleStream::next_unless(const std::function<bool()>& give_up) {
   const auto start = std::chrono::steady_clock::now();
-  Sample sample = state_->prefetcher->next();
+  std::optional<Sample> sample = state_->prefetcher->next_unless(give_up);
   const std::lock_guard lock(state_->mutex);
   state_->wait_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return sample;
@@ -153,15 +169,24 @@ Sample SampleStream::next() {
 
 StreamStats SampleStream::stats() const {
   const std::lock_guard lock(state_->mutex);
-  return {static_cast<int64_t>(state_->failures.size()), state_->wait_seconds};
+  std::set<int64_t> clips;
+  for (const ClipFailure& failure : state_->failures) clips.insert(failure.clip);
+  return {static_cast<int64_t>(clips.size()), state_->wait_seconds};
+}
+
+std::vector<ClipFailure> SampleStream::failures() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->failures;
 }
 
 at::Tensor decode_planned_clip(const ClipPlan& plan, const DataConfig& config, int64_t clip, double start_s, bool flip,
-                               int threads, const std::atomic<bool>& cancel) {
+                               int threads, Outage& outage, const std::atomic<bool>& cancel) {
   const Clip& c = plan.clips[static_cast<size_t>(clip)];
   const Bucket& bucket = plan.buckets[static_cast<size_t>(c.bucket)];
-  VideoReader reader(c.path, threads, &cancel);
-  return decode_clip(reader, {start_s, config.fps, c.frames, bucket.height, bucket.width, flip});
+  return with_patience(c.path, config.patience_s, outage, &cancel, [&] {
+    VideoReader reader(c.path, threads, &cancel);
+    return decode_clip(reader, {start_s, config.fps, c.frames, bucket.height, bucket.width, flip});
+  });
 }
 
 at::Tensor to_unit_range(const at::Tensor& video) {

@@ -11,6 +11,7 @@
 #include "core/check.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "core/storage.h"
 #include "data/manifest_text.h"
 
 namespace vmoba::data {
@@ -48,16 +49,25 @@ std::string format_of(const fs::path& path) {
   return extension == ".txt" ? "lines" : "folder";
 }
 
+// A folder that cannot be listed is worth a wait (plan_clips tries again), or is dropped.
+void fail_folder(const fs::path& folder, const std::error_code& error, std::vector<DroppedClip>& dropped) {
+  if (is_transient(error.value()))
+    throw StorageError(ErrorKind::kInput,
+                       fmt::format("expected to list the folder '{}', found: {}", folder.string(), error.message()),
+                       error.value());
+  dropped.push_back({folder.string(), "unreadable: " + error.message(), /*failed=*/true});
+}
+
 // All files under `folder`, folders reached through links included, each real folder once.
 void list_files(const fs::path& folder, std::set<fs::path>& seen, std::vector<fs::path>& files,
                 std::vector<DroppedClip>& dropped) {
   std::error_code error;
   if (!seen.insert(fs::canonical(folder, error)).second || error) return;
   fs::directory_iterator iterator(folder, error);
-  if (error) return dropped.push_back({folder.string(), "unreadable: " + error.message()});
+  if (error) return fail_folder(folder, error, dropped);
   std::vector<fs::path> inside;
   for (; iterator != fs::directory_iterator(); iterator.increment(error)) {
-    if (error) return dropped.push_back({folder.string(), "unreadable: " + error.message()});
+    if (error) return fail_folder(folder, error, dropped);
     if (iterator->path().filename().string().front() != '.') inside.push_back(iterator->path());
   }
   std::sort(inside.begin(), inside.end());
@@ -116,6 +126,9 @@ Manifest read_folder(const DataConfig& config) {
     if (contains(kMediaExtensions, extension)) {
       try {
         out.entries.push_back({file.string(), find_caption(file, texts, jsons, config), ""});
+      } catch (const StorageError& error) {
+        if (error.transient() && !error.missing()) throw;
+        out.dropped.push_back({file.string(), error.what(), /*failed=*/true});
       } catch (const Error& error) {
         out.dropped.push_back({file.string(), error.what()});
       }

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/check.h"
+#include "core/json.h"
 #include "data/csv.h"
 
 namespace vmoba::data {
@@ -85,14 +86,6 @@ void add_object(ManifestText& out, const json& object, int64_t line, const Manif
 
 int64_t line_of(std::string_view text, size_t position) {
   return 1 + std::count(text.begin(), text.begin() + static_cast<int64_t>(std::min(position, text.size())), '\n');
-}
-
-json parse_document(std::string_view text, const std::string& origin) {
-  try {
-    return json::parse(text);
-  } catch (const json::parse_error& error) {
-    throw_input("expected JSON in {}:{}, found: {}", origin, line_of(text, error.byte), error.what());
-  }
 }
 
 // Lines on which the elements of the array that starts at or after `from` begin. `text` is valid JSON.
@@ -181,7 +174,7 @@ ManifestText parse_jsonl(std::string_view text, const ManifestColumns& columns) 
 
 ManifestText parse_json(std::string_view text, const std::string& origin, const ManifestColumns& columns) {
   text = without_bom(text);
-  const json document = parse_document(text, origin);
+  const json document = vmoba::parse_json(text, origin);
   ManifestText out;
   const json* list = &document;
   size_t from = 0;
@@ -296,7 +289,7 @@ ManifestText parse_lines(std::string_view media, std::string_view captions, cons
 
 bool parse_caption_json(std::string_view text, const std::string& origin, const std::string& caption_key,
                         std::string& caption) {
-  const json document = parse_document(without_bom(text), origin);
+  const json document = vmoba::parse_json(without_bom(text), origin);
   if (!document.is_object())
     throw_input("expected a JSON object with a caption in {}, found {}", origin, document.type_name());
   bool has_caption = false;

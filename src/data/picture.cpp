@@ -16,7 +16,8 @@ at::Tensor read_picture(const std::string& path, double time_s, int64_t height, 
     request.width = width;
     return decode_clip(reader, request).select(1, 0).contiguous();
   } catch (const MediaError& e) {
-    throw_input("expected an image or video at '{}', found {}", path, e.what());
+    throw StorageError(e.kind(), fmt::format("expected an image or video at '{}', found {}", path, e.what()),
+                       e.error_number());
   }
 }
 

@@ -5,6 +5,7 @@
 // and joins.
 #pragma once
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
@@ -26,9 +27,37 @@ class OrderedPrefetcher {
 
   OrderedPrefetcher(int64_t threads, int64_t capacity, Produce produce)
       : capacity_(capacity), produce_(std::move(produce)) {
-    for (int64_t i = 0; i < threads; ++i) workers_.emplace_back([this] { work(); });
+    try {
+      for (int64_t i = 0; i < threads; ++i) workers_.emplace_back([this] { work(); });
+    } catch (...) {  // the host has no threads left; those that run must not outlive this object
+      end_workers();
+      throw;
+    }
   }
-  ~OrderedPrefetcher() {
+  ~OrderedPrefetcher() { end_workers(); }
+  OrderedPrefetcher(const OrderedPrefetcher&) = delete;
+  OrderedPrefetcher& operator=(const OrderedPrefetcher&) = delete;
+
+  // Waits for the next result; rethrows what its producer threw.
+  Result next() {
+    return *next_unless([] { return false; });
+  }
+  // The same, or nothing where `give_up`, which is asked several times a second, turns true before the result is there.
+  std::optional<Result> next_unless(const std::function<bool()>& give_up) {
+    std::unique_lock lock(mutex_);
+    while (!ready_.wait_for(lock, kAskEvery, [this] { return done_.count(delivered_) != 0; }))
+      if (give_up()) return std::nullopt;
+    auto node = done_.extract(delivered_++);
+    lock.unlock();
+    room_.notify_one();
+    if (node.mapped().error) std::rethrow_exception(node.mapped().error);
+    return std::move(node.mapped().result);
+  }
+
+ private:
+  static constexpr std::chrono::milliseconds kAskEvery{100};
+
+  void end_workers() {
     {
       const std::lock_guard lock(mutex_);
       cancel_ = true;
@@ -36,21 +65,6 @@ class OrderedPrefetcher {
     room_.notify_all();
     for (std::thread& worker : workers_) worker.join();
   }
-  OrderedPrefetcher(const OrderedPrefetcher&) = delete;
-  OrderedPrefetcher& operator=(const OrderedPrefetcher&) = delete;
-
-  // Waits for the next result; rethrows what its producer threw.
-  Result next() {
-    std::unique_lock lock(mutex_);
-    ready_.wait(lock, [this] { return done_.count(delivered_) != 0; });
-    auto node = done_.extract(delivered_++);
-    lock.unlock();
-    room_.notify_one();
-    if (node.mapped().error) std::rethrow_exception(node.mapped().error);
-    return std::move(*node.mapped().result);
-  }
-
- private:
   struct Outcome {
     std::optional<Result> result;
     std::exception_ptr error;

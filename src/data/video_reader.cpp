@@ -88,9 +88,16 @@ void check_file(const std::string& path) {
   if (path.find('\0') != std::string::npos) throw MediaError("missing: the path contains a zero byte");
   if (::stat(path.c_str(), &status) != 0)
     throw MediaError(errno == ENOENT || errno == ENOTDIR ? "missing: no such file"
-                                                         : fmt::format("unreadable: {}", std::strerror(errno)));
+                                                         : fmt::format("unreadable: {}", std::strerror(errno)),
+                     errno);
   if (!S_ISREG(status.st_mode)) throw MediaError("unreadable: not a regular file");
   if (status.st_size == 0) throw MediaError("empty: the file has 0 bytes");
+}
+
+// Demuxers turn a failing disk into a short or damaged file; libav's own file knows better.
+void check_storage(int file_error) {
+  if (file_error >= 0 || file_error == AVERROR_EOF) return;
+  throw MediaError(fmt::format("unreadable: {}", libav_error(file_error)), AVUNERROR(file_error));
 }
 
 // The file is opened here rather than by libavformat, so that a name with ':', '%' or '*' stays a name.
@@ -99,7 +106,7 @@ InputPtr open_input(const std::string& path) {
   clear_libav_error();
   AVIOContext* file = nullptr;
   int code = avio_open(&file, ("file:" + path).c_str(), AVIO_FLAG_READ);
-  if (code < 0) throw MediaError(fmt::format("unreadable: {}", libav_error(code)));
+  if (code < 0) throw MediaError(fmt::format("unreadable: {}", libav_error(code)), AVUNERROR(code));
   AVFormatContext* input = avformat_alloc_context();
   if (!input) throw std::bad_alloc();
   input->pb = file;
@@ -110,7 +117,9 @@ InputPtr open_input(const std::string& path) {
   code = avformat_open_input(&input, name.c_str(), nullptr, &options);
   av_dict_free(&options);
   if (code < 0) {
+    const int file_error = file->error;
     avio_closep(&file);  // avformat_open_input frees the context on failure, but not a caller's file
+    check_storage(file_error);
     throw MediaError(fmt::format("corrupt: not a video or image, or cut off in its header: {}", libav_error(code)));
   }
   return InputPtr(input);
@@ -173,6 +182,7 @@ void VideoReader::State::open() {
   input.reset();
   input = open_input(path);
   int code = avformat_find_stream_info(input.get(), nullptr);
+  check_storage(input->pb->error);
   if (code < 0) throw MediaError(fmt::format("corrupt: {}", libav_error(code)));
   const int index = choose_stream(*input);
   for (unsigned i = 0; i < input->nb_streams; ++i)
@@ -243,10 +253,8 @@ bool VideoReader::State::feed() {
     av_packet_unref(packet.get());
     const int code = av_read_frame(input.get(), packet.get());
     if (code == AVERROR(EAGAIN)) continue;
+    if (code < 0) check_storage(input->pb->error);
     if (code == AVERROR_EOF) {
-      const int file_error = input->pb ? input->pb->error : 0;
-      if (file_error < 0 && file_error != AVERROR_EOF)
-        throw MediaError(fmt::format("unreadable: {}", libav_error(file_error)));
       draining = true;
       avcodec_send_packet(codec.get(), nullptr);
       return false;
@@ -379,6 +387,7 @@ void VideoReader::measure_end() {
   while (true) {
     av_packet_unref(s.packet.get());
     const int code = av_read_frame(s.input.get(), s.packet.get());
+    if (code < 0) check_storage(s.input->pb->error);
     if (code == AVERROR_EOF) break;
     if (code == AVERROR(EAGAIN)) continue;
     if (code < 0) throw MediaError(fmt::format("truncated: the end cannot be read: {}", libav_error(code)));

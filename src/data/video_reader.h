@@ -12,15 +12,16 @@
 #include <memory>
 #include <string>
 
-#include "core/check.h"
+#include "core/storage.h"
 #include "data/libav_ptr.h"
 
 namespace vmoba::data {
 
 // Why a file cannot be used: the message is the reason alone ("truncated: ..."); the caller knows the path.
-class MediaError : public Error {
+class MediaError : public StorageError {
  public:
-  explicit MediaError(const std::string& reason) : Error(ErrorKind::kInput, reason) {}
+  explicit MediaError(const std::string& reason, int error_number = 0)
+      : StorageError(ErrorKind::kInput, reason, error_number) {}
 };
 
 // How a stored frame becomes the displayed one: mirror left-right first, then turn clockwise.

@@ -243,4 +243,10 @@ std::string encode_png(const at::Tensor& rgb_CHW) {
   return std::string(reinterpret_cast<const char*>(packet->data), static_cast<size_t>(packet->size));
 }
 
+void check_video_encoder() {
+  VMOBA_CHECK(avcodec_find_encoder(AV_CODEC_ID_H264) != nullptr,
+              "expected an H.264 encoder in libavcodec, found none; install libx264 (Debian, Ubuntu: apt-get install "
+              "libavcodec-extra)");
+}
+
 }  // namespace vmoba::data

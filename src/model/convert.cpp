@@ -22,15 +22,20 @@ at::ScalarType output_dtype(const std::string& name, at::ScalarType stored) {
   return name == "fp32" ? at::kFloat : name == "fp16" ? at::kHalf : at::kBFloat16;
 }
 
-void check_out(const ConvertOptions& options, const std::string& in_folder) {
-  const fs::path out = options.out;
+// What is read must not be what is written, under whatever name.
+void check_out(const ConvertOptions& options) {
+  const bool folder = !options.out.ends_with(".safetensors");
   std::error_code error;
-  const fs::path out_folder = out.extension() == ".safetensors" ? out.parent_path() : out;
-  const bool same_file = fs::exists(out) && fs::equivalent(out, options.in, error);
-  const bool same_folder =
-      out.extension() != ".safetensors" && fs::exists(out_folder) && fs::equivalent(out_folder, in_folder, error);
-  VMOBA_CHECK_INPUT(!same_file && !same_folder,
-                    "expected another place for the result than '{}', found the input's own", options.out);
+  const auto check = [&](const fs::path& written, const std::string& input) {
+    VMOBA_CHECK_INPUT(!fs::equivalent(options.out, written, error),
+                      "expected an output other than the input '{}', found '{}'; name another file or folder", input,
+                      options.out);
+  };
+  for (const std::string& lora : options.loras) check(lora, lora);
+  for (const std::string& file : find_weight_files(options.in)) {
+    const fs::path beside = fs::path(file).parent_path();
+    check(!folder ? fs::path(file) : beside.empty() ? "." : beside, file);
+  }
 }
 
 struct Source {
@@ -89,7 +94,6 @@ std::string convert_transformer(const ConvertOptions& options) {
   VMOBA_CHECK_INPUT(file || options.layout != "comfyui",
                     "expected the name of a .safetensors file for ComfyUI, found '{}'", options.out);
   const Source source = open_source(options);
-  check_out(options, source.files.folder());
   const Deltas deltas =
       read_deltas(options.loras, options.lora_strength, source.architecture, source.files, options.in);
   const std::vector<TensorToWrite> tensors = converted_tensors(options, source, deltas);
@@ -111,6 +115,7 @@ std::string convert_transformer(const ConvertOptions& options) {
 
 std::string convert_weights(const ConvertOptions& options) {
   const at::NoGradGuard no_grad;
+  check_out(options);
   if (!is_lora(options.in)) return convert_transformer(options);
   VMOBA_CHECK_INPUT(options.loras.empty(), "expected a transformer to merge --lora into, found the LoRA file '{}'",
                     options.in);

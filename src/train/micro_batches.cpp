@@ -8,12 +8,13 @@
 #include "config/experts.h"
 #include "model/common/to_device.h"
 #include "train/expert.h"
+#include "train/signals.h"
 
 namespace vmoba::train {
 
 MicroBatches::MicroBatches(const RootConfig& config, const data::ClipPlan& plan, data::SampleStream& stream,
                            const model::Codec& codec, const model::TextEncoder& text, const model::ImageEncoder* image,
-                           int64_t samples, at::Device device)
+                           int64_t samples, at::Device device, std::function<bool()> give_up)
     : config_(config),
       plan_(plan),
       stream_(stream),
@@ -21,7 +22,8 @@ MicroBatches::MicroBatches(const RootConfig& config, const data::ClipPlan& plan,
       text_(text),
       image_(image),
       samples_(samples),
-      device_(device) {}
+      device_(device),
+      give_up_(std::move(give_up)) {}
 
 NamedTensors MicroBatches::encoded_clip(const data::Sample& sample) const {
   if (!sample.encoded.empty()) return sample.encoded;
@@ -37,7 +39,9 @@ MicroBatch MicroBatches::make() {
   std::vector<std::vector<std::string>> captions(experts);
   const auto seed = uint64_t(config_.seed);
   for (int64_t i = 0; i < samples_; ++i) {
-    data::Sample sample = stream_.next();
+    const std::optional<data::Sample> next = stream_.next_unless(give_up_);
+    if (!next) throw Stopped();
+    const data::Sample& sample = *next;
     const size_t expert = expert_of_sample(config_, sample.index);
     clips[expert].push_back(encoded_clip(sample));
     captions[expert].push_back(drop_caption(config_.train.flow, seed, sample.index) ? "" : sample.caption);

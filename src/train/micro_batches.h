@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -30,10 +31,10 @@ struct MicroBatch {
 class MicroBatches {
  public:
   // Everything must outlive it; `image` is null for models without image tokens. `samples` is the size of a micro
-  // batch on this rank.
+  // batch on this rank. A wait for data ends, with Stopped (train/signals.h), where `give_up` turns true.
   MicroBatches(const RootConfig& config, const data::ClipPlan& plan, data::SampleStream& stream,
                const model::Codec& codec, const model::TextEncoder& text, const model::ImageEncoder* image,
-               int64_t samples, at::Device device);
+               int64_t samples, at::Device device, std::function<bool()> give_up);
 
   // The next one: what prepare() made, or made now. Throws what making it threw.
   MicroBatch next();
@@ -55,6 +56,7 @@ class MicroBatches {
   const model::ImageEncoder* image_;
   int64_t samples_;
   at::Device device_;
+  std::function<bool()> give_up_;
   std::optional<MicroBatch> prepared_;
   std::exception_ptr error_;
   double waited_s_ = 0;

@@ -14,11 +14,13 @@
 #include "core/check.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "core/storage.h"
 #include "train/checkpoint/checkpoint_folder.h"
+#include "train/failed_clips.h"
 #include "train/optim/lr_schedule.h"
 #include "train/report/standard_callbacks.h"
 #include "train/report/step_profile.h"
-#include "train/signals.h"
+#include "train/run_start.h"
 #include "train/validation/validation_videos.h"
 
 namespace vmoba::train {
@@ -38,17 +40,6 @@ std::string resolved_yaml(RootConfig config) {
   return config_to_yaml([&](ConfigVisitor& v) { config.visit(v); });
 }
 
-// Drops have been reported by plan_clips.
-void log_plan(const data::ClipPlan& plan, int64_t micro_batch) {
-  log_info("data: {} clips in {} buckets, {} dropped", plan.clips.size(), plan.buckets.size(), plan.dropped.size());
-  int64_t clips = 0;
-  for (const data::Clip& clip : plan.clips) clips += clip.repeats;
-  const int64_t samples = data::SampleOrder(plan, /*seed=*/0, micro_batch).samples_per_epoch();
-  if (samples > clips)
-    log_info("data: an epoch is {} samples, {} of them shown again to fill micro batches of {} from one bucket",
-             samples, samples - clips, micro_batch);
-}
-
 double norm_of(const std::vector<double>& norms) {
   double norm = 0;
   for (const double one : norms) norm = std::hypot(norm, one);
@@ -59,22 +50,30 @@ double norm_of(const std::vector<double>& norms) {
 
 Trainer::Trainer(const RootConfig& config, dist::World& world)
     : config_(config),
+      grace_(config.run.grace_s),
       world_(world),
+      starting_(std::in_place, world, config.parallel.start_timeout_s, dist::Patience::Of::kStart),
       device_(dist::device_of_rank(prepare_device(config.run, world.local_size()), world)),
       mesh_(world, config.parallel, device_),
       share_(dist::batch_share(config.train, mesh_.sizes())),
       compute_dtype_(dtype_of(config.model.compute_dtype)),
       budget_(config.model, config.attention, 1.0 / double(mesh_.sizes().sequence), mesh_.sizes().state_ranks() > 1,
               device_),
-      writer_(world.control(), config.run.dir, config.train.keep_checkpoints),
+      saver_(config_, world, grace_, callbacks_, [this] { return parts(); }),
       stragglers_(config.parallel.report_every, world.hosts()) {
+  const auto limit = time_limit(config_.run.save_before, std::chrono::system_clock::now());
+  if (limit) set_stop_time(*limit - std::chrono::milliseconds(int64_t(1e3 * config_.run.grace_s)));
   dist::check_sequence(config_);
   validate_training(config_);
+  check_device(config_, device_);
+  check_validation(config_);
   world_.set_timeout_s(config_.parallel.timeout_s);
   dist::log_rank(world_, mesh_, share_, device_);
   if (world_.rank() != 0 && config_.run.log_level != "debug") set_log_level(LogLevel::kWarning);
-  plan_ = data::plan_clips(config_.data, clip_geometry(config_));
-  if (world_.rank() == 0) log_plan(plan_, config_.train.micro_batch);
+  plan_ = data::plan_clips(config_.data, clip_geometry(config_), [this](int64_t done, int64_t files) {
+    world_.note(0, fmt::format("planning, {} of {} files", done, files));
+  });
+  data::check_failures(config_.data, plan_);
   open_cache();
   experts_ = make_experts(config_, device_, mesh_);
   if (mesh_.sizes().sequence > 1) sequence_ = dist::make_ulysses(mesh_.sequence());
@@ -119,7 +118,6 @@ std::string Trainer::find_start(const ResumeRequest& resume) {
 
 void Trainer::start(const ResumeRequest& resume) {
   const std::string& dir = config_.run.dir;
-  const dist::Patience patience(world_);  // until every rank has planned and loaded
   const std::string from =
       dist::all_gather_text(world_.control(), world_.rank() == 0 ? find_start(resume) : "").front();
   if (!from.empty()) {
@@ -136,36 +134,74 @@ void Trainer::start(const ResumeRequest& resume) {
     prepare_run_folder(dir);
     write_file_atomically(dir + "/config.resolved.yaml", resolved_yaml(config_));
     write_file_atomically(dir + "/clip_plan.json", data::plan_to_json(plan_));
-    make_callbacks();
+    say_start();
+    callbacks_ = Callbacks(standard_callbacks(dir, state_.step, config_.train.tensorboard));
   }
-  // Pass p of batch rank b takes chunk p * batch_ranks + b of the step.
-  stream_ =
-      std::make_unique<data::SampleStream>(plan_, config_.data, uint64_t(config_.seed), config_.train.micro_batch,
-                                           state_.next_sample + mesh_.batch_rank() * share_.micro,
-                                           mesh_.sizes().batch_ranks() * share_.micro, share_.micro, cache_.get());
-  micro_batches_ =
-      std::make_unique<MicroBatches>(config_, plan_, *stream_, *codec_, *text_, image_.get(), share_.micro, device_);
-  if (config_.train.checkpoint_every > 0) writer_.reserve(parts());
+  make_stream();
+  saver_.start(state_.step);
   dist::barrier(world_.control());
+  starting_.reset();
 }
 
-void Trainer::make_callbacks() {
-  callbacks_ = standard_callbacks(config_.run.dir, state_.step, config_.train.tensorboard);
+void Trainer::say_start() {
+  const RunStart start{config_,          plan_, device_, mesh_.sizes(), share_.micro, saver_.checkpoint_bytes(),
+                       world_.launcher()};
+  for (const std::string& line : start_lines(start)) log_info("{}", line);
+  for (const std::string& line : start_warnings(start)) log_warning("{}", line);
+  check_room(start);
 }
 
-at::Tensor Trainer::accumulate(StepInputs& inputs, const MicroBatch& micro_batch, int64_t pass, bool dense) {
-  const auto computed = std::find_if(micro_batch.parts.begin(), micro_batch.parts.end(),
-                                     [](const MicroBatch::Part& part) { return !part.samples.empty(); });
-  inputs.samples.insert(inputs.samples.end(), micro_batch.samples.begin(), micro_batch.samples.end());
-  inputs.clips.insert(inputs.clips.end(), micro_batch.clips.begin(), micro_batch.clips.end());
+// Pass p of batch rank b takes chunk p * batch_ranks + b of the step.
+void Trainer::make_stream() {
+  std::erase_if(state_.failed_clips,
+                [this](const data::ClipFailure& known) { return known.clip >= int64_t(plan_.clips.size()); });
+  stream_ = std::make_unique<data::SampleStream>(plan_, config_.data, uint64_t(config_.seed), config_.train.micro_batch,
+                                                 state_.next_sample + mesh_.batch_rank() * share_.micro,
+                                                 mesh_.sizes().batch_ranks() * share_.micro, share_.micro, cache_.get(),
+                                                 state_.failed_clips);
+  // A moment for data that is about to come; none for storage that does not answer.
+  const auto give_up = [this] {
+    return stop_signal() != 0 && (storage_waits() > 0 || seconds_since_stop() > config_.run.grace_s / 4);
+  };
+  micro_batches_ = std::make_unique<MicroBatches>(config_, plan_, *stream_, *codec_, *text_, image_.get(), share_.micro,
+                                                  device_, give_up);
+}
+
+std::optional<MicroBatch> Trainer::next_micro_batch() {
+  // Ranks that compute a sample together must compute with the same sizes, so that this one cannot stand in with zeros.
+  const bool others_count = world_.size() > 1, can_assist = mesh_.sizes().sequence == 1 && last_part_;
+  try {
+    if (!given_up_) return micro_batches_->next();
+  } catch (const Stopped&) {
+    if (!others_count || !can_assist) throw;
+  } catch (const data::NoUsableClip& e) {
+    if (!others_count || !can_assist) throw;
+    no_data_ = e.what();
+  }
+  given_up_ = true;
+  return std::nullopt;
+}
+
+at::Tensor Trainer::accumulate(StepInputs& inputs, const std::optional<MicroBatch>& micro_batch, int64_t pass,
+                               bool dense) {
   world_.note(state_.step + 1, "computing");
   at::Tensor loss = at::zeros({}, at::TensorOptions(device_).dtype(at::kDouble));
+  if (!micro_batch) {
+    for (size_t i = 0; i < experts_.size(); ++i)
+      if (experts_.size() == 1 || at_work(i, pass)) assist(experts_[i], *last_part_);
+    return loss;
+  }
+  const auto computed = std::find_if(micro_batch->parts.begin(), micro_batch->parts.end(),
+                                     [](const MicroBatch::Part& part) { return !part.samples.empty(); });
+  inputs.samples.insert(inputs.samples.end(), micro_batch->samples.begin(), micro_batch->samples.end());
+  inputs.clips.insert(inputs.clips.end(), micro_batch->clips.begin(), micro_batch->clips.end());
   for (size_t i = 0; i < experts_.size(); ++i) {
-    if (!micro_batch.parts[i].samples.empty())
-      loss += accumulate_for(experts_[i], micro_batch.parts[i], dense);
+    if (!micro_batch->parts[i].samples.empty())
+      loss += accumulate_for(experts_[i], micro_batch->parts[i], dense);
     else if (at_work(i, pass))
       assist(experts_[i], *computed);
   }
+  if (world_.size() > 1) last_part_ = *computed;
   return loss / double(share_.micro);
 }
 
@@ -188,10 +224,16 @@ at::Tensor Trainer::accumulate_for(Expert& expert, const MicroBatch::Part& part,
   const int64_t text_tokens = batch.input.conditions.text.tokens_BLE.size(1);
   const model::ForwardOptions options{compute_dtype_, dense, budget_.plan(grid, latents.size(0), text_tokens), &stats_,
                                       sequence_.get()};
-  const at::Tensor loss = flow_loss(expert.dit->forward(batch.input, options), batch.noisy);
   const auto count = double(part.samples.size());
-  (loss / (double(config_.train.global_batch) / count)).backward();
-  return loss.detach().to(at::kDouble) * count;
+  try {
+    const at::Tensor loss = flow_loss(expert.dit->forward(batch.input, options), batch.noisy);
+    (loss / (double(config_.train.global_batch) / count)).backward();
+    return loss.detach().to(at::kDouble) * count;
+  } catch (const c10::OutOfMemoryError&) {
+    log_warning("step {}: the device has no room for a pass of {} samples of {} tokens each", state_.step + 1,
+                part.samples.size(), grid.tokens());
+    throw;
+  }
 }
 
 void Trainer::assist(Expert& expert, const MicroBatch::Part& neighbour) {
@@ -206,8 +248,13 @@ void Trainer::assist(Expert& expert, const MicroBatch::Part& neighbour) {
   (expert.dit->forward(input, options).sum() * 0).backward();
 }
 
-std::vector<at::Tensor> Trainer::run_passes(StepInputs& inputs) {
-  std::vector<MicroBatch> taken;
+bool Trainer::too_late_for(int64_t passes) const {
+  if (stop_signal() == 0) return false;
+  return double(passes) * step_s_ / double(share_.passes) > config_.run.grace_s / 2 - seconds_since_stop();
+}
+
+std::optional<std::vector<at::Tensor>> Trainer::run_passes(StepInputs& inputs) {
+  std::vector<std::optional<MicroBatch>> taken;
   budget_.begin_step();
   try {
     return try_passes(inputs, taken);
@@ -227,7 +274,8 @@ std::vector<at::Tensor> Trainer::run_passes(StepInputs& inputs) {
   return try_passes(inputs, taken);
 }
 
-std::vector<at::Tensor> Trainer::try_passes(StepInputs& inputs, std::vector<MicroBatch>& taken) {
+std::optional<std::vector<at::Tensor>> Trainer::try_passes(StepInputs& inputs,
+                                                           std::vector<std::optional<MicroBatch>>& taken) {
   const bool dense = state_.step < config_.attention.dense_warmup_steps;
   for (Expert& expert : experts_) expert.begin_gradients();
   // Sums overlap with backward only where all ranks run through the same experts in the same order.
@@ -235,13 +283,16 @@ std::vector<at::Tensor> Trainer::try_passes(StepInputs& inputs, std::vector<Micr
   std::vector<at::Tensor> losses;
   for (int64_t pass = 0; pass < share_.passes; ++pass) {
     const bool last = pass + 1 == share_.passes;
+    std::optional<dist::Vote> vote;  // the ranks learn of each other's wish while they compute
+    if (!last) vote.emplace(world_.control(), too_late_for(share_.passes - pass));
     if (overlapped && last) overlapped->begin_last_pass();
     if (pass == int64_t(taken.size())) {
       world_.note(state_.step + 1, "waiting for data");
-      taken.push_back(micro_batches_->next());
+      taken.push_back(next_micro_batch());
     }
     losses.push_back(accumulate(inputs, taken[size_t(pass)], pass, dense));
-    if (last && state_.step + 1 == config_.train.steps) continue;
+    if (vote && (vote->any() || (world_.size() == 1 && too_late_for(share_.passes - pass - 1)))) return std::nullopt;
+    if ((last && state_.step + 1 == config_.train.steps) || given_up_) continue;
     world_.note(state_.step + 1, "waiting for the data of the next pass");
     micro_batches_->prepare();
     world_.note(state_.step + 1, "computing");
@@ -265,7 +316,7 @@ Trainer::StepNumbers Trainer::read_numbers(const std::vector<at::Tensor>& losses
 
 void Trainer::check_finite(const dist::StepTotals& totals, double norm, const StepInputs& inputs) {
   if (std::isfinite(totals.loss) && std::isfinite(norm)) return;
-  if (writer_.under_way()) end_save();  // the checkpoint to resume from
+  saver_.end(state_.step);  // the checkpoint to resume from
   // The rank that met it knows the clips; the others leave the word to it.
   if (totals.bad_loss_rank >= 0 && totals.bad_loss_rank != world_.rank()) dist::barrier(world_.control());
   throw_runtime(
@@ -285,11 +336,12 @@ dist::StepResult Trainer::step_result(const std::vector<double>& losses) const {
   for (const auto& [place, pairs] : attended.by_head)
     result.pairs_by_head[size_t(place.first * config_.model.heads + place.second)] = pairs;
   result.signal = stop_signal();
+  result.given_up = given_up_;
   result.tokens = step_tokens_;
   result.failed_clips = stream_->stats().failed_clips;
   result.memory_bytes = memory_in_use_bytes(device_);
-  result.writing = writer_.progress() == CheckpointWriter::Progress::kWriting;
-  result.write_failed = writer_.progress() == CheckpointWriter::Progress::kFailed;
+  result.writing = saver_.progress() == CheckpointWriter::Progress::kWriting;
+  result.write_failed = saver_.progress() == CheckpointWriter::Progress::kFailed;
   return result;
 }
 
@@ -305,23 +357,32 @@ StepReport Trainer::report(const dist::StepTotals& totals, const std::vector<dou
   report.density = totals.density;
   report.data_wait_s = totals.data_wait_s;
   report.memory_bytes = totals.memory_bytes;
-  report.failed_clips = totals.failed_clips;
+  report.failed_clips = failed_files_;
   return report;
 }
 
-StepReport Trainer::train_step() {
+std::optional<StepReport> Trainer::train_step() {
   const Clock::time_point start = Clock::now();
   const double data_before = micro_batches_->waited_s(), others_before = world_.waited_s();
   stats_.clear();
   step_tokens_ = 0;
   StepInputs inputs;
   inputs.experts = experts_in_step(config_, state_.next_sample);
-  const auto [losses, norms] = read_numbers(run_passes(inputs), inputs);
+  const auto passed = run_passes(inputs);
+  if (!passed) {
+    stop_signal_ = agreed_signal();
+    return std::nullopt;
+  }
+  const auto [losses, norms] = read_numbers(*passed, inputs);
   dist::StepResult result = step_result(losses);
   result.data_wait_s = micro_batches_->waited_s() - data_before;
   result.own_s = seconds_since(start) - result.data_wait_s - (world_.waited_s() - others_before);
   world_.note(state_.step + 1, "ending the step");
   const dist::StepTotals totals = dist::exchange_step(world_, mesh_.sizes(), result);
+  stop_signal_ = totals.signal;
+  if (totals.failed_clips != known_failures_ || totals.given_up) gather_failures();
+  known_failures_ = totals.failed_clips;
+  if (totals.given_up) return std::nullopt;
   check_finite(totals, norm_of(norms), inputs);
   const double lr = learning_rate(config_.train.optimizer, state_.step, config_.train.steps);
   for (size_t i = 0; i < experts_.size(); ++i)
@@ -329,23 +390,23 @@ StepReport Trainer::train_step() {
   budget_.end_step();
   state_.step += 1;
   state_.next_sample += config_.train.global_batch;
-  stop_signal_ = totals.signal;
-  save_written_ = !totals.writing || totals.write_failed;
-  if (totals.write_failed) writer_.give_up();
+  save_written_ = saver_.under_way() && (!totals.writing || totals.write_failed);
+  if (totals.write_failed) saver_.give_up();
   if (const std::string text = stragglers_.add(totals); !text.empty() && world_.rank() == 0) log_info("{}", text);
 
   StepReport out = report(totals, norms, lr);
-  out.step_s = seconds_since(start);
+  out.step_s = step_s_ = seconds_since(start);
   out.tokens_per_s = double(totals.tokens) / out.step_s;
   return out;
 }
 
-StepReport Trainer::profiled_step() {
+std::optional<StepReport> Trainer::profiled_step() {
   StepProfile profile(device_);
-  StepReport out = train_step();
+  const std::optional<StepReport> out = train_step();
   {
     const dist::Patience patience(world_);
-    profile.save(fmt::format("{}/profile-{}-rank{}.json", config_.run.dir, state_.step, world_.rank()));
+    without_ending_the_run(
+        [&] { profile.save(fmt::format("{}/profile-{}-rank{}.json", config_.run.dir, state_.step, world_.rank())); });
     dist::barrier(world_.control());
   }
   if (world_.rank() == 0)
@@ -354,79 +415,102 @@ StepReport Trainer::profiled_step() {
   return out;
 }
 
-void Trainer::save() {
-  if (writer_.under_way()) end_save();
-  const Clock::time_point start = Clock::now();
-  world_.note(state_.step, "beginning a checkpoint");
-  {
-    const dist::Patience patience(world_);
-    writer_.begin(state_, parts());
-  }
-  save_stall_s_ = seconds_since(start);
-  save_written_ = false;
-  if (!config_.train.checkpoint_async) end_save();
+void Trainer::gather_failures() {
+  FailedClips found =
+      gather_failed_clips(world_.control(), plan_, config_.data, stream_->failures(), no_data_, state_.next_sample);
+  state_.failed_clips = std::move(found.to_repeat);
+  failed_files_ = found.files;
+  failure_ = found.refusal;
 }
 
-void Trainer::end_save() {
-  const Clock::time_point start = Clock::now();
-  world_.note(state_.step, "ending a checkpoint");
-  const CheckpointWriter::Saved saved = [this] {
-    const dist::Patience patience(world_);
-    return writer_.finish();
-  }();
-  save_stall_s_ += seconds_since(start);
-  if (world_.rank() == 0)
-    log_info("checkpoint of step {}: training stood still for {:.3f} s", saved.step, save_stall_s_);
-  for (const auto& callback : callbacks_) callback->on_checkpoint(saved.step, saved.folder);
+int Trainer::agreed_signal() {
+  double signal = 0;
+  for (const double one : dist::all_gather_numbers(world_.control(), {double(stop_signal())}))
+    signal = std::max(signal, one);
+  return int(signal);
 }
 
 void Trainer::validate_now() {
   world_.note(state_.step, "validating");
   // Where ranks hold the model together, all compute the same videos.
-  const bool lead = world_.rank() == 0;
-  if (!lead && !experts_.front().shards) return dist::wait_patiently(world_);
-  const dist::Patience patience(world_);
-  const std::vector<ValidationVideo> videos = make_validation_videos(
-      {config_, plan_, experts_, *codec_, *text_, image_.get(), device_}, state_.step, /*write=*/lead);
-  if (cache_ && cache_->coverage().complete()) {  // training itself needs neither
-    codec_->release();
-    text_->release();
+  const bool lead = world_.rank() == 0, together = experts_.front().shards != nullptr;
+  if (lead || together) {
+    const dist::Patience patience(world_);
+    const auto on_sampling = [&](const std::string& what) {
+      set_status_line(lead && terminal_columns() > 0 ? what : "");
+      if ((together ? agreed_signal() : stop_signal()) != 0) throw Stopped();
+    };
+    try {
+      const std::vector<ValidationVideo> videos = make_validation_videos(
+          {config_, plan_, experts_, *codec_, *text_, image_.get(), device_, on_sampling}, state_.step, /*write=*/lead);
+      callbacks_.on_validation(state_.step, videos);
+    } catch (const Stopped&) {
+      if (lead) log_info("step {}: the validation is given up", state_.step);
+    } catch (const StorageError& e) {
+      if (together) throw;
+      log_warning("step {}: no validation videos: {}", state_.step, e.what());
+    }
+    set_status_line("");
+    if (cache_ && cache_->coverage().complete()) {  // training itself needs neither
+      codec_->release();
+      text_->release();
+    }
   }
-  for (const auto& callback : callbacks_) callback->on_validation(state_.step, videos);
   dist::wait_patiently(world_);
+  stop_signal_ = agreed_signal();
 }
 
 int Trainer::run(const ResumeRequest& resume) {
   install_stop_signals();
   start(resume);
   const bool lead = world_.rank() == 0;
-  const int64_t warmup = config_.attention.dense_warmup_steps;
+  const int64_t first_step = state_.step, warmup = config_.attention.dense_warmup_steps;
   if (lead && config_.attention.backend != "full" && state_.step < warmup)
     log_info("full attention in every layer until step {} (attention.dense_warmup_steps)", warmup);
-  const auto due = [&](int64_t every) { return every > 0 && state_.step % every == 0; };
-  int64_t saved_step = state_.step;
-  while (state_.step < config_.train.steps && stop_signal_ == 0) {
-    const StepReport report = state_.step + 1 == config_.run.profile_step ? profiled_step() : train_step();
-    for (const auto& callback : callbacks_) callback->on_step(report);
-    if (lead && config_.attention.backend != "full" && state_.step == warmup)
-      log_info("step {}: sparse attention from here on", state_.step + 1);
-    if (writer_.under_way() && save_written_) end_save();
-    if (due(config_.train.checkpoint_every) || state_.step == config_.train.steps) {
-      save();
-      saved_step = state_.step;
+  while (state_.step < config_.train.steps && stop_signal_ == 0 && failure_.empty()) {
+    std::optional<StepReport> report;
+    try {
+      report = state_.step + 1 == config_.run.profile_step ? profiled_step() : train_step();
+    } catch (const Stopped&) {
+      VMOBA_CHECK(world_.size() == 1,
+                  "stopped by {}: expected data for the step that ranks compute together, found none; the run ends "
+                  "without saving: continue with --resume latest",
+                  stop_reason(stop_signal()));
+      stop_signal_ = stop_signal();
+    } catch (const data::NoUsableClip& e) {
+      if (world_.size() > 1) throw;
+      failure_ = e.what();
     }
-    if (due(config_.train.validate_every)) validate_now();
+    if (!report) break;
+    callbacks_.on_step(*report);
+    if (lead && config_.attention.backend != "full" && state_.step == warmup)
+      log_info("step {}: VMoBA starts (attention.dense_warmup_steps is over)", state_.step + 1);
+    if (save_written_) saver_.end(state_.step);
+    if (saver_.due(state_.step) || state_.step == config_.train.steps) saver_.begin(state_);
+    const bool validates = config_.train.validate_every > 0 && state_.step % config_.train.validate_every == 0;
+    if (validates && stop_signal_ == 0) validate_now();
   }
-  if (writer_.under_way()) end_save();
-  const bool stopped = state_.step < config_.train.steps;
-  if (stopped && (saved_step != state_.step || checkpoint_steps(config_.run.dir).empty())) {
-    save();
-    if (writer_.under_way()) end_save();
-  }
-  for (const auto& callback : callbacks_) callback->on_end();
-  if (stopped && lead)
-    log_info("stopped by signal {} after step {}; continue with --resume latest", stop_signal_, state_.step);
-  return stopped ? kExitStopped : 0;
+  return finish(first_step);
+}
+
+int Trainer::finish(int64_t first_step) {
+  saver_.end(state_.step);
+  const bool lead = world_.rank() == 0, stopped = state_.step < config_.train.steps;
+  const bool unsaved = saver_.saved_step() != state_.step || checkpoint_steps(config_.run.dir).empty();
+  // Hosts may see the folder of another moment: the first rank's word counts.
+  if (dist::all_gather_numbers(world_.control(), {double(unsaved)}).front() != 0 &&
+      (stopped || state_.step > first_step))
+    saver_.save_last(state_);
+  callbacks_.on_end();
+  if (!failure_.empty() && !lead) dist::barrier(world_.control());  // until the first rank has said why
+  if (!failure_.empty())
+    throw_input("{}\nthe state of step {} is saved: mend the storage or the files and continue with --resume latest",
+                failure_, state_.step);
+  if (!stopped) return 0;
+  grace_.saved(kExitStopped);
+  if (lead)
+    log_info("stopped by {} after step {}; continue with --resume latest", stop_reason(stop_signal_), state_.step);
+  return kExitStopped;
 }
 
 }  // namespace vmoba::train

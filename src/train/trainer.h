@@ -9,7 +9,6 @@
 #include "config/root_config.h"
 #include "data/dataset.h"
 #include "train/cache/lazy_encoders.h"
-#include "train/checkpoint/checkpoint_writer.h"
 #include "train/dist/mesh.h"
 #include "train/dist/step_exchange.h"
 #include "train/dist/ulysses.h"
@@ -18,6 +17,8 @@
 #include "train/micro_batches.h"
 #include "train/recompute_budget.h"
 #include "train/report/callback.h"
+#include "train/run_saver.h"
+#include "train/signals.h"
 
 namespace vmoba::train {
 
@@ -33,8 +34,9 @@ class Trainer {
   Trainer(const RootConfig& config, dist::World& world);
   ~Trainer();
 
-  // Runs to train.steps, or until a stop signal. Returns the process's exit code: 0 or kExitStopped.
-  // Throws Error: non-finite loss or gradient (before the update, naming step and clips), I/O, unusable data.
+  // Runs to train.steps, or until it is asked to stop (train/signals.h). Returns the process's exit code: 0 or
+  // kExitStopped. Throws Error: non-finite loss or gradient (before the update, naming step and clips), too many clips
+  // that cannot be read (the state is saved first), a last checkpoint that the disk does not take.
   int run(const ResumeRequest& resume);
 
  private:
@@ -48,13 +50,18 @@ class Trainer {
   // The checkpoint to start from, or ""; an earlier run that this one does not continue is set aside.
   std::string find_start(const ResumeRequest& resume);
   void start(const ResumeRequest& resume);
-  void make_callbacks();
-  StepReport train_step();
-  StepReport profiled_step();
+  void say_start();
+  void make_stream();
+  // Nothing where the step was given up for a stop or for want of data: then no rank has updated anything.
+  std::optional<StepReport> train_step();
+  std::optional<StepReport> profiled_step();
   // Mean loss of one micro batch (a tensor, so that nobody waits for it yet) after its forward and backward: one of
   // each expert that has samples in it. Gradients add up to those of the mean over train.global_batch, for each expert
   // with the others' samples counted as zero, once they are summed over passes and ranks.
-  at::Tensor accumulate(StepInputs& inputs, const MicroBatch& micro_batch, int64_t pass, bool dense);
+  at::Tensor accumulate(StepInputs& inputs, const std::optional<MicroBatch>& micro_batch, int64_t pass, bool dense);
+  // The next micro batch. Where there is none because of a stop or because no clip can be read, and other ranks count
+  // on this one, nothing: the step is given up when it ends. Throws Stopped or data::NoUsableClip where that cannot be.
+  std::optional<MicroBatch> next_micro_batch();
   // Whether ranks that hold the experts' parts with this one compute with this expert in the pass.
   bool at_work(size_t expert, int64_t pass) const;
   // Summed loss of samples that train one expert.
@@ -62,10 +69,13 @@ class Trainer {
   // A forward and backward on the least input, cut from that of `neighbour`, that adds zeros to the expert's gradients:
   // this rank's share of gathering its weights and summing its gradients for ranks that have samples for it.
   void assist(Expert& expert, const MicroBatch::Part& neighbour);
-  // The losses of this rank's passes, on the device; gradients are complete when it returns.
-  std::vector<at::Tensor> run_passes(StepInputs& inputs);
+  // The losses of this rank's passes, on the device; gradients are complete when it returns. Nothing where all ranks
+  // have agreed between two passes to give the step up.
+  std::optional<std::vector<at::Tensor>> run_passes(StepInputs& inputs);
   // One try: computes what was `taken` before, and takes the rest.
-  std::vector<at::Tensor> try_passes(StepInputs& inputs, std::vector<MicroBatch>& taken);
+  std::optional<std::vector<at::Tensor>> try_passes(StepInputs& inputs, std::vector<std::optional<MicroBatch>>& taken);
+  // Whether a stop leaves no time for so many passes more.
+  bool too_late_for(int64_t passes) const;
   // Losses and gradient norms on the host. The step's one wait for the device: clipping and the finite check, which
   // come before the update, need them.
   struct StepNumbers {
@@ -76,15 +86,19 @@ class Trainer {
   // Throws on all ranks where the step's loss or gradient is not finite, after a checkpoint that is under way.
   void check_finite(const dist::StepTotals& totals, double norm, const StepInputs& inputs);
   StepReport report(const dist::StepTotals& totals, const std::vector<double>& norms, double lr) const;
-  // Begins a checkpoint; without train.checkpoint_async, ends it too.
-  void save();
-  // Waits until the checkpoint under way is on disk.
-  void end_save();
+  // All ranks learn which clips have failed on any of them; too many end the run. Collective.
+  void gather_failures();
   void validate_now();
+  // The stop signal of any rank, or 0. Collective.
+  int agreed_signal();
+  // After the last step: saves what is not saved, and says why the run ends where it is not finished.
+  int finish(int64_t first_step);
   CheckpointParts parts();
 
   RootConfig config_;
+  GraceWatch grace_;  // before all threads that may hang
   dist::World& world_;
+  std::optional<dist::Patience> starting_;
   at::Device device_;
   dist::Mesh mesh_;
   dist::BatchShare share_;
@@ -99,14 +113,21 @@ class Trainer {
   std::unique_ptr<data::SampleStream> stream_;
   std::unique_ptr<MicroBatches> micro_batches_;  // from the stream
   RecomputeBudget budget_;
-  std::vector<std::unique_ptr<Callback>> callbacks_;
+  Callbacks callbacks_;
   attention::AttentionStats stats_;
   TrainerState state_;
-  CheckpointWriter writer_;
-  double save_stall_s_ = 0;    // that training stood still for the checkpoint under way
-  bool save_written_ = false;  // as agreed by all ranks: nobody is writing, or somebody failed
+  RunSaver saver_;
+  // As agreed by all ranks: a checkpoint is under way, and nobody writes any more or somebody failed.
+  bool save_written_ = false;
   int64_t step_tokens_ = 0;
-  int stop_signal_ = 0;  // as agreed by all ranks
+  double step_s_ = 0;                          // of the last step
+  int stop_signal_ = 0;                        // as agreed by all ranks
+  std::optional<MicroBatch::Part> last_part_;  // of an earlier pass
+  bool given_up_ = false;                      // the step, by this rank
+  std::string no_data_;                        // why, where it was for want of data
+  int64_t known_failures_ = 0;                 // sum over the ranks at the last look
+  int64_t failed_files_ = 0;                   // distinct, of all ranks
+  std::string failure_;                        // why the run must end, as agreed by all ranks; "" where it need not
   dist::StragglerReport stragglers_;
 };
 

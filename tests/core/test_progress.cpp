@@ -43,6 +43,16 @@ TEST_CASE("a narrow terminal gets a shorter line that never wraps") {
   const std::string middle = format_progress(report(120), 754, 130);
   CHECK(contains(middle, "density all 0.28"));
   CHECK_FALSE(contains(middle, "temporal"));
+  ProgressReport late = report(123456);
+  late.steps = 250000;
+  late.tokens_per_s = 1.2e6;
+  for (const ProgressReport& one : {report(120), late}) {
+    const std::string usual = format_progress(one, 90061, 79);  // a terminal of 80 columns
+    INFO(usual);
+    CHECK(contains(usual, "tokens/s"));
+    CHECK(contains(usual, "ETA 1d01h"));
+    CHECK(contains(usual, "loss 0.5123"));
+  }
   const std::string narrow = format_progress(report(120), 754, 79);
   CHECK(contains(narrow, "loss 0.5123"));
   CHECK(contains(narrow, "ETA 12m34s"));

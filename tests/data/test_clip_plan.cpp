@@ -1,8 +1,11 @@
 #include "data/clip_plan.h"
 
 #include <algorithm>
+#include <chrono>
+#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "core/check.h"
 #include "data/media_files.h"
@@ -266,4 +269,66 @@ TEST_CASE("The shipped sample clips are all usable") {
   CHECK(plan.dropped.empty());
   CHECK(plan.missing_captions == 0);
   for (const Clip& clip : plan.clips) CHECK(clip.frames == 17);
+}
+
+TEST_CASE("A named file that is away for a second is planned all the same, in the same place") {
+  const TemporaryFolder folder;
+  for (const char* name : {"a.mp4", "b.mp4", "c.mp4"}) make_video(folder.path() + "/" + name, 20);
+  write_bytes(folder.path() + "/metadata.jsonl",
+              "{\"video\": \"a.mp4\", \"caption\": \"1\"}\n{\"video\": \"b.mp4\", \"caption\": \"2\"}\n"
+              "{\"video\": \"c.mp4\", \"caption\": \"3\"}\n");
+  const std::string file = folder.path() + "/b.mp4", away = folder.path() + "/b.away";
+  std::filesystem::rename(file, away);
+  std::thread back([&] {
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+    std::filesystem::rename(away, file);
+  });
+  ClipPlan plan;
+  const std::string log = capture_stderr([&] { plan = plan_clips(config_of(folder.path(), {5}), kGeometry); });
+  back.join();
+  REQUIRE(plan.clips.size() == 3);
+  CHECK(plan.clips[1].caption == "2");
+  CHECK(plan.dropped.empty());
+  CHECK(log.find("waiting for the storage") != std::string::npos);
+  CHECK(log.find("b.mp4") != std::string::npos);
+}
+
+TEST_CASE("data.max_failed counts files that cannot be read, and nothing that the configuration drops") {
+  ClipPlan plan;
+  plan.files = 300;
+  DataConfig config;
+  const auto refusal = [&](double share) -> std::string {
+    config.max_failed = share;
+    try {
+      check_failures(config, plan);
+    } catch (const vmoba::Error& e) {
+      return e.what();
+    }
+    return "";
+  };
+  for (int i = 0; i < 50; ++i) plan.dropped.push_back({"short" + std::to_string(i), "too short"});
+  CHECK(refusal(0).empty());
+  for (int i = 0; i < 3; ++i) plan.dropped.push_back({"bad" + std::to_string(i), "corrupt", true});
+  plan.dropped.push_back({"bad0", "corrupt", true});  // named twice in a manifest
+  CHECK(refusal(0.01).empty());
+  plan.dropped.push_back({"bad3", "missing", true});
+  const std::string text = refusal(0.01);
+  CHECK(text.find("data.max_failed") != std::string::npos);
+  CHECK(text.find("bad3") != std::string::npos);
+  CHECK(text.find("short1") == std::string::npos);
+  CHECK(refusal(1).empty());
+  plan.files = 4;  // one may always fail, unless none may
+  plan.dropped.assign(1, {"bad", "corrupt", true});
+  CHECK(refusal(0.01).empty());
+  CHECK_FALSE(refusal(0).empty());
+}
+
+TEST_CASE("Planning tells how far it is") {
+  const TemporaryFolder folder;
+  for (const char* name : {"a.mp4", "b.mp4", "c.mp4"}) make_video(folder.path() + "/" + name, 20);
+  std::vector<std::pair<int64_t, int64_t>> told;
+  plan_clips(config_of(folder.path(), {5}), kGeometry,
+             [&](int64_t done, int64_t files) { told.emplace_back(done, files); });
+  REQUIRE_FALSE(told.empty());
+  CHECK(told.back() == std::pair<int64_t, int64_t>(3, 3));
 }

@@ -57,6 +57,7 @@ class VideoFolder {
     config_.fps = 10;
     config_.height = 48;
     config_.width = 64;
+    config_.patience_s = 0;
   }
   std::string path(int64_t i) const { return folder_.path() + "/v" + std::to_string(100 + i) + ".mp4"; }
   DataConfig& config() { return config_; }
@@ -255,6 +256,82 @@ TEST_CASE("A bucket without any decodable clip stops the run with the list") {
     CHECK(std::string(error.what()).find(videos.path(0)) != std::string::npos);
     CHECK(std::string(error.what()).find(videos.path(1) + ": empty") != std::string::npos);
   }
+}
+
+TEST_CASE("A file that is away for a moment is waited for, and the samples are the same") {
+  VideoFolder videos(4);
+  const ClipPlan plan = videos.plan();
+  std::vector<Sample> expected;
+  {
+    SampleStream stream(plan, videos.config(), 5, 1, 0, 1);
+    expected = draw(stream, 8);
+  }
+  videos.config().patience_s = 60;
+  const std::string away = videos.path(2) + ".away";
+  std::filesystem::rename(videos.path(2), away);
+  std::thread back([&] {
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+    std::filesystem::rename(away, videos.path(2));
+  });
+  std::vector<Sample> got;
+  StreamStats stats;
+  const std::string log = capture_stderr([&] {
+    SampleStream stream(plan, videos.config(), 5, 1, 0, 1);
+    got = draw(stream, 8);
+    stats = stream.stats();
+  });
+  back.join();
+  CHECK(same(got, expected));
+  CHECK(stats.failed_clips == 0);
+  CHECK(log.find("waiting for the storage") != std::string::npos);
+  CHECK(log.find(videos.path(2)) != std::string::npos);
+}
+
+TEST_CASE("What the storage did is not final: the clip is used again once it is back") {
+  VideoFolder videos(3);
+  const ClipPlan plan = videos.plan();
+  videos.config().decode_threads = videos.config().prefetch_clips = 1;
+  const std::string away = videos.path(1) + ".away";
+  std::filesystem::rename(videos.path(1), away);
+  const SampleOrder order(plan, 5, 1);
+  SampleStream stream(plan, videos.config(), 5, 1, 0, 1);
+  for (int64_t i = 0; i < 3; ++i) CHECK(stream.next().clip != 1);
+  std::filesystem::rename(away, videos.path(1));
+  stream.next();  // was made while the file was away, perhaps
+  int64_t used = 0;
+  for (int64_t i = 4; i < 12; ++i) used += stream.next().clip == 1 && order.clip_of(i) == 1 ? 1 : 0;
+  CHECK(used >= 2);
+  for (const ClipFailure& failure : stream.failures()) CHECK_FALSE(failure.final);
+}
+
+TEST_CASE("Known failures are repeated without a look at the files") {
+  VideoFolder videos(4);
+  const ClipPlan plan = videos.plan();
+  const std::string whole = read_text(videos.path(1));
+  damage(videos.path(1));
+  std::vector<Sample> expected;
+  std::vector<ClipFailure> failures;
+  {
+    SampleStream stream(plan, videos.config(), 5, 1, 0, 1);
+    expected = draw(stream, 16);
+    failures = stream.failures();
+  }
+  REQUIRE_FALSE(failures.empty());
+  write_bytes(videos.path(1), whole);  // mended
+  SampleStream resumed(plan, videos.config(), 5, 1, 8, 1, 1, nullptr, failures);
+  CHECK(same(draw(resumed, 8), {expected.begin() + 8, expected.end()}));
+  SampleStream anew(plan, videos.config(), 5, 1, 8, 1);
+  CHECK_FALSE(same(draw(anew, 8), {expected.begin() + 8, expected.end()}));
+}
+
+TEST_CASE("A wait for a sample can be given up") {
+  VideoFolder videos(1);
+  const ClipPlan plan = videos.plan();
+  videos.config().patience_s = 600;
+  std::filesystem::remove(videos.path(0));
+  SampleStream stream(plan, videos.config(), 5, 1, 0, 1);
+  int64_t asked = 0;
+  CHECK_FALSE(stream.next_unless([&] { return ++asked > 2; }));
 }
 
 TEST_CASE("No more clips are decoded ahead than the configuration allows") {

@@ -67,3 +67,15 @@ TEST_CASE("The destructor cancels work under way and joins") {
   }
   CHECK(cancelled == 3);
 }
+
+TEST_CASE("A wait is given up where asked, and the result is there for the next one") {
+  std::atomic<bool> go{false};
+  OrderedPrefetcher<int64_t> prefetcher(1, 2, [&](int64_t number, const std::atomic<bool>& cancel) {
+    while (!go && !cancel) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return number;
+  });
+  CHECK_FALSE(prefetcher.next_unless([] { return true; }));
+  go = true;
+  CHECK(prefetcher.next() == 0);
+  CHECK(prefetcher.next() == 1);
+}

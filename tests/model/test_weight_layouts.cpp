@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <map>
 #include <set>
 
 #include "model/adapter/lora_file.h"
@@ -15,6 +16,7 @@
 #include "model/wan_fixture.h"
 #include "model/weights/save.h"
 #include "model/weights/weight_files.h"
+#include "support/file_size_limit.h"
 #include "support/messages.h"
 #include "support/process.h"
 
@@ -61,6 +63,15 @@ void check_fixture_weights(const Dit& model) {
     INFO(named.name);
     CHECK(parameter(model, named.name).tensor.detach().equal(named.tensor));
   }
+}
+
+// Every file below a folder, by its path there.
+std::map<std::string, std::string> contents(const std::string& folder) {
+  std::map<std::string, std::string> out;
+  for (const auto& entry : fs::recursive_directory_iterator(folder))
+    if (entry.is_regular_file())
+      out[fs::relative(entry.path(), folder).string()] = vmoba::test::read_text(entry.path().string());
+  return out;
 }
 
 ConvertOptions conversion(const std::string& in, const std::string& out, const std::string& layout) {
@@ -203,6 +214,41 @@ TEST_CASE("a transformer is saved in shards with an index, and in one file once 
   check_fixture_weights(*load(folder.path()));
 }
 
+TEST_CASE("a save that fails leaves what the folder held, and other files of it are nobody's business") {
+  const TemporaryFolder folder;
+  const auto tensors = tensors_to_write(fixture_weights());
+  const std::string neighbour = folder.path() + "/diffusion_pytorch_model_lora.safetensors";
+  std::ofstream(neighbour) << "x";
+  save_transformer(folder.path(), load(fixture_path("wan_t2v"))->config_json(), tensors, 40'000);
+  const auto before = contents(folder.path());
+  CHECK(before.size() > 5);
+  {
+    const vmoba::test::FileSizeLimit limit(60'000);  // the single file does not fit
+    CHECK_THROWS_AS(save_transformer(folder.path(), "{}", tensors), vmoba::Error);
+  }
+  CHECK(contents(folder.path()) == before);
+  auto broken = tensors;
+  broken.back().read = []() -> at::Tensor { vmoba::throw_runtime("the input is gone"); };
+  CHECK_THROWS_AS(save_transformer(folder.path(), "{}", broken, 40'000), vmoba::Error);
+  CHECK(contents(folder.path()) == before);
+  save_transformer(folder.path(), "{}", tensors);
+  CHECK(contents(folder.path()).size() == 3);  // config, weights, the neighbour
+}
+
+TEST_CASE("what is read is never written, under whatever name") {
+  const TemporaryFolder folder;
+  const std::string base = folder.path() + "/base", linked = folder.path() + "/linked.safetensors";
+  save_transformer(base, load(fixture_path("wan_t2v"))->config_json(), tensors_to_write(fixture_weights()));
+  const std::string weights = base + "/diffusion_pytorch_model.safetensors";
+  fs::create_hard_link(weights, linked);
+  fs::create_directory_symlink(base, folder.path() + "/alias");
+  const auto before = contents(base);
+  for (const std::string out : {weights, base, base + "/../base", linked, folder.path() + "/alias"})
+    CHECK(contains(refusal_of([&] { convert_weights(conversion(base, out, "original")); }),
+                   "an output other than the input"));
+  CHECK(contents(base) == before);
+}
+
 TEST_CASE("the checksum sees every byte and its place") {
   std::string bytes(100, 'x');
   const uint64_t whole = bytes_checksum(bytes.data(), bytes.size());
@@ -261,7 +307,7 @@ TEST_CASE("conversions that make no sense are refused") {
   const auto refused = [&](const ConvertOptions& options) { return refusal_of([&] { convert_weights(options); }); };
   CHECK(contains(refused(conversion(base, out, "kohya")), "LoRA files"));
   CHECK(contains(refused(conversion(base, out, "comfyui")), ".safetensors"));
-  CHECK(contains(refused(conversion(base, base, "original")), "the input's own"));
+  CHECK(contains(refused(conversion(base, base, "original")), "an output other than the input"));
   CHECK(contains(refused(conversion(fixture_path("lora"), out + ".safetensors", "original")), "--layout"));
   CHECK(contains(refused(conversion(folder.path() + "/none", out, "diffusers")), "found nothing"));
   ConvertOptions narrow = conversion(base, out, "diffusers");

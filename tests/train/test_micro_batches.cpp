@@ -3,11 +3,13 @@
 
 #include <ATen/ATen.h>
 
+#include <atomic>
 #include <filesystem>
 
 #include "support/catch.h"
 #include "support/messages.h"
 #include "support/process.h"
+#include "train/signals.h"
 
 using namespace vmoba;
 using namespace vmoba::train;
@@ -17,16 +19,19 @@ namespace {
 
 // Micro batches of 2 from the clips of a folder.
 struct Source {
-  explicit Source(const std::string& clips)
-      : config(load_root_config(VMOBA_FIXTURES "/train/tiny.yaml", {"data.path=" + clips})),
+  explicit Source(const std::string& clips, const std::string& patience = "0")
+      : config(
+            load_root_config(VMOBA_FIXTURES "/train/tiny.yaml", {"data.path=" + clips, "data.patience_s=" + patience})),
         plan(data::plan_clips(config.data, clip_geometry(config))),
         codec(config.codec, at::kCPU),
         text(config, at::kCPU, nullptr) {}
   void open() {
     stream = std::make_unique<data::SampleStream>(plan, config.data, 1, 2, 0, 2, 2);
-    batches = std::make_unique<MicroBatches>(config, plan, *stream, codec, text, nullptr, 2, at::kCPU);
+    batches = std::make_unique<MicroBatches>(config, plan, *stream, codec, text, nullptr, 2, at::kCPU,
+                                             [this] { return give_up; });
   }
 
+  std::atomic<bool> give_up{false};
   RootConfig config;
   data::ClipPlan plan;
   LazyCodec codec;
@@ -64,4 +69,15 @@ TEST_CASE("what goes wrong ahead is told when its turn comes") {
   source.open();
   source.batches->prepare();
   CHECK(test::contains(test::refusal_of([&] { source.batches->next(); }), "expected a decodable clip"));
+}
+
+TEST_CASE("a wait for data that does not come ends where a stop is asked for") {
+  const test::TemporaryFolder folder;
+  fs::copy_file(VMOBA_SOURCE_DIR "/assets/clips/02_mirror_close.mp4", folder.path() + "/a.mp4");
+  Source source(folder.path(), "600");
+  fs::remove(folder.path() + "/a.mp4");
+  source.open();
+  source.give_up = true;
+  source.batches->prepare();
+  CHECK_THROWS_AS(source.batches->next(), Stopped);
 }

@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/check.h"
-#include "core/file.h"
+#include "core/json.h"
 
 namespace vmoba::model {
 namespace {
@@ -104,7 +104,7 @@ void WanVaeConfig::validate(const std::string& origin) const {
 }
 
 WanVaeConfig read_wan_vae_config(const std::string& path) {
-  const json from = json::parse(read_file(path, kMaxConfigBytes, "the configuration of a VAE"), nullptr, false);
+  const json from = read_json(path, kMaxConfigBytes, "the configuration of a VAE");
   VMOBA_CHECK_INPUT(from.is_object(), "expected a JSON object in '{}', found something else", path);
   std::string class_name = "AutoencoderKLWan";
   read_field(from, "_class_name", path, class_name);

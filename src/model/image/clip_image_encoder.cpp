@@ -9,7 +9,7 @@
 #include <optional>
 
 #include "core/check.h"
-#include "core/file.h"
+#include "core/json.h"
 #include "model/common/linear.h"
 #include "model/common/norm.h"
 #include "model/image/clip_preprocess.h"
@@ -36,7 +36,7 @@ ClipOptions read_options(const fs::path& folder) {
   ClipOptions options;
   const fs::path file = folder / "config.json";
   if (!fs::exists(file)) return options;
-  json config = json::parse(read_file(file.string(), kMaxConfigBytes, "a model configuration"), nullptr, false);
+  json config = read_json(file.string(), kMaxConfigBytes, "a model configuration");
   if (config.is_object() && config.contains("vision_config")) config = config["vision_config"];
   VMOBA_CHECK_INPUT(config.is_object(), "image_encoder.weights: expected a JSON object in '{}', found something else",
                     file.string());

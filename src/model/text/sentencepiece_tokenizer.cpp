@@ -11,6 +11,7 @@
 
 #include "core/check.h"
 #include "core/file.h"
+#include "core/json.h"
 
 namespace vmoba::model {
 namespace {
@@ -59,8 +60,7 @@ fs::path find_model(const fs::path& path) {
 
 // Special tokens that tokenizer_config.json lists with their ids (`added_tokens_decoder`); else how many sentinels.
 void read_config(const fs::path& file, int64_t pieces, SpecialTokens& specials) {
-  const json config =
-      json::parse(read_file(file.string(), kMaxConfigBytes, "a tokenizer configuration"), nullptr, false);
+  const json config = read_json(file.string(), kMaxConfigBytes, "a tokenizer configuration");
   VMOBA_CHECK_INPUT(config.is_object(), "expected a JSON object in '{}', found something else", file.string());
   const auto listed = config.find("added_tokens_decoder");
   if (listed != config.end() && listed->is_object() && !listed->empty()) {

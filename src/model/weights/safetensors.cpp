@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -15,6 +14,7 @@
 #include "core/file.h"
 #include "core/file_descriptor.h"
 #include "core/file_kind.h"
+#include "core/mapped_file.h"
 #include "model/weights/safetensors_header.h"
 
 namespace vmoba::model {
@@ -76,40 +76,22 @@ void check_bools(const uint8_t* bytes, const TensorInfo& info, const std::string
 }  // namespace
 
 struct SafetensorsFile::Mapping {
-  explicit Mapping(const std::string& file_path) : path(file_path) {
-    const FileDescriptor file(path, O_RDONLY | O_NONBLOCK);  // without it, opening a FIFO waits for a writer
-    VMOBA_CHECK_INPUT(file.get() >= 0, "expected a safetensors file at '{}', found: {}", path, std::strerror(errno));
-    struct stat info {};
-    VMOBA_CHECK_INPUT(::fstat(file.get(), &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0,
-                      "expected a safetensors file at '{}', found {}", path, what_is_this(path));
-    bytes = int64_t(info.st_size);
-    VMOBA_CHECK_INPUT(bytes >= 8, "expected a safetensors file of at least 8 bytes at '{}', found {}", path, bytes);
-    void* address = ::mmap(nullptr, size_t(bytes), PROT_READ, MAP_PRIVATE, file.get(), 0);
-    VMOBA_CHECK(address != MAP_FAILED, "expected to map '{}' ({} bytes), found: {}", path, bytes, std::strerror(errno));
-    base = static_cast<uint8_t*>(address);
+  explicit Mapping(const std::string& path) : file(path, /*least_bytes=*/8, "a safetensors file") {
+    const std::string_view view(reinterpret_cast<const char*>(file.data()), size_t(file.bytes()));
+    try {
+      header = parse_safetensors_header(view, file.bytes(), path);
+    } catch (const Error&) {
+      const std::string kind = what_is_this(path);
+      VMOBA_CHECK_INPUT(kind.empty(), "expected a safetensors file at '{}', found {}", path, kind);
+      throw;
+    }
   }
-  ~Mapping() { ::munmap(base, size_t(bytes)); }
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
 
-  std::string path;
-  int64_t bytes = 0;
-  uint8_t* base = nullptr;
+  MappedFile file;
   SafetensorsHeader header;
 };
 
-SafetensorsFile::SafetensorsFile(const std::string& path) {
-  auto mapping = std::make_shared<Mapping>(path);
-  const std::string_view view(reinterpret_cast<const char*>(mapping->base), size_t(mapping->bytes));
-  try {
-    mapping->header = parse_safetensors_header(view, mapping->bytes, path);
-  } catch (const Error&) {
-    const std::string kind = what_is_this(path);
-    VMOBA_CHECK_INPUT(kind.empty(), "expected a safetensors file at '{}', found {}", path, kind);
-    throw;
-  }
-  mapping_ = std::move(mapping);
-}
+SafetensorsFile::SafetensorsFile(const std::string& path) : mapping_(std::make_shared<Mapping>(path)) {}
 
 SafetensorsFile::~SafetensorsFile() = default;
 SafetensorsFile::SafetensorsFile(SafetensorsFile&&) noexcept = default;
@@ -125,18 +107,21 @@ bool SafetensorsFile::contains(const std::string& name) const {
   return tensors().contains(name);
 }
 
-at::Tensor SafetensorsFile::tensor(const std::string& name) const {
+const TensorInfo& SafetensorsFile::info(const std::string& name) const {
   const auto found = tensors().find(name);
-  if (found == tensors().end()) {
-    std::vector<std::string> names;
-    for (const auto& entry : tensors()) names.push_back(entry.first);
-    const std::string near = nearest_name(name, names);
-    throw_input("expected a tensor '{}' in '{}', found {} other tensors{}", name, mapping_->path, names.size(),
-                near.empty() ? "" : "; the nearest name is '" + near + "'");
-  }
-  const TensorInfo& info = found->second;
-  uint8_t* bytes = mapping_->base + mapping_->header.data_begin + info.begin;
-  if (info.dtype == at::kBool) check_bools(bytes, info, name, mapping_->path);
+  if (found != tensors().end()) return found->second;
+  std::vector<std::string> names;
+  for (const auto& entry : tensors()) names.push_back(entry.first);
+  const std::string near = nearest_name(name, names);
+  throw_input("expected a tensor '{}' in '{}', found {} other tensors{}", name, mapping_->file.path(), names.size(),
+              near.empty() ? "" : "; the nearest name is '" + near + "'");
+}
+
+at::Tensor SafetensorsFile::tensor(const std::string& name) const {
+  const TensorInfo& info = this->info(name);
+  // Never written through: from_blob takes no const.
+  auto* bytes = const_cast<uint8_t*>(mapping_->file.data()) + mapping_->header.data_begin + info.begin;
+  if (info.dtype == at::kBool) check_bools(bytes, info, name, mapping_->file.path());
   const auto options = at::TensorOptions().dtype(info.dtype);
   if (info.begin == info.end) return at::empty(info.shape, options);
   if (reinterpret_cast<uintptr_t>(bytes) % c10::elementSize(info.dtype) != 0) {
@@ -148,11 +133,21 @@ at::Tensor SafetensorsFile::tensor(const std::string& name) const {
       bytes, info.shape, [mapping = mapping_](void*) {}, options);
 }
 
+at::Tensor SafetensorsFile::read(const std::string& name) const {
+  const TensorInfo& info = this->info(name);
+  at::Tensor out = at::empty(info.shape, at::TensorOptions().dtype(info.dtype));
+  if (info.begin == info.end) return out;
+  mapping_->file.read(mapping_->header.data_begin + info.begin, info.end - info.begin, out.data_ptr());
+  if (info.dtype == at::kBool)
+    check_bools(static_cast<const uint8_t*>(out.const_data_ptr()), info, name, mapping_->file.path());
+  return out;
+}
+
 void SafetensorsFile::release(const std::string& name, int64_t begin, int64_t end) const {
   static const uintptr_t page = uintptr_t(::sysconf(_SC_PAGESIZE));
   const TensorInfo& info = tensors().at(name);
   const uintptr_t data =
-      reinterpret_cast<uintptr_t>(mapping_->base) + uintptr_t(mapping_->header.data_begin + info.begin);
+      reinterpret_cast<uintptr_t>(mapping_->file.data()) + uintptr_t(mapping_->header.data_begin + info.begin);
   const uintptr_t first = (data + uintptr_t(begin)) / page * page, last = data + uintptr_t(end);
   // Pages shared with neighbours may go too: the mapping is only read. Failure costs memory, nothing else.
   if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);

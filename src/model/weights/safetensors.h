@@ -28,11 +28,15 @@ class SafetensorsFile : public TensorFile {
   const std::map<std::string, std::string>& metadata() const;
   bool contains(const std::string& name) const;
   at::Tensor tensor(const std::string& name) const override;
+  // A copy, read from the file anew. Throws Error(kInput) where the file was cut short since it was opened.
+  at::Tensor read(const std::string& name) const;
   using TensorFile::release;
   void release(const std::string& name, int64_t begin, int64_t end) const override;
 
  private:
   struct Mapping;
+  const TensorInfo& info(const std::string& name) const;
+
   std::shared_ptr<Mapping> mapping_;
 };
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <regex>
 
 #include "core/check.h"
 #include "core/file.h"
@@ -15,6 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kStem = "diffusion_pytorch_model";
+constexpr const char* kUnfinished = ".unfinished";  // folder of new files until all are whole
 
 void check_saved(const std::string& path, const std::vector<TensorToWrite>& tensors,
                  const std::map<std::string, uint64_t>& checksums) {
@@ -48,15 +50,29 @@ std::vector<std::vector<TensorToWrite>> shards_of(const std::vector<TensorToWrit
   return shards;
 }
 
-// Weights of an earlier save: a stale index would be read before a new single file, and stale shards are confusing.
-void remove_earlier(const fs::path& folder) {
-  std::vector<fs::path> found;
+bool is_weights_name(const std::string& name) {
+  static const std::regex names(std::string(kStem) + R"((-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?)");
+  return std::regex_match(name, names);
+}
+
+// Puts the files of `made` in the place of the weights of an earlier save in `folder`: a stale index would be read
+// before a new single file, and stale shards are confusing. An index, which says what is read, comes last and goes
+// first.
+void replace_weights(const fs::path& made, const fs::path& folder) {
+  std::vector<fs::path> fresh, stale;
+  for (const auto& entry : fs::directory_iterator(made)) fresh.push_back(entry.path().filename());
+  std::stable_partition(fresh.begin(), fresh.end(), [](const fs::path& name) { return name != kTransformerIndex; });
   for (const auto& entry : fs::directory_iterator(folder)) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with(kStem) && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")))
-      found.push_back(entry.path());
+    const fs::path name = entry.path().filename();
+    const bool kept = std::find(fresh.begin(), fresh.end(), name) != fresh.end();
+    if (is_weights_name(name.string()) && !kept) stale.push_back(entry.path());
   }
-  for (const fs::path& path : found) fs::remove(path);
+  std::stable_partition(stale.begin(), stale.end(),
+                        [](const fs::path& path) { return path.filename() == kTransformerIndex; });
+  for (const fs::path& name : fresh) fs::rename(made / name, folder / name);
+  for (const fs::path& path : stale) fs::remove(path);
+  fs::remove(made);
+  sync_path(folder.string());
 }
 
 }  // namespace
@@ -85,17 +101,26 @@ void save_tensors(const std::string& path, const std::vector<TensorToWrite>& ten
 
 void save_transformer(const std::string& folder, const std::string& config_json,
                       const std::vector<TensorToWrite>& tensors, int64_t shard_bytes) {
+  const fs::path made = fs::path(folder) / kUnfinished;
   std::error_code error;
-  fs::create_directories(folder, error);
-  VMOBA_CHECK(!error && fs::is_directory(folder), "expected to make the folder '{}', found: {}", folder,
+  fs::remove_all(made, error);  // of an interrupted save
+  fs::create_directories(made, error);
+  VMOBA_CHECK(!error && fs::is_directory(made), "expected to make the folder '{}', found: {}", made.string(),
               error ? error.message() : "a file of that name");
-  remove_earlier(folder);
-  write_file_atomically(folder + "/config.json", config_json);
-  const TransformerPlan plan = plan_transformer(tensors, shard_bytes);
-  for (const TransformerPlan::File& file : plan.files)
-    save_tensors(folder + "/" + file.name, file.tensors, kTransformerMetadata);
-  if (!plan.index.empty()) write_file_atomically(folder + "/" + kTransformerIndex, plan.index);
-  sync_path(folder);
+  try {
+    write_file_atomically((made / "config.json").string(), config_json);
+    const TransformerPlan plan = plan_transformer(tensors, shard_bytes);
+    for (const TransformerPlan::File& file : plan.files)
+      save_tensors((made / file.name).string(), file.tensors, kTransformerMetadata);
+    if (!plan.index.empty()) write_file_atomically((made / kTransformerIndex).string(), plan.index);
+    replace_weights(made, folder);
+  } catch (const fs::filesystem_error& e) {
+    throw_runtime("expected to put the new files into '{}', found: {}; they are whole in '{}'", folder,
+                  e.code().message(), made.string());
+  } catch (...) {
+    fs::remove_all(made, error);
+    throw;
+  }
 }
 
 }  // namespace vmoba::model

@@ -37,7 +37,8 @@ TransformerPlan plan_transformer(const std::vector<TensorToWrite>& tensors, int6
 
 // A transformer's folder: config.json and diffusion_pytorch_model.safetensors, or, where the tensors exceed
 // `shard_bytes`, diffusion_pytorch_model-00001-of-0000N.safetensors with an index. The folder is made where it is
-// missing. Files of an earlier save that would be read instead are removed.
+// missing. What it holds stays until all new files are whole: they are made in `<folder>/.unfinished`, then take the
+// place of an earlier save's, whose other files are removed.
 void save_transformer(const std::string& folder, const std::string& config_json,
                       const std::vector<TensorToWrite>& tensors, int64_t shard_bytes = kShardBytes);
 

@@ -43,11 +43,27 @@ void check_written(const FileDescriptor& file, const std::string& path, const By
 
 }  // namespace
 
+namespace {
+
+// Takes the disk space now, so that a full disk is met before anything is copied or written. File systems that cannot
+// promise space (NFS before 4.2, some FUSE) only set the length.
+void reserve_space(const FileDescriptor& file, const std::string& path, int64_t bytes) {
+  int code = -1;
+  do {
+    code = ::fallocate(file.get(), 0, 0, bytes);
+  } while (code != 0 && errno == EINTR);
+  if (code == 0) return;
+  if (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL) fail(path, errno);
+  if (::ftruncate(file.get(), bytes) != 0) fail(path, errno);
+}
+
+}  // namespace
+
 void create_shared_file(const std::string& path, const SafetensorsLayout& layout) {
   const FileDescriptor file(path, O_WRONLY | O_CREAT | O_TRUNC);
   if (file.get() < 0) fail(path, errno);
+  reserve_space(file, path, layout.file_bytes);
   write_at(file, path, layout.header.data(), int64_t(layout.header.size()), 0);
-  if (::ftruncate(file.get(), layout.file_bytes) != 0) fail(path, errno);
 }
 
 void write_byte_runs(const std::string& path, const std::vector<ByteRun>& runs, const std::function<bool()>& stop) {

@@ -10,7 +10,7 @@
 
 namespace vmoba::model {
 
-// Throws Error(kRuntime), as on a full disk.
+// Reserves the disk space of the whole file. Throws Error(kRuntime), as on a full disk.
 void create_shared_file(const std::string& path, const SafetensorsLayout& layout);
 
 struct ByteRun {

@@ -64,6 +64,7 @@ class EncodeRun {
         files_(config.cache.dir, options.share.rank),
         keys_(config, files_) {
     for (const data::DroppedClip& drop : plan_.dropped) log_warning("dropped {}: {}", drop.path, drop.reason);
+    data::check_failures(config.data, plan_);
   }
 
   int run() {
@@ -72,7 +73,7 @@ class EncodeRun {
     writer_.flush();
     files_.save();
     if (stop_signal() != 0) {
-      log_info("stopped by signal {}; the same command goes on from here", stop_signal());
+      log_info("stopped by {}; run the same command again to continue", stop_reason(stop_signal()));
       return kExitStopped;
     }
     log_info("cache {}: {} entries were there, {} made ({} MB), {} clips cannot be decoded", config_.cache.dir, kept_,
@@ -124,6 +125,7 @@ class EncodeRun {
   struct Decoded {
     at::Tensor video_CFHW;
     std::string failure;
+    bool transient = false;  // of the storage, not of the file
   };
 
   std::vector<Job> clip_jobs() {
@@ -145,11 +147,11 @@ class EncodeRun {
     const data::Clip& clip = plan_.clips[size_t(job.variant.clip)];
     try {
       return {data::decode_planned_clip(plan_, config_.data, job.variant.clip, clip.start_s, job.variant.flip, threads,
-                                        cancel),
-              ""};
+                                        outage_, cancel),
+              "", false};
     } catch (const data::MediaError& e) {
       if (cancel) throw;
-      return {{}, e.what()};
+      return {{}, e.what(), e.transient()};
     }
   }
 
@@ -176,7 +178,9 @@ class EncodeRun {
     PhaseProgress progress("clips", int64_t(jobs.size()), total_tokens);
     for (const Job& job : jobs) {
       if (stop_signal() != 0) return;
-      store(job, decoded.next(), codec, image.get());
+      const auto frames = decoded.next_unless([] { return stop_signal() != 0; });
+      if (!frames) return;
+      store(job, *frames, codec, image.get());
       progress.add(tokens(job));
     }
   }
@@ -184,9 +188,17 @@ class EncodeRun {
   void store(const Job& job, const Decoded& decoded, const model::Codec& codec, const model::ImageEncoder* image) {
     if (!decoded.video_CFHW.defined()) {
       log_warning("{} cannot be decoded: {}", plan_.clips[size_t(job.variant.clip)].path, decoded.failure);
-      writer_.put_failure(job.key, decoded.failure);
+      if (!decoded.transient) writer_.put_failure(job.key, decoded.failure);
       failed_ += 1;
-      return;
+      failed_files_.insert(plan_.clips[size_t(job.variant.clip)].path);
+      const int64_t allowed = data::allowed_failures(config_.data, plan_);
+      if (int64_t(failed_files_.size()) <= allowed) return;
+      writer_.flush();
+      files_.save();
+      throw_input(
+          "expected at most {} files that cannot be read (data.max_failed), found {}, the last one {}: {}; mend the "
+          "storage or the files, or raise the key, and run the same command again to continue",
+          allowed, failed_files_.size(), plan_.clips[size_t(job.variant.clip)].path, decoded.failure);
     }
     const at::Tensor video_BCFHW = data::to_unit_range(decoded.video_CFHW.to(device_)).unsqueeze(0);
     NamedTensors tensors = clip_tensors(encode_videos(config_.model, codec, image, video_BCFHW));
@@ -212,7 +224,8 @@ class EncodeRun {
   TensorCache found_;
   FileHashes files_;
   CacheKeys keys_;
-  std::set<std::string> asked_;
+  mutable Outage outage_;
+  std::set<std::string> asked_, failed_files_;
   int64_t kept_ = 0, made_ = 0, failed_ = 0;
 };
 

@@ -100,7 +100,13 @@ std::optional<NamedTensors> TensorCache::load_from(const Shard& shard, const std
   const std::string prefix = key + kSeparator;
   const auto& tensors = shard.file.tensors();
   for (auto it = tensors.lower_bound(prefix); it != tensors.end() && it->first.starts_with(prefix); ++it) {
-    const at::Tensor tensor = shard.file.tensor(it->first).clone();
+    at::Tensor tensor;
+    try {
+      tensor = shard.file.read(it->first);
+    } catch (const Error& e) {
+      report_damage(shard.path, e.what());
+      return std::nullopt;
+    }
     const auto hash = shard.file.metadata().find(std::string("hash") + kSeparator + it->first);
     const std::string expected = hash == shard.file.metadata().end() ? "none" : hash->second;
     if (const std::string found = tensor_hash(tensor); found != expected) {

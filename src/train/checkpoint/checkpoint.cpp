@@ -31,7 +31,7 @@ std::vector<int64_t> updates_of(const nlohmann::json& info, int64_t step) {
 
 nlohmann::json read_trainer_json(const std::string& folder) {
   const std::string path = folder + "/state/trainer.json";
-  const std::string text = read_file(path, 1 << 20, "a checkpoint's state");
+  const std::string text = read_file(path, 64 << 20, "a checkpoint's state");
   nlohmann::json info = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   const auto is_count = [&](const char* key) { return info.contains(key) && info[key].is_number_unsigned(); };
   VMOBA_CHECK_INPUT(info.is_object() && is_count("step") && is_count("next_sample") && is_count("seed"),
@@ -39,6 +39,24 @@ nlohmann::json read_trainer_json(const std::string& folder) {
                     "resume from another one",
                     path);
   return info;
+}
+
+// Checkpoints of earlier versions have none.
+std::vector<data::ClipFailure> failed_clips_of(const nlohmann::json& info) {
+  std::vector<data::ClipFailure> out;
+  const auto found = info.find("failed_clips");
+  if (found == info.end() || !found->is_array()) return out;
+  for (const nlohmann::json& entry : *found) {
+    const auto count = [&](const char* key) {
+      return entry.is_object() && entry.contains(key) && entry[key].is_number_unsigned();
+    };
+    if (count("clip") && count("sample"))
+      out.push_back(
+          {entry["clip"].get<int64_t>(), entry["sample"].get<int64_t>(),
+           !entry.contains("final") || entry["final"] != false,
+           entry.contains("reason") && entry["reason"].is_string() ? entry["reason"].get<std::string>() : ""});
+  }
+  return out;
 }
 
 // Copies what this rank holds of the tensors in `path`, a file or a transformer's folder.
@@ -102,7 +120,8 @@ TrainerState load_checkpoint(const std::string& folder, const CheckpointParts& p
   VMOBA_CHECK_INPUT(fs::is_directory(folder), "expected a checkpoint folder at '{}', found none; check --resume",
                     folder);
   const nlohmann::json info = read_trainer_json(folder);
-  TrainerState state{info["step"].get<int64_t>(), info["next_sample"].get<int64_t>(), info["seed"].get<uint64_t>()};
+  TrainerState state{info["step"].get<int64_t>(), info["next_sample"].get<int64_t>(), info["seed"].get<uint64_t>(),
+                     failed_clips_of(info)};
   const std::vector<int64_t> updates = updates_of(info, state.step);
   VMOBA_CHECK_INPUT(updates.size() == parts.experts.size(),
                     "experts: expected {} transformer(s) as in the checkpoint '{}', found {}; an empty list is one "

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "data/dataset.h"
 #include "model/adapter/lora.h"
 #include "train/expert.h"
 
@@ -25,6 +26,7 @@ struct TrainerState {
   int64_t step = 0;         // optimiser steps done
   int64_t next_sample = 0;  // global sample number that comes next
   uint64_t seed = 0;
+  std::vector<data::ClipFailure> failed_clips = {};  // which a resumed run repeats
 };
 
 // Everything that a checkpoint holds.

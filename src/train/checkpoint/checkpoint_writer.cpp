@@ -44,10 +44,15 @@ std::vector<model::TensorToWrite> announced(const std::vector<HeldTensor>& tenso
 std::string manifest_of(const TrainerState& state, const CheckpointParts& parts) {
   std::vector<int64_t> updates;
   for (const Expert& expert : parts.experts) updates.push_back(expert.updates);
+  nlohmann::json failed = nlohmann::json::array();
+  for (const data::ClipFailure& failure : state.failed_clips)
+    failed.push_back(
+        {{"clip", failure.clip}, {"sample", failure.sample}, {"final", failure.final}, {"reason", failure.reason}});
   const nlohmann::json info = {
-      {"format", 1},        {"step", state.step}, {"next_sample", state.next_sample},
-      {"seed", state.seed}, {"updates", updates}, {"ema", parts.experts.front().ema != nullptr}};
-  return info.dump(2) + "\n";
+      {"format", 1},           {"step", state.step}, {"next_sample", state.next_sample},
+      {"seed", state.seed},    {"updates", updates}, {"ema", parts.experts.front().ema != nullptr},
+      {"failed_clips", failed}};
+  return info.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
 // What `action` throws, or "".
@@ -190,6 +195,14 @@ void CheckpointWriter::reserve(const CheckpointParts& parts) {
   reserve_copy(sources_of(files));
 }
 
+int64_t CheckpointWriter::file_bytes(const CheckpointParts& parts) const {
+  std::vector<Planned> files;
+  plan(parts, files);
+  int64_t bytes = 0;
+  for (const Planned& file : files) bytes += file.layout.file_bytes;
+  return bytes;
+}
+
 void CheckpointWriter::begin(const TrainerState& state, const CheckpointParts& parts) {
   VMOBA_CHECK(!thread_.joinable(), "expected no checkpoint under way, found that of step {}", step_);
   step_ = state.step;
@@ -257,7 +270,8 @@ void CheckpointWriter::throw_together(const std::string& own_failure) {
   if (text.empty()) return;
   if (control_.rank() == 0) remove_folder(working_);
   dist::barrier(control_);  // a rank that ends the job must not cut this short
-  throw_runtime("could not save '{}' ({}); older checkpoints are untouched", checkpoint_path(run_dir_, step_), text);
+  throw SaveError(
+      fmt::format("could not save '{}' ({}); older checkpoints are untouched", checkpoint_path(run_dir_, step_), text));
 }
 
 }  // namespace vmoba::train

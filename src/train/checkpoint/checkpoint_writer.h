@@ -13,10 +13,17 @@
 #include <thread>
 #include <vector>
 
+#include "core/check.h"
 #include "train/checkpoint/checkpoint.h"
 #include "train/checkpoint/host_memory.h"
 
 namespace vmoba::train {
+
+// A checkpoint could not be written, on all ranks alike; older ones are untouched.
+class SaveError : public Error {
+ public:
+  explicit SaveError(const std::string& message) : Error(ErrorKind::kRuntime, message) {}
+};
 
 class CheckpointWriter {
  public:
@@ -33,8 +40,11 @@ class CheckpointWriter {
   // training. Not collective.
   void reserve(const CheckpointParts& parts);
 
-  // Collective; none must be under way. Training may change all parts when it returns. Throws Error(kRuntime) on all
-  // ranks where one could not begin.
+  // What a checkpoint takes on the disk, the small files for other tools left out.
+  int64_t file_bytes(const CheckpointParts& parts) const;
+
+  // Collective; none must be under way. Training may change all parts when it returns. Throws SaveError on all ranks
+  // where one could not begin.
   void begin(const TrainerState& state, const CheckpointParts& parts);
 
   // Between begin() and finish(), on all ranks alike.
@@ -48,7 +58,7 @@ class CheckpointWriter {
     std::string folder;
   };
   // Collective: waits until all ranks have written, or have left off where one failed, and completes the checkpoint.
-  // Throws Error(kRuntime) on all ranks with the ranks and reasons of what failed.
+  // Throws SaveError on all ranks with the ranks and reasons of what failed.
   Saved finish();
   // Lets this rank's writing end early, for finish() to report another rank's failure.
   void give_up() { stop_ = true; }

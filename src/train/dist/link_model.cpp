@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/check.h"
-#include "core/file.h"
+#include "core/json.h"
 
 namespace vmoba::train::dist {
 namespace {
@@ -85,12 +85,8 @@ AlphaBeta fit_alpha_beta(const std::vector<Timing>& timings) {
 }
 
 CommMeasurement read_comm_measurement(const std::string& path) {
-  const std::string text = read_file(path, int64_t{16} << 20, "timings of `vmoba-bench comm --json`");
-  try {
-    return measurement_of(nlohmann::json::parse(text), path);
-  } catch (const nlohmann::json::exception& e) {
-    throw_input("{}: expected JSON of `vmoba-bench comm --json`, found: {}", path, e.what());
-  }
+  const nlohmann::json file = read_json(path, int64_t{16} << 20, "timings of `vmoba-bench comm --json`");
+  return use_json(path, [&] { return measurement_of(file, path); });
 }
 
 Cluster Cluster::nvlink4_and_ndr() {

@@ -37,19 +37,21 @@ Mesh::Mesh(World& world, const ParallelConfig& config, const at::Device& device)
   data_rank_ = rank / state;
   if (device.is_cuda() && world.size() > 1)
     check_distinct_gpus(world.hosts(), all_gather_text(world.control(), gpu_id(device)));
-  everyone_ = make_group(world, ranks_from(0, world.size(), 1), device);
-  state_ = make_group(world, ranks_from(data_rank_ * state, state, 1), device);
-  replicas_ = make_group(world, ranks_from(rank % state, sizes_.data, state), device);
-  sequence_ = make_group(world, ranks_from(batch_rank_ * sizes_.sequence, sizes_.sequence, 1), device);
+  everyone_ = make_group(world, ranks_from(0, world.size(), 1), device, config.start_timeout_s);
+  state_ = make_group(world, ranks_from(data_rank_ * state, state, 1), device, config.start_timeout_s);
+  replicas_ = make_group(world, ranks_from(rank % state, sizes_.data, state), device, config.start_timeout_s);
+  sequence_ =
+      make_group(world, ranks_from(batch_rank_ * sizes_.sequence, sizes_.sequence, 1), device, config.start_timeout_s);
 }
 
-std::shared_ptr<Communicator> Mesh::make_group(World& world, const std::vector<int>& ranks, const at::Device& device) {
+std::shared_ptr<Communicator> Mesh::make_group(World& world, const std::vector<int>& ranks, const at::Device& device,
+                                               double start_limit_s) {
   // A collective call even for groups of one: other ranks' groups may have the same shape.
   std::shared_ptr<Communicator> group = world.make_group(ranks);
   if (ranks.size() == 1) return make_single_communicator();
   if (!device.is_cuda()) return group;
   control_.push_back(group);
-  return make_nccl_communicator(*group, device, world.device_watch(), ranks);
+  return make_nccl_communicator(*group, device, world.device_watch(), ranks, start_limit_s);
 }
 
 void log_rank(const World& world, const Mesh& mesh, const BatchShare& share, const at::Device& device) {

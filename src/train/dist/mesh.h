@@ -34,7 +34,8 @@ class Mesh {
   Communicator& sequence() { return *sequence_; }  // ranks that share samples
 
  private:
-  std::shared_ptr<Communicator> make_group(World& world, const std::vector<int>& ranks, const at::Device& device);
+  std::shared_ptr<Communicator> make_group(World& world, const std::vector<int>& ranks, const at::Device& device,
+                                           double start_limit_s);
 
   MeshSizes sizes_;
   int batch_rank_ = 0, data_rank_ = 0;

@@ -10,13 +10,13 @@
 
 #include "core/check.h"
 #include "core/log.h"
+#include "core/storage.h"
 
 namespace vmoba::train::dist {
 namespace {
 
 constexpr int64_t kPartBytes = int64_t{1} << 30;
 constexpr int kTag = 1;
-constexpr double kPatientTimeoutSeconds = 3600;
 // Rank 0 knows what everyone does and so has the better message: the others leave it this much time to give it.
 constexpr double kCourtesySeconds = 3;
 // What a group on the device may take to free its waiting operations before the process ends regardless.
@@ -170,6 +170,14 @@ void MpiEngine::abort(int code) {
 }
 
 void MpiEngine::loop() {
+  try {
+    work();
+  } catch (const std::exception& e) {
+    fail(fmt::format("expected MPI to work, found: {}", e.what()));
+  }
+}
+
+void MpiEngine::work() {
   while (true) {
     std::shared_ptr<Operation> operation;
     {
@@ -219,9 +227,36 @@ void MpiEngine::attend() {
   }
   check_device();
   beat();
+  excuse();
+}
+
+// A rank that waits for its storage says so, and the others give it the time: what they wait for comes after it. The
+// extra time ends with the next operation that takes no part of it.
+void MpiEngine::excuse() {
+  const auto now = Clock::now();
+  bool waits = storage_waits() > 0;
+  for (int other = rank_ == 0 ? 1 : 0; other < (rank_ == 0 ? size_ : 1); ++other)
+    waits |= heard_[size_t(other)].waits_for_storage;
+  if (waits) {
+    if (!excused_since_) excused_since_ = now;
+    excused_at_ = now;
+    excused_s_ = seconds_since(*excused_since_);
+  } else if (excused_since_ && seconds_since(excused_at_) > timeout_s_) {
+    excused_since_.reset();
+    excused_s_ = 0;
+  }
 }
 
 void MpiEngine::watch_device() {
+  try {
+    ask_device();
+  } catch (const std::exception& e) {
+    const std::lock_guard lock(device_mutex_);
+    device_ = {false, {}, OperationWatch::Failure{e.what(), {}, 0, 0}};
+  }
+}
+
+void MpiEngine::ask_device() {
   std::unique_lock lock(mutex_);
   while (!closes_.wait_for(lock, kDevicePause, [this] { return closing_; })) {
     lock.unlock();
@@ -260,8 +295,8 @@ void MpiEngine::check_device() {
   if (!failure) return;
   if (failure->ranks.empty()) fail(fmt::format("expected the device to exchange tensors, found: {}", failure->message));
   const std::vector<std::string> missing = behind(*failure);
-  fail(fmt::format("expected operations on the device to finish within {:.0f} s (parallel.timeout_s), found: {}; {}",
-                   limit, failure->message,
+  fail(fmt::format("expected operations on the device to finish within {:.0f} s ({}), found: {}; {}", limit,
+                   limit_name(), failure->message,
                    missing.empty() ? fmt::format("no missing rank is known among ranks {} of its group: the device or "
                                                  "its network may be stuck",
                                                  fmt::join(failure->ranks, ", "))
@@ -291,7 +326,7 @@ std::vector<std::string> MpiEngine::behind(const OperationWatch::Failure& failur
 }
 
 double MpiEngine::limit_s() const {
-  return (patient_ ? kPatientTimeoutSeconds : timeout_s_.load()) + (rank_ == 0 ? 0 : kCourtesySeconds);
+  return (patience_s_ > 0 ? patience_s_.load() : timeout_s_.load()) + excused_s_ + (rank_ == 0 ? 0 : kCourtesySeconds);
 }
 
 // Rank 0 hears everyone and everyone hears rank 0; a message that cannot be sent yet is left out, never queued.
@@ -316,6 +351,9 @@ void MpiEngine::beat() {
       const std::lock_guard lock(pulse_mutex_);
       outgoing_ = own_;
     }
+    outgoing_.waits_for_storage = storage_waits() > 0;
+    for (int other = 1; rank_ == 0 && other < size_; ++other)
+      outgoing_.waits_for_storage |= heard_[size_t(other)].waits_for_storage;
     if (rank_ == 0) add_slowest(outgoing_);
     for (int to = rank_ == 0 ? 1 : 0; to < (rank_ == 0 ? size_ : 1); ++to)
       MPI_Isend(&outgoing_, sizeof outgoing_, MPI_BYTE, to, kTag, pulses_, &sends_[size_t(to)]);
@@ -351,9 +389,15 @@ void MpiEngine::check_patience(const Operation& operation, const Exchange& excha
   if (seconds_since(since) < limit) return;
   std::vector<std::string> missing;
   for (const int peer : exchange.awaited()) missing.push_back(describe(peer));
-  fail(fmt::format("expected {} to finish within {:.0f} s (parallel.timeout_s), found these ranks missing: {}",
-                   operation.name, limit,
-                   missing.empty() ? "none, but a message is not taken" : fmt::format("{}", fmt::join(missing, "; "))));
+  fail(fmt::format("expected {} to finish within {:.0f} s ({}), found these ranks missing: {}", operation.name, limit,
+                   limit_name(),
+                   missing.empty() ? "none, but a message is not received; look at the network"
+                                   : fmt::format("{}", fmt::join(missing, "; "))));
+}
+
+const char* MpiEngine::limit_name() const {
+  if (patience_s_ == 0) return "parallel.timeout_s";
+  return starting_ ? "parallel.start_timeout_s" : "while ranks validate or save";
 }
 
 std::string MpiEngine::describe(int rank) const {
@@ -370,9 +414,10 @@ void MpiEngine::fail(const std::string& message) {
     const std::lock_guard lock(pulse_mutex_);
     step = own_.step;
   }
-  log_error("{} (here: rank {} on {}, step {}); all {} ranks end, --resume latest goes on", message, rank_,
+  log_error("{} (here: rank {} on {}, step {}); all {} ranks end; continue with --resume latest", message, rank_,
             hosts_[size_t(rank_)], step, size_);
-  if (!watch_.abort_groups(kDeviceAbortSeconds)) log_error("groups of ranks on the device do not let go");
+  if (!watch_.abort_groups(kDeviceAbortSeconds))
+    log_error("NCCL: expected its groups to abort, found them still busy; the process exits anyway");
   MPI_Abort(MPI_COMM_WORLD, 1);
   ::_exit(1);
 }

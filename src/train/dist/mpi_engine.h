@@ -58,8 +58,12 @@ class MpiEngine {
   WorkPtr submit(std::string name, std::vector<Stage> stages);
   // Runs `action` on the engine's thread and waits (for MPI calls that are not messages).
   void run(const std::string& name, const std::function<void()>& action);
-  // While `patient`, operations may take an hour (validation, loading): only a silent rank ends the job.
-  void set_patient(bool patient) { patient_ = patient; }
+  // While above 0, operations may take so long instead (loading, validating, saving): only a silent rank ends the job
+  // sooner.
+  void set_patience_s(double patience_s) { patience_s_ = patience_s; }
+  double patience_s() const { return patience_s_; }
+  // Until the first step: for messages.
+  void set_starting(bool starting) { starting_ = starting; }
   void set_timeout_s(double timeout_s) { timeout_s_ = timeout_s; }
   // What this rank does now, for reports of others.
   void note(int64_t step, const std::string& phase);
@@ -81,10 +85,13 @@ class MpiEngine {
     // From rank 0: who has begun the fewest of all.
     int64_t slowest = 0;
     std::array<int64_t, kPulseGroups> slowest_begun{};
+    // Waits for its storage (core/storage.h), for a time that it limits itself; from rank 0: some rank does.
+    bool waits_for_storage = false;
     char phase[48] = "starting";
   };
 
   void loop();
+  void work();
   void run_operation(Operation& operation);
   // Between two polls: heartbeats, operations on the device, an abort that another thread asked for.
   void attend();
@@ -93,13 +100,17 @@ class MpiEngine {
   void check_silence();
   // The second thread: asks the device again and again.
   void watch_device();
+  void ask_device();
   // Ends the job where the second thread has found a failure, or has not come back.
   void check_device();
   // Of the operation's ranks, those that have not begun it, as far as this rank has heard; and whoever is furthest
   // behind of all, whom these may be waiting for in another group.
   std::vector<std::string> behind(const OperationWatch::Failure& failure) const;
-  // Seconds after which this rank ends the job, of `timeout_s` or an hour.
+  // Seconds after which this rank ends the job: the time limit, or the patience, and the time for which ranks have
+  // waited for their storage meanwhile.
   double limit_s() const;
+  const char* limit_name() const;
+  void excuse();
   void check_patience(const Operation& operation, const Exchange& exchange, Clock::time_point since);
   std::string describe(int rank) const;
   [[noreturn]] void fail(const std::string& message);
@@ -114,7 +125,9 @@ class MpiEngine {
   std::condition_variable queued_, closes_;
   std::deque<std::shared_ptr<Operation>> queue_;
   bool closing_ = false;
-  std::atomic<bool> patient_{false};
+  std::atomic<double> patience_s_{0};
+  std::atomic<bool> starting_{false};
+  std::atomic<double> excused_s_{0};
   std::atomic<int> abort_code_{-1};
   std::atomic<int64_t> waited_us_{0};
 
@@ -129,6 +142,8 @@ class MpiEngine {
   DeviceState device_;
   // The engine thread's alone.
   Clock::time_point last_beat_{};
+  std::optional<Clock::time_point> excused_since_;
+  Clock::time_point excused_at_{};
   std::vector<Pulse> heard_;  // rank 0: of everyone
   std::vector<Clock::time_point> heard_at_;
   Pulse incoming_, outgoing_;

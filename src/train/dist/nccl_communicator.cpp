@@ -19,9 +19,8 @@
 namespace vmoba::train::dist {
 namespace {
 
-constexpr std::chrono::seconds kInitLimit{45};
 // Longer than the watch waits, which names who is missing.
-constexpr std::chrono::seconds kTakeUpLimit{2 * 3600};
+constexpr double kTakeUpLimit_s = 2 * 3600;
 
 void check_nccl(ncclResult_t result, const char* call) {
   VMOBA_CHECK(result == ncclSuccess || result == ncclInProgress,
@@ -131,7 +130,8 @@ class Group {
 
 class NcclCommunicator final : public Communicator {
  public:
-  NcclCommunicator(Communicator& control, const at::Device& device, OperationWatch& watch, std::vector<int> world_ranks)
+  NcclCommunicator(Communicator& control, const at::Device& device, OperationWatch& watch, std::vector<int> world_ranks,
+                   double start_limit_s)
       : device_(device),
         // Of high priority, so that communication starts between the kernels that compute.
         side_(c10::cuda::getStreamFromPool(/*isHighPriority=*/true, device.index())),
@@ -150,7 +150,7 @@ class NcclCommunicator final : public Communicator {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
     check_nccl(ncclCommInitRankConfig(group_->address(), size_, unique, rank_, &config), "ncclCommInitRankConfig");
-    settle("ncclCommInitRankConfig", kInitLimit);
+    settle("ncclCommInitRankConfig", start_limit_s);
     number_ = watch_.add_group(
         world_ranks_, [group = group_] { return group->error(); }, [group = group_] { group->abort(); });
   }
@@ -214,25 +214,25 @@ class NcclCommunicator final : public Communicator {
          [events, device = device_] { return events->taken_up && passed(events->finished, device); }});
     const ncclResult_t result = group_->run([&](ncclComm_t group) { return call(group, side_.stream()); });
     check_nccl(result, name);
-    if (result == ncclInProgress) settle(name, kTakeUpLimit);
+    if (result == ncclInProgress) settle(name, kTakeUpLimit_s);
     events->finished.record(side_);
     events->taken_up = true;
     return std::make_shared<NcclWork>(std::move(tensors), events, submitter, side_);
   }
 
   // A group that does not block only takes a call up: returns when it has done it.
-  void settle(const char* call, std::chrono::seconds limit) {
+  void settle(const char* call, double limit_s) {
     const auto start = std::chrono::steady_clock::now();
     for (int64_t polls = 0;; ++polls) {
       const ncclResult_t state = group_->state();
       check_nccl(state, call);
       if (state == ncclSuccess) return;
-      if (std::chrono::steady_clock::now() - start > limit) {
+      if (std::chrono::steady_clock::now() - start > std::chrono::duration<double>(limit_s)) {
         group_->abort();
         throw_runtime(
-            "expected {} over ranks {} to be taken up within {} s, found it still waiting; is the network "
-            "between their hosts up? NCCL_DEBUG=INFO says more",
-            call, fmt::join(world_ranks_, ", "), limit.count());
+            "expected {} over ranks {} to start within {:.0f} s, found it waiting; check the network between their "
+            "hosts (NCCL_DEBUG=INFO prints more)",
+            call, fmt::join(world_ranks_, ", "), limit_s);
       }
       if (polls < 200) {
         std::this_thread::yield();
@@ -254,8 +254,9 @@ class NcclCommunicator final : public Communicator {
 }  // namespace
 
 std::unique_ptr<Communicator> make_nccl_communicator(Communicator& control, const at::Device& device,
-                                                     OperationWatch& watch, std::vector<int> world_ranks) {
-  return std::make_unique<NcclCommunicator>(control, device, watch, std::move(world_ranks));
+                                                     OperationWatch& watch, std::vector<int> world_ranks,
+                                                     double start_limit_s) {
+  return std::make_unique<NcclCommunicator>(control, device, watch, std::move(world_ranks), start_limit_s);
 }
 
 }  // namespace vmoba::train::dist

@@ -21,8 +21,9 @@ namespace vmoba::train::dist {
 
 // The ranks of `control`, in the world `world_ranks`, each on its `device`; the unique id travels over `control`.
 // Operations report to `watch`, which ends those that never finish and must outlive the group. Collective. Throws
-// Error(kRuntime) with NCCL's reason, or where the ranks do not find each other within 45 s.
+// Error(kRuntime) with NCCL's reason, or where the ranks do not find each other within `start_limit_s`.
 std::unique_ptr<Communicator> make_nccl_communicator(Communicator& control, const at::Device& device,
-                                                     OperationWatch& watch, std::vector<int> world_ranks);
+                                                     OperationWatch& watch, std::vector<int> world_ranks,
+                                                     double start_limit_s = 45);
 
 }  // namespace vmoba::train::dist

@@ -14,12 +14,12 @@ namespace {
 
 // Names that attention::AttentionStats knows.
 constexpr std::array<const char*, 4> kLayerKinds = {"temporal", "spatial", "spatiotemporal", "full"};
-constexpr size_t kFixed = 8;
+constexpr size_t kFixed = 9;
 
 std::vector<double> pack(const StepResult& result) {
-  std::vector<double> out = {double(result.signal),       double(result.tokens),      double(result.failed_clips),
-                             double(result.memory_bytes), result.data_wait_s,         result.own_s,
-                             double(result.writing),      double(result.write_failed)};
+  std::vector<double> out = {double(result.signal),       double(result.tokens),       double(result.failed_clips),
+                             double(result.memory_bytes), result.data_wait_s,          result.own_s,
+                             double(result.writing),      double(result.write_failed), double(result.given_up)};
   for (const char* kind : kLayerKinds) {
     const auto found = result.pairs.find(kind);
     out.push_back(found == result.pairs.end() ? 0 : found->second.first);
@@ -77,6 +77,7 @@ StepTotals exchange_step(World& world, const MeshSizes& sizes, const StepResult&
     totals.own_s.push_back(values[5]);
     totals.writing |= values[6] != 0;
     totals.write_failed |= values[7] != 0;
+    totals.given_up |= values[8] != 0;
     for (size_t i = 0; i < pairs.size(); ++i) pairs[i] += values[kFixed + i];
     if (rank % sizes.sequence != 0) continue;  // shares its samples with the rank before it
     totals.tokens += int64_t(values[1]);
@@ -94,6 +95,16 @@ StepTotals exchange_step(World& world, const MeshSizes& sizes, const StepResult&
     }
   }
   return totals;
+}
+
+Vote::Vote(Communicator& ranks, bool own)
+    : mine_(at::full({1}, own ? 1 : 0, at::kLong)), all_(at::empty({ranks.size()}, at::kLong)) {
+  work_ = ranks.all_gather(mine_, all_);
+}
+
+bool Vote::any() {
+  work_->wait();
+  return at::any(all_).item<bool>();
 }
 
 std::string StragglerReport::add(const StepTotals& totals) {

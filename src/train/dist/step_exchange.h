@@ -23,6 +23,7 @@ struct StepResult {
   int signal = 0;     // stop signal that arrived, or 0
   int64_t tokens = 0, failed_clips = 0, memory_bytes = 0;
   bool writing = false, write_failed = false;  // of a checkpoint
+  bool given_up = false;                       // the step, for want of data
   double data_wait_s = 0;
   double own_s = 0;  // of the step, waits for data or other ranks left out
 };
@@ -36,12 +37,24 @@ struct StepTotals {
   int64_t memory_bytes = 0;                    // greatest of the ranks
   double data_wait_s = 0;                      // longest
   bool writing = false, write_failed = false;  // any rank
+  bool given_up = false;                       // any rank: nobody may update
   int bad_loss_rank = -1;                      // the first whose loss is not finite
   std::vector<double> own_s, data_wait_s_by_rank;
 };
 
 // Collective over the world; every rank's result must have as many losses and heads.
 StepTotals exchange_step(World& world, const MeshSizes& sizes, const StepResult& result);
+
+// Whether any rank of the group wants something, asked without a wait: the answers travel meanwhile. Collective.
+class Vote {
+ public:
+  Vote(Communicator& ranks, bool own);
+  bool any();
+
+ private:
+  at::Tensor mine_, all_;
+  WorkPtr work_;
+};
 
 // Which rank holds the others up. Fed with every step's totals; speaks once per `every` steps.
 class StragglerReport {

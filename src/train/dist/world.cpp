@@ -3,6 +3,8 @@
 #include <mpi.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "core/check.h"
 #include "core/log.h"
 #include "train/dist/mpi_communicator.h"
@@ -13,6 +15,7 @@ namespace vmoba::train::dist {
 namespace {
 
 constexpr double kDefaultTimeoutSeconds = 45;
+constexpr double kLeaveSeconds = 3600;
 
 std::vector<std::string> gather_hosts(int size) {
   char own[MPI_MAX_PROCESSOR_NAME] = {};
@@ -72,10 +75,6 @@ void World::set_timeout_s(double timeout_s) {
   if (engine_) engine_->set_timeout_s(timeout_s);
 }
 
-void World::set_patient(bool patient) {
-  if (engine_) engine_->set_patient(patient);
-}
-
 void World::note(int64_t step, const std::string& phase) {
   step_ = step;
   if (engine_) engine_->note(step, phase);
@@ -94,12 +93,25 @@ int World::leave(int code) {
     engine_->abort(code);
   }
   note(step_, "leaving");
-  set_patient(true);
+  engine_->set_patience_s(kLeaveSeconds);
   barrier(*control_);
   control_.reset();
   engine_.reset();
   MPI_Finalize();
   return code;
+}
+
+Patience::Patience(World& world, double limit_s, Of of) : world_(world), starts_(of == Of::kStart) {
+  if (!world_.engine_) return;
+  before_s_ = world_.engine_->patience_s();
+  world_.engine_->set_patience_s(std::max(before_s_, limit_s));
+  if (starts_) world_.engine_->set_starting(true);
+}
+
+Patience::~Patience() {
+  if (!world_.engine_) return;
+  world_.engine_->set_patience_s(before_s_);
+  if (starts_) world_.engine_->set_starting(false);
 }
 
 void wait_patiently(World& world) {

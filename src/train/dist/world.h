@@ -53,7 +53,6 @@ class World {
  private:
   friend class Patience;
   void join();
-  void set_patient(bool patient);
 
   Launch launch_;
   std::vector<std::string> hosts_;
@@ -63,16 +62,20 @@ class World {
   int64_t step_ = 0;
 };
 
-// While it lives, waits on the control plane may take up to an hour: around work that takes some ranks long.
+// While it lives, waits on the control plane may take up to `limit_s`: around work that takes some ranks long. Inside
+// another one the longer limit holds.
 class Patience {
  public:
-  explicit Patience(World& world) : world_(world) { world_.set_patient(true); }
-  ~Patience() { world_.set_patient(false); }
+  enum class Of { kWork, kStart };  // kStart: `limit_s` is parallel.start_timeout_s
+  explicit Patience(World& world, double limit_s = 3600, Of of = Of::kWork);
+  ~Patience();
   Patience(const Patience&) = delete;
   Patience& operator=(const Patience&) = delete;
 
  private:
   World& world_;
+  double before_s_ = 0;
+  bool starts_ = false;
 };
 
 // Returns when every rank has called it, after up to an hour: around work that one rank does while the others wait.

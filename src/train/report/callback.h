@@ -1,8 +1,11 @@
-// What the training loop tells the outside, and who listens. Callbacks never change training.
+// What the training loop tells the outside, and who listens. Callbacks never change training, nor end it: what one of
+// them throws (a full disk, a picture that cannot be drawn) is a warning.
 #pragma once
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -35,5 +38,25 @@ class Callback {
   // The run ends (finished or stopped); not called after an error.
   virtual void on_end() {}
 };
+
+// All listeners of a run. Owns them.
+class Callbacks {
+ public:
+  Callbacks() = default;
+  explicit Callbacks(std::vector<std::unique_ptr<Callback>> listeners) : listeners_(std::move(listeners)) {}
+
+  void on_step(const StepReport& report);
+  void on_checkpoint(int64_t step, const std::string& folder);
+  void on_validation(int64_t step, const std::vector<ValidationVideo>& videos);
+  void on_end();
+
+ private:
+  void tell(const std::function<void(Callback&)>& news);
+
+  std::vector<std::unique_ptr<Callback>> listeners_;
+};
+
+// Runs `action`, which writes a report and nothing that training needs: what it throws becomes a warning.
+void without_ending_the_run(const std::function<void()>& action);
 
 }  // namespace vmoba::train

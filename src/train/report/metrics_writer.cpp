@@ -1,10 +1,5 @@
 #include "train/report/metrics_writer.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <nlohmann/json.hpp>
@@ -38,7 +33,7 @@ std::string_view for_each_line(std::string_view text, const std::function<void(s
 
 }  // namespace
 
-MetricsWriter::MetricsWriter(const std::string& path, int64_t steps_done) : path_(path) {
+MetricsWriter::MetricsWriter(const std::string& path, int64_t steps_done) {
   std::string kept;
   if (std::filesystem::exists(path)) {
     const std::string text = read_file(path, kMaxFileBytes, "the run's metrics");
@@ -55,43 +50,20 @@ MetricsWriter::MetricsWriter(const std::string& path, int64_t steps_done) : path
     const bool changed = kept.size() != text.size() || !torn.empty();
     if (changed) write_file_atomically(path, kept);
   }
-  fd_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  VMOBA_CHECK(fd_ >= 0, "expected to write '{}', found: {}; choose another run.dir", path, std::strerror(errno));
-  size_bytes_ = int64_t(kept.size());
+  file_.emplace(path, 0, int64_t(kept.size()));
   sync();
-}
-
-MetricsWriter::~MetricsWriter() {
-  if (fd_ < 0) return;
-  ::fsync(fd_);
-  ::close(fd_);
 }
 
 void MetricsWriter::append(const nlohmann::ordered_json& record) {
   const int64_t step = record.at("step").get<int64_t>();
   VMOBA_CHECK(step > last_step_, "expected metrics of a step above {}, found step {} again", last_step_, step);
-  const std::string line = record.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
-  size_t done = 0;
-  while (done < line.size()) {
-    const ssize_t wrote = ::write(fd_, line.data() + done, line.size() - done);
-    if (wrote < 0 && errno == EINTR) continue;
-    if (wrote <= 0) {
-      const int error = errno;
-      // Best effort: where this fails too, the torn line is removed when the run is resumed.
-      if (::ftruncate(fd_, size_bytes_) != 0) log_warning("{}: the last line is torn", path_);
-      throw_runtime("expected to write '{}', found: {}; free disk space and continue with --resume latest", path_,
-                    std::strerror(error));
-    }
-    done += size_t(wrote);
-  }
-  size_bytes_ += int64_t(line.size());
+  file_->append(record.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
   last_step_ = step;
   if (std::chrono::steady_clock::now() - synced_at_ >= kSyncInterval) sync();
 }
 
 void MetricsWriter::sync() {
-  VMOBA_CHECK(::fsync(fd_) == 0, "expected to sync '{}' to disk, found: {}; check the disk", path_,
-              std::strerror(errno));
+  file_->sync();
   synced_at_ = std::chrono::steady_clock::now();
 }
 

@@ -1,14 +1,18 @@
 // metrics.jsonl: one JSON object per optimiser step, each step once, also over interruptions.
 //
 // A line survives `kill -9` once append() has returned, and a power cut a second later at most or once sync() has
-// returned. Numbers that JSON cannot hold (NaN, infinity) are written as null.
+// returned. Lines that the disk does not take wait in memory (appended_file.h). Numbers that JSON cannot hold (NaN,
+// infinity) are written as null.
 #pragma once
 #include <chrono>
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "train/report/appended_file.h"
 
 namespace vmoba::train {
 
@@ -18,20 +22,14 @@ class MetricsWriter {
   // not have meant: lines of later steps, a torn last line, lines whose step does not ascend (with a warning).
   // Throws Error(kRuntime) where the file cannot be read or written.
   MetricsWriter(const std::string& path, int64_t steps_done);
-  ~MetricsWriter();
-  MetricsWriter(const MetricsWriter&) = delete;
-  MetricsWriter& operator=(const MetricsWriter&) = delete;
 
-  // `record`: an object with an integer "step" above all earlier ones. On a full disk: Error(kRuntime), and the file
-  // ends with the last whole line.
+  // `record`: an object with an integer "step" above all earlier ones.
   void append(const nlohmann::ordered_json& record);
   void sync();
 
  private:
-  std::string path_;
-  int fd_ = -1;
+  std::optional<AppendedFile> file_;
   int64_t last_step_ = 0;
-  int64_t size_bytes_ = 0;
   std::chrono::steady_clock::time_point synced_at_;
 };
 

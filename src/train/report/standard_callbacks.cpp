@@ -111,7 +111,8 @@ std::vector<std::unique_ptr<Callback>> standard_callbacks(const std::string& run
                                                           bool tensorboard) {
   std::vector<std::unique_ptr<Callback>> out;
   out.push_back(std::make_unique<MetricsCallback>(run_dir, first_step));
-  if (tensorboard) out.push_back(std::make_unique<TensorboardCallback>(run_dir, first_step));
+  if (tensorboard)
+    without_ending_the_run([&] { out.push_back(std::make_unique<TensorboardCallback>(run_dir, first_step)); });
   out.push_back(std::make_unique<ProgressCallback>());
   return out;
 }

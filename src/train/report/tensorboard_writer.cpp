@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
@@ -111,13 +110,11 @@ uint32_t masked_crc32c(std::string_view bytes) {
 TensorboardWriter::TensorboardWriter(const std::string& folder, int64_t steps_done) {
   try {
     std::filesystem::create_directories(folder);
-    path_ = fmt::format("{}/{}{}.{}.vmoba", folder, kPrefix, next_stamp(folder), host_name());
+    file_.emplace(fmt::format("{}/{}{}.{}.vmoba", folder, kPrefix, next_stamp(folder), host_name()), O_EXCL, 0);
   } catch (const std::filesystem::filesystem_error& e) {
     throw_runtime("expected to write TensorBoard events into '{}', found: {}; choose another run.dir", folder,
                   e.code().message());
   }
-  fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-  VMOBA_CHECK(fd_ >= 0, "expected to make '{}', found: {}; choose another run.dir", path_, std::strerror(errno));
   std::string version;
   put_bytes(version, 3, "brain.Event:2");
   event(0, version);
@@ -127,10 +124,6 @@ TensorboardWriter::TensorboardWriter(const std::string& folder, int64_t steps_do
     put_bytes(session, 7, start);
     event(steps_done + 1, session);
   }
-}
-
-TensorboardWriter::~TensorboardWriter() {
-  if (fd_ >= 0) ::close(fd_);
 }
 
 void TensorboardWriter::scalars(int64_t step, const std::vector<std::pair<std::string, double>>& values) {
@@ -174,14 +167,7 @@ void TensorboardWriter::record(std::string_view bytes) {
   put_little_endian(out, masked_crc32c(out));
   out.append(bytes);
   put_little_endian(out, masked_crc32c(bytes));
-  size_t done = 0;
-  while (done < out.size()) {
-    const ssize_t wrote = ::write(fd_, out.data() + done, out.size() - done);
-    if (wrote < 0 && errno == EINTR) continue;
-    VMOBA_CHECK(wrote > 0, "expected to write '{}', found: {}; free disk space or set train.tensorboard=false", path_,
-                std::strerror(errno));
-    done += size_t(wrote);
-  }
+  file_->append(out);
 }
 
 }  // namespace vmoba::train

@@ -7,10 +7,13 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
+
+#include "train/report/appended_file.h"
 
 namespace vmoba::train {
 
@@ -24,23 +27,20 @@ class TensorboardWriter {
   // hides what earlier files say about later steps (an interrupted run wrote them, and they will come again).
   // Throws Error(kRuntime) where the folder cannot be written.
   TensorboardWriter(const std::string& folder, int64_t steps_done);
-  ~TensorboardWriter();
-  TensorboardWriter(const TensorboardWriter&) = delete;
-  TensorboardWriter& operator=(const TensorboardWriter&) = delete;
 
-  // All values of one step, (tag, value) each; NaN and infinity are allowed. Throws Error(kRuntime) on a full disk.
+  // All values of one step, (tag, value) each; NaN and infinity are allowed. Events that the disk does not take wait in
+  // memory (appended_file.h).
   void scalars(int64_t step, const std::vector<std::pair<std::string, double>>& values);
   // `png`: the bytes of a PNG file of height x width pixels, RGB.
   void image(int64_t step, const std::string& tag, int64_t height, int64_t width, std::string_view png);
 
-  const std::string& path() const { return path_; }
+  const std::string& path() const { return file_->path(); }
 
  private:
   void event(int64_t step, std::string_view payload);
   void record(std::string_view bytes);
 
-  std::string path_;
-  int fd_ = -1;
+  std::optional<AppendedFile> file_;
 };
 
 }  // namespace vmoba::train

@@ -60,15 +60,19 @@ std::vector<ValidationVideo> make_validation_videos(const ValidationParts& parts
                             config.experts, resolved(config.sample, config.model, config.text), config.attention,
                             parts.device);
   const std::string folder = config.run.dir + "/samples";
-  if (write) std::filesystem::create_directories(folder);
+  if (write) without_ending_the_run([&] { std::filesystem::create_directories(folder); });
   const std::vector<std::string> prompts = prompts_of(config.sample, parts.plan);
   std::vector<ValidationVideo> videos;
   for (size_t i = 0; i < prompts.size(); ++i) {
     sample::SampleRequest request{prompts[i], uint64_t(config.sample.seed), int64_t(i)};
     add_images(parts.plan.clips[i % parts.plan.clips.size()], config, request);
     const std::string path = fmt::format("{}/step-{:06d}-{}.mp4", folder, step, i);
-    const at::Tensor frames = pipeline.generate(request, [](int64_t, int64_t) {});
-    if (write) data::write_video(path, frames, config.sample.fps);
+    const at::Tensor frames = pipeline.generate(request, [&](int64_t done, int64_t steps) {
+      if (parts.on_sampling)
+        parts.on_sampling(
+            fmt::format("step {}: sampling video {}/{}, step {}/{}", step, i + 1, prompts.size(), done, steps));
+    });
+    if (write) without_ending_the_run([&] { data::write_video(path, frames, config.sample.fps); });
     videos.push_back({prompts[i], path, frames, config.sample.fps});
   }
   return videos;

@@ -1,6 +1,8 @@
 // Videos made from prompts while training stands still: with the averaged weights where there are any.
 #pragma once
 #include <cstdint>
+#include <functional>
+#include <string>
 #include <vector>
 
 #include "config/root_config.h"
@@ -22,6 +24,8 @@ struct ValidationParts {
   const model::TextEncoder& text;
   const model::ImageEncoder* image;
   at::Device device;
+  // Told what is done, between steps of sampling; what it throws ends the validation. May be empty.
+  std::function<void(const std::string& what)> on_sampling = {};
 };
 
 // One video for each of sample.prompts, or for the first two captions; written below run.dir/samples where `write`.

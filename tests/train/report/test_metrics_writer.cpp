@@ -8,6 +8,7 @@
 #include "support/catch.h"
 #include "support/file_size_limit.h"
 #include "support/process.h"
+#include "support/stderr_capture.h"
 
 using namespace vmoba;
 using nlohmann::ordered_json;
@@ -104,19 +105,38 @@ TEST_CASE("a run that starts anew empties the file; an untouched file is not rew
   CHECK(slurp(path).empty());
 }
 
-TEST_CASE("a full disk is an error and leaves whole lines") {
+TEST_CASE("a full disk ends no run: lines wait, the file keeps whole ones, and all come where space comes back") {
   const test::TemporaryFolder temp;
   const std::string path = temp.path() + "/metrics.jsonl";
-  MetricsWriter writer(path, 0);
-  append_steps(writer, 1, 3);
-  const std::string before = slurp(path);
+  std::string said;
   {
-    const test::FileSizeLimit limit(before.size() + 10);  // the next line fits in part
-    CHECK_THROWS_AS(writer.append(record(4, 1)), Error);
+    MetricsWriter writer(path, 0);
+    append_steps(writer, 1, 3);
+    const std::string before = slurp(path);
+    said = test::capture_stderr([&] {
+      const test::FileSizeLimit limit(before.size() + 10);  // the next line fits in part
+      append_steps(writer, 4, 9);
+      writer.sync();
+    });
+    CHECK(slurp(path) == before);
+    writer.append(record(10, 1));
+    CHECK(steps_of(path) == std::vector<int64_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10});
   }
-  CHECK(slurp(path) == before);
-  writer.append(record(4, 1));  // space again: the writer goes on
-  CHECK(steps_of(path) == std::vector<int64_t>{1, 2, 3, 4});
+  CHECK(said.find(path) != std::string::npos);
+  CHECK(said.find("too large") != std::string::npos);
+  CHECK(said.find(path) == said.rfind(path));  // said once
+}
+
+TEST_CASE("lines that still wait at the end are named as lost") {
+  const test::TemporaryFolder temp;
+  const std::string path = temp.path() + "/metrics.jsonl";
+  const std::string said = test::capture_stderr([&] {
+    const test::FileSizeLimit limit(4);
+    MetricsWriter writer(path, 0);
+    append_steps(writer, 1, 2);
+  });
+  CHECK(slurp(path).empty());
+  CHECK(said.find("they are lost") != std::string::npos);
 }
 
 TEST_CASE("a folder that does not exist is an error that names the file") {

@@ -1,0 +1,33 @@
+// When a run begins a checkpoint: at every `every`-th step, and, after one that failed, again after 1, 2, 4 ... steps,
+// so that a disk that is full for an hour costs warnings and no run. A function of steps alone: all ranks agree.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+
+namespace vmoba::train {
+
+class SaveSchedule {
+ public:
+  // `every`: train.checkpoint_every, 0: never. `saved_step`: of the checkpoint that the run began from, or 0.
+  SaveSchedule(int64_t every, int64_t saved_step) : every_(every), saved_step_(saved_step) {}
+
+  bool due(int64_t step) const { return (every_ > 0 && step % every_ == 0) || step == retry_step_; }
+  void saved(int64_t step) {
+    saved_step_ = step;
+    retry_step_ = -1;
+    failures_ = 0;
+  }
+  // Known at `step`. Returns the step of the next attempt.
+  int64_t failed(int64_t step) {
+    constexpr int64_t kMostSteps = 64;
+    const int64_t pause = std::min(int64_t{1} << std::min<int64_t>(failures_++, 30), kMostSteps);
+    return retry_step_ = step + pause;
+  }
+  // Of the newest checkpoint that is whole.
+  int64_t saved_step() const { return saved_step_; }
+
+ private:
+  int64_t every_, saved_step_, retry_step_ = -1, failures_ = 0;
+};
+
+}  // namespace vmoba::train
