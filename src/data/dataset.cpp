@@ -14,7 +14,6 @@
 #include "core/log.h"
 #include "core/random.h"
 #include "data/clip_decoder.h"
-#include "data/frame_sampler.h"
 #include "data/prefetch.h"
 
 namespace vmoba::data {
@@ -67,10 +66,7 @@ bool SampleStream::State::try_clip(int64_t index_of_clip, Sample& sample, const 
   }
   const auto number = static_cast<uint64_t>(sample.index);
   double start_s = clip.start_s;
-  if (clip.random_start) {
-    const double slack_s = clip.source_duration_s - needed_seconds(clip.frames, clip.source_fps, config.fps);
-    start_s = std::max(0.0, slack_s) * RandomStream(seed, "data.start", number).uniform();
-  }
+  if (clip.random_start) start_s += clip.slack_s * RandomStream(seed, "data.start", number).uniform();
   const bool flip = RandomStream(seed, "data.flip", number).uniform() < config.horizontal_flip;
   try {
     std::optional<EncodedClip> known;
@@ -79,7 +75,7 @@ bool SampleStream::State::try_clip(int64_t index_of_clip, Sample& sample, const 
     if (known)
       sample.encoded = std::move(known->tensors);
     else
-      sample.video_CFHW = decode_planned_clip(plan, config, index_of_clip, start_s, flip, threads_per_clip, cancel);
+      sample.video_CFHW = decode_planned_clip(plan, index_of_clip, start_s, flip, threads_per_clip, cancel);
     return true;
   } catch (const MediaError& error) {
     if (cancel) throw;
@@ -156,12 +152,12 @@ StreamStats SampleStream::stats() const {
   return {static_cast<int64_t>(state_->failures.size()), state_->wait_seconds};
 }
 
-at::Tensor decode_planned_clip(const ClipPlan& plan, const DataConfig& config, int64_t clip, double start_s, bool flip,
-                               int threads, const std::atomic<bool>& cancel) {
+at::Tensor decode_planned_clip(const ClipPlan& plan, int64_t clip, double start_s, bool flip, int threads,
+                               const std::atomic<bool>& cancel) {
   const Clip& c = plan.clips[static_cast<size_t>(clip)];
   const Bucket& bucket = plan.buckets[static_cast<size_t>(c.bucket)];
   VideoReader reader(c.path, threads, &cancel);
-  return decode_clip(reader, {start_s, config.fps, c.frames, bucket.height, bucket.width, flip});
+  return decode_clip(reader, {start_s, c.fps, c.frames, bucket.height, bucket.width, flip, c.crop});
 }
 
 at::Tensor to_unit_range(const at::Tensor& video) {

@@ -78,8 +78,8 @@ class SampleStream {
 };
 
 // Frames of clip `clip` of the plan, begun at `start_s`, uint8 [3, F, H, W]. Throws MediaError (video_reader.h).
-at::Tensor decode_planned_clip(const ClipPlan& plan, const DataConfig& config, int64_t clip, double start_s, bool flip,
-                               int threads, const std::atomic<bool>& cancel);
+at::Tensor decode_planned_clip(const ClipPlan& plan, int64_t clip, double start_s, bool flip, int threads,
+                               const std::atomic<bool>& cancel);
 
 // uint8 [.., 3, F, H, W] -> fp32 in [-1, 1].
 at::Tensor to_unit_range(const at::Tensor& video);

@@ -144,7 +144,7 @@ class EncodeRun {
   Decoded decode(const Job& job, int threads, const std::atomic<bool>& cancel) const {
     const data::Clip& clip = plan_.clips[size_t(job.variant.clip)];
     try {
-      return {data::decode_planned_clip(plan_, config_.data, job.variant.clip, clip.start_s, job.variant.flip, threads,
+      return {data::decode_planned_clip(plan_, job.variant.clip, clip.start_s, job.variant.flip, threads,
                                         cancel),
               ""};
     } catch (const data::MediaError& e) {
