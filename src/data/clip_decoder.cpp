@@ -20,7 +20,7 @@ class ClipWriter {
  public:
   ClipWriter(const MediaInfo& info, const ClipRequest& request)
       : request_(request),
-        scaler_(info, request.height, request.width, request.flip),
+        scaler_(info, request.height, request.width, request.flip, request.crop),
         video_CFHW_(at::empty({3, request.frames, request.height, request.width}, at::kByte)) {}
 
   // Puts the frame at `count` consecutive places.
@@ -44,6 +44,14 @@ class ClipWriter {
   int64_t written_ = 0;
 };
 
+// A clip must not stand still where the clock of a file has a gap.
+void check_gap(double time_s, double next_s, const ClipRequest& request) {
+  constexpr double kClock_s = 1e-3;
+  const double last_s = request.start_s + static_cast<double>(request.frames - 1) / request.fps;
+  if (next_s > request.start_s + kClock_s && std::min(last_s, next_s) > time_s + kLongestHold_s)
+    throw MediaError(fmt::format("corrupt: no frame between {:.3f} s and {:.3f} s", time_s, next_s));
+}
+
 }  // namespace
 
 at::Tensor decode_clip(VideoReader& reader, const ClipRequest& request) {
@@ -56,23 +64,24 @@ at::Tensor decode_clip(VideoReader& reader, const ClipRequest& request) {
     return writer.take();
   }
   reader.seek(request.start_s);
-  NearestFrames nearest(request.start_s, request.fps, request.frames);
+  ShownFrames shown(request.start_s, request.fps, request.frames, info.rate());
   // A frame's share of the clip is known once the next frame's time is.
   const FramePtr waiting = make_frame();
   TimedFrame previous;
   bool any = false;
-  while (!nearest.done() && reader.next(current)) {
-    if (any) writer.put(*waiting, nearest.take(previous.time_s, current.time_s));
+  while (!shown.done() && reader.next(current)) {
+    if (any && !info.is_animation) check_gap(previous.time_s, current.time_s, request);
+    if (any) writer.put(*waiting, shown.take(previous.time_s, current.time_s));
     av_frame_unref(waiting.get());
     if (av_frame_ref(waiting.get(), current.frame) < 0) throw std::bad_alloc();
     previous = current;
     any = true;
   }
-  if (any && !nearest.done())
-    writer.put(*waiting, nearest.take_last(previous.time_s + std::max(previous.duration_s, 1.0 / info.fps)));
-  if (!nearest.done())
+  if (any && !shown.done())
+    writer.put(*waiting, shown.take_last(previous.time_s + std::max(previous.duration_s, 1.0 / info.fps)));
+  if (!shown.done())
     throw MediaError(fmt::format("truncated: the video ends at {:.3f} s, the clip needs {:.3f} s", previous.time_s,
-                                 request.start_s + needed_seconds(request.frames, info.fps, request.fps)));
+                                 request.start_s + needed_seconds(request.frames, info.rate(), request.fps)));
   return writer.take();
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "data/transforms.h"
 #include "data/video_reader.h"
 
 namespace vmoba::data {
@@ -13,6 +14,7 @@ struct ClipRequest {
   double fps = 16;
   int64_t frames = 1, height = 0, width = 0;
   bool flip = false;  // mirror the displayed picture left to right
+  CropBox crop = {};  // part of the displayed picture; empty: all of it
 };
 
 // uint8 RGB [3, frames, height, width] on the CPU. Reads the file from where the reader stands if that is its start,

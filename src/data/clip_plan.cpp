@@ -113,71 +113,132 @@ Probes probe_all(const std::vector<ManifestEntry>& entries, const DataConfig& co
   return probes;
 }
 
+// What is common to the clips of one line.
+struct Source {
+  const ManifestEntry& entry;
+  const MediaInfo& info;
+  CropBox crop;           // of the displayed picture; empty: all of it
+  int64_t width, height;  // of what is seen
+  double fps;             // frames of a clip per second of the file
+  FrameSize size;
+};
+
 class PlanBuilder {
  public:
-  PlanBuilder(const DataConfig& config, const ClipGeometry& geometry)
-      : config_(config),
-        geometry_(geometry),
-        sizes_(aspect_sizes(config, geometry)),
-        frames_(frame_counts(config, geometry)) {}
+  explicit PlanBuilder(const ClipGeometry& geometry) : geometry_(geometry) {}
 
+  // The clips of one data set follow; `config` must live until the next one's.
+  void begin_set(const DataConfig& config) {
+    config_ = &config;
+    sizes_ = aspect_sizes(config, geometry_);
+    frames_ = frame_counts(config, geometry_);
+  }
   void drop(const std::string& path, std::string reason, const std::string& origin = "", bool failed = false) {
     plan_.dropped.push_back(
         {path, origin.empty() ? std::move(reason) : fmt::format("{} ({})", reason, origin), failed});
   }
+  void note(const std::string& text) { plan_.notes.push_back(text); }
   void add(const ManifestEntry& entry, const Probe& probe);
   ClipPlan finish();
 
  private:
-  void add_clip(const ManifestEntry& entry, const MediaInfo& info, const FrameSize& size, int64_t frames,
-                double start_s);
+  void add_video(const Source& source);
+  void add_clip(const Source& source, int64_t frames, double start_s, double slack_s);
 
-  const DataConfig& config_;
   const ClipGeometry& geometry_;
-  const std::vector<FrameSize> sizes_;
-  const std::vector<int64_t> frames_;
+  const DataConfig* config_ = nullptr;
+  std::vector<FrameSize> sizes_;
+  std::vector<int64_t> frames_;
   ClipPlan plan_;
   std::map<std::tuple<int64_t, int64_t, int64_t>, int64_t>
       bucket_index_;  // (frames, height, width) -> order of meeting
 };
 
+// The part of the file that the line means, in seconds.
+FramePart line_part(const MediaCut& cut, const MediaInfo& info) {
+  FramePart part{std::max(0.0, cut.start_s), cut.end_s >= 0 ? cut.end_s : info.duration_s};
+  if (cut.start_frame >= 0) part.start_s = static_cast<double>(cut.start_frame) / info.fps;
+  if (cut.end_frame >= 0) part.end_s = static_cast<double>(cut.end_frame) / info.fps;
+  part.end_s = std::min(part.end_s, info.duration_s);
+  return part;
+}
+
+// The rate at which a clip takes frames, per second of the file: the line may mean them at another rate than the file.
+double clip_rate(const MediaCut& cut, const MediaInfo& info, double fps) {
+  constexpr double kSame = 0.02;  // rates are rounded
+  if (cut.fps <= 0 || info.is_image || std::abs(cut.fps / info.fps - 1) <= kSame) return fps;
+  return fps * info.fps / cut.fps;
+}
+
 void PlanBuilder::add(const ManifestEntry& entry, const Probe& probe) {
   if (!probe.reason.empty()) return drop(entry.path, probe.reason, entry.origin, /*failed=*/true);
   const MediaInfo& info = probe.info;
-  const FrameSize& size =
-      sizes_[static_cast<size_t>(nearest_size(sizes_, info.displayed_width, info.displayed_height))];
-  if (info.is_image) {
-    if (!config_.images) return drop(entry.path, "an image, and data.images is false", entry.origin);
-    return add_clip(entry, info, size, 1, 0.0);
-  }
-  const int64_t available = fillable_frames(info.duration_s, info.fps, 0.0, config_.fps);
-  const auto above = std::upper_bound(frames_.begin(), frames_.end(), available);
-  if (above == frames_.begin())
+  const auto& [left, right, top, bottom] = entry.cut.crop;
+  const CropBox crop{left, top, right - left, bottom - top};
+  if (right > info.displayed_width || bottom > info.displayed_height)
     return drop(entry.path,
-                fmt::format("too short: {:.2f} s give {} frames at {} fps, the smallest of data.frames is {}",
-                            info.duration_s, available, config_.fps, frames_.front()),
+                fmt::format("expected a crop [x from, x to, y from, y to] within the picture of {} x {}, found [{}, "
+                            "{}, {}, {}]",
+                            info.displayed_width, info.displayed_height, left, right, top, bottom),
                 entry.origin);
-  const int64_t frames = *(above - 1);
-  for (const double start_s :
-       clip_starts(config_.frame_extraction, config_.clips_per_video, frames, info.duration_s, info.fps, config_.fps))
-    add_clip(entry, info, size, frames, start_s);
+  const int64_t width = crop.width > 0 ? crop.width : info.displayed_width;
+  const int64_t height = crop.height > 0 ? crop.height : info.displayed_height;
+  const FrameSize& size = sizes_[static_cast<size_t>(nearest_size(sizes_, width, height))];
+  const Source source{entry, info, crop, width, height, clip_rate(entry.cut, info, config_->fps), size};
+  if (!info.is_image) return add_video(source);
+  if (!config_->images) return drop(entry.path, "an image, and data.images is false", entry.origin);
+  add_clip(source, 1, 0.0, 0.0);
 }
 
-void PlanBuilder::add_clip(const ManifestEntry& entry, const MediaInfo& info, const FrameSize& size, int64_t frames,
-                           double start_s) {
+void PlanBuilder::add_video(const Source& source) {
+  const MediaInfo& info = source.info;
+  const FramePart line = line_part(source.entry.cut, info);
+  const SourceRate rate = info.rate();
+  int64_t most = 0;
+  double longest_s = 0;
+  bool any = false;
+  for (const FramePart& part : info.parts) {
+    const double from_s = std::max(part.start_s, line.start_s);
+    const double length_s = std::min(part.end_s, line.end_s) - from_s;
+    const int64_t available = length_s > 0 ? fillable_frames(length_s, rate, 0.0, source.fps) : 0;
+    most = std::max(most, available);
+    longest_s = std::max(longest_s, length_s);
+    const auto above = std::upper_bound(frames_.begin(), frames_.end(), available);
+    if (above == frames_.begin() || (any && config_->frame_extraction == "head")) continue;
+    any = true;
+    const int64_t frames = *(above - 1);
+    const double slack_s = std::max(0.0, length_s - needed_seconds(frames, rate, source.fps));
+    for (const double start_s :
+         clip_starts(config_->frame_extraction, config_->clips_per_video, frames, length_s, rate, source.fps))
+      add_clip(source, frames, from_s + start_s, slack_s);
+  }
+  plan_.gapped_files += info.parts.size() > 1 ? 1 : 0;
+  if (any) return;
+  const char* where = info.parts.size() > 1 ? " between gaps of the clock" : "";
+  drop(source.entry.path,
+       fmt::format("too short: {:.2f} s{} give {} frames at {} fps, the smallest of data.frames is {}", longest_s,
+                   where, most, source.fps, frames_.front()),
+       source.entry.origin);
+}
+
+void PlanBuilder::add_clip(const Source& source, int64_t frames, double start_s, double slack_s) {
+  const ManifestEntry& entry = source.entry;
+  const MediaInfo& info = source.info;
   if (frames < geometry_.least_frames)
     return drop(entry.path,
                 fmt::format("{} of {} frame(s): a model that is given the first frame needs at least {} (model.task)",
                             info.is_image ? "an image" : "a clip", frames, geometry_.least_frames),
                 entry.origin);
   VMOBA_CHECK_INPUT(static_cast<int64_t>(plan_.clips.size()) < kMaxClips, "expected at most {} clips, found more in {}",
-                    kMaxClips, config_.path);
-  const auto [found, added] =
-      bucket_index_.try_emplace({frames, size.height, size.width}, static_cast<int64_t>(bucket_index_.size()));
+                    kMaxClips, config_->path);
+  const auto [found, added] = bucket_index_.try_emplace({frames, source.size.height, source.size.width},
+                                                        static_cast<int64_t>(bucket_index_.size()));
   Clip clip;
   clip.path = entry.path;
-  clip.caption = config_.caption_prefix + entry.caption;
+  clip.caption = config_->caption_prefix + entry.caption;
   clip.start_s = start_s;
+  clip.fps = source.fps;
+  clip.crop = source.crop;
   clip.bucket = found->second;
   clip.frames = frames;
   clip.source_width = info.displayed_width;
@@ -185,11 +246,15 @@ void PlanBuilder::add_clip(const ManifestEntry& entry, const MediaInfo& info, co
   clip.source_fps = info.fps;
   clip.source_duration_s = info.duration_s;
   clip.is_image = info.is_image;
-  clip.random_start = !info.is_image && config_.frame_extraction == "random";
-  clip.repeats = config_.num_repeats;
+  clip.random_start = !info.is_image && config_->frame_extraction == "random";
+  clip.slack_s = clip.random_start ? slack_s : 0;
+  clip.repeats = config_->num_repeats * entry.cut.repeats;
   plan_.clips.push_back(std::move(clip));
   plan_.missing_captions += entry.caption.empty() ? 1 : 0;
-  plan_.upscaled_clips += info.displayed_width < size.width || info.displayed_height < size.height ? 1 : 0;
+  plan_.upscaled_clips += source.width < source.size.width || source.height < source.size.height ? 1 : 0;
+  plan_.interlaced_clips += info.interlaced ? 1 : 0;
+  plan_.hdr_clips += info.hdr ? 1 : 0;
+  plan_.retimed_clips += source.fps != config_->fps ? 1 : 0;
 }
 
 ClipPlan PlanBuilder::finish() {
@@ -215,6 +280,13 @@ std::string drop_list(const std::vector<DroppedClip>& dropped) {
   return out;
 }
 
+// What a reader of the log should know of a plan that stands.
+void log_plan(const ClipPlan& plan) {
+  if (!plan.dropped.empty())
+    log_warning("data: {} files or lines give no clip:{}", plan.dropped.size(), drop_list(plan.dropped));
+  for (const std::string& line : plan_remarks(plan)) log_warning("data: {}", line);
+}
+
 }  // namespace
 
 int64_t decode_threads(const DataConfig& config) {
@@ -222,33 +294,45 @@ int64_t decode_threads(const DataConfig& config) {
   return std::clamp<int64_t>(std::thread::hardware_concurrency(), 1, 8);
 }
 
-ClipPlan plan_clips(const DataConfig& config, const ClipGeometry& geometry, const Progress& progress) {
-  config.validate();
-  PlanBuilder builder(config, geometry);
+namespace {
+
+// Waits for storage that fails. Returns the number of distinct media files.
+int64_t add_set(PlanBuilder& builder, const DataConfig& set, const Progress& progress) {
   Outage outage;
-  if (!config.path.empty())
-    with_patience(config.path, std::min(config.patience_s, kMissing_s), outage, nullptr, [&] {
+  if (!set.path.empty())
+    with_patience(set.path, std::min(set.patience_s, kMissing_s), outage, nullptr, [&] {
       std::error_code error;
-      if (!std::filesystem::exists(config.path, error))
-        throw StorageError(ErrorKind::kInput, fmt::format("expected data.path to exist, found no '{}'", config.path),
+      if (!std::filesystem::exists(set.path, error))
+        throw StorageError(ErrorKind::kInput, fmt::format("expected data.path to exist, found no '{}'", set.path),
                            ENOENT);
       return true;
     });
+  builder.begin_set(set);
   const Manifest manifest =
-      with_patience(config.path, config.patience_s, outage, nullptr, [&] { return read_manifest(config); });
-  const Probes probes = probe_all(manifest.entries, config, progress);
+      with_patience(set.path, set.patience_s, outage, nullptr, [&] { return read_manifest(set); });
+  const Probes probes = probe_all(manifest.entries, set, progress);
   for (const DroppedClip& dropped : manifest.dropped) builder.drop(dropped.path, dropped.reason, "", dropped.failed);
+  for (const std::string& note : manifest.notes) builder.note(note);
   for (const ManifestEntry& entry : manifest.entries) builder.add(entry, probes.at(entry.path));
+  return static_cast<int64_t>(probes.size());
+}
+
+}  // namespace
+
+ClipPlan plan_clips(const DataConfig& config, const ClipGeometry& geometry, const Progress& progress) {
+  config.validate();
+  PlanBuilder builder(geometry);
+  const std::vector<DataConfig> sets = config.each_set();
+  int64_t files = 0;
+  for (const DataConfig& set : sets) files += add_set(builder, set, progress);
   ClipPlan plan = builder.finish();
-  plan.files = static_cast<int64_t>(probes.size());
-  VMOBA_CHECK_INPUT(!plan.clips.empty(), "expected at least one usable clip in data.path '{}', found none{}",
-                    config.path, plan.dropped.empty() ? "; it holds no video or image" : ":" + drop_list(plan.dropped));
-  if (!plan.dropped.empty())
-    log_warning("data: {} files or lines give no clip:{}", plan.dropped.size(), drop_list(plan.dropped));
-  if (plan.missing_captions > 0)
-    log_warning("data: {} clips have no caption and train with an empty one", plan.missing_captions);
-  if (plan.upscaled_clips > 0)
-    log_warning("data: {} clips are smaller than their bucket and are enlarged", plan.upscaled_clips);
+  plan.files = files;
+  std::string paths;
+  for (const DataConfig& set : sets) paths += (paths.empty() ? "'" : ", '") + set.path + "'";
+  VMOBA_CHECK_INPUT(!plan.clips.empty(), "expected at least one usable clip in {} {}, found none{}",
+                    config.sets.empty() ? "data.path" : "data.sets", paths,
+                    plan.dropped.empty() ? "; it holds no video or image" : ":" + drop_list(plan.dropped));
+  log_plan(plan);
   return plan;
 }
 

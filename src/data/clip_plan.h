@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "data/config.h"
+#include "data/transforms.h"
 
 namespace vmoba::data {
 
@@ -32,12 +33,15 @@ struct Clip {
   std::string path;
   std::string caption;
   double start_s = 0;  // where the clip begins in the file
+  double slack_s = 0;  // how much later it may begin, where random_start is set
+  double fps = 0;      // frames of the clip per second of the file
+  CropBox crop;        // part of the displayed picture; empty: all of it
   int64_t bucket = 0;  // index into ClipPlan::buckets
   int64_t frames = 0;
   int64_t source_width = 0, source_height = 0;  // as displayed (rotation applied)
   double source_fps = 0, source_duration_s = 0;
   bool is_image = false;
-  bool random_start = false;  // start_s is drawn for each sample, so that the clip stays inside the video
+  bool random_start = false;  // the start is drawn for each sample, from start_s to slack_s later
   int64_t repeats = 1;        // times it is shown in an epoch
 };
 
@@ -50,10 +54,15 @@ struct DroppedClip {
 struct ClipPlan {
   std::vector<Clip> clips;
   std::vector<DroppedClip> dropped;
-  std::vector<Bucket> buckets;   // those that have clips, by frames, height, width
-  int64_t missing_captions = 0;  // clips kept with an empty caption
-  int64_t upscaled_clips = 0;    // clips whose source is smaller than their bucket
-  int64_t files = 0;             // distinct media files that were looked at
+  std::vector<Bucket> buckets;     // those that have clips, by frames, height, width
+  int64_t missing_captions = 0;    // clips kept with an empty caption
+  int64_t upscaled_clips = 0;      // clips whose source is smaller than their bucket
+  int64_t interlaced_clips = 0;    // both fields of a frame are trained as one picture
+  int64_t hdr_clips = 0;           // PQ or HLG curves, which are left as they are
+  int64_t gapped_files = 0;        // videos whose clock has gaps; clips lie between them
+  int64_t retimed_clips = 0;       // the manifest gives another rate than the file
+  int64_t files = 0;               // distinct media files that were looked at, of each data set
+  std::vector<std::string> notes;  // what else is to be known: keys without a use, media that no manifest names
 };
 
 // Reads manifest and files (probing in threads; the plan's order does not depend on them). Throws Error(kInput) where
@@ -71,6 +80,10 @@ void check_failures(const DataConfig& config, const ClipPlan& plan);
 
 // Decoding threads that the configuration asks for, resolved.
 int64_t decode_threads(const DataConfig& config);
+
+// One line for each thing that the plan does to clips and that its user may not expect: missing captions, enlarged
+// clips, interlaced and HDR sources, gaps, rates, and its notes.
+std::vector<std::string> plan_remarks(const ClipPlan& plan);
 
 // One JSON object: clips, dropped (path, reason), buckets.
 std::string plan_to_json(const ClipPlan& plan);

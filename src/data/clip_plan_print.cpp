@@ -27,22 +27,41 @@ nlohmann::json to_json(const Clip& clip, const Bucket& bucket) {
                         {"tokens", bucket.tokens},
                         {"source_width", clip.source_width},
                         {"source_height", clip.source_height},
+                        {"fps", clip.fps},
                         {"source_fps", clip.source_fps},
                         {"source_duration_s", clip.source_duration_s},
                         {"is_image", clip.is_image},
                         {"repeats", clip.repeats}};
+  if (clip.crop.width > 0)
+    out["crop"] = {clip.crop.x, clip.crop.x + clip.crop.width, clip.crop.y, clip.crop.y + clip.crop.height};
   if (clip.random_start) out["start_s"] = "random";
   return out;
 }
 
 }  // namespace
 
+std::vector<std::string> plan_remarks(const ClipPlan& plan) {
+  std::vector<std::string> out;
+  const auto say = [&](int64_t count, const char* what) {
+    if (count > 0) out.push_back(fmt::format("{} {}", count, what));
+  };
+  say(plan.missing_captions, "clips have no caption and train with an empty one");
+  say(plan.upscaled_clips, "clips are smaller than their bucket and are enlarged");
+  say(plan.interlaced_clips, "clips are interlaced and train with both fields in one picture; deinterlace them first");
+  say(plan.hdr_clips,
+      "clips are HDR (PQ or HLG) and train with its curve, which looks flat; convert them to SDR first");
+  say(plan.gapped_files, "videos have gaps in their clock; clips lie between them");
+  say(plan.retimed_clips, "clips are taken at the rate of their manifest, which is not their file's");
+  out.insert(out.end(), plan.notes.begin(), plan.notes.end());
+  return out;
+}
+
 std::string plan_to_json(const ClipPlan& plan) {
-  nlohmann::json out = {{"clips", nlohmann::json::array()},
-                        {"dropped", nlohmann::json::array()},
-                        {"buckets", nlohmann::json::array()},
-                        {"missing_captions", plan.missing_captions},
-                        {"upscaled_clips", plan.upscaled_clips}};
+  nlohmann::json out = {{"clips", nlohmann::json::array()},      {"dropped", nlohmann::json::array()},
+                        {"buckets", nlohmann::json::array()},    {"missing_captions", plan.missing_captions},
+                        {"upscaled_clips", plan.upscaled_clips}, {"interlaced_clips", plan.interlaced_clips},
+                        {"hdr_clips", plan.hdr_clips},           {"gapped_files", plan.gapped_files},
+                        {"retimed_clips", plan.retimed_clips},   {"notes", plan.notes}};
   for (const Clip& clip : plan.clips)
     out["clips"].push_back(to_json(clip, plan.buckets[static_cast<size_t>(clip.bucket)]));
   for (const DroppedClip& dropped : plan.dropped)
@@ -73,10 +92,7 @@ std::string plan_to_text(const ClipPlan& plan) {
     out += fmt::format("  and {} more (--json lists them all)\n", plan.clips.size() - kListedClips);
   if (!plan.dropped.empty()) out += "\ndropped:\n";
   for (const DroppedClip& dropped : plan.dropped) out += fmt::format("  {}: {}\n", dropped.path, dropped.reason);
-  if (plan.missing_captions > 0)
-    out += fmt::format("\n{} clips have no caption and train with an empty one\n", plan.missing_captions);
-  if (plan.upscaled_clips > 0)
-    out += fmt::format("\n{} clips are smaller than their bucket and are enlarged\n", plan.upscaled_clips);
+  for (const std::string& line : plan_remarks(plan)) out += "\n" + line + "\n";
   return out;
 }
 

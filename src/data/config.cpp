@@ -6,6 +6,16 @@
 
 namespace vmoba::data {
 
+void DataSetConfig::visit(ConfigVisitor& v) {
+  v.field("path", path, "Folder or manifest, as `data.path`.");
+  v.field("repeats", repeats, "How often an epoch shows each clip of this set, times `data.num_repeats`.",
+          between(1, 1e6));
+  v.field("height", height, "Height of its clips; 0: `data.height`.", between(0, 16384));
+  v.field("width", width, "Width of its clips; 0: `data.width`.", between(0, 16384));
+  v.field("frames", frames, "Frames of its clips; empty: `data.frames`.", list_of(-1, 1));
+  v.field("caption_prefix", caption_prefix, "Text before its captions, behind `data.caption_prefix`.");
+}
+
 void DataConfig::visit(ConfigVisitor& v) {
   v.field("path", path, "Folder of media files, or a manifest (.jsonl, .csv, .json, or videos.txt beside prompt.txt).");
   v.field("format", format, "Layout of data.path; auto goes by what is there.",
@@ -44,6 +54,24 @@ void DataConfig::visit(ConfigVisitor& v) {
       "Share of the media files that may be missing, unreadable or damaged. With more, a start is refused and a run "
       "saves and leaves. Above 0, one file always may.",
       between(0, 1));
+  v.groups("sets", "Several data sets in one training, in place of `data.path`", sets);
+}
+
+std::vector<DataConfig> DataConfig::each_set() const {
+  if (sets.empty()) return {*this};
+  std::vector<DataConfig> out;
+  for (const DataSetConfig& set : sets) {
+    DataConfig one = *this;
+    one.sets.clear();
+    one.path = set.path;
+    one.num_repeats *= set.repeats;
+    if (set.height > 0) one.height = set.height;
+    if (set.width > 0) one.width = set.width;
+    if (!set.frames.empty()) one.frames = set.frames;
+    one.caption_prefix += set.caption_prefix;
+    out.push_back(std::move(one));
+  }
+  return out;
 }
 
 void DataConfig::validate() const {
@@ -51,8 +79,14 @@ void DataConfig::validate() const {
   VMOBA_CHECK_INPUT(min_aspect <= max_aspect, "expected data.min_aspect <= data.max_aspect, found {} and {}",
                     min_aspect, max_aspect);
   VMOBA_CHECK_INPUT(std::isfinite(fps) && fps <= 1000, "expected data.fps up to 1000, found {}", fps);
-  for (const int64_t count : frames)
-    VMOBA_CHECK_INPUT(count >= 1 && count <= 100'000, "expected data.frames from 1 to 100000, found {}", count);
+  VMOBA_CHECK_INPUT(sets.empty() || path.empty(),
+                    "expected data.path or data.sets, found both; make data.path '{}' one of the sets", path);
+  for (size_t i = 0; i < sets.size(); ++i)
+    VMOBA_CHECK_INPUT(!sets[i].path.empty(), "expected a folder or a manifest under data.sets[{}].path, found nothing",
+                      i);
+  for (const DataConfig& set : each_set())
+    for (const int64_t count : set.frames)
+      VMOBA_CHECK_INPUT(count >= 1 && count <= 100'000, "expected data.frames from 1 to 100000, found {}", count);
 }
 
 }  // namespace vmoba::data

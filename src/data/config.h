@@ -8,6 +8,17 @@
 
 namespace vmoba::data {
 
+// One entry of `data.sets`: a data set of its own, with what it does not share with the others.
+struct DataSetConfig {
+  std::string path;
+  int64_t repeats = 1;
+  int64_t height = 0, width = 0;  // 0: those of `data`
+  std::vector<int64_t> frames;    // empty: those of `data`
+  std::string caption_prefix;     // after that of `data`
+
+  void visit(ConfigVisitor& v);
+};
+
 // The `data:` group.
 struct DataConfig {
   std::string path;             // folder, or manifest file (.jsonl, .csv, .json, .txt)
@@ -29,9 +40,12 @@ struct DataConfig {
   int64_t prefetch_clips = 4;    // decoded clips held ahead, at most
   double patience_s = 60;        // for storage that does not answer
   double max_failed = 0.01;      // share of the files
+  std::vector<DataSetConfig> sets;
 
   void visit(ConfigVisitor& v);
   void validate() const;
+  // What each data set comes to: `data` itself where it has no sets, else one for each of them.
+  std::vector<DataConfig> each_set() const;
 };
 
 }  // namespace vmoba::data

@@ -19,6 +19,12 @@ void CsvReader::read_quoted(CsvRow& row, std::string& field) {
   row.problem = "expected a closing quote, found the end of the file";
 }
 
+bool CsvReader::at_end_of_field() const {
+  if (position_ >= text_.size()) return true;
+  const char c = text_[position_];
+  return c == separator_ || c == '\n' || c == '\r';
+}
+
 bool CsvReader::next(CsvRow& row) {
   const auto at_break = [&] {
     return position_ < text_.size() && (text_[position_] == '\n' || text_[position_] == '\r');
@@ -32,16 +38,25 @@ bool CsvReader::next(CsvRow& row) {
   bool quoted = false;
   for (; position_ < text_.size() && !at_break();) {
     const char c = text_[position_];
-    if (c == ',') {
+    if (c == separator_) {
       row.fields.push_back(std::move(field));
       field.clear();
       quoted = false;
       ++position_;
     } else if (c == '"' && field.empty() && !quoted) {
+      const size_t start = position_;
+      const int64_t line = line_;
       quoted = true;
       read_quoted(row, field);
+      if (separator_ == '\t' && (!at_end_of_field() || !row.problem.empty())) {
+        position_ = start;
+        line_ = line;
+        quoted = false;
+        row.problem.clear();
+        for (field.clear(); !at_end_of_field(); ++position_) field += text_[position_];
+      }
     } else {
-      if (quoted || c == '"')
+      if (quoted || (c == '"' && separator_ != '\t'))
         row.problem = "expected a comma after a closing quote and doubled quotes inside a field, found other text";
       field += c;
       ++position_;

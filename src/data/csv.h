@@ -1,4 +1,5 @@
-// RFC 4180 records from text: quoted fields, doubled quotes, line breaks inside quotes, LF or CRLF.
+// RFC 4180 records from text: quoted fields, doubled quotes, line breaks inside quotes, LF or CRLF. Between tabs, where
+// many writers know no quotes, a field that only begins like a quoted one is taken as it is.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -15,13 +16,15 @@ struct CsvRow {
 
 class CsvReader {
  public:
-  explicit CsvReader(std::string_view text) : text_(text) {}
+  explicit CsvReader(std::string_view text, char separator = ',') : text_(text), separator_(separator) {}
   // False at the end. Empty lines are skipped.
   bool next(CsvRow& row);
 
  private:
   void read_quoted(CsvRow& row, std::string& field);
+  bool at_end_of_field() const;
   std::string_view text_;
+  char separator_;
   size_t position_ = 0;
   int64_t line_ = 1;
 };

@@ -14,7 +14,6 @@
 #include "core/log.h"
 #include "core/random.h"
 #include "data/clip_decoder.h"
-#include "data/frame_sampler.h"
 #include "data/prefetch.h"
 
 namespace vmoba::data {
@@ -74,10 +73,7 @@ bool SampleStream::State::try_clip(int64_t index_of_clip, Sample& sample, const 
   const Clip& clip = plan.clips[static_cast<size_t>(index_of_clip)];
   const auto number = static_cast<uint64_t>(sample.index);
   double start_s = clip.start_s;
-  if (clip.random_start) {
-    const double slack_s = clip.source_duration_s - needed_seconds(clip.frames, clip.source_fps, config.fps);
-    start_s = std::max(0.0, slack_s) * RandomStream(seed, "data.start", number).uniform();
-  }
+  if (clip.random_start) start_s += clip.slack_s * RandomStream(seed, "data.start", number).uniform();
   const bool flip = RandomStream(seed, "data.flip", number).uniform() < config.horizontal_flip;
   try {
     std::optional<EncodedClip> known;
@@ -185,7 +181,7 @@ at::Tensor decode_planned_clip(const ClipPlan& plan, const DataConfig& config, i
   const Bucket& bucket = plan.buckets[static_cast<size_t>(c.bucket)];
   return with_patience(c.path, config.patience_s, outage, &cancel, [&] {
     VideoReader reader(c.path, threads, &cancel);
-    return decode_clip(reader, {start_s, config.fps, c.frames, bucket.height, bucket.width, flip});
+    return decode_clip(reader, {start_s, c.fps, c.frames, bucket.height, bucket.width, flip, c.crop});
   });
 }
 

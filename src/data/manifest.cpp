@@ -20,15 +20,21 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kMaxManifest_bytes = int64_t{1} << 30;
-constexpr std::array kMediaExtensions = {".mp4", ".mov",  ".m4v", ".mkv", ".webm", ".avi",  ".ts",  ".m2ts", ".mts",
-                                         ".mpg", ".mpeg", ".flv", ".wmv", ".asf",  ".ogv",  ".3gp", ".mxf",  ".y4m",
-                                         ".ivf", ".gif",  ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif",  ".tiff"};
+constexpr std::array kMediaExtensions = {
+    ".mp4",  ".mov", ".m4v",  ".mkv",  ".webm", ".avi",   ".ts",   ".m2ts", ".mts",  ".m2t",  ".mpg",  ".mpeg",
+    ".vob",  ".m1v", ".m2v",  ".flv",  ".f4v",  ".wmv",   ".asf",  ".ogv",  ".ogg",  ".3gp",  ".3g2",  ".mxf",
+    ".y4m",  ".ivf", ".obu",  ".h264", ".264",  ".avc",   ".h265", ".265",  ".hevc", ".dv",   ".nut",  ".qt",
+    ".divx", ".rm",  ".rmvb", ".mjpg", ".mpv",  ".mjpeg", ".gif",  ".png",  ".apng", ".jpg",  ".jpeg", ".jpe",
+    ".jfif", ".mpo", ".webp", ".bmp",  ".dib",  ".tif",   ".tiff", ".avif", ".heic", ".heif", ".hif",  ".jxl",
+    ".jp2",  ".j2k", ".ppm",  ".pgm",  ".pbm",  ".pnm",   ".pam",  ".qoi",  ".psd"};
 // Belong to data sets without being media.
-constexpr std::array kSideExtensions = {".txt", ".json", ".jsonl",       ".csv", ".toml", ".yaml",
-                                        ".yml", ".md",   ".safetensors", ".npz", ".pt",   ".caption"};
+constexpr std::array kSideExtensions = {".txt", ".json", ".jsonl",       ".csv", ".tsv", ".toml",   ".yaml",
+                                        ".yml", ".md",   ".safetensors", ".npz", ".pt",  ".caption"};
+// Captions beside a media file, in the order in which they are looked for.
+constexpr std::array kSidecars = {".txt", ".caption", ".json"};
 // Manifests that a folder may hold, in the order in which they are looked for.
-constexpr std::array kFolderManifests = {"metadata.jsonl", "metadata.json", "metadata.csv", "videos2caption.json",
-                                         "captions.json",  "meta.json",     "videos.txt"};
+constexpr std::array kFolderManifests = {"metadata.jsonl",      "metadata.json", "metadata.csv", "metadata.tsv",
+                                         "videos2caption.json", "captions.json", "meta.json",    "videos.txt"};
 constexpr std::array kCaptionLists = {"prompt.txt", "prompts.txt", "caption.txt", "captions.txt"};
 
 std::string lower_extension(const fs::path& path) {
@@ -45,7 +51,8 @@ bool contains(const std::array<const char*, N>& list, const std::string& word) {
 
 std::string format_of(const fs::path& path) {
   const std::string extension = lower_extension(path);
-  if (extension == ".jsonl" || extension == ".csv" || extension == ".json") return extension.substr(1);
+  if (extension == ".jsonl" || extension == ".csv" || extension == ".tsv" || extension == ".json")
+    return extension.substr(1);
   return extension == ".txt" ? "lines" : "folder";
 }
 
@@ -91,49 +98,61 @@ std::string read_sidecar(const fs::path& path, const DataConfig& config) {
   return caption;
 }
 
-// Same-stem .txt, then .json; "" where there is neither.
-std::string find_caption(const fs::path& media, const std::map<fs::path, fs::path>& texts,
-                         const std::map<fs::path, fs::path>& jsons, const DataConfig& config) {
+using Sidecars = std::map<std::string, std::map<fs::path, fs::path>>;  // extension -> place without it -> file
+
+// name.txt, name.caption or name.json of name.mp4, or the same behind name.mp4; "" where there is none.
+std::string find_caption(const fs::path& media, const Sidecars& sidecars, const DataConfig& config) {
   const fs::path stem = media.parent_path() / media.stem();
-  for (const auto* sidecars : {&texts, &jsons})
-    if (const auto found = sidecars->find(stem); found != sidecars->end()) return read_sidecar(found->second, config);
+  for (const char* extension : kSidecars) {
+    const auto files = sidecars.find(extension);
+    if (files == sidecars.end()) continue;
+    for (const fs::path& place : {stem, media})
+      if (const auto found = files->second.find(place); found != files->second.end())
+        return read_sidecar(found->second, config);
+  }
   return "";
+}
+
+// A folder with all that it holds, or one media file with its captions.
+std::vector<fs::path> files_of(const fs::path& path, std::vector<DroppedClip>& dropped) {
+  std::vector<fs::path> files;
+  if (fs::is_directory(path)) {
+    std::set<fs::path> seen;
+    list_files(path, seen, files, dropped);
+    return files;
+  }
+  files.push_back(path);
+  for (const char* extension : kSidecars)
+    for (const fs::path& side : {fs::path(path).replace_extension(extension), fs::path(path.string() + extension)})
+      if (fs::exists(side)) files.push_back(side);
+  return files;
 }
 
 Manifest read_folder(const DataConfig& config) {
   Manifest out;
-  std::vector<fs::path> files;
-  if (fs::is_directory(config.path)) {
-    std::set<fs::path> seen;
-    list_files(config.path, seen, files, out.dropped);
-  } else {
-    const fs::path media(config.path);
-    files.push_back(media);
-    for (const char* extension : {".txt", ".json"})
-      if (fs::path side = fs::path(media).replace_extension(extension); fs::exists(side)) files.push_back(side);
-  }
-  std::map<fs::path, fs::path> texts, jsons;
-  std::set<fs::path> stems;
+  const std::vector<fs::path> files = files_of(config.path, out.dropped);
+  const bool named = !fs::is_directory(config.path);  // then the first file is media, whatever its name
+  Sidecars sidecars;
+  std::set<fs::path> media;
   for (const fs::path& file : files) {
     const std::string extension = lower_extension(file);
     const fs::path stem = file.parent_path() / file.stem();
-    if (extension == ".txt") texts.emplace(stem, file);
-    if (extension == ".json") jsons.emplace(stem, file);
-    if (contains(kMediaExtensions, extension)) stems.insert(stem);
+    if (contains(kSidecars, extension)) sidecars[extension].emplace(stem, file);
+    if (contains(kMediaExtensions, extension)) media.insert({stem, file});
   }
   for (const fs::path& file : files) {
     const std::string extension = lower_extension(file);
-    if (contains(kMediaExtensions, extension)) {
+    if (contains(kMediaExtensions, extension) || (named && file == files.front())) {
       try {
-        out.entries.push_back({file.string(), find_caption(file, texts, jsons, config), ""});
+        out.entries.push_back({file.string(), find_caption(file, sidecars, config), "", {}});
       } catch (const StorageError& error) {
         if (error.transient() && !error.missing()) throw;
         out.dropped.push_back({file.string(), error.what(), /*failed=*/true});
       } catch (const Error& error) {
         out.dropped.push_back({file.string(), error.what()});
       }
-    } else if (extension == ".txt" && !stems.count(file.parent_path() / file.stem())) {
-      out.dropped.push_back({file.string(), "a caption without a video or image of the same name"});
+    } else if ((extension == ".txt" || extension == ".caption") && !media.count(file.parent_path() / file.stem())) {
+      if (!named) out.dropped.push_back({file.string(), "a caption without a video or image of the same name"});
     } else if (!contains(kSideExtensions, extension)) {
       out.dropped.push_back(
           {file.string(), "unknown file name extension; name the file in a manifest to use it all the same"});
@@ -148,7 +167,13 @@ std::string resolve(const fs::path& folder, const std::string& media) {
   if (path.is_absolute()) return path.string();
   std::error_code error;
   const fs::path beside = folder / path, inside = folder / "videos" / path;
-  return !fs::exists(beside, error) && fs::exists(inside, error) ? inside.string() : beside.string();
+  if (fs::exists(beside, error)) return beside.string();
+  if (fs::exists(inside, error)) return inside.string();
+  if (std::string slashes = media; slashes.find('\\') != std::string::npos) {
+    std::replace(slashes.begin(), slashes.end(), '\\', '/');  // written on Windows
+    if (std::string found = resolve(folder, slashes); fs::exists(found, error)) return found;
+  }
+  return beside.string();
 }
 
 ManifestText read_text(const fs::path& path, const std::string& format, const DataConfig& config) {
@@ -157,6 +182,7 @@ ManifestText read_text(const fs::path& path, const std::string& format, const Da
   if (format == "jsonl") return parse_jsonl(text, columns);
   if (format == "json") return parse_json(text, path.string(), columns);
   if (format == "csv") return parse_csv(text, path.string(), columns);
+  if (format == "tsv") return parse_csv(text, path.string(), columns, '\t');
   for (const char* name : kCaptionLists) {
     const fs::path captions = path.parent_path() / name;
     if (captions == path || !fs::exists(captions)) continue;
@@ -167,18 +193,77 @@ ManifestText read_text(const fs::path& path, const std::string& format, const Da
               path.string());
 }
 
+bool has_media_beside(const fs::path& path) {
+  std::error_code error;
+  for (fs::directory_iterator i(path.parent_path(), error); !error && i != fs::directory_iterator(); i.increment(error))
+    if (i->path().stem() == path.stem() && contains(kMediaExtensions, lower_extension(i->path()))) return true;
+  return false;
+}
+
+// An object of captions names files that exist; another object is the caption of a file, or of other use.
+bool is_foreign_object(const fs::path& path, const DataConfig& config) {
+  if (lower_extension(path) != ".json") return false;
+  try {
+    const std::string text = read_file(path.string(), kMaxManifest_bytes, "manifest");
+    if (!trim(text).starts_with('{')) return false;
+    const ManifestText read = parse_json(text, path.string(), {config.video_column, config.caption_column});
+    std::error_code error;
+    for (const ManifestRecord& record : read.records)
+      if (record.by_list || contains(kMediaExtensions, lower_extension(record.media)) ||
+          fs::exists(resolve(path.parent_path(), record.media), error))
+        return false;
+    return std::none_of(read.problems.begin(), read.problems.end(),
+                        [](const ManifestProblem& problem) { return problem.by_list; });
+  } catch (const Error&) {
+    return false;  // a broken manifest is to be named, not to be passed over
+  }
+}
+
 // The manifest inside a folder that fits `format` ("auto": any), or the folder itself.
-fs::path find_in_folder(const fs::path& folder, const std::string& format) {
+fs::path find_in_folder(const DataConfig& config) {
+  const fs::path folder(config.path);
+  const bool is_auto = config.format == "auto";
   for (const char* name : kFolderManifests) {
     const fs::path path = folder / name;
-    if (!fs::exists(path) || (format != "auto" && format_of(path) != format)) continue;
-    if (fs::path(name) == "videos.txt" && format == "auto" &&
+    if (!fs::exists(path) || (!is_auto && format_of(path) != config.format)) continue;
+    if (fs::path(name) == "videos.txt" && is_auto &&
         std::none_of(kCaptionLists.begin(), kCaptionLists.end(),
                      [&](const char* list) { return fs::exists(folder / list); }))
       continue;
+    if (is_auto && (has_media_beside(path) || is_foreign_object(path, config))) {
+      log_warning("data: {} names no media and is not taken for the manifest of its folder", path.string());
+      continue;
+    }
     return path;
   }
   return folder;
+}
+
+// Media of `folder` that no line names would be missed in silence.
+void note_unnamed(const fs::path& folder, const std::string& manifest, Manifest& out) {
+  std::set<fs::path> named, seen;
+  const auto place = [](const std::string& path) { return fs::absolute(path).lexically_normal(); };
+  for (const ManifestEntry& entry : out.entries) named.insert(place(entry.path));
+  for (const DroppedClip& dropped : out.dropped) named.insert(place(dropped.path));
+  std::vector<fs::path> files;
+  list_files(folder, seen, files, out.dropped);
+  int64_t count = 0;
+  for (const fs::path& file : files) {
+    if (!contains(kMediaExtensions, lower_extension(file)) || named.count(place(file.string()))) continue;
+    out.dropped.push_back({file.string(), fmt::format("not named by {}", manifest)});
+    ++count;
+  }
+  if (count > 0)
+    out.notes.push_back(
+        fmt::format("{} media files of {} are not named by its manifest {} and give no clip; data.format=folder takes "
+                    "the files with the captions beside them",
+                    count, folder.string(), manifest));
+}
+
+std::string list_of_words(const std::set<std::string>& words) {
+  std::string out;
+  for (const std::string& word : words) out += (out.empty() ? "" : ", ") + word;
+  return out;
 }
 
 }  // namespace
@@ -190,7 +275,7 @@ Manifest read_manifest(const DataConfig& config) {
   fs::path path(config.path);
   std::string format = config.format;
   if (fs::is_directory(path) && format != "folder") {
-    path = find_in_folder(path, format);
+    path = find_in_folder(config);
     VMOBA_CHECK_INPUT(format == "auto" || !fs::is_directory(path),
                       "expected a {} manifest in data.path '{}', found none of the usual names; name the file itself",
                       format, config.path);
@@ -208,7 +293,10 @@ Manifest read_manifest(const DataConfig& config) {
                            fmt::format("{}:{}: {}", origin, problem.line, problem.message)});
   for (ManifestRecord& record : text.records)
     out.entries.push_back({resolve(path.parent_path(), record.media), std::move(record.caption),
-                           fmt::format("{}:{}", origin, record.line)});
+                           fmt::format("{}:{}", origin, record.line), record.cut});
+  if (!text.unused_keys.empty())
+    out.notes.push_back(fmt::format("{}: keys that are not used: {}", origin, list_of_words(text.unused_keys)));
+  if (fs::is_directory(config.path)) note_unnamed(config.path, origin, out);
   return out;
 }
 

@@ -20,6 +20,8 @@ constexpr std::array kVideoNames = {"video_path", "image_path", "video",    "ima
                                     "path",       "file_name",  "filename", "file"};
 constexpr std::array kCaptionNames = {"caption", "prompt", "text", "cap", "captions"};
 
+constexpr size_t kMaxUnusedKeys = 100;
+
 template <size_t N>
 std::string joined(const std::array<const char*, N>& names) {
   std::string out;
@@ -46,15 +48,21 @@ const json* find_value(const json& object, const std::string& wanted, const std:
   return nullptr;
 }
 
+// The text that pandas writes for a missing value is no caption.
+std::string take_caption(std::string_view text, std::string& caption, bool& has_caption) {
+  text = trim(text);
+  caption = text == "NaN" || text == "nan" ? std::string() : std::string(text);
+  has_caption = !caption.empty();
+  return caption_problem(caption);
+}
+
 // A string, or the first of a list of strings; null and [] are "no caption". Returns what is wrong, or "".
 std::string read_caption(const json* value, std::string& caption, bool& has_caption) {
   if (value && value->is_array()) value = value->empty() ? nullptr : &value->front();
   if (!value || value->is_null()) return "";
   if (!value->is_string())
     return fmt::format("expected a caption string or a list of them, found {}", value->type_name());
-  caption = std::string(trim(value->get_ref<const std::string&>()));
-  has_caption = !caption.empty();
-  return caption_problem(caption);
+  return take_caption(value->get_ref<const std::string&>(), caption, has_caption);
 }
 
 void add(ManifestText& out, ManifestRecord record, std::string problem) {
@@ -64,28 +72,83 @@ void add(ManifestText& out, ManifestRecord record, std::string problem) {
   if (problem.empty())
     out.records.push_back(std::move(record));
   else
-    out.problems.push_back({record.line, std::move(record.media), std::move(problem)});
+    out.problems.push_back({record.line, std::move(record.media), std::move(problem), record.by_list});
 }
 
-void add_object(ManifestText& out, const json& object, int64_t line, const ManifestColumns& columns) {
+// What `object` says of part, rate and repeats; its keys that say nothing to this program are noted.
+std::string read_options(ManifestText& out, const json& object, std::set<const json*> used, MediaCut& cut) {
+  const auto value_of = [&](const char* key) -> const json* {
+    const auto found = object.find(key);
+    if (found == object.end()) return nullptr;
+    used.insert(&*found);
+    return &*found;
+  };
+  std::string problem = read_cut(value_of, cut);
+  for (const auto& [key, value] : object.items())
+    if (!used.count(&value) && out.unused_keys.size() < kMaxUnusedKeys) out.unused_keys.insert(key);
+  return problem;
+}
+
+// `path` where the record's place names it already.
+void add_object(ManifestText& out, const json& object, int64_t line, const ManifestColumns& columns,
+                const std::string& path = "") {
   ManifestRecord record;
   record.line = line;
+  record.by_list = path.empty();
   if (!object.is_object()) return add(out, record, fmt::format("expected a JSON object, found {}", object.type_name()));
   const json* media = find_value(object, columns.video, kVideoNames);
-  if (!media || !media->is_string())
+  if (path.empty() && (!media || !media->is_string()))
     return add(out, record,
                fmt::format(
                    "expected a path under {}, found {}; set data.video_column",
                    columns.video.empty() ? "one of the keys " + joined(kVideoNames) : "the key '" + columns.video + "'",
                    media ? media->type_name() : "none"));
-  record.media = std::string(trim(media->get_ref<const std::string&>()));
+  record.media = path.empty() ? std::string(trim(media->get_ref<const std::string&>())) : path;
   const json* caption = find_value(object, columns.caption, kCaptionNames);
   std::string problem = read_caption(caption, record.caption, record.has_caption);
-  add(out, std::move(record), std::move(problem));
+  const std::string options = read_options(out, object, {media, caption}, record.cut);
+  add(out, std::move(record), problem.empty() ? options : problem);
 }
 
 int64_t line_of(std::string_view text, size_t position) {
   return 1 + std::count(text.begin(), text.begin() + static_cast<int64_t>(std::min(position, text.size())), '\n');
+}
+
+// Python writes NaN and Infinity outside strings, which JSON does not know: null in their place.
+std::string without_nan(std::string_view text) {
+  std::string out;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string && c == '\\' && i + 1 < text.size()) {
+      out += c;
+      out += text[++i];
+      continue;
+    }
+    if (c == '"') in_string = !in_string;
+    bool replaced = false;
+    for (const std::string_view word : {"NaN", "-Infinity", "Infinity"}) {
+      if (in_string || !text.substr(i).starts_with(word)) continue;
+      out += "null";
+      i += word.size() - 1;
+      replaced = true;
+      break;
+    }
+    if (!replaced) out += c;
+  }
+  return out;
+}
+
+// Discarded where it is no JSON.
+json parse_leniently(std::string_view text) {
+  json out = json::parse(text, nullptr, false);
+  if (out.is_discarded()) out = json::parse(without_nan(text), nullptr, false);
+  return out;
+}
+
+json parse_document(std::string_view text, const std::string& origin) {
+  if (json out = parse_leniently(text); !out.is_discarded()) return out;
+  return vmoba::parse_json(without_nan(text), origin);
 }
 
 // Lines on which the elements of the array that starts at or after `from` begin. `text` is valid JSON.
@@ -148,9 +211,22 @@ std::string caption_problem(std::string_view caption) {
   return "";
 }
 
+namespace {
+
+// More than one line, each an object of its own.
+bool is_jsonl(std::string_view text) {
+  text = trim(text);
+  const size_t end = text.find('\n');
+  if (!text.starts_with('{') || end == std::string_view::npos) return false;
+  return parse_leniently(trim(text.substr(0, end))).is_object();
+}
+
+}  // namespace
+
 ManifestText parse_jsonl(std::string_view text, const ManifestColumns& columns) {
   ManifestText out;
   text = without_bom(text);
+  if (trim(text).starts_with('[') && parse_leniently(text).is_array()) return parse_json(text, "a list", columns);
   int64_t line = 0;
   while (!text.empty()) {
     ++line;
@@ -159,13 +235,13 @@ ManifestText parse_jsonl(std::string_view text, const ManifestColumns& columns) 
     text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
     if (row.empty()) continue;
     if (static_cast<int64_t>(row.size()) > kMaxManifestLine_bytes) {
-      add(out, {"", "", false, line},
+      add(out, {"", "", false, line, true, {}},
           fmt::format("expected a line of at most {} bytes, found {}", kMaxManifestLine_bytes, row.size()));
       continue;
     }
-    const json object = json::parse(row, nullptr, false);
+    const json object = parse_leniently(row);
     if (object.is_discarded())
-      add(out, {"", "", false, line}, "expected a JSON object on one line, found broken JSON");
+      add(out, {"", "", false, line, true, {}}, "expected a JSON object on one line, found broken JSON");
     else
       add_object(out, object, line, columns);
   }
@@ -174,7 +250,8 @@ ManifestText parse_jsonl(std::string_view text, const ManifestColumns& columns) 
 
 ManifestText parse_json(std::string_view text, const std::string& origin, const ManifestColumns& columns) {
   text = without_bom(text);
-  const json document = vmoba::parse_json(text, origin);
+  if (is_jsonl(text)) return parse_jsonl(text, columns);
+  const json document = parse_document(text, origin);
   ManifestText out;
   const json* list = &document;
   size_t from = 0;
@@ -195,6 +272,10 @@ ManifestText parse_json(std::string_view text, const std::string& origin, const 
     ManifestRecord record;
     record.media = path;
     record.line = line_of(text, text.find(json(path).dump()));
+    if (value.is_object()) {
+      add_object(out, value, record.line, columns, path);
+      continue;
+    }
     std::string problem = read_caption(&value, record.caption, record.has_caption);
     add(out, std::move(record), std::move(problem));
   }
@@ -219,8 +300,29 @@ int64_t find_column(const std::vector<std::string>& header, const std::string& w
 
 }  // namespace
 
-ManifestText parse_csv(std::string_view text, const std::string& origin, const ManifestColumns& columns) {
-  CsvReader reader(without_bom(text));
+namespace {
+
+// The one of comma, tab and semicolon that the header has.
+char separator_of(std::string_view text) {
+  const std::string_view header = text.substr(0, text.find('\n'));
+  for (const char separator : {',', '\t', ';'})
+    if (header.find(separator) != std::string_view::npos) return separator;
+  return ',';
+}
+
+// One row under its header: the values of its columns.
+json row_object(const std::vector<std::string>& header, const std::vector<std::string>& fields) {
+  json out = json::object();
+  for (size_t i = 0; i < header.size(); ++i) out.emplace(std::string(trim(header[i])), fields[i]);
+  return out;
+}
+
+}  // namespace
+
+ManifestText parse_csv(std::string_view text, const std::string& origin, const ManifestColumns& columns,
+                       char separator) {
+  text = without_bom(text);
+  CsvReader reader(text, separator == 0 ? separator_of(text) : separator);
   CsvRow header, row;
   if (!reader.next(header)) throw_input("expected a CSV header in {}:1, found an empty file", origin);
   if (!header.problem.empty()) throw_input("expected a CSV header in {}:1, found: {}", origin, header.problem);
@@ -241,9 +343,15 @@ ManifestText parse_csv(std::string_view text, const std::string& origin, const M
       problem = fmt::format("expected {} fields as in the header, found {}", header.fields.size(), row.fields.size());
     if (problem.empty()) {
       record.media = std::string(trim(row.fields[static_cast<size_t>(video)]));
-      if (caption >= 0) record.caption = std::string(trim(row.fields[static_cast<size_t>(caption)]));
-      record.has_caption = !record.caption.empty();
-      problem = caption_problem(record.caption);
+      if (caption >= 0)
+        problem = take_caption(row.fields[static_cast<size_t>(caption)], record.caption, record.has_caption);
+      const json object = row_object(header.fields, row.fields);
+      const auto column = [&](int64_t i) -> const json* {
+        const auto found = i < 0 ? object.end() : object.find(std::string(trim(header.fields[static_cast<size_t>(i)])));
+        return found == object.end() ? nullptr : &*found;
+      };
+      const std::string options = read_options(out, object, {column(video), column(caption)}, record.cut);
+      if (problem.empty()) problem = options;
     }
     add(out, std::move(record), std::move(problem));
   }

@@ -46,6 +46,12 @@ AVPixelFormat plain_format(AVPixelFormat format, bool& full_range) {
   }
 }
 
+bool is_grey(AVPixelFormat format) {
+  const AVPixFmtDescriptor* description = av_pix_fmt_desc_get(format);
+  constexpr uint64_t kColoured = AV_PIX_FMT_FLAG_RGB | AV_PIX_FMT_FLAG_PAL;
+  return description && description->nb_components <= 2 && (description->flags & kColoured) == 0;
+}
+
 int matrix_of(AVColorSpace space, bool is_image, int width, int height) {
   switch (space) {
     case AVCOL_SPC_BT709:
@@ -82,8 +88,37 @@ CropBox cover_crop(const MediaInfo& info, int64_t out_width, int64_t out_height,
   return box;
 }
 
-FrameScaler::FrameScaler(const MediaInfo& info, int64_t out_height, int64_t out_width, bool flip)
-    : info_(info), out_height_(out_height), out_width_(out_width), flip_(flip) {
+CropBox stored_box(const MediaInfo& info, const CropBox& displayed) {
+  if (displayed.width == 0 || displayed.height == 0) return {0, 0, info.width, info.height};
+  const double width = static_cast<double>(info.width) * info.pixel_aspect;
+  const int64_t seen_width = std::max<int64_t>(1, std::llround(width)), seen_height = info.height;
+  CropBox box = displayed;
+  switch (info.orientation.turns) {
+    case 1:
+      box = {displayed.y, seen_height - displayed.x - displayed.width, displayed.height, displayed.width};
+      break;
+    case 2:
+      box.x = seen_width - displayed.x - displayed.width;
+      box.y = seen_height - displayed.y - displayed.height;
+      break;
+    case 3:
+      box = {seen_width - displayed.y - displayed.height, displayed.x, displayed.height, displayed.width};
+      break;
+    default:
+      break;
+  }
+  if (info.orientation.mirror) box.x = seen_width - box.x - box.width;
+  const auto stored = [&](int64_t x) { return std::llround(static_cast<double>(x) / info.pixel_aspect); };
+  const int64_t right = std::clamp<int64_t>(stored(box.x + box.width), 1, info.width);
+  box.x = std::clamp<int64_t>(stored(box.x), 0, right - 1);
+  box.width = right - box.x;
+  box.y = std::clamp<int64_t>(box.y, 0, info.height - 1);
+  box.height = std::clamp<int64_t>(box.height, 1, info.height - box.y);
+  return box;
+}
+
+FrameScaler::FrameScaler(const MediaInfo& info, int64_t out_height, int64_t out_width, bool flip, const CropBox& part)
+    : info_(info), out_height_(out_height), out_width_(out_width), flip_(flip), part_(part) {
   const bool swaps = info.orientation.swaps_axes();
   scaled_width_ = swaps ? out_height : out_width;
   scaled_height_ = swaps ? out_width : out_height;
@@ -102,8 +137,14 @@ void FrameScaler::prepare(const Key& key) {
   info_.height = key.height;
   // Formats that pack pixels into bits can only be cut at bytes.
   const bool bits = (description->flags & AV_PIX_FMT_FLAG_BITSTREAM) != 0;
-  crop_ = cover_crop(info_, out_width_, out_height_, bits ? 8 : 1 << description->log2_chroma_w,
-                     1 << description->log2_chroma_h);
+  const int64_t align_x = bits ? 8 : 1 << description->log2_chroma_w, align_y = 1 << description->log2_chroma_h;
+  const CropBox seen = stored_box(info_, part_);
+  MediaInfo part = info_;
+  part.width = seen.width;
+  part.height = seen.height;
+  crop_ = cover_crop(part, out_width_, out_height_, align_x, align_y);
+  crop_.x += seen.x / align_x * align_x;
+  crop_.y += seen.y / align_y * align_y;
   key_ = {};  // until this succeeds
   unscaled_.reset();
   scaler_.reset();
@@ -146,6 +187,7 @@ void FrameScaler::convert(const AVFrame& cropped, uint8_t* const planes[4], cons
 void FrameScaler::run(const AVFrame& frame, const RgbPlanes& out) {
   bool full_range = frame.color_range == AVCOL_RANGE_JPEG;
   const AVPixelFormat format = plain_format(static_cast<AVPixelFormat>(frame.format), full_range);
+  full_range |= info_.is_image && frame.color_range != AVCOL_RANGE_MPEG && is_grey(format);
   const int matrix = matrix_of(frame.colorspace, info_.is_image, frame.width, frame.height);
   const Key key{frame.width, frame.height, format, matrix, full_range ? 1 : 0};
   if (!(key == key_)) prepare(key);

@@ -3,135 +3,35 @@
 extern "C" {
 #include <libavcodec/avcodec.h>
 #include <libavformat/avformat.h>
-#include <libavutil/display.h>
-#include <libavutil/pixdesc.h>
 }
 
 #include <fmt/format.h>
-#include <sys/stat.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
-#include <cstring>
 #include <string_view>
+
+#include "data/media_content.h"
+#include "data/media_input.h"
 
 namespace vmoba::data {
 namespace {
 
-// Containers of video, images and (to say "audio only") audio. Playlists and scripts, which could name other files,
-// are not among them.
-constexpr const char* kFormats =
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,av1,obu,ivf,flv,live_flv,asf,ogg,"
-    "gif,apng,yuv4mpegpipe,mxf,nut,rm,dv,mjpeg,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe,jpegxl_pipe,ppm_pipe,"
-    "pgm_pipe,pam_pipe,mp3,wav,flac,aac";
 constexpr int64_t kMaxPixels = int64_t{1} << 27;  // of one frame; larger headers are taken for damage
 constexpr int kMaxLeadingErrors = 64;             // damaged packets allowed before the first clean frame
 constexpr double kEndWindow_s = 2.0;              // how much of the end measure_end reads
 constexpr double kLongest_s = 1e6;                // longer videos (12 days) are taken for damaged timestamps
 constexpr double kMissingEnd_s = 0.5;             // a container may promise this much more than it holds
+constexpr double kWindowGrowth = 8;               // of the end that measure_end reads, until it meets a frame
+constexpr int64_t kMaxScan_bytes = 1 << 30;       // larger files without an index are not read whole for their clock
+constexpr double kClockBack_s = 1;                // decoding times that go back further are of another recording
 
-const int32_t* display_matrix(const AVStream& stream, const AVFrame& frame) {
-  if (const AVFrameSideData* side = av_frame_get_side_data(&frame, AV_FRAME_DATA_DISPLAYMATRIX))
-    return reinterpret_cast<const int32_t*>(side->data);
-#if LIBAVFORMAT_VERSION_INT >= AV_VERSION_INT(60, 15, 100)
-  const AVPacketSideData* side = av_packet_side_data_get(
-      stream.codecpar->coded_side_data, stream.codecpar->nb_coded_side_data, AV_PKT_DATA_DISPLAYMATRIX);
-  return side && side->size >= 9 * sizeof(int32_t) ? reinterpret_cast<const int32_t*>(side->data) : nullptr;
-#else
-  size_t size = 0;
-  const uint8_t* data = av_stream_get_side_data(&stream, AV_PKT_DATA_DISPLAYMATRIX, &size);
-  return data && size >= 9 * sizeof(int32_t) ? reinterpret_cast<const int32_t*>(data) : nullptr;
-#endif
-}
-
-// The matrix maps stored (x, y) to displayed (x, y) = (a x + c y, b x + d y).
-Orientation orientation_of(const int32_t* matrix) {
-  if (!matrix) return {};
-  const double a = matrix[0], b = matrix[1], c = matrix[3], d = matrix[4];
-  const double diagonal = std::max(std::abs(a), std::abs(d)), skew = std::max(std::abs(b), std::abs(c));
-  if (diagonal == 0 && skew == 0) return {};
-  if (std::min(diagonal, skew) > 0.02 * std::max(diagonal, skew))
-    throw MediaError("unsupported: a display rotation that is not a multiple of 90 degrees; rotate the file first");
-  Orientation out;
-  out.mirror = a * d - b * c < 0;
-  const double x = out.mirror ? -a : a, y = out.mirror ? -b : b;  // where a step right in the mirrored picture leads
-  out.turns = diagonal > skew ? (x > 0 ? 0 : 2) : (y > 0 ? 1 : 3);
-  return out;
-}
-
-bool is_picture_only(const AVStream& stream) {
-  return (stream.disposition & (AV_DISPOSITION_ATTACHED_PIC | AV_DISPOSITION_TIMED_THUMBNAILS)) != 0;
-}
-
-int choose_stream(const AVFormatContext& input) {
-  int best = -1;
-  bool audio = false;
-  std::pair<int, int64_t> best_rank;
-  for (unsigned i = 0; i < input.nb_streams; ++i) {
-    const AVStream& stream = *input.streams[i];
-    audio |= stream.codecpar->codec_type == AVMEDIA_TYPE_AUDIO;
-    if (stream.codecpar->codec_type != AVMEDIA_TYPE_VIDEO || is_picture_only(stream)) continue;
-    const std::pair<int, int64_t> rank(stream.disposition & AV_DISPOSITION_DEFAULT ? 1 : 0,
-                                       int64_t{stream.codecpar->width} * stream.codecpar->height);
-    if (best < 0 || rank > best_rank) {
-      best = static_cast<int>(i);
-      best_rank = rank;
-    }
-  }
-  if (best < 0) throw MediaError(audio ? "audio only: the file has no video stream" : "corrupt: no video stream");
-  return best;
-}
-
-void check_file(const std::string& path) {
-  struct stat status {};
-  if (path.find('\0') != std::string::npos) throw MediaError("missing: the path contains a zero byte");
-  if (::stat(path.c_str(), &status) != 0)
-    throw MediaError(errno == ENOENT || errno == ENOTDIR ? "missing: no such file"
-                                                         : fmt::format("unreadable: {}", std::strerror(errno)),
-                     errno);
-  if (!S_ISREG(status.st_mode)) throw MediaError("unreadable: not a regular file");
-  if (status.st_size == 0) throw MediaError("empty: the file has 0 bytes");
-}
-
-// Demuxers turn a failing disk into a short or damaged file; libav's own file knows better.
-void check_storage(int file_error) {
-  if (file_error >= 0 || file_error == AVERROR_EOF) return;
-  throw MediaError(fmt::format("unreadable: {}", libav_error(file_error)), AVUNERROR(file_error));
-}
-
-// The file is opened here rather than by libavformat, so that a name with ':', '%' or '*' stays a name.
-InputPtr open_input(const std::string& path) {
-  check_file(path);
-  clear_libav_error();
-  AVIOContext* file = nullptr;
-  int code = avio_open(&file, ("file:" + path).c_str(), AVIO_FLAG_READ);
-  if (code < 0) throw MediaError(fmt::format("unreadable: {}", libav_error(code)), AVUNERROR(code));
-  AVFormatContext* input = avformat_alloc_context();
-  if (!input) throw std::bad_alloc();
-  input->pb = file;
-  AVDictionary* options = nullptr;
-  av_dict_set(&options, "format_whitelist", kFormats, 0);
-  const size_t dot = path.find_last_of("./");
-  const std::string name = "x" + (dot != std::string::npos && path[dot] == '.' ? path.substr(dot) : std::string());
-  code = avformat_open_input(&input, name.c_str(), nullptr, &options);
-  av_dict_free(&options);
-  if (code < 0) {
-    const int file_error = file->error;
-    avio_closep(&file);  // avformat_open_input frees the context on failure, but not a caller's file
-    check_storage(file_error);
-    throw MediaError(fmt::format("corrupt: not a video or image, or cut off in its header: {}", libav_error(code)));
-  }
-  return InputPtr(input);
-}
-
-double frame_duration(const AVFrame& frame) {
-#if LIBAVUTIL_VERSION_INT >= AV_VERSION_INT(57, 30, 100)
-  return static_cast<double>(frame.duration);
-#else
-  return static_cast<double>(frame.pkt_duration);
-#endif
-}
+// When the packets of a stream are shown, from the first displayed frame on.
+struct PacketTimes {
+  std::vector<double> shown_s;
+  double end_s = 0;
+  bool whole = false;  // of all of the file
+};
 
 }  // namespace
 
@@ -139,16 +39,19 @@ struct VideoReader::State {
   std::string path;
   int threads = 1;
   const std::atomic<bool>* cancel = nullptr;
+  MediaContent content;
   InputPtr input;
   CodecPtr codec;
   AVStream* stream = nullptr;
   PacketPtr packet = make_packet();
   FramePtr frame = make_frame();
   MediaInfo info;
-  int64_t zero_ts = 0;               // timestamp of the first displayed frame
-  int64_t last_ts = AV_NOPTS_VALUE;  // of the frame delivered last
-  int64_t nominal_ts = 1;            // a frame's usual duration in ticks
-  bool held = false;                 // `frame` is decoded and not delivered yet
+  int64_t zero_ts = 0;                 // timestamp of the first displayed frame
+  int64_t last_ts = AV_NOPTS_VALUE;    // of the frame delivered last
+  int64_t nominal_ts = 1;              // a frame's usual duration in ticks
+  int64_t first_dts = AV_NOPTS_VALUE;  // of the file, where its packets have decoding times only
+  int64_t key_dts = AV_NOPTS_VALUE;    // of the packet that decoding began with
+  bool held = false;                   // `frame` is decoded and not delivered yet
   bool draining = false;
   bool clean = false;  // a frame was decoded since the last open or seek
   bool wait_for_key = false;
@@ -159,28 +62,44 @@ struct VideoReader::State {
   void open();        // the file; nothing is decoded
   void open_first();  // the same, with the first frame held
   void open_codec();
-  void describe();
+  bool holds_one_frame();  // reads the packets of an animation
+  void describe(bool is_image);
   bool decode();  // the next frame into `frame`
   bool feed();    // one packet to the decoder; false once all were sent
+  // Without decoding: from where the file stands to its end, the end alone, and whether more than that is needed.
+  PacketTimes read_times();
+  PacketTimes read_end(double promised_s);
+  bool clock_may_have_gaps() const;
   void check_cancel() const {
     if (cancel && cancel->load(std::memory_order_relaxed)) throw MediaError("cancelled");
   }
   bool land(int64_t target_ts);  // decodes the first frame after a seek; true where it is early enough
   void flush();
-  // Program streams and bare streams time only some of their frames: theirs are counted, from the start of the file.
+  // Program streams and bare streams time only some of their frames, or none: theirs are counted, from the start of the
+  // file.
   bool counts_frames() const {
-    return (input->iformat->flags & AVFMT_NOTIMESTAMPS) != 0 || std::string_view(input->iformat->name) == "mpeg";
+    const std::string_view name(input->iformat->name);
+    for (const char* bare : {"mpeg", "mpegvideo", "m4v", "h264", "hevc", "obu", "av1"})
+      if (name == bare) return true;
+    return (input->iformat->flags & AVFMT_NOTIMESTAMPS) != 0;
   }
   int64_t counted_ts(int64_t frames) const {
     return std::llround(static_cast<double>(frames) / info.fps / av_q2d(stream->time_base));
   }
   double seconds(int64_t ts) const { return static_cast<double>(ts) * av_q2d(stream->time_base); }
+  // Of a packet that has a decoding time only: frames leave the decoder a constant time after it.
+  double shown_by_dts(int64_t dts) const { return seconds(dts - (first_dts == AV_NOPTS_VALUE ? zero_ts : first_dts)); }
+  // Of a frame that carries no time.
+  int64_t guessed_ts() const {
+    if (last_ts != AV_NOPTS_VALUE) return last_ts + nominal_ts;
+    return key_dts == AV_NOPTS_VALUE ? zero_ts : zero_ts + key_dts - first_dts;
+  }
 };
 
 void VideoReader::State::open() {
   codec.reset();
   input.reset();
-  input = open_input(path);
+  input = open_input(path, content);
   int code = avformat_find_stream_info(input.get(), nullptr);
   check_storage(input->pb->error);
   if (code < 0) throw MediaError(fmt::format("corrupt: {}", libav_error(code)));
@@ -190,7 +109,7 @@ void VideoReader::State::open() {
   stream = input->streams[index];
   open_codec();
   draining = clean = held = wait_for_key = false;
-  last_ts = AV_NOPTS_VALUE;
+  last_ts = key_dts = AV_NOPTS_VALUE;
   leading_errors = 0;
   decoded_frames = 0;
   fresh = true;
@@ -223,22 +142,34 @@ void VideoReader::State::open_codec() {
     throw MediaError(fmt::format("unsupported: the {} decoder refuses it: {}", decoder->name, libav_error(code)));
 }
 
-void VideoReader::State::describe() {
+bool VideoReader::State::holds_one_frame() {
+  open();
+  return read_times().shown_s.size() == 1;
+}
+
+void VideoReader::State::describe(bool is_image) {
   info.width = frame->width;
   info.height = frame->height;
   const AVRational aspect = av_guess_sample_aspect_ratio(input.get(), stream, frame.get());
   info.pixel_aspect = aspect.num > 0 && aspect.den > 0 ? av_q2d(aspect) : 1.0;
   if (info.pixel_aspect < 1.0 / 16 || info.pixel_aspect > 16) info.pixel_aspect = 1.0;
-  info.orientation = orientation_of(display_matrix(*stream, *frame));
+  info.is_image = is_image || is_still(*input, *stream);
+  const auto turned = info.is_image ? picture_orientation(path) : std::nullopt;
+  info.orientation = turned ? *turned : stored_orientation(*stream, *frame);
   info.displayed_width = std::max<int64_t>(1, std::llround(static_cast<double>(info.width) * info.pixel_aspect));
   info.displayed_height = info.height;
   if (info.orientation.swaps_axes()) std::swap(info.displayed_width, info.displayed_height);
   info.codec = avcodec_get_name(stream->codecpar->codec_id);
-  info.is_image = std::string_view(input->iformat->name).ends_with("_pipe") &&
-                  std::string_view(input->iformat->name) != "yuv4mpegpipe";
+  info.interlaced = is_interlaced(*frame);
+  info.hdr = frame->color_trc == AVCOL_TRC_SMPTE2084 || frame->color_trc == AVCOL_TRC_ARIB_STD_B67;
+  info.is_animation = content.animation;
   if (info.is_image) return;
-  const AVRational rate = stream->avg_frame_rate.num > 0 ? stream->avg_frame_rate : stream->r_frame_rate;
+  AVRational rate = stream->avg_frame_rate.num > 0 ? stream->avg_frame_rate : stream->r_frame_rate;
+  // AVI may count empty places between frames.
+  if (first_dts != AV_NOPTS_VALUE && stream->r_frame_rate.num > 0 && av_cmp_q(stream->r_frame_rate, rate) < 0)
+    rate = stream->r_frame_rate;
   info.fps = rate.num > 0 && rate.den > 0 ? av_q2d(rate) : 25.0;
+  info.steady = !content.animation && (counts_frames() || is_steady(*stream));
   nominal_ts = std::max<int64_t>(1, std::llround(1.0 / info.fps / av_q2d(stream->time_base)));
   zero_ts = frame->best_effort_timestamp == AV_NOPTS_VALUE ? 0 : frame->best_effort_timestamp;
   if (stream->duration > 0)
@@ -263,6 +194,10 @@ bool VideoReader::State::feed() {
     if (packet->stream_index != stream->index) continue;
     if (wait_for_key && !(packet->flags & AV_PKT_FLAG_KEY)) continue;
     wait_for_key = false;
+    if (key_dts == AV_NOPTS_VALUE && packet->pts == AV_NOPTS_VALUE) {
+      key_dts = packet->dts;
+      if (first_dts == AV_NOPTS_VALUE) first_dts = key_dts;
+    }
     const int sent = avcodec_send_packet(codec.get(), packet.get());
     if (sent < 0 && sent != AVERROR(EAGAIN) && sent != AVERROR_EOF && (clean || ++leading_errors > kMaxLeadingErrors))
       throw MediaError(fmt::format("corrupt: a frame cannot be decoded: {}", libav_error(sent)));
@@ -296,7 +231,7 @@ bool VideoReader::State::decode() {
     if (counts_frames())
       frame->best_effort_timestamp = decoded_frames == 1 ? 0 : counted_ts(decoded_frames - 1);
     else if (frame->best_effort_timestamp == AV_NOPTS_VALUE)
-      frame->best_effort_timestamp = last_ts == AV_NOPTS_VALUE ? zero_ts : last_ts + nominal_ts;
+      frame->best_effort_timestamp = guessed_ts();
     return true;
   }
 }
@@ -304,7 +239,7 @@ bool VideoReader::State::decode() {
 void VideoReader::State::flush() {
   avcodec_flush_buffers(codec.get());
   draining = clean = held = false;
-  last_ts = AV_NOPTS_VALUE;
+  last_ts = key_dts = AV_NOPTS_VALUE;
   leading_errors = 0;
   fresh = false;
 }
@@ -323,8 +258,11 @@ VideoReader::VideoReader(const std::string& path, int threads, const std::atomic
   state_->path = path;
   state_->threads = threads;
   state_->cancel = cancel;
+  state_->content = media_content(path);
+  const bool still = state_->content.animation && state_->holds_one_frame();
   state_->open_first();
-  state_->describe();
+  const std::string_view demuxer(state_->input->iformat->name);
+  state_->describe(still || (demuxer.ends_with("_pipe") && demuxer != "yuv4mpegpipe"));
 }
 
 VideoReader::~VideoReader() = default;
@@ -371,40 +309,90 @@ void VideoReader::seek(double time_s) {
   s.open_first();
 }
 
+PacketTimes VideoReader::State::read_times() {
+  PacketTimes out;
+  int64_t last_dts = AV_NOPTS_VALUE;
+  bool last_incomplete = false;
+  fresh = false;
+  clear_libav_error();
+  while (true) {
+    check_cancel();
+    av_packet_unref(packet.get());
+    const int code = av_read_frame(input.get(), packet.get());
+    if (code < 0) check_storage(input->pb->error);
+    if (code == AVERROR_EOF) break;
+    if (code == AVERROR(EAGAIN)) continue;
+    if (code < 0) throw MediaError(fmt::format("truncated: the end cannot be read: {}", libav_error(code)));
+    if (packet->stream_index != stream->index || (packet->flags & AV_PKT_FLAG_DISCARD)) continue;
+    last_incomplete = (packet->flags & AV_PKT_FLAG_CORRUPT) != 0;
+    const int64_t dts = packet->dts;
+    if (last_dts != AV_NOPTS_VALUE && dts != AV_NOPTS_VALUE && seconds(last_dts - dts) > kClockBack_s)
+      throw MediaError(
+          fmt::format("corrupt: timestamps go back {:.1f} s at {:.3f} s, as in joined files; remux the file",
+                      seconds(last_dts - dts), shown_by_dts(last_dts)));
+    if (dts != AV_NOPTS_VALUE) last_dts = dts;
+    const auto frames = static_cast<int64_t>(out.shown_s.size());
+    int64_t frame_ts = packet->duration > 0 ? packet->duration : nominal_ts;
+    if (packet->pts == AV_NOPTS_VALUE) frame_ts = std::max(frame_ts, nominal_ts);
+    if (counts_frames()) {
+      out.shown_s.push_back(seconds(counted_ts(frames)));
+      out.end_s = seconds(counted_ts(frames + 1));
+    } else if (packet->pts != AV_NOPTS_VALUE || dts != AV_NOPTS_VALUE) {
+      out.shown_s.push_back(packet->pts != AV_NOPTS_VALUE ? seconds(packet->pts - zero_ts) : shown_by_dts(dts));
+      out.end_s = std::max(out.end_s, out.shown_s.back() + seconds(frame_ts));
+    }
+  }
+  if (last_incomplete) throw MediaError("truncated: the last frame is incomplete");
+  return out;
+}
+
+// The container may promise more than the video has, because its sound is longer: the window grows until it holds some.
+PacketTimes VideoReader::State::read_end(double promised_s) {
+  for (double window_s = kEndWindow_s; window_s < promised_s && !counts_frames(); window_s *= kWindowGrowth) {
+    const int64_t from = zero_ts + static_cast<int64_t>((promised_s - window_s) / av_q2d(stream->time_base));
+    if (avformat_seek_file(input.get(), stream->index, INT64_MIN, from, from, 0) < 0) break;
+    flush();
+    if (PacketTimes out = read_times(); !out.shown_s.empty()) return out;
+  }
+  open();
+  PacketTimes out = read_times();
+  out.whole = true;
+  return out;
+}
+
+// Containers with an index tell; others are read whole.
+bool VideoReader::State::clock_may_have_gaps() const {
+  if (info.is_animation || counts_frames()) return false;
+  const std::string_view name(input->iformat->name);
+  const bool small = avio_size(input->pb) <= kMaxScan_bytes;
+  const int entries = avformat_index_get_entries_count(stream);
+  if ((!name.starts_with("mov") && !name.starts_with("matroska") && name != "avi") || entries == 0) return small;
+  int64_t last_ts_in_index = zero_ts;
+  for (int i = 0; i < entries; ++i) {
+    const AVIndexEntry* entry = avformat_index_get_entry(stream, i);
+    if (seconds(entry->timestamp - last_ts_in_index) > kLongestHold_s) return true;
+    last_ts_in_index = std::max(last_ts_in_index, entry->timestamp);
+  }
+  return false;
+}
+
 void VideoReader::measure_end() {
   State& s = *state_;
   if (s.info.is_image) return;
   const double promised_s = s.info.duration_s;
-  const int64_t from = s.zero_ts + static_cast<int64_t>((promised_s - kEndWindow_s) / av_q2d(s.stream->time_base));
-  if (promised_s > kEndWindow_s && !s.counts_frames() &&
-      avformat_seek_file(s.input.get(), s.stream->index, INT64_MIN, from, from, 0) >= 0)
-    s.flush();
-  else
+  PacketTimes times = s.read_end(promised_s);
+  if (!times.whole && s.clock_may_have_gaps()) {
     s.open();
-  int64_t end_ts = s.zero_ts, frames = 0;
-  s.fresh = false;
-  clear_libav_error();
-  while (true) {
-    av_packet_unref(s.packet.get());
-    const int code = av_read_frame(s.input.get(), s.packet.get());
-    if (code < 0) check_storage(s.input->pb->error);
-    if (code == AVERROR_EOF) break;
-    if (code == AVERROR(EAGAIN)) continue;
-    if (code < 0) throw MediaError(fmt::format("truncated: the end cannot be read: {}", libav_error(code)));
-    if (s.packet->stream_index != s.stream->index || (s.packet->flags & AV_PKT_FLAG_DISCARD)) continue;
-    if (s.packet->flags & AV_PKT_FLAG_CORRUPT) throw MediaError("truncated: the last frame is incomplete");
-    const int64_t ts = s.packet->pts != AV_NOPTS_VALUE ? s.packet->pts : s.packet->dts;
-    ++frames;
-    if (s.counts_frames())
-      end_ts = s.counted_ts(frames);
-    else if (ts != AV_NOPTS_VALUE)
-      end_ts = std::max(end_ts, ts + (s.packet->duration > 0 ? s.packet->duration : s.nominal_ts));
+    times = s.read_times();
+    times.whole = true;
   }
-  const double end_s = s.seconds(end_ts - s.zero_ts);
+  const double end_s = times.end_s;
   if (end_s + kMissingEnd_s + 2 / s.info.fps < promised_s && s.stream->duration > 0 && !s.counts_frames())
     throw MediaError(fmt::format("truncated: {:.2f} s of video promised, {:.2f} s found", promised_s, end_s));
   if (end_s > kLongest_s) throw MediaError(fmt::format("corrupt: timestamps reach {:.0f} s", end_s));
   s.info.duration_s = end_s;
+  s.info.parts = {{0, end_s}};
+  if (times.whole && !s.info.is_animation) s.info.parts = frame_parts(std::move(times.shown_s), end_s);
 }
 
 MediaInfo probe_media(const std::string& path) {

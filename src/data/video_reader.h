@@ -1,9 +1,10 @@
 // One video or image file through libav: what it holds, and its frames in display order.
 //
 // Time 0 is the first displayed frame, whatever the container's clock starts at (edit lists, negative or late first
-// timestamps). seek() is exact: it lands before the wanted time on a frame that decodes cleanly, so that the caller
-// meets every displayed frame from there on. The video stream is the one marked default with the most pixels; audio,
-// subtitles, cover art and thumbnails are ignored.
+// timestamps). Streams without presentation times are timed by their decoding times, streams without any by their rate.
+// What a file is follows from its bytes, not from its name. seek() is exact: it lands before the wanted time on a frame
+// that decodes cleanly, so that the caller meets every displayed frame from there on. The video stream is the one
+// marked default with the most pixels; audio, subtitles, cover art and thumbnails are ignored.
 //
 // A reader belongs to one thread. Frames are owned by the reader and valid until the next call.
 #pragma once
@@ -11,8 +12,11 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/storage.h"
+#include "data/frame_parts.h"
+#include "data/frame_sampler.h"
 #include "data/libav_ptr.h"
 
 namespace vmoba::data {
@@ -29,6 +33,7 @@ struct Orientation {
   bool mirror = false;
   int turns = 0;  // quarter turns clockwise
   bool swaps_axes() const { return turns % 2 != 0; }
+  bool operator==(const Orientation&) const = default;
 };
 
 struct MediaInfo {
@@ -39,7 +44,12 @@ struct MediaInfo {
   double fps = 0;                                     // average; 0 for images
   double duration_s = 0;                              // first frame's start to last frame's end; 0 for images
   bool is_image = false;
+  bool steady = true;         // frames follow each other at fps (SourceRate)
+  bool is_animation = false;  // GIF, APNG: every frame stays as long as the file says
+  bool interlaced = false, hdr = false;
+  std::vector<FramePart> parts;  // set by measure_end(); one, unless the clock has gaps
   std::string codec;
+  SourceRate rate() const { return {fps, steady}; }
 };
 
 struct TimedFrame {
@@ -64,8 +74,9 @@ class VideoReader {
   bool next(TimedFrame& out);
   // Makes next() start at the last frame whose time is <= time_s, or at an earlier one.
   void seek(double time_s);
-  // Reads the end of the file without decoding it: sets info().duration_s, or throws MediaError where the file is
-  // truncated. next() needs a seek() afterwards.
+  // Reads the end of the file without decoding it, or all of it where its clock may have gaps: sets info().duration_s
+  // and parts, or throws MediaError where the file is truncated or its clock goes back. next() needs a seek()
+  // afterwards.
   void measure_end();
 
  private:

@@ -1,6 +1,9 @@
 #include "data/clip_plan.h"
 
+#include <ATen/ATen.h>
+
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <map>
@@ -8,6 +11,7 @@
 #include <thread>
 
 #include "core/check.h"
+#include "data/dataset.h"
 #include "data/media_files.h"
 #include "support/catch.h"
 #include "support/process.h"
@@ -178,6 +182,127 @@ TEST_CASE("Manifest lines are dropped with file and line; a file may be named tw
   };
   CHECK(find("missing: no such file (metadata.jsonl:2)") == 1);
   CHECK(find("metadata.jsonl:3:") == 1);
+}
+
+TEST_CASE("The part, picture, rate and repeats of a manifest line are honoured") {
+  const std::string root = std::string(VMOBA_FIXTURES) + "/data/manifest/";
+  DataConfig config = config_of(root + "cut_and_crop.json", {1, 17, 33, 65});
+  config.fps = 16;
+  config.height = 112;
+  config.width = 96;
+  const ClipPlan plan = plan_clips(config, kGeometry);
+  REQUIRE(plan.clips.size() == 1);
+  CHECK(plan.clips[0].start_s == 2);
+  CHECK(plan.clips[0].frames == 33);
+  CHECK(plan.clips[0].crop == CropBox{0, 0, 96, 112});
+  CHECK(plan.clips[0].fps == 16);
+  CHECK(plan.retimed_clips == 0);
+  REQUIRE(plan.notes.size() == 1);
+  CHECK(plan.notes[0] == "cut_and_crop.json: keys that are not used: num_frames");
+
+  const std::atomic<bool> cancel{false};
+  const at::Tensor seen = decode_planned_clip(plan, 0, plan.clips[0].start_s, false, 1, cancel);
+  const at::Tensor all = ffmpeg_frames(root + "clip.mp4", "", 112, 192);
+  const at::Tensor wanted = all.slice(0, 32, 65).slice(3, 0, 96).permute({1, 0, 2, 3});
+  CHECK((seen.to(at::kDouble) - wanted.to(at::kDouble)).abs().mean().item<double>() < 3);
+}
+
+TEST_CASE("Lines cut, repeat and retime a file that other lines take whole") {
+  const TemporaryFolder folder;
+  make_video(folder.path() + "/v.mp4", 40);  // 4 s
+  write_bytes(folder.path() + "/metadata.jsonl",
+              "{\"path\": \"v.mp4\"}\n"
+              "{\"path\": \"v.mp4\", \"start\": 1, \"end\": 2.2, \"repeats\": 3}\n"
+              "{\"path\": \"v.mp4\", \"start\": 3.5, \"end\": 9}\n"
+              "{\"path\": \"v.mp4\", \"start\": 5}\n"
+              "{\"path\": \"v.mp4\", \"fps\": 5}\n"
+              "{\"path\": \"v.mp4\", \"fps\": 9.99}\n"
+              "{\"path\": \"v.mp4\", \"crop\": [0, 65, 0, 48]}\n");
+  DataConfig config = config_of(folder.path(), {5, 9, 33});
+  config.num_repeats = 2;
+  const ClipPlan plan = plan_clips(config, kGeometry);
+  REQUIRE(plan.clips.size() == 5);
+  CHECK(plan.clips[0].frames == 33);
+  CHECK(plan.clips[0].repeats == 2);
+  CHECK(plan.clips[1].start_s == 1);
+  CHECK(plan.clips[1].frames == 9);
+  CHECK(plan.clips[1].repeats == 6);
+  CHECK(plan.clips[2].start_s == 3.5);
+  CHECK(plan.clips[2].frames == 5);
+  CHECK(plan.clips[3].fps == 20);  // meant at half the speed: each stored frame stands for two of the clip
+  CHECK(plan.clips[3].frames == 33);
+  CHECK(plan.clips[4].fps == 10);
+  CHECK(plan.retimed_clips == 1);
+  REQUIRE(plan.dropped.size() == 2);
+  CHECK(plan.dropped[0].reason.find("too short") == 0);
+  CHECK(plan.dropped[1].reason.find("within the picture of 64 x 48") != std::string::npos);
+
+  config.frame_extraction = "random";
+  const ClipPlan drawn = plan_clips(config, kGeometry);
+  CHECK(drawn.clips[1].start_s == 1);
+  CHECK(drawn.clips[1].slack_s == Approx(1.2 - 0.8 - 0.05).margin(0.01));
+}
+
+TEST_CASE("A crop is of the displayed picture") {
+  const TemporaryFolder folder;
+  const std::string path = folder.path() + "/v.mp4";
+  // Left half black, right half white; shown turned clockwise, so that the upper half is black.
+  ffmpeg({"-f", "lavfi", "-i", "color=black:s=64x48:r=10,drawbox=x=32:w=32:h=48:color=white:t=fill", "-frames:v", "5",
+          "-c:v", "libx264", "-pix_fmt", "yuv420p", path});
+  set_display_matrix(path, 0, 1, -1, 0);
+  write_bytes(folder.path() + "/m.jsonl",
+              "{\"path\": \"v.mp4\", \"crop\": [0, 48, 0, 30]}\n{\"path\": \"v.mp4\", \"crop\": [0, 48, 34, 64]}\n");
+  DataConfig config = config_of(folder.path() + "/m.jsonl", {5});
+  const ClipPlan plan = plan_clips(config, kGeometry);
+  REQUIRE(plan.clips.size() == 2);
+  const std::atomic<bool> cancel{false};
+  CHECK(decode_planned_clip(plan, 0, 0, false, 1, cancel).max().item<int>() < 30);
+  CHECK(decode_planned_clip(plan, 1, 0, false, 1, cancel).min().item<int>() > 225);
+}
+
+TEST_CASE("Captions that are NaN count as missing") {
+  const ClipPlan plan =
+      plan_clips(config_of(std::string(VMOBA_FIXTURES) + "/data/manifest/nan_caption.jsonl", {5}), kGeometry);
+  CHECK(plan.clips.size() == 2);
+  CHECK(plan.missing_captions == 1);
+  CHECK(plan.dropped.empty());
+}
+
+TEST_CASE("Several data sets have lengths, sizes, repeats and prefixes of their own") {
+  const TemporaryFolder folder;
+  write_bytes(folder.path() + "/one/a.txt", "first");
+  write_bytes(folder.path() + "/two/b.txt", "second");
+  make_video(folder.path() + "/one/a.mp4", 30);
+  make_video(folder.path() + "/two/b.mp4", 30, "128x96");
+  DataConfig config = config_of("", {17});
+  config.caption_prefix = "film: ";
+  config.num_repeats = 2;
+  config.sets.resize(2);
+  config.sets[0].path = folder.path() + "/one";
+  config.sets[1].path = folder.path() + "/two";
+  config.sets[1].repeats = 3;
+  config.sets[1].height = 96;
+  config.sets[1].width = 128;
+  config.sets[1].frames = {5};
+  config.sets[1].caption_prefix = "near: ";
+  const ClipPlan plan = plan_clips(config, kGeometry);
+  REQUIRE(plan.clips.size() == 2);
+  REQUIRE(plan.buckets.size() == 2);
+  CHECK(plan.clips[0].caption == "film: first");
+  CHECK(plan.clips[0].repeats == 2);
+  CHECK(plan.clips[0].frames == 17);
+  CHECK(plan.clips[1].caption == "film: near: second");
+  CHECK(plan.clips[1].repeats == 6);
+  const Bucket& bucket = plan.buckets[size_t(plan.clips[1].bucket)];
+  CHECK(bucket.frames == 5);
+  CHECK(bucket.height == 96);
+  CHECK(bucket.width == 128);
+
+  config.path = folder.path();
+  CHECK_THROWS_AS(plan_clips(config, kGeometry), vmoba::Error);
+  config.path.clear();
+  config.sets[0].path = folder.path() + "/none";
+  CHECK_THROWS_AS(plan_clips(config, kGeometry), vmoba::Error);
 }
 
 TEST_CASE("A video takes the largest frame count that it can fill, rounded down to 4n+1") {

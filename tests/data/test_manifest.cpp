@@ -117,6 +117,86 @@ TEST_CASE("Each manifest format through its usual file name") {
   }
 }
 
+TEST_CASE("Captions beside a file: .txt, .caption, .json, and behind the whole name") {
+  const TemporaryFolder folder;
+  const std::string root = folder.path();
+  for (const char* name : {"/a.mp4", "/b.mp4", "/c.mp4", "/d.mp4"}) write_bytes(root + name, "x");
+  write_bytes(root + "/a.caption", "of .caption");
+  write_bytes(root + "/b.txt", "of .txt");
+  write_bytes(root + "/b.caption", "not taken");
+  write_bytes(root + "/c.mp4.txt", "behind the name");
+  write_bytes(root + "/d.mp4.json", "{\"caption\": \"of .json\"}");
+  write_bytes(root + "/orphan.caption", "no video");
+  const Manifest out = read(root);
+  std::vector<std::string> captions;
+  for (const ManifestEntry& entry : out.entries) captions.push_back(entry.caption);
+  CHECK(captions == std::vector<std::string>{"of .caption", "of .txt", "behind the name", "of .json"});
+  REQUIRE(out.dropped.size() == 1);
+  CHECK(reason_of(out, root + "/orphan.caption").find("without a video") != std::string::npos);
+  CHECK(read(root + "/a.mp4").entries.at(0).caption == "of .caption");
+}
+
+TEST_CASE("Media that the manifest of a folder does not name are counted and listed") {
+  const TemporaryFolder folder;
+  const std::string root = folder.path();
+  for (const char* name : {"/a.mp4", "/b.mp4", "/videos/c.mp4", "/videos/d.MOV"}) write_bytes(root + name, "x");
+  write_bytes(root + "/b.txt", "own caption");
+  write_bytes(root + "/captions.json", "{\"a.mp4\": [\"one\"], \"c.mp4\": \"three\"}");
+  const Manifest out = read(root);
+  CHECK(out.entries.size() == 2);
+  REQUIRE(out.dropped.size() == 2);
+  CHECK(reason_of(out, root + "/b.mp4") == "not named by captions.json");
+  CHECK(reason_of(out, root + "/videos/d.MOV") == "not named by captions.json");
+  REQUIRE(out.notes.size() == 1);
+  CHECK(out.notes[0].find("2 media files") == 0);
+  CHECK(out.notes[0].find("data.format=folder") != std::string::npos);
+  // Named by its path, the manifest alone counts.
+  CHECK(read(root + "/captions.json").dropped.empty());
+
+  const Manifest given = read(std::string(VMOBA_FIXTURES) + "/data/manifest/captions_json_partial");
+  CHECK(given.entries.size() == 1);
+  CHECK(given.dropped.size() == 1);
+}
+
+TEST_CASE("A caption file that only looks like a manifest does not take its folder over") {
+  const TemporaryFolder folder;
+  const std::string root = folder.path();
+  for (const char* name : {"/meta.mp4", "/a.mp4", "/captions.mov", "/videos.mp4", "/prompt.mp4"})
+    write_bytes(root + name, "x");
+  write_bytes(root + "/meta.json", "{\"caption\": \"of meta\"}");
+  write_bytes(root + "/captions.json", "{\"caption\": \"of captions\"}");
+  write_bytes(root + "/videos.txt", "of videos");
+  write_bytes(root + "/prompt.txt", "of prompt");
+  write_bytes(root + "/metadata.json", "{\"name\": \"my set\", \"license\": \"free\"}");
+  const Manifest out = read(root);
+  std::vector<std::string> captions;
+  for (const ManifestEntry& entry : out.entries) captions.push_back(entry.caption);
+  CHECK(captions == std::vector<std::string>{"", "of captions", "of meta", "of prompt", "of videos"});
+  // A broken manifest is not passed over.
+  write_bytes(root + "/metadata.json", "{\"a.mp4\": ");
+  CHECK_THROWS_AS(read(root), vmoba::Error);
+}
+
+TEST_CASE("Keys that are not used are named once") {
+  const TemporaryFolder folder;
+  write_bytes(folder.path() + "/metadata.csv", "video,prompt,aesthetic score,fps\na.mp4,x,5.1,24\nb.mp4,y,5.2,24\n");
+  const Manifest out = read(folder.path() + "/metadata.csv");
+  REQUIRE(out.entries.size() == 2);
+  CHECK(out.entries[1].cut.fps == 24);
+  CHECK(out.notes == std::vector<std::string>{"metadata.csv: keys that are not used: aesthetic score"});
+}
+
+TEST_CASE("Paths written on Windows, and .tsv") {
+  const TemporaryFolder folder;
+  write_bytes(folder.path() + "/sub/a.mp4", "x");
+  write_bytes(folder.path() + "/metadata.tsv", "file_name\tcaption\nsub\\a.mp4\tone\n");
+  const Manifest out = read(folder.path());
+  REQUIRE(out.entries.size() == 1);
+  CHECK(out.entries[0].path == folder.path() + "/sub/a.mp4");
+  CHECK(out.entries[0].caption == "one");
+  CHECK(out.dropped.empty());
+}
+
 TEST_CASE("A single media file is a data set") {
   const TemporaryFolder folder;
   write_bytes(folder.path() + "/a.mp4", "x");

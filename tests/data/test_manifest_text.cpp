@@ -1,5 +1,6 @@
 #include "data/manifest_text.h"
 
+#include <array>
 #include <functional>
 
 #include "core/check.h"
@@ -140,6 +141,105 @@ TEST_CASE("Captions are UTF-8 of bounded size") {
   CHECK(latin.problems[0].message.find("iconv") != std::string::npos);
 }
 
+TEST_CASE("NaN, as Python writes it, is a missing value") {
+  for (const std::string value : {"NaN", "Infinity", "-Infinity", "null", "\"NaN\"", "\"nan\"", "\"\""}) {
+    INFO(value);
+    const auto out = parse_jsonl("{\"path\": \"NaN.mp4\", \"caption\": " + value + "}\n", {});
+    CHECK(pairs(out) == std::vector<Pair>{{"NaN.mp4", ""}});
+    CHECK(out.problems.empty());
+    CHECK(pairs(parse_json("[{\"path\": \"a \\\" NaN\", \"caption\": " + value + "}]", "m.json", {})) ==
+          std::vector<Pair>{{"a \" NaN", ""}});
+  }
+  CHECK(pairs(parse_csv("path,caption\na,nan\nb,NaN\nc,nan bread\n", "m.csv", {})) ==
+        std::vector<Pair>{{"a", ""}, {"b", ""}, {"c", "nan bread"}});
+}
+
+TEST_CASE("A list in a .jsonl, lines in a .json, an object of objects") {
+  CHECK(pairs(parse_jsonl("[\n{\"path\": \"a\", \"cap\": \"x\"}\n]\n", {})) == std::vector<Pair>{{"a", "x"}});
+  CHECK(pairs(parse_json("{\"path\": \"a\"}\n{\"path\": \"b\"}\n", "m.json", {})) ==
+        std::vector<Pair>{{"a", ""}, {"b", ""}});
+  const auto nested = parse_json("{\"a.mp4\": {\"caption\": \"x\", \"tags\": 1, \"repeats\": 2}}", "m.json", {});
+  CHECK(pairs(nested) == std::vector<Pair>{{"a.mp4", "x"}});
+  CHECK(nested.records[0].cut.repeats == 2);
+  CHECK(nested.unused_keys == std::set<std::string>{"tags"});
+}
+
+TEST_CASE("Rows between tabs and semicolons") {
+  const auto tabs =
+      parse_csv("video\tcaption\na.mp4\tone, \"two\"\nb.mp4\t\"A cat\" sits\nc.mp4\t\"x\ty\"\n", "m.tsv", {}, '\t');
+  CHECK(pairs(tabs) == std::vector<Pair>{{"a.mp4", "one, \"two\""}, {"b.mp4", "\"A cat\" sits"}, {"c.mp4", "x\ty"}});
+  CHECK(tabs.problems.empty());
+  CHECK(pairs(parse_csv("path\tcaption\na\tx, y\n", "m.csv", {})) == std::vector<Pair>{{"a", "x, y"}});
+  CHECK(pairs(parse_csv("path;caption\na;x, y\n", "m.csv", {})) == std::vector<Pair>{{"a", "x, y"}});
+  CHECK(pairs(parse_csv("video\tcaption\na\t\"open\nb\tnext\n", "m.tsv", {}, '\t')) ==
+        std::vector<Pair>{{"a", "\"open"}, {"b", "next"}});
+}
+
+TEST_CASE("What a line says of time, picture, rate and repeats") {
+  const auto cut = [](const std::string& text) {
+    const auto out = parse_jsonl("{\"path\": \"a\", " + text + "}", {});
+    INFO(text << (out.problems.empty() ? "" : out.problems[0].message));
+    REQUIRE(out.records.size() == 1);
+    CHECK(out.unused_keys.empty());
+    return out.records[0].cut;
+  };
+  const auto seconds = [](double start_s, double end_s) {
+    MediaCut out;
+    out.start_s = start_s;
+    out.end_s = end_s;
+    return out;
+  };
+  CHECK(cut("\"start\": 1.5, \"end\": 4") == seconds(1.5, 4));
+  CHECK(cut("\"start_time\": \"0:01:02.250\", \"end_time\": \"01:03\"") == seconds(62.25, 63));
+  CHECK(cut("\"timestamp\": [\"0:00:01,5\", \"0:00:02\"]") == seconds(1.5, 2));
+  CHECK(cut("\"timestamp\": \"['0:00:01', '0:00:02']\"") == seconds(1, 2));
+  CHECK(cut("\"end_s\": 3") == seconds(-1, 3));
+  MediaCut frames;
+  frames.start_frame = 32;
+  frames.end_frame = 65;
+  CHECK(cut("\"cut\": [32, 65]") == frames);
+  CHECK(cut("\"frame_idx\": \"32:65\"") == frames);
+  CHECK(cut("\"start_frame\": \"32\", \"end_frame\": 65") == frames);
+  MediaCut crop;
+  crop.crop = {0, 96, 8, 112};
+  CHECK(cut("\"crop\": [0, 96, 8, 112]") == crop);
+  MediaCut rate;
+  rate.fps = 12.5;
+  rate.repeats = 3;
+  CHECK(cut("\"fps\": 12.5, \"num_repeats\": 3") == rate);
+  CHECK(cut("\"source_fps\": \"12.5\", \"repeats\": \"3\"") == rate);
+  CHECK(cut("\"start\": null, \"cut\": [], \"crop\": NaN, \"fps\": \"\"") == MediaCut{});
+
+  const auto rows =
+      parse_csv("path,caption,start,end,crop,score\na,x,1,2.5,\"[0, 8, 0, 8]\",0.1\nb,y,,,,\n", "m.csv", {});
+  REQUIRE(rows.records.size() == 2);
+  CHECK(rows.records[0].cut.start_s == 1);
+  CHECK(rows.records[0].cut.end_s == 2.5);
+  CHECK(rows.records[0].cut.crop == std::array<int64_t, 4>{0, 8, 0, 8});
+  CHECK(rows.records[1].cut == MediaCut{});
+  CHECK(rows.unused_keys == std::set<std::string>{"score"});
+}
+
+TEST_CASE("A part that makes no sense is a problem with its key") {
+  const std::vector<std::pair<std::string, std::string>> bad = {{"\"start\": -1", "'start'"},
+                                                                {"\"start\": \"soon\"", "'start'"},
+                                                                {"\"start\": 3, \"end\": 2", "end after the start"},
+                                                                {"\"cut\": [65, 32]", "'cut'"},
+                                                                {"\"cut\": 5", "'cut'"},
+                                                                {"\"cut\": [1, 2, 3]", "'cut'"},
+                                                                {"\"crop\": [10, 5, 0, 8]", "'crop'"},
+                                                                {"\"crop\": [0, 5]", "'crop'"},
+                                                                {"\"fps\": -5", "'fps'"},
+                                                                {"\"repeats\": 0", "'repeats'"},
+                                                                {"\"start_frame\": 9, \"end_frame\": 9", "end after"}};
+  for (const auto& [text, word] : bad) {
+    INFO(text);
+    const auto out = parse_jsonl("{\"path\": \"a\", " + text + "}", {});
+    REQUIRE(out.problems.size() == 1);
+    CHECK(out.problems[0].message.find(word) != std::string::npos);
+  }
+}
+
 TEST_CASE("Deep nesting and long lines are problems, not crashes") {
   const std::string deep(200'000, '[');
   const auto out = parse_jsonl(
@@ -185,6 +285,9 @@ void fuzz_manifests(int64_t count) {
       "[\n{\"file_path\": \"a\", \"text\": \"t\"},\n{\"path\": \"b\", \"cap\": null}]\n",
       "{\"data\": [{\"path\": \"a\", \"caption\": \"q\"}]}",
       "{\"a.mp4\": [\"one\"], \"b.mp4\": \"two\"}",
+      "{\"a.mp4\": {\"caption\": NaN}}",
+      "[{\"path\": \"a\", \"cut\": [0, 33], \"crop\": [0, 9, 0, 9], \"fps\": 16, \"start\": \"0:01\"}]",
+      "video\tcaption\tstart\na.mp4\t\"x\" y\t1.5\n",
       "id,video,prompt\n1,a.mp4,\"one, \"\"two\"\"\"\n2,b.mp4,\"x\ny\"\n",
       "a.mp4\nb.mp4\nc.mp4\n"};
   const std::vector<std::function<ManifestText(const std::string&)>> parsers = {

@@ -111,9 +111,9 @@ std::string use(const std::string& path) {
     int64_t frames = 1;
     double start_s = 0;
     if (!info.is_image) {
-      frames = std::min<int64_t>(5, fillable_frames(info.duration_s, info.fps, 0, 16));
+      frames = std::min<int64_t>(5, fillable_frames(info.duration_s, info.rate(), 0, 16));
       if (frames < 1) return "";
-      start_s = clip_starts("chunk", 4, frames, info.duration_s, info.fps, 16).back();
+      start_s = clip_starts("chunk", 4, frames, info.duration_s, info.rate(), 16).back();
     }
     VideoReader reader(path, 1);
     const at::Tensor clip = decode_clip(reader, {start_s, 16, frames, 32, 48, false});

@@ -216,9 +216,21 @@ TEST_CASE("Variable frame rates") {
     REQUIRE(shown.size() == 50);
     REQUIRE(shown[25] == Approx(20 / 30.0 + 0.5).margin(kMillisecond_s));
     REQUIRE(shown[40] == Approx(20 / 30.0 + 2.5).margin(kMillisecond_s));
-    check_clips(path, "variable", 12);
-    // Across the gap: from 1.5 s on, frame 29 stands at 1.567 s and frame 30 at 2.167 s.
-    CHECK(clip_indices(path, 1.5, 10, 8, 1) == nearest_frames(shown, 1.5, 10, 8));
+    // A frame is on screen until the next one's time; half of the shortest frame earlier is allowed to the next one.
+    for (const double fps : {8.0, 12.5, 16.0, 24.0})
+      for (const double start_s : {0.0, 0.4, 1.37}) {
+        INFO("at " << fps << " from " << start_s);
+        const std::vector<int64_t> seen = clip_indices(path, start_s, fps, 21, 2);
+        for (int64_t k = 0; k < 21; ++k) {
+          const double wanted = start_s + static_cast<double>(k) / fps;
+          const auto i = static_cast<size_t>(seen[static_cast<size_t>(k)]);
+          const double early_s = i > 0 && shown[i] - shown[i - 1] > 0.05 ? 3 * kMillisecond_s : 1 / 59.0;
+          CHECK(shown[i] - early_s <= wanted);
+          CHECK((i + 1 == shown.size() || wanted < shown[i + 1]));
+        }
+      }
+    // Across the gap: frame 29 stands at 1.567 s and frame 30 at 2.167 s.
+    CHECK(clip_indices(path, 1.5, 10, 8, 1) == std::vector<int64_t>{28, 29, 29, 29, 29, 29, 29, 30});
   }
 }
 

@@ -12,7 +12,7 @@ namespace vmoba::train {
 namespace {
 
 // To be raised where decoding or encoding changes its result.
-constexpr int kVersion = 1;
+constexpr int kClipVersion = 2, kTextVersion = 1;
 
 template <typename Config>
 std::string settings_text(Config config) {
@@ -33,7 +33,7 @@ std::string clip_settings(const RootConfig& config, FileHashes& files) {
   model::CodecConfig codec = config.codec;
   codec.weights = weights_hash(files, codec.weights, "vae", "codec.weights");
   std::string text =
-      fmt::format("version {}\n{}latents {}\n", kVersion, settings_text(codec), config.cache.latent_dtype);
+      fmt::format("version {}\n{}latents {}\n", kClipVersion, settings_text(codec), config.cache.latent_dtype);
   if (model::needs_first_frame(config.model)) {
     model::ImageEncoderConfig image = config.image_encoder;
     image.weights = weights_hash(files, image.weights, "image_encoder", "image_encoder.weights");
@@ -48,22 +48,23 @@ std::string text_settings(const RootConfig& config, FileHashes& files) {
   text.weights = files.of_weights(text.weights, [&] { return model::text_encoder_files(config.text); });
   text.tokenizer.clear();
   text.device = model::TextEncoderConfig().device;
-  return hash_text(content_hash(fmt::format("version {}\n{}", kVersion, settings_text(text))));
+  return hash_text(content_hash(fmt::format("version {}\n{}", kTextVersion, settings_text(text))));
 }
 
 }  // namespace
 
 CacheKeys::CacheKeys(const RootConfig& config, FileHashes& files)
     : files_(files),
-      fps_(config.data.fps),
       clip_settings_(clip_settings(config, files)),
       text_settings_(text_settings(config, files)) {}
 
 std::string CacheKeys::clip(const data::ClipPlan& plan, int64_t clip, bool flip) {
   const data::Clip& c = plan.clips[size_t(clip)];
   const data::Bucket& bucket = plan.buckets[size_t(c.bucket)];
-  return fmt::format("clip/{}/{}/{:.6f}s_{}fps_{}x{}x{}{}", clip_settings_, files_.of_file(c.path), c.start_s, fps_,
-                     c.frames, bucket.height, bucket.width, flip ? "_mirrored" : "");
+  const std::string crop =
+      c.crop.width == 0 ? "" : fmt::format("_{}x{}+{}+{}", c.crop.width, c.crop.height, c.crop.x, c.crop.y);
+  return fmt::format("clip/{}/{}/{:.6f}s_{}fps_{}x{}x{}{}{}", clip_settings_, files_.of_file(c.path), c.start_s, c.fps,
+                     c.frames, bucket.height, bucket.width, crop, flip ? "_mirrored" : "");
 }
 
 std::string CacheKeys::text(const std::string& caption) const {

@@ -20,7 +20,6 @@ class CacheKeys {
 
  private:
   FileHashes& files_;
-  double fps_;
   std::string clip_settings_, text_settings_;
 };
 

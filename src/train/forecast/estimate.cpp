@@ -91,9 +91,9 @@ std::string human_bytes(int64_t bytes) {
 std::vector<data::Bucket> configured_buckets(const RootConfig& config) {
   const data::ClipGeometry g = clip_geometry(config);
   std::vector<data::Bucket> out;
-  for (int64_t frames : config.data.frames)
-    out.push_back(
-        {frames, config.data.height, config.data.width, g.tokens(frames, config.data.height, config.data.width), 0});
+  for (const data::DataConfig& set : config.data.each_set())
+    for (const int64_t frames : set.frames)
+      out.push_back({frames, set.height, set.width, g.tokens(frames, set.height, set.width), 0});
   return out;
 }
 

@@ -42,11 +42,11 @@ std::vector<std::string> prompts_of(const SampleConfig& config, const data::Clip
 void add_images(const data::Clip& clip, const RootConfig& config, sample::SampleRequest& request) {
   if (config.model.task == "t2v") return;
   const auto frame_at = [&](double time_s) {
-    return data::to_unit_range(data::read_picture(clip.path, time_s, config.sample.height, config.sample.width));
+    return data::to_unit_range(data::read_picture(clip.path, time_s, config.sample.height, config.sample.width, clip.crop));
   };
   request.first_CHW = frame_at(clip.start_s);
   if (model::needs_last_frame(config.model))
-    request.last_CHW = frame_at(clip.start_s + double(clip.frames - 1) / config.data.fps);
+    request.last_CHW = frame_at(clip.start_s + double(clip.frames - 1) / clip.fps);
 }
 
 }  // namespace
