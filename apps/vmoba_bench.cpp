@@ -158,6 +158,7 @@ void add_vmoba_options(CLI::App& command, attention::AttentionConfig& config) {
   command.add_option("--spatiotemporal-topk", vmoba.spatiotemporal_topk, "The same in spatiotemporal layers");
   add_choice(command, "--pool", vmoba.pool, "Gates that compete with each other");
   add_choice(command, "--query-tile", vmoba.query_tile, "Queries that choose blocks together");
+  add_choice(command, "--remainder", vmoba.remainder, "What stands for the keys that a query does not attend");
   command.add_option("--temporal-chunk", vmoba.temporal_chunk, "ct");
   command.add_option("--spatial-chunk", vmoba.spatial_chunk, "ch cw")->expected(2);
   command.add_option("--spatiotemporal-chunk", vmoba.spatiotemporal_chunk, "ct ch cw")->expected(3);

@@ -105,8 +105,36 @@ struct FullAttention {
   }
 };
 
-// Largest difference to fp32 attention over the same mask, relative to the largest value, on 256 queries of each head.
+// The means of blocks that queries do not attend, as further keys of one head.
+struct MeanKeys {
+  at::Tensor keys_CD, values_CD, bias_C;
+
+  MeanKeys(const attention::PartitionTables& tables, const at::Tensor& keys_ZD, const at::Tensor& values_ZD)
+      : bias_C(tables.block_tokens_C.log().to(at::kFloat)) {
+    const auto means = [&](const at::Tensor& x_ZD) {
+      const at::Tensor sum_CD = at::zeros({tables.blocks, x_ZD.size(1)}, x_ZD.options().dtype(at::kDouble));
+      const at::Tensor video_SD = x_ZD.slice(0, 0, tables.tokens).to(at::kDouble);
+      return (sum_CD.index_add(0, tables.block_of_S, video_SD) / tables.block_tokens_C.unsqueeze(1)).to(at::kFloat);
+    };
+    keys_CD = means(keys_ZD);
+    values_CD = means(values_ZD);
+  }
+};
+
+bool has_remainder(const BlockProblem& problem) {
+  const auto* rule = std::any_cast<attention::VmobaRule>(&problem.layer.rule);
+  return rule != nullptr && rule->remainder != attention::Remainder::kNone;
+}
+
+bool means_are_parts_of_blocks(const BlockProblem& problem) {
+  return has_remainder(problem) &&
+         attention::vmoba_rule(problem.layer).remainder_block != std::array<int64_t, 3>{0, 0, 0};
+}
+
+// Largest difference to fp32 attention over the same mask, relative to the largest value, on 256 queries of each head;
+// -1 (not compared) for means of parts of blocks.
 double subsample_error(const BlockProblem& problem, const Tensors& t, const BlockForward& forward) {
+  if (means_are_parts_of_blocks(problem)) return -1;
   const attention::PartitionTables& tables = *problem.tables;
   const int64_t tokens = t.q.size(1), step = std::max<int64_t>(1, tokens / 256);
   const at::Tensor positions = at::arange(0, tokens, step, t.q.options().dtype(at::kLong));
@@ -119,12 +147,21 @@ double subsample_error(const BlockProblem& problem, const Tensors& t, const Bloc
   double worst = 0, largest = 0;
   for (int64_t b = 0; b < t.q.size(0); ++b) {
     for (int64_t n = 0; n < t.q.size(2); ++n) {
-      const at::Tensor keys = t.k[b].select(1, n).to(at::kFloat).index_select(0, order);
-      const at::Tensor values = t.v[b].select(1, n).to(at::kFloat).index_select(0, order);
+      at::Tensor keys = t.k[b].select(1, n).to(at::kFloat).index_select(0, order);
+      at::Tensor values = t.v[b].select(1, n).to(at::kFloat).index_select(0, order);
       const at::Tensor queries = t.q[b].select(1, n).to(at::kFloat).index_select(0, rows);
-      const at::Tensor allowed = mask_BNER[b][n].transpose(0, 1).index_select(1, block_of);
-      const at::Tensor scores =
-          (at::mm(queries, keys.t()) / std::sqrt(double(t.q.size(3)))).masked_fill(~allowed, -INFINITY);
+      at::Tensor allowed = mask_BNER[b][n].transpose(0, 1).index_select(1, block_of);
+      at::Tensor bias;
+      if (has_remainder(problem)) {
+        const MeanKeys means(tables, keys, values);
+        keys = at::cat({keys, means.keys_CD});
+        values = at::cat({values, means.values_CD});
+        bias = at::constant_pad_nd(means.bias_C, {tokens, 0});
+        allowed = at::cat({allowed, ~mask_BNER[b][n].slice(0, 0, tables.blocks).transpose(0, 1)}, 1);
+      }
+      at::Tensor scores = at::mm(queries, keys.t()) / std::sqrt(double(t.q.size(3)));
+      if (bias.defined()) scores = scores + bias;
+      scores = scores.masked_fill(~allowed, -INFINITY);
       const at::Tensor expected = at::mm(at::softmax(scores, 1), values);
       const at::Tensor found = forward.attended.out_BZND[b].select(1, n).index_select(0, rows).to(at::kFloat);
       worst = std::max(worst, (found - expected).abs().max().item<double>());

@@ -38,21 +38,17 @@ __device__ __forceinline__ Digit find_digit(const int* count, int wanted) {
   return {__shfl_sync(0xffffffffu, value, owner), __shfl_sync(0xffffffffu, above, owner)};
 }
 
-struct Params {
-  TileTopkArgs args;
-  int others_taken;
-};
-
-__global__ void __launch_bounds__(kThreads) topk_kernel(const __grid_constant__ Params params) {
+__global__ void __launch_bounds__(kThreads) topk_kernel(const __grid_constant__ TileTopkArgs args) {
   __shared__ int count[kDigits];
   __shared__ Digit found;
   __shared__ int equal;
-  const TileTopkArgs& args = params.args;
   const int blocks = args.shape.blocks, own = __ldg(args.partition.tile_block + blockIdx.x % args.shape.tiles);
   const float* gate = args.gate + int64_t(blockIdx.x) * blocks;
   uint8_t* mask = args.mask + int64_t(blockIdx.x) * blocks;
-  int wanted = params.others_taken;  // among the gates that share the digits found so far
-  uint32_t last = 0;                 // those digits: in the end the smallest gate that is taken
+  const int tile = int(blockIdx.x % unsigned(args.shape.heads * args.shape.tiles));
+  const int more = args.one_more != nullptr && __ldg(args.one_more + tile) != 0 ? 1 : 0;
+  int wanted = min(args.topk - 1 + more, blocks - 1);  // among the gates that share the digits found so far
+  uint32_t last = 0;                                   // those digits: in the end the smallest gate that is taken
   for (int shift = 32 - kDigitBits; shift >= 0; shift -= kDigitBits) {
     for (int i = threadIdx.x; i < kDigits; i += kThreads) count[i] = 0;
     __syncthreads();
@@ -93,8 +89,7 @@ cudaError_t tile_topk(const TileTopkArgs& args, cudaStream_t stream) {
   const TileShape& s = args.shape;
   if (!tile_shape_valid(s) || args.topk < 1) return cudaErrorInvalidValue;
   const auto rows = unsigned(int64_t(s.batch) * s.heads * s.tiles);
-  const int others = s.blocks - 1, taken = args.topk - 1 < others ? args.topk - 1 : others;
-  topk_kernel<<<rows, kThreads, 0, stream>>>({args, taken});
+  topk_kernel<<<rows, kThreads, 0, stream>>>(args);
   return cudaGetLastError();
 }
 

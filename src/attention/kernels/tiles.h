@@ -89,7 +89,8 @@ struct TileTopkArgs {
   TilePartition partition;
   const float* gate = nullptr;  // [B, N, U, C]
   int32_t topk = 1;
-  uint8_t* mask = nullptr;  // [B, N, U, C], see TileLists
+  const uint8_t* one_more = nullptr;  // [N, U] 1 where the tile takes one block more; null: nowhere
+  uint8_t* mask = nullptr;            // [B, N, U, C], see TileLists
 };
 cudaError_t tile_topk(const TileTopkArgs& args, cudaStream_t stream);
 

@@ -102,14 +102,17 @@ at::Tensor select_tiles_BNUC(Choosers who, const VmobaRule& rule, const at::Tens
   return at::stack(masks).transpose(2, 3).to(at::kByte).contiguous();
 }
 
-// Top-k of every tile and head by itself, of a whole number of blocks.
-at::Tensor topk_of_tiles_BNUC(const native::TileCall& call, const VmobaRule& rule, const at::Tensor& gate_BNUC) {
+// Top-k of every tile and head by itself. `one_more_NU`: HashedChoices.
+at::Tensor topk_of_tiles_BNUC(const native::TileCall& call, const VmobaRule& rule, const at::Tensor& gate_BNUC,
+                              const at::Tensor& one_more_NU) {
   const at::Tensor mask_BNUC = at::empty(gate_BNUC.sizes(), gate_BNUC.options().dtype(at::kByte));
   kernels::TileTopkArgs args;
   args.shape = call.shape;
   args.partition = call.partition;
   args.gate = gate_BNUC.const_data_ptr<float>();
   args.topk = int32_t(std::min(rule.blocks_per_query(call.shape.blocks), double(call.shape.blocks)));
+  const at::Tensor one_more = one_more_NU.defined() ? one_more_NU.to(at::kByte).contiguous() : at::Tensor();
+  if (one_more.defined()) args.one_more = one_more.const_data_ptr<uint8_t>();
   args.mask = mask_BNUC.data_ptr<uint8_t>();
   native::check_launch(kernels::tile_topk(args, c10::cuda::getCurrentCUDAStream()), "select");
   return mask_BNUC;
@@ -140,8 +143,9 @@ Selection select_tiles(const BlockProblem& problem, const at::Tensor& q, const a
   const VmobaRule& rule = vmoba_rule(problem.layer);
   const Choosers who = choosers(problem);
   const HashedChoices hashed = hashed_choices(problem, who, q_BNUD.size(1));
-  if (rule.select == SelectMode::kTopk && rule.pool == Pool::kQueryHead && !hashed.one_more_NU.defined()) {
-    out.mask.tiles_BNUC = topk_of_tiles_BNUC(call, rule, at::matmul(q_BNUD, k_BNCD.transpose(2, 3)));
+  if (rule.select == SelectMode::kTopk && rule.pool == Pool::kQueryHead) {
+    const at::Tensor gate_BNUC = at::matmul(q_BNUD, k_BNCD.transpose(2, 3));
+    out.mask.tiles_BNUC = topk_of_tiles_BNUC(call, rule, gate_BNUC, hashed.one_more_NU);
   } else {
     at::Tensor gate_BNCU = at::matmul(k_BNCD, q_BNUD.transpose(2, 3));
     if (hashed.gate_NCU.defined()) gate_BNCU = hashed.gate_NCU.expand_as(gate_BNCU);

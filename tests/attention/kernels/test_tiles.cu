@@ -377,9 +377,12 @@ TEST_CASE("top-k of tiles agrees with a sort", "[gpu]") {
       if (i % 101 == 50) gate[i] = i % 2 ? INFINITY : -INFINITY;
     }
     const DeviceArray<float> gates(gate);
+    std::vector<uint8_t> more(rows);
+    for (int64_t row = 0; row < rows; ++row) more[row] = row % 3 == 1;
+    const DeviceArray<uint8_t> one_more(more);
     for (const int topk : {1, 2, 5, blocks / 2 + 1, blocks, blocks + 3}) {
       DeviceArray<uint8_t> mask(rows * blocks);
-      CUDA_OK(tile_topk({s, partition, gates.get(), topk, mask.get()}, nullptr));
+      CUDA_OK(tile_topk({s, partition, gates.get(), topk, topk % 2 ? one_more.get() : nullptr, mask.get()}, nullptr));
       std::vector<uint8_t> expected(rows * blocks, 0);
       for (int64_t row = 0; row < rows; ++row) {
         const int own = t.tile_block[row % s.tiles];
@@ -390,7 +393,8 @@ TEST_CASE("top-k of tiles agrees with a sort", "[gpu]") {
         const float* of_row = gate.data() + row * blocks;
         std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return of_row[a] > of_row[b]; });
         expected[row * blocks + own] = 1;
-        for (int i = 0; i < std::min(topk - 1, blocks - 1); ++i) expected[row * blocks + order[i]] = 1;
+        const int taken = topk - 1 + (topk % 2 ? more[row] : 0);
+        for (int i = 0; i < std::min(taken, blocks - 1); ++i) expected[row * blocks + order[i]] = 1;
       }
       INFO(blocks << " blocks, top " << topk);
       CHECK(mask.host() == expected);
