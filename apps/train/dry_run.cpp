@@ -3,9 +3,8 @@
 #include <iostream>
 
 #include "apps/main_guard.h"
-#include "config/clip_geometry.h"
 #include "config/experts.h"
-#include "data/clip_plan.h"
+#include "config/run_plan.h"
 #include "model/weights/model_folder.h"
 #include "train/cache/encode_cache.h"
 #include "train/forecast/estimate.h"
@@ -58,7 +57,7 @@ int dry_run(const RootConfig& config, const DryRunArguments& arguments) {
     std::cout << train::scale_to_text(config, train::estimate_run(config, train::configured_buckets(config)),
                                       scale_options(arguments))
               << std::endl;
-  data::ClipPlan plan;
+  RunPlan plan;
   std::vector<std::function<void()>> checks = {[&] { validate_training(config); }};
   for (size_t i = 0; i < expert_count(config); ++i)
     checks.push_back([&config, i] { model::check_weights(expert_model(config, i)); });
@@ -66,10 +65,10 @@ int dry_run(const RootConfig& config, const DryRunArguments& arguments) {
     if (config.image_encoder.type != "none")
       model::model_folder(config.image_encoder.weights, "image_encoder", "image_encoder.weights");
   });
-  checks.push_back([&] { plan = data::plan_clips(config.data, clip_geometry(config)); });
-  checks.push_back([&] { train::check_captions(config, plan); });
+  checks.push_back([&] { plan = plan_run(config); });
+  checks.push_back([&] { train::check_captions(config, plan.all()); });
   check_all(checks);
-  const train::RunEstimate estimate = train::estimate_run(config, plan.buckets);
+  const train::RunEstimate estimate = train::estimate_run(config, plan.training.buckets);
   std::cout << train::estimate_to_text(config, estimate) << "everything that a run needs is there\n";
   return 0;
 }

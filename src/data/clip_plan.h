@@ -38,6 +38,7 @@ struct Clip {
   bool is_image = false;
   bool random_start = false;  // start_s is drawn for each sample, so that the clip stays inside the video
   int64_t repeats = 1;        // times it is shown in an epoch
+  bool held_out = false;      // for validation, never trained on
 };
 
 struct DroppedClip {

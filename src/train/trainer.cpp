@@ -8,8 +8,8 @@
 
 #include <fmt/ranges.h>
 
-#include "config/clip_geometry.h"
 #include "config/device.h"
+#include "config/run_plan.h"
 #include "core/check.h"
 #include "core/file.h"
 #include "core/log.h"
@@ -70,9 +70,11 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
   world_.set_timeout_s(config_.parallel.timeout_s);
   dist::log_rank(world_, mesh_, share_, device_);
   if (world_.rank() != 0 && config_.run.log_level != "debug") set_log_level(LogLevel::kWarning);
-  plan_ = data::plan_clips(config_.data, clip_geometry(config_));
-  if (world_.rank() == 0) log_plan(plan_, config_.train.micro_batch);
-  open_cache();
+  RunPlan plan = plan_run(config_);
+  if (world_.rank() == 0) log_plan(plan.training, config_.train.micro_batch);
+  open_cache(plan.all());
+  plan_ = std::move(plan.training);
+  held_out_plan_ = std::move(plan.held_out);
   experts_ = make_experts(config_, device_, mesh_);
   if (mesh_.sizes().sequence > 1) sequence_ = dist::make_ulysses(mesh_.sequence());
   state_.seed = uint64_t(config_.seed);
@@ -80,8 +82,8 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
 
 Trainer::~Trainer() = default;
 
-void Trainer::open_cache() {
-  cache_ = open_encode_cache(config_, plan_);
+void Trainer::open_cache(const data::ClipPlan& plan) {
+  cache_ = open_encode_cache(config_, plan);
   codec_ = std::make_unique<LazyCodec>(config_.codec, device_);
   text_ = std::make_unique<CachedTextEncoder>(config_, device_, cache_.get());
   if (config_.model.image_dim > 0) image_ = make_lazy_image_encoder(config_.image_encoder, device_);
@@ -132,7 +134,7 @@ void Trainer::start(const ResumeRequest& resume) {
   if (world_.rank() == 0) {
     prepare_run_folder(dir);
     write_file_atomically(dir + "/config.resolved.yaml", resolved_yaml(config_));
-    write_file_atomically(dir + "/clip_plan.json", data::plan_to_json(plan_));
+    write_file_atomically(dir + "/clip_plan.json", data::plan_to_json(RunPlan{plan_, held_out_plan_}.all()));
     make_callbacks();
   }
   // Pass p of batch rank b takes chunk p * batch_ranks + b of the step.
@@ -142,6 +144,10 @@ void Trainer::start(const ResumeRequest& resume) {
                                            mesh_.sizes().batch_ranks() * share_.micro, share_.micro, cache_.get());
   micro_batches_ =
       std::make_unique<MicroBatches>(config_, plan_, *stream_, *codec_, *text_, image_.get(), share_.micro, device_);
+  if (!held_out_plan_.clips.empty())
+    held_out_ = std::make_unique<HeldOutLoss>(HeldOutEncoder{config_, held_out_plan_, *codec_, *text_, image_.get(),
+                                                             device_, cache_.get(), int64_t(plan_.clips.size())},
+                                              mesh_, world_);
   if (config_.train.checkpoint_every > 0) writer_.reserve(parts());
   dist::barrier(world_.control());
 }
@@ -275,6 +281,9 @@ StepReport Trainer::report(const dist::StepTotals& totals, const std::vector<dou
   for (size_t i = 0; norms.size() > 1 && i < norms.size(); ++i)
     report.grad_norm_by_expert.emplace_back(expert_name(i, norms.size()), norms[i]);
   report.density = totals.density;
+  report.density_by_layer = totals.density_by_layer;
+  report.samples = state_.next_sample;
+  report.ranks = world_.size();
   report.data_wait_s = totals.data_wait_s;
   report.memory_bytes = totals.memory_bytes;
   report.failed_clips = totals.failed_clips;
@@ -351,6 +360,15 @@ void Trainer::end_save() {
   for (const auto& callback : callbacks_) callback->on_checkpoint(saved.step, saved.folder);
 }
 
+HeldOutReport Trainer::held_out_loss() {
+  world_.note(state_.step, "computing the held-out loss");
+  const dist::Patience patience(world_);
+  const bool dense = state_.step <= config_.attention.dense_warmup_steps;  // as the step before it
+  HeldOutReport out = held_out_->compute(experts_, dense, sequence_.get());
+  if (world_.rank() == 0) log_info("step {}: held-out loss {:.5f}", state_.step, out.loss);
+  return out;
+}
+
 void Trainer::validate_now() {
   world_.note(state_.step, "validating");
   // Where ranks hold the model together, all compute the same videos.
@@ -377,7 +395,9 @@ int Trainer::run(const ResumeRequest& resume) {
   const auto due = [&](int64_t every) { return every > 0 && state_.step % every == 0; };
   int64_t saved_step = state_.step;
   while (state_.step < config_.train.steps && stop_signal_ == 0) {
-    const StepReport report = state_.step + 1 == config_.run.profile_step ? profiled_step() : train_step();
+    StepReport report = state_.step + 1 == config_.run.profile_step ? profiled_step() : train_step();
+    if (held_out_ && (due(config_.validation.every) || state_.step == config_.train.steps))
+      report.held_out = held_out_loss();
     for (const auto& callback : callbacks_) callback->on_step(report);
     if (lead && config_.attention.backend != "full" && state_.step == warmup)
       log_info("step {}: sparse attention from here on", state_.step + 1);

@@ -17,6 +17,7 @@
 #include "train/expert.h"
 #include "train/micro_batches.h"
 #include "train/report/callback.h"
+#include "train/validation/held_out_loss.h"
 
 namespace vmoba::train {
 
@@ -42,7 +43,7 @@ class Trainer {
     std::vector<std::string> clips;  // paths, for messages
     std::vector<bool> experts;       // which of them have samples in this step, on any rank
   };
-  void open_cache();
+  void open_cache(const data::ClipPlan& plan);
   void load_encoders();
   // The checkpoint to start from, or ""; an earlier run that this one does not continue is set aside.
   std::string find_start(const ResumeRequest& resume);
@@ -78,6 +79,7 @@ class Trainer {
   // Waits until the checkpoint under way is on disk.
   void end_save();
   void validate_now();
+  HeldOutReport held_out_loss();
   CheckpointParts parts();
 
   RootConfig config_;
@@ -86,7 +88,7 @@ class Trainer {
   dist::Mesh mesh_;
   dist::BatchShare share_;
   at::ScalarType compute_dtype_;
-  data::ClipPlan plan_;
+  data::ClipPlan plan_, held_out_plan_;
   std::vector<Expert> experts_;
   std::unique_ptr<EncodeCache> cache_;  // null without
   std::unique_ptr<LazyCodec> codec_;
@@ -95,6 +97,7 @@ class Trainer {
   std::unique_ptr<model::SequenceParallel> sequence_;  // where ranks share samples
   std::unique_ptr<data::SampleStream> stream_;
   std::unique_ptr<MicroBatches> micro_batches_;  // from the stream
+  std::unique_ptr<HeldOutLoss> held_out_;        // null without held-out clips
   std::vector<std::unique_ptr<Callback>> callbacks_;
   attention::AttentionStats stats_;
   TrainerState state_;
