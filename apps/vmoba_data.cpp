@@ -2,8 +2,7 @@
 #include <iostream>
 
 #include "apps/main_guard.h"
-#include "config/clip_geometry.h"
-#include "config/root_config.h"
+#include "config/run_plan.h"
 #include "core/log.h"
 #include "data/clip_plan.h"
 #include "data/decode_bench.h"
@@ -20,9 +19,10 @@ struct Arguments {
 int print_data(const Arguments& a) {
   const RootConfig config = load_root_config(a.config.path, a.config.overrides);
   set_log_level(log_level_from_name(config.run.log_level));
-  const data::ClipPlan plan = data::plan_clips(config.data, clip_geometry(config));
+  const RunPlan plans = plan_run(config);
+  const data::ClipPlan plan = plans.all();
   if (a.bench)
-    std::cout << data::bench_decoding(plan, config.data, uint64_t(config.seed));
+    std::cout << data::bench_decoding(plans.training, config.data, uint64_t(config.seed));
   else
     std::cout << (a.json ? data::plan_to_json(plan) : data::plan_to_text(plan)) << "\n";
   return 0;

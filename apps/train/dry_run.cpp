@@ -5,7 +5,7 @@
 #include "apps/main_guard.h"
 #include "config/clip_geometry.h"
 #include "config/experts.h"
-#include "data/clip_plan.h"
+#include "config/run_plan.h"
 #include "model/adapter/lora_file.h"
 #include "model/conditioning.h"
 #include "model/weights/model_folder.h"
@@ -64,7 +64,7 @@ void check_init_from(const RootConfig& config, size_t expert) {
                       lora.rank, lora.init_from, adapter.low_rank.a.size(0));
 }
 
-std::vector<std::function<void()>> checks_of(const RootConfig& config, data::ClipPlan& plan) {
+std::vector<std::function<void()>> checks_of(const RootConfig& config, RunPlan& plan) {
   std::vector<std::function<void()>> checks = {
       [&] { validate_training(config); }, [&] { train::dist::check_sequence(config); }, [&] { clip_geometry(config); },
       [&] { train::check_validation(config); },
@@ -78,11 +78,10 @@ std::vector<std::function<void()>> checks_of(const RootConfig& config, data::Cli
       model::model_folder(config.image_encoder.weights, "image_encoder", "image_encoder.weights");
   });
   checks.push_back([&] {
-    const RootConfig known = with_known_codec(config);
-    plan = data::plan_clips(config.data, clip_geometry(known));
-    data::check_failures(config.data, plan);
+    plan = plan_run(with_known_codec(config));
+    data::check_failures(config.data, plan.training);
   });
-  checks.push_back([&] { train::check_captions(config, plan); });
+  checks.push_back([&] { train::check_captions(config, plan.all()); });
   return checks;
 }
 
@@ -114,10 +113,10 @@ int dry_run(const RootConfig& config, const DryRunArguments& arguments) {
     std::cout << train::scale_to_text(config, train::estimate_run(config, train::configured_buckets(config)),
                                       scale_options(arguments))
               << std::endl;
-  data::ClipPlan plan;
+  RunPlan plan;
   const std::string refusals = refusals_of(checks_of(config, plan));
   // Known from the configuration alone: printed also where files are still missing.
-  std::cout << train::estimate_to_text(config, estimate(config, plan)) << std::flush;
+  std::cout << train::estimate_to_text(config, estimate(config, plan.training)) << std::flush;
   if (!refusals.empty()) throw_input("{}", refusals);
   std::cout << "everything that a run needs is there\n";
   return 0;

@@ -7,15 +7,14 @@
 Encodes both folders once, evaluates the weights under every setting without training, trains `--steps` more steps
 under each setting of `--convert` for each seed, and evaluates the averaged weights of each run under its own and under
 full attention. Several processes share the GPU, because one of them cannot fill it. What is done is not done again:
-call it with the same arguments to go on. Further key=value go to every vmoba-train and vmoba-encode.
+call it with the same arguments to go on. Further key=value go to every program.
 
-Held-out loss: vmoba-train with learning rate 0, one clip a step, fixed seed, one noise level a run, so that line i of
-every evaluation is the same clip with the same noise. An adapter on the last linear map, which starts at zero and stays
-there, keeps the backward short; it does not change the loss. Only Python's standard library is needed.
+Held-out loss comes from vmoba-eval: the same clips with the same noise under every setting and for all weights. Only
+Python's standard library is needed.
 """
 import argparse
+import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -38,11 +37,12 @@ class Job:
         self.process, self.state, self.started = None, "waiting", 0.0
 
 
-def lines(path):
+def evaluated(path):
+    """Names of the settings that a result holds."""
     if not os.path.exists(path):
-        return 0
+        return []
     with open(path) as file:
-        return sum(1 for _ in file)
+        return [setting["name"] for setting in json.load(file)["settings"]]
 
 
 class Experiment:
@@ -76,22 +76,17 @@ class Experiment:
             names.append(name)
         return names
 
-    def add_evaluation(self, weights_name, weights, setting, needs):
-        o = self.o
-        for sigma in o.sigmas:
-            folder = join(o.out, "eval", weights_name, setting, f"sigma-{sigma}")
-            metrics = join(folder, "metrics.jsonl")
-            command = self.program("vmoba-train") + self.windows("val") + o.keys + SETTINGS[setting] + [
-                "seed=777", f"run.dir={folder}", "run.threads=1", "cache.mode=require", "data.decode_threads=1",
-                "data.prefetch_clips=8", f"model.weights={weights}", f"train.steps={o.clips}", "train.global_batch=1",
-                "train.micro_batch=1", "train.checkpoint_every=0", "train.ema.enabled=false",
-                "train.optimizer.lr=0", "train.optimizer.warmup_steps=0", "train.optimizer.weight_decay=0",
-                "train.flow.timestep_sampling=uniform", "train.flow.shift=1", "train.flow.caption_dropout=0",
-                f"train.flow.min_timestep={1000 * sigma - 0.01}", f"train.flow.max_timestep={1000 * sigma + 0.01}",
-                "lora.rank=1", "lora.targets=[\"blocks.7.ffn.net.2\"]"]
-            self.add(f"eval-{weights_name}-{setting}-{sigma}", "eval", command, folder + ".log",
-                     lambda metrics=metrics: lines(metrics) == o.clips, needs,
-                     lambda folder=folder: shutil.rmtree(join(folder, f"checkpoint-{o.clips}"), ignore_errors=True))
+    def add_evaluation(self, weights_name, weights, settings, needs):
+        """One load of the weights for all settings: every clip and noise level once under each."""
+        o, folder = self.o, join(self.o.out, "eval", weights_name)
+        result = join(folder, "eval.json")
+        command = self.program("vmoba-eval") + ["--data", o.val, "--clips", str(o.clips), "--json", result]
+        command += ["--sigmas", ",".join(str(sigma) for sigma in o.sigmas)]
+        for setting in settings:
+            command += ["--set", f"{setting}: " + " ".join(SETTINGS[setting])]
+        command += self.windows("val") + o.keys + ["run.threads=2", "data.decode_threads=1", f"model.weights={weights}"]
+        self.add(f"eval-{weights_name}", "eval", command, join(folder, "eval.log"),
+                 lambda: evaluated(result) == list(settings), needs)
 
     def add_training(self, setting, seed, needs):
         o, name = self.o, f"{setting}-seed{seed}"
@@ -103,8 +98,7 @@ class Experiment:
             "train.checkpoint_every=0", "train.optimizer.warmup_steps=50"]
         weights = join(folder, f"checkpoint-{o.steps}", "transformer_ema")
         self.add("train-" + name, "train", command, folder + ".log", lambda: os.path.isdir(weights), needs)
-        for attention in dict.fromkeys([setting, "dense"]):
-            self.add_evaluation(name, weights, attention, ["train-" + name])
+        self.add_evaluation(name, weights, list(dict.fromkeys(["dense", setting])), ["train-" + name])
 
     def plan(self):
         o = self.o
@@ -113,8 +107,7 @@ class Experiment:
         for seed in o.seeds:
             for setting in o.convert:
                 self.add_training(setting, seed, train + val)
-        for setting in o.evaluate:
-            self.add_evaluation("start", o.weights, setting, val)
+        self.add_evaluation("start", o.weights, list(dict.fromkeys(["dense", *o.evaluate])), val)
 
     def launch(self, job):
         os.makedirs(os.path.dirname(job.log), exist_ok=True)

@@ -12,33 +12,29 @@ import argparse
 import json
 import os
 import random
-import re
 from os.path import join
 
 
-def read(folder):
-    """Noise level -> (losses, densities), one number a clip."""
-    out = {}
-    for name in sorted(os.listdir(folder)):
-        level = re.fullmatch(r"sigma-(\d\.\d+)", name)
-        if not level or not os.path.exists(join(folder, name, "metrics.jsonl")):
-            continue
-        with open(join(folder, name, "metrics.jsonl")) as file:
-            records = [json.loads(line) for line in file]
-        out[float(level[1])] = ([r["loss"] for r in records], [r["density"] for r in records])
-    return out
+def read(result):
+    """Noise level -> losses, one number a clip; and the density, of (weights' folder, setting)."""
+    folder, name = result
+    with open(join(folder, "eval.json")) as file:
+        evaluation = json.load(file)
+    setting = next(s for s in evaluation["settings"] if s["name"] == name)
+    levels = {sigma: [clip[i] for clip in setting["losses"]] for i, sigma in enumerate(evaluation["sigmas"])}
+    return levels, setting["density"]
 
 
 def mean(values):
     return sum(values) / len(values)
 
 
-def clip_losses(folders):
-    """Losses of each clip, averaged over noise levels and folders; and the number of noise levels."""
-    runs = [read(folder) for folder in folders]
-    every = [losses for run in runs for losses, _ in run.values()]
+def clip_losses(results):
+    """Losses of each clip, averaged over noise levels and results."""
+    runs = [read(result)[0] for result in results]
+    every = [losses for run in runs for losses in run.values()]
     if len({len(losses) for losses in every}) != 1 or len({tuple(run) for run in runs}) != 1:
-        raise SystemExit(f"{', '.join(folders)}: expected equal clips and noise levels in all of them")
+        raise SystemExit(f"{results}: expected equal clips and noise levels in all of them")
     return [mean(clip) for clip in zip(*every)]
 
 
@@ -55,16 +51,17 @@ def interval(losses, base, draws=4000):
     return found[int(0.025 * draws)], found[int(0.975 * draws)]
 
 
-def row(name, folders, bases):
-    """One line of a table: `folders` against `bases`, seed by seed."""
-    losses, base = clip_losses(folders), clip_losses(bases)
-    runs, base_runs = [read(f) for f in folders], [read(f) for f in bases]
+def row(name, results, bases):
+    """One line of a table: `results` against `bases`, seed by seed."""
+    losses, base = clip_losses(results), clip_losses(bases)
+    runs, base_runs = [read(r) for r in results], [read(r) for r in bases]
     low, high = interval(losses, base)
-    by_sigma = {sigma: percent([mean(c) for c in zip(*(r[sigma][0] for r in runs))],
-                               [mean(c) for c in zip(*(r[sigma][0] for r in base_runs))]) for sigma in runs[0]}
-    return {"setting": name, "density": mean([d for run in runs for _, ds in run.values() for d in ds]),
+    by_sigma = {sigma: percent([mean(c) for c in zip(*(levels[sigma] for levels, _ in runs))],
+                               [mean(c) for c in zip(*(levels[sigma] for levels, _ in base_runs))])
+                for sigma in runs[0][0]}
+    return {"setting": name, "density": mean([density for _, density in runs]),
             "loss": mean(losses), "percent": percent(losses, base), "low": low, "high": high, "by_sigma": by_sigma,
-            "by_seed": [percent(clip_losses([f]), clip_losses([b])) for f, b in zip(folders, bases)],
+            "by_seed": [percent(clip_losses([r]), clip_losses([b])) for r, b in zip(results, bases)],
             "clips": len(losses)}
 
 
@@ -83,25 +80,27 @@ def table(title, rows):
               + f" {seeds} |")
 
 
-def shape(folder):
-    """Clips at each noise level."""
-    return {sigma: len(losses) for sigma, (losses, _) in read(folder).items()} if os.path.isdir(folder) else {}
+def settings_of(folder):
+    if not os.path.exists(join(folder, "eval.json")):
+        return []
+    with open(join(folder, "eval.json")) as file:
+        return [setting["name"] for setting in json.load(file)["settings"]]
 
 
-def conversions(out, own_attention, wanted):
-    """Rows of the conversions that are evaluated whole, under their own or under full attention."""
+def conversions(out, own_attention):
+    """Rows of the conversions that are evaluated, under their own or under full attention."""
     runs = {}
     for name in sorted(os.listdir(join(out, "eval"))):
         setting, _, seed = name.rpartition("-seed")
-        folder = join(out, "eval", name, setting if own_attention else "dense")
-        if setting and shape(folder) == wanted:
-            runs.setdefault(setting, {})[seed] = folder
-    dense = {seed: join(out, "eval", f"dense-seed{seed}", "dense") for seed in runs.get("dense", {})}
+        attention = setting if own_attention else "dense"
+        if setting and attention in settings_of(join(out, "eval", name)):
+            runs.setdefault(setting, {})[seed] = (join(out, "eval", name), attention)
+    dense = {seed: (folder, "dense") for seed, (folder, _) in runs.get("dense", {}).items()}
     rows = []
-    for setting, folders in runs.items():
-        seeds = [seed for seed in folders if seed in dense]
+    for setting, results in runs.items():
+        seeds = [seed for seed in results if seed in dense]
         if seeds:
-            rows.append(row(setting, [folders[s] for s in seeds], [dense[s] for s in seeds]))
+            rows.append(row(setting, [results[s] for s in seeds], [dense[s] for s in seeds]))
     return rows
 
 
@@ -111,11 +110,9 @@ def main():
     parser.add_argument("--json")
     options = parser.parse_args()
     start = join(options.out, "eval", "start")
-    wanted = shape(join(start, "dense"))
-    names = [name for name in sorted(os.listdir(start)) if shape(join(start, name)) == wanted]
-    tables = {"Without training": [row(n, [join(start, n)], [join(start, "dense")]) for n in names],
-              "Converted, own attention": conversions(options.out, True, wanted),
-              "Converted, then full attention": conversions(options.out, False, wanted)}
+    tables = {"Without training": [row(n, [(start, n)], [(start, "dense")]) for n in settings_of(start)],
+              "Converted, own attention": conversions(options.out, True),
+              "Converted, then full attention": conversions(options.out, False)}
     for title, rows in tables.items():
         table(title, rows)
     if options.json:

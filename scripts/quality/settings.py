@@ -9,16 +9,11 @@ CYCLE = ["attention.temporal_chunk=1", "attention.spatial_chunk=[3,4]", "attenti
 
 
 def cubes(t, h, w):
-    only = ["attention.temporal_layers=0", "attention.spatial_layers=0"]
-    return only + [f"attention.spatiotemporal_chunk=[{t},{h},{w}]"]
+    return ["attention.partitions=[spatiotemporal]", f"attention.spatiotemporal_chunk=[{t},{h},{w}]"]
 
 
-def topk(blocks, pool="query_head"):
-    return ["attention.select=topk", f"attention.pool={pool}", f"attention.spatiotemporal_topk={blocks}"]
-
-
-def random(blocks, pool="query_head"):
-    return ["attention.select=random"] + topk(blocks, pool)[1:]
+def topk(blocks, pool="query_head", select="topk"):
+    return [f"attention.select={select}", f"attention.pool={pool}", f"attention.spatiotemporal_topk={blocks}"]
 
 
 def tau(value, pool):
@@ -48,12 +43,14 @@ SETTINGS = {
     "cubes_64_tile_20_rest": CUBES_64 + topk(48) + TILE + REMAINDER,
     "cubes_64_tile_10_rest": CUBES_64 + topk(24) + TILE + REMAINDER,
     "cubes_64_tile_05_rest": CUBES_64 + topk(12) + TILE + REMAINDER,
-    "cubes_64_random_20": CUBES_64 + random(48) + TILE,
-    "cubes_64_random_05": CUBES_64 + random(12) + TILE,
-    "cubes_64_random_05_rest": CUBES_64 + random(12) + TILE + REMAINDER,
-    "cubes_64_own": CUBES_64 + topk(1) + TILE,
-    "cubes_64_own_rest": CUBES_64 + topk(1) + TILE + REMAINDER,
-    "cubes_72_own": CUBES_72 + topk(1),
+    "cubes_64_random_20": CUBES_64 + topk(48, select="random") + TILE,
+    "cubes_64_random_05": CUBES_64 + topk(12, select="random") + TILE,
+    "cubes_64_random_05_rest": CUBES_64 + topk(12, select="random") + TILE + REMAINDER,
+    "cubes_64_own": CUBES_64 + ["attention.select=own"] + TILE,
+    "cubes_64_own_rest": CUBES_64 + ["attention.select=own"] + TILE + REMAINDER,
+    "cubes_72_own": CUBES_72 + ["attention.select=own"],
+    "cubes_72_random_20": CUBES_72 + topk(38, select="random"),
+    "cubes_72_random_05": CUBES_72 + topk(10, select="random"),
     "cubes_72_head_20": CUBES_72 + tau(0.265, "head_global"),
     "cubes_72_head_05": CUBES_72 + tau(0.077, "head_global"),
     "cubes_72_overall_20": CUBES_72 + tau(0.254, "overall"),

@@ -27,6 +27,7 @@ void RootConfig::visit(ConfigVisitor& v) {
   v.group("cache", "Latents and embeddings made once (`vmoba-encode`, docs/running.md).", cache);
   v.group("attention", "Self attention of every layer: full or VMoBA (docs/attention.md).", attention);
   v.group("train", "The training loop.", train);
+  v.group("validate", "Loss on clips that are never trained on (docs/running.md).", validation);
   v.group("sample", "Sampling: `vmoba-sample` and validation during training.", sample);
 }
 
@@ -35,6 +36,7 @@ void RootConfig::validate() const {
   model.validate();
   lora.validate();
   attention.validate();
+  validation.validate();
   VMOBA_CHECK_INPUT(train.global_batch % train.micro_batch == 0,
                     "train.global_batch: expected a multiple of train.micro_batch ({}), found {}", train.micro_batch,
                     train.global_batch);

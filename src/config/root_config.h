@@ -10,6 +10,7 @@
 #include "config/run_config.h"
 #include "config/sample_config.h"
 #include "config/train_config.h"
+#include "config/validate_config.h"
 #include "core/config.h"
 #include "data/config.h"
 #include "model/adapter/lora.h"
@@ -34,6 +35,7 @@ struct RootConfig {
   attention::AttentionConfig attention;
   CacheConfig cache;
   TrainConfig train;
+  ValidateConfig validation;  // the group `validate:`
   SampleConfig sample;
 
   void visit(ConfigVisitor& v);

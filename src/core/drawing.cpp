@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <numbers>
 
@@ -126,6 +127,7 @@ class Drawing {
     cairo_save(context_);
     cairo_rectangle(context_, area_.left, area_.top, area_.right - area_.left, area_.bottom - area_.top);
     cairo_clip(context_);
+    draw_cells();
     for (const ChartLine& line : chart_.lines) draw_line(line);
     cairo_restore(context_);
     set_color(kAxis, 1);
@@ -219,6 +221,34 @@ class Drawing {
     }
   }
 
+  void draw_cells() {
+    double low = std::numeric_limits<double>::infinity(), high = -low;
+    for (const auto& row : chart_.cells)
+      for (const double value : row) low = std::min(low, value), high = std::max(high, value);
+    if (chart_.logarithmic_cells) low = std::max(low, high / 1e4);
+    const auto share = [&](double value) {
+      if (high <= low) return 0.0;
+      value = std::max(value, low);
+      return chart_.logarithmic_cells ? std::log(value / low) / std::log(high / low) : (value - low) / (high - low);
+    };
+    const auto rows = double(chart_.cells.size());
+    for (size_t r = 0; r < chart_.cells.size(); ++r) {
+      const auto columns = double(chart_.cells[r].size());
+      for (size_t c = 0; c < chart_.cells[r].size(); ++c) {
+        const auto across = [&](double cell) {
+          return std::round(area_.left + cell / columns * (area_.right - area_.left));
+        };
+        const auto up = [&](double cell) {
+          return std::round(area_.bottom - cell / rows * (area_.bottom - area_.top));
+        };
+        set_color(line_color(0), share(chart_.cells[r][c]));
+        cairo_rectangle(context_, across(double(c)), up(double(r + 1)), across(double(c + 1)) - across(double(c)),
+                        up(double(r)) - up(double(r + 1)));
+        cairo_fill(context_);
+      }
+    }
+  }
+
   void draw_dot(double x, double y, double radius) {
     cairo_new_path(context_);
     cairo_arc(context_, x, y, radius, 0, 2 * std::numbers::pi);
@@ -279,6 +309,32 @@ std::string chart_to_png(const Chart& chart) {
   draw_on(surface.get(), chart);
   std::string file;
   check_status(cairo_surface_write_to_png_stream(surface.get(), append_bytes, &file));
+  return file;
+}
+
+std::string sheet_to_png(const std::vector<Chart>& charts, int64_t columns) {
+  VMOBA_CHECK_INPUT(!charts.empty() && columns >= 1, "expected charts in at least one column, found {} in {}",
+                    charts.size(), columns);
+  const int64_t width = charts.front().width, height = charts.front().height;
+  const int64_t across = std::min(columns, int64_t(charts.size())), rows = (int64_t(charts.size()) - 1) / columns + 1;
+  const Surface sheet(cairo_image_surface_create(CAIRO_FORMAT_RGB24, int(width * across), int(height * rows)),
+                      cairo_surface_destroy);
+  const Context context(cairo_create(sheet.get()), cairo_destroy);
+  cairo_set_source_rgb(context.get(), 1, 1, 1);
+  cairo_paint(context.get());
+  for (size_t i = 0; i < charts.size(); ++i) {
+    check_chart(charts[i]);
+    VMOBA_CHECK_INPUT(charts[i].width == width && charts[i].height == height,
+                      "expected charts of one size on a sheet, found {}x{} and {}x{}", width, height, charts[i].width,
+                      charts[i].height);
+    const Surface part(
+        cairo_surface_create_for_rectangle(sheet.get(), double(int64_t(i) % columns * width),
+                                           double(int64_t(i) / columns * height), double(width), double(height)),
+        cairo_surface_destroy);
+    draw_on(part.get(), charts[i]);
+  }
+  std::string file;
+  check_status(cairo_surface_write_to_png_stream(sheet.get(), append_bytes, &file));
   return file;
 }
 

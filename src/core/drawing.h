@@ -40,13 +40,19 @@ struct ChartLine {
 struct Chart {
   std::string title;
   ChartAxis x, y;
-  std::vector<ChartLine> lines;        // drawn in this order; parts outside the axes are cut off
-  std::string note;                    // in the middle, for a chart with nothing to show
+  std::vector<ChartLine> lines;  // drawn in this order; parts outside the axes are cut off
+  std::string note;              // in the middle, for a chart with nothing to show
+  // A map in place of lines: rows of cells, the first at the bottom; the axes count cells. The darker, the greater.
+  std::vector<std::vector<double>> cells = {};
+  bool logarithmic_cells = false;      // over at most four powers of ten below the greatest
   int64_t width = 1200, height = 720;  // pixels, 320 x 240 to 16384 x 16384
 };
 
 std::string chart_to_png(const Chart& chart);
 std::string chart_to_svg(const Chart& chart);
+
+// Charts of one size side by side, in rows of `columns`.
+std::string sheet_to_png(const std::vector<Chart>& charts, int64_t columns);
 
 // About `count` round numbers (1, 2 or 5 times a power of ten apart) that cover [low, high], from inside.
 std::vector<double> axis_ticks(double low, double high, int count);

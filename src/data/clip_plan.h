@@ -43,6 +43,7 @@ struct Clip {
   bool is_image = false;
   bool random_start = false;  // the start is drawn for each sample, from start_s to slack_s later
   int64_t repeats = 1;        // times it is shown in an epoch
+  bool held_out = false;      // for validation, never trained on
 };
 
 struct DroppedClip {

@@ -35,6 +35,7 @@ nlohmann::json to_json(const Clip& clip, const Bucket& bucket) {
   if (clip.crop.width > 0)
     out["crop"] = {clip.crop.x, clip.crop.x + clip.crop.width, clip.crop.y, clip.crop.y + clip.crop.height};
   if (clip.random_start) out["start_s"] = "random";
+  if (clip.held_out) out["held_out"] = true;
   return out;
 }
 
@@ -86,7 +87,7 @@ std::string plan_to_text(const ClipPlan& plan) {
     const std::string start = clip.random_start ? std::string("a random time") : fmt::format("{:.2f} s", clip.start_s);
     out += fmt::format("  {} [{}x{}, {}] -> {} frames from {}, {}x{}, {} tokens: {}\n", clip.path, clip.source_width,
                        clip.source_height, source, clip.frames, start, bucket.width, bucket.height, bucket.tokens,
-                       clip.caption.empty() ? "(no caption)" : clip.caption);
+                       (clip.held_out ? "(held out) " : "") + (clip.caption.empty() ? "(no caption)" : clip.caption));
   }
   if (plan.clips.size() > kListedClips)
     out += fmt::format("  and {} more (--json lists them all)\n", plan.clips.size() - kListedClips);

@@ -95,6 +95,8 @@ struct ForwardOptions {
   // Where several ranks compute this sample together, all with the same input; each gets the whole velocity, and
   // gradients of its tokens' part.
   SequenceParallel* sequence = nullptr;
+  // In place of the model's own, so that one model can be seen under several; null: its own.
+  const attention::AttentionConfig* attention = nullptr;
 };
 
 class Dit {

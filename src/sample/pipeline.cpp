@@ -137,6 +137,7 @@ at::Tensor Pipeline::velocity(int64_t step, double timestep, const at::Tensor& l
   options.compute_dtype = compute_dtype_;
   options.dense = step < attention_.dense_steps;
   options.stats = parts_.stats;
+  options.attention = &attention_;
   const size_t expert = expert_at(experts_, timestep);
   model::Dit& dit = *parts_.dits[expert];
   const at::Tensor timestep_B = at::full({1}, timestep, latents_BCTHW.options());

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <utility>
+
 #include "core/random.h"
 
 namespace vmoba::train {
@@ -32,11 +34,15 @@ EncodedBatch encode_videos(const model::ModelConfig& model, const model::Codec& 
 
 TrainingBatch make_batch(const FlowConfig& config, uint64_t seed, const std::vector<int64_t>& samples,
                          const EncodedBatch& encoded) {
-  TrainingBatch out;
   model::ImageCondition condition = encoded.condition;
   if (condition.first_BC1HW.defined())
     condition.given_B = draw_given_frames(config, seed, samples, encoded.x0_BCTHW.size(2) > 1);
-  out.noisy = make_noisy(config, seed, samples, encoded.x0_BCTHW);
+  return conditioned_batch(encoded, condition, make_noisy(config, seed, samples, encoded.x0_BCTHW));
+}
+
+TrainingBatch conditioned_batch(const EncodedBatch& encoded, const model::ImageCondition& condition, NoisyBatch noisy) {
+  TrainingBatch out;
+  out.noisy = std::move(noisy);
   out.noisy.made_BT = model::made_frames(encoded.x0_BCTHW, condition);
   out.input = model::conditioned_input(out.noisy.latents_BCTHW, out.noisy.timestep_B, encoded.text, condition);
   return out;

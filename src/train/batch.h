@@ -30,6 +30,9 @@ struct TrainingBatch {
   NoisyBatch noisy;
 };
 
+// Noisy latents of `encoded` as the model's input, under `condition`.
+TrainingBatch conditioned_batch(const EncodedBatch& encoded, const model::ImageCondition& condition, NoisyBatch noisy);
+
 // Draws noise and timestep of each of `samples` (global sample numbers), and for model.task ti2v whether its first
 // frame is given (train.flow.first_frame_rate; never to clips of one latent frame).
 TrainingBatch make_batch(const FlowConfig& config, uint64_t seed, const std::vector<int64_t>& samples,

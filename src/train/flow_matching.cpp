@@ -55,6 +55,11 @@ NoisyBatch make_noisy(const FlowConfig& config, uint64_t seed, const std::vector
     timesteps.push_back(float(1000.0 * sigma));
     weights.push_back(float(loss_weight(config, sigma)));
   }
+  return noisy_batch(x0_BCTHW, noises, timesteps, weights);
+}
+
+NoisyBatch noisy_batch(const at::Tensor& x0_BCTHW, const std::vector<at::Tensor>& noises,
+                       const std::vector<float>& timesteps, const std::vector<float>& weights) {
   const auto device = x0_BCTHW.device();
   const at::Tensor noise = model::to_device(at::stack(noises), device).to(x0_BCTHW.scalar_type());
   NoisyBatch batch;

@@ -29,6 +29,10 @@ struct NoisyBatch {
   at::Tensor made_BT = {};   // 1 for latent frames that count, 0 for those given to the model; undefined: all count
 };
 
+// Clean latents with a noise each (fp32, on the CPU), at `timesteps` (1000 s) and with `weights`, one for each sample.
+NoisyBatch noisy_batch(const at::Tensor& x0_BCTHW, const std::vector<at::Tensor>& noises,
+                       const std::vector<float>& timesteps, const std::vector<float>& weights);
+
 // Noises a batch of clean latents; `samples` are their global sample numbers.
 NoisyBatch make_noisy(const FlowConfig& config, uint64_t seed, const std::vector<int64_t>& samples,
                       const at::Tensor& x0_BCTHW);

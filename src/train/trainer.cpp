@@ -9,8 +9,8 @@
 
 #include <fmt/ranges.h>
 
-#include "config/clip_geometry.h"
 #include "config/device.h"
+#include "config/run_plan.h"
 #include "core/check.h"
 #include "core/file.h"
 #include "core/log.h"
@@ -70,11 +70,13 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
   world_.set_timeout_s(config_.parallel.timeout_s);
   dist::log_rank(world_, mesh_, share_, device_);
   if (world_.rank() != 0 && config_.run.log_level != "debug") set_log_level(LogLevel::kWarning);
-  plan_ = data::plan_clips(config_.data, clip_geometry(config_), [this](int64_t done, int64_t files) {
+  RunPlan plan = plan_run(config_, [this](int64_t done, int64_t files) {
     world_.note(0, fmt::format("planning, {} of {} files", done, files));
   });
-  data::check_failures(config_.data, plan_);
-  open_cache();
+  data::check_failures(config_.data, plan.training);
+  open_cache(plan.all());
+  plan_ = std::move(plan.training);
+  held_out_plan_ = std::move(plan.held_out);
   experts_ = make_experts(config_, device_, mesh_);
   if (mesh_.sizes().sequence > 1) sequence_ = dist::make_ulysses(mesh_.sequence());
   state_.seed = uint64_t(config_.seed);
@@ -82,8 +84,8 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
 
 Trainer::~Trainer() = default;
 
-void Trainer::open_cache() {
-  cache_ = open_encode_cache(config_, plan_);
+void Trainer::open_cache(const data::ClipPlan& plan) {
+  cache_ = open_encode_cache(config_, plan);
   codec_ = std::make_unique<LazyCodec>(config_.codec, device_);
   text_ = std::make_unique<CachedTextEncoder>(config_, device_, cache_.get());
   if (config_.model.image_dim > 0) image_ = make_lazy_image_encoder(config_.image_encoder, device_);
@@ -133,11 +135,15 @@ void Trainer::start(const ResumeRequest& resume) {
   if (world_.rank() == 0) {
     prepare_run_folder(dir);
     write_file_atomically(dir + "/config.resolved.yaml", resolved_yaml(config_));
-    write_file_atomically(dir + "/clip_plan.json", data::plan_to_json(plan_));
+    write_file_atomically(dir + "/clip_plan.json", data::plan_to_json(RunPlan{plan_, held_out_plan_}.all()));
     say_start();
     callbacks_ = Callbacks(standard_callbacks(dir, state_.step, config_.train.tensorboard));
   }
   make_stream();
+  if (!held_out_plan_.clips.empty())
+    held_out_ = std::make_unique<HeldOutLoss>(HeldOutEncoder{config_, held_out_plan_, *codec_, *text_, image_.get(),
+                                                             device_, cache_.get(), int64_t(plan_.clips.size())},
+                                              mesh_, world_);
   saver_.start(state_.step);
   dist::barrier(world_.control());
   starting_.reset();
@@ -355,6 +361,9 @@ StepReport Trainer::report(const dist::StepTotals& totals, const std::vector<dou
   for (size_t i = 0; norms.size() > 1 && i < norms.size(); ++i)
     report.grad_norm_by_expert.emplace_back(expert_name(i, norms.size()), norms[i]);
   report.density = totals.density;
+  report.density_by_layer = totals.density_by_layer;
+  report.samples = state_.next_sample;
+  report.ranks = world_.size();
   report.data_wait_s = totals.data_wait_s;
   report.memory_bytes = totals.memory_bytes;
   report.failed_clips = failed_files_;
@@ -430,6 +439,15 @@ int Trainer::agreed_signal() {
   return int(signal);
 }
 
+HeldOutReport Trainer::held_out_loss() {
+  world_.note(state_.step, "computing the held-out loss");
+  const dist::Patience patience(world_);
+  const bool dense = state_.step <= config_.attention.dense_warmup_steps;  // as the step before it
+  HeldOutReport out = held_out_->compute(experts_, dense, sequence_.get());
+  if (world_.rank() == 0) log_info("step {}: held-out loss {:.5f}", state_.step, out.loss);
+  return out;
+}
+
 void Trainer::validate_now() {
   world_.note(state_.step, "validating");
   // Where ranks hold the model together, all compute the same videos.
@@ -482,13 +500,15 @@ int Trainer::run(const ResumeRequest& resume) {
       failure_ = e.what();
     }
     if (!report) break;
+    const auto due = [&](int64_t every) { return every > 0 && state_.step % every == 0; };
+    if (held_out_ && stop_signal_ == 0 && (due(config_.validation.every) || state_.step == config_.train.steps))
+      report->held_out = held_out_loss();
     callbacks_.on_step(*report);
     if (lead && config_.attention.backend != "full" && state_.step == warmup)
       log_info("step {}: VMoBA starts (attention.dense_warmup_steps is over)", state_.step + 1);
     if (save_written_) saver_.end(state_.step);
     if (saver_.due(state_.step) || state_.step == config_.train.steps) saver_.begin(state_);
-    const bool validates = config_.train.validate_every > 0 && state_.step % config_.train.validate_every == 0;
-    if (validates && stop_signal_ == 0) validate_now();
+    if (due(config_.train.validate_every) && stop_signal_ == 0) validate_now();
   }
   return finish(first_step);
 }

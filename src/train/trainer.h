@@ -19,6 +19,7 @@
 #include "train/report/callback.h"
 #include "train/run_saver.h"
 #include "train/signals.h"
+#include "train/validation/held_out_loss.h"
 
 namespace vmoba::train {
 
@@ -45,7 +46,7 @@ class Trainer {
     std::vector<std::string> clips;  // paths, for messages
     std::vector<bool> experts;       // which of them have samples in this step, on any rank
   };
-  void open_cache();
+  void open_cache(const data::ClipPlan& plan);
   void load_encoders();
   // The checkpoint to start from, or ""; an earlier run that this one does not continue is set aside.
   std::string find_start(const ResumeRequest& resume);
@@ -93,6 +94,7 @@ class Trainer {
   int agreed_signal();
   // After the last step: saves what is not saved, and says why the run ends where it is not finished.
   int finish(int64_t first_step);
+  HeldOutReport held_out_loss();
   CheckpointParts parts();
 
   RootConfig config_;
@@ -103,7 +105,7 @@ class Trainer {
   dist::Mesh mesh_;
   dist::BatchShare share_;
   at::ScalarType compute_dtype_;
-  data::ClipPlan plan_;
+  data::ClipPlan plan_, held_out_plan_;
   std::vector<Expert> experts_;
   std::unique_ptr<EncodeCache> cache_;  // null without
   std::unique_ptr<LazyCodec> codec_;
@@ -112,6 +114,7 @@ class Trainer {
   std::unique_ptr<model::SequenceParallel> sequence_;  // where ranks share samples
   std::unique_ptr<data::SampleStream> stream_;
   std::unique_ptr<MicroBatches> micro_batches_;  // from the stream
+  std::unique_ptr<HeldOutLoss> held_out_;        // null without held-out clips
   RecomputeBudget budget_;
   Callbacks callbacks_;
   attention::AttentionStats stats_;

@@ -52,7 +52,9 @@ const std::map<std::string, std::vector<std::string>>& allowed_train_includes() 
       {"forecast", {"train/forecast/", "train/optim/", "train/dist/mesh_sizes.h", "train/dist/link_model.h"}},
       {"optim", {"train/optim/"}},
       {"report", {"train/report/"}},
-      {"validation", {"train/validation/", "train/expert.h", "train/report/callback.h"}},
+      {"validation",
+       {"train/validation/", "train/expert.h", "train/batch.h", "train/report/callback.h", "train/dist/mesh.h",
+        "train/cache/encode_cache.h"}},
   };
   return table;
 }

@@ -136,7 +136,8 @@ WanDit::Embedded WanDit::embed(const DitInput& input, const WanOuterWeights& wei
 
 at::Tensor WanDit::run_block(int64_t index, const WanBlockInput& input, const attention::Grid& grid,
                              const at::Tensor& rope_SP, const TokenShare& share, const ForwardOptions& options) const {
-  const attention::LayerAttention attention = layer(index, options.dense);
+  const attention::LayerAttention attention =
+      attention::layer_attention(options.attention ? *options.attention : attention_, index, options.dense);
   const bool has_image = input.image_BIE.defined();
   std::vector<at::Tensor> inputs = {input.x_BSE, input.text_BLE, input.time_BG6E};
   if (has_image) inputs.push_back(input.image_BIE);

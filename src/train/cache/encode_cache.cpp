@@ -46,8 +46,9 @@ std::vector<ClipVariant> cacheable_clips(const data::ClipPlan& plan, const data:
   std::vector<ClipVariant> out;
   for (int64_t clip = 0; clip < int64_t(plan.clips.size()); ++clip) {
     if (plan.clips[size_t(clip)].random_start) continue;
-    if (config.horizontal_flip < 1) out.push_back({clip, false});
-    if (config.horizontal_flip > 0) out.push_back({clip, true});
+    const double flip = plan.clips[size_t(clip)].held_out ? 0 : config.horizontal_flip;
+    if (flip < 1) out.push_back({clip, false});
+    if (flip > 0) out.push_back({clip, true});
   }
   return out;
 }

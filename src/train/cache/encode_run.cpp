@@ -4,8 +4,8 @@
 
 #include <chrono>
 
-#include "config/clip_geometry.h"
 #include "config/device.h"
+#include "config/run_plan.h"
 #include "core/check.h"
 #include "core/log.h"
 #include "data/prefetch.h"
@@ -58,7 +58,7 @@ class EncodeRun {
       : config_(config),
         options_(options),
         device_(share_device(config.run, options.share)),
-        plan_(data::plan_clips(config.data, clip_geometry(config))),
+        plan_(plan_run(config).all()),
         writer_(config.cache.dir, options.share.rank, config.cache.shard_mb << 20),
         found_(config.cache.dir),
         files_(config.cache.dir, options.share.rank),

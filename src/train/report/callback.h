@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,9 +15,18 @@
 
 namespace vmoba::train {
 
+// Mean loss over held-out clips: of each noise level, and their mean.
+struct HeldOutReport {
+  double loss = 0;
+  std::vector<std::pair<double, double>> by_sigma;  // (noise level, loss)
+};
+
 // `step` is the 1-based number of the optimiser step that was done; `grad_norm` is that before clipping; densities by
 // partition ("temporal", ..., "full") and "all"; memory is the GPU's peak, or resident memory on a CPU.
 struct StepReport : ProgressReport {
+  int64_t samples = 0;  // that the run has trained on up to this step
+  int64_t ranks = 1;
+  std::optional<HeldOutReport> held_out;  // where this step has one
   // Of several experts, by name: the norm of each, 0 where it had no sample; grad_norm is that of all together.
   std::vector<std::pair<std::string, double>> grad_norm_by_expert;
   int64_t failed_clips = 0;

@@ -23,7 +23,7 @@ size_t half_window(size_t points) {
   return points < 6 ? 0 : std::max<size_t>(2, points / 30);
 }
 
-void set_ranges(Chart& chart, const Points& points, const std::vector<double>& means) {
+void set_ranges(Chart& chart, const Points& points, const std::vector<double>& means, const Points& held_out) {
   chart.x.low = double(points.front().first);
   chart.x.high = std::max(double(points.back().first), chart.x.low + 1);
   std::vector<double> losses;
@@ -31,7 +31,11 @@ void set_ranges(Chart& chart, const Points& points, const std::vector<double>& m
   std::sort(losses.begin(), losses.end());
   // The highest percent may run out of the chart; the mean line never does.
   const double usual = losses[size_t(std::ceil(double(losses.size() - 1) * 0.99))];
-  const double low = losses.front(), high = std::max(usual, *std::max_element(means.begin(), means.end()));
+  double low = losses.front(), high = std::max(usual, *std::max_element(means.begin(), means.end()));
+  for (const auto& [step, loss] : held_out) {
+    low = std::min(low, loss);
+    high = std::max(high, loss);
+  }
   const double margin = std::max(0.06 * (high - low), 1e-3 * std::abs(high) + 1e-12);
   // A loss that is near 0 at its lowest is shown from 0.
   const bool from_zero = low >= 0 && low < 0.3 * high;
@@ -62,7 +66,7 @@ std::vector<double> smoothed(const Points& points) {
   return means;
 }
 
-Chart loss_curve(const Points& points) {
+Chart loss_curve(const Points& points, const Points& held_out) {
   Chart chart;
   chart.title = "Training loss";
   chart.x.label = "step";
@@ -74,16 +78,22 @@ Chart loss_curve(const Points& points) {
     return chart;
   }
   const std::vector<double> means = smoothed(shown);
-  set_ranges(chart, shown, means);
+  const Points validated = finite_only(held_out);
+  set_ranges(chart, shown, means, validated);
   const size_t half = half_window(shown.size());
   if (half == 0) {
     chart.lines = {line_of("each step", shown, 2, 1)};
-    return chart;
+  } else {
+    Points mean_points = shown;
+    for (size_t i = 0; i < shown.size(); ++i) mean_points[i].second = means[i];
+    chart.lines = {line_of("each step", shown, 1, kEachStepOpacity),
+                   line_of(fmt::format("mean of {} steps", 2 * half + 1), mean_points, 2, 1)};
   }
-  Points mean_points = shown;
-  for (size_t i = 0; i < shown.size(); ++i) mean_points[i].second = means[i];
-  chart.lines = {line_of("each step", shown, 1, kEachStepOpacity),
-                 line_of(fmt::format("mean of {} steps", 2 * half + 1), mean_points, 2, 1)};
+  if (!validated.empty()) {
+    chart.lines.push_back(line_of("held out", validated, 2, 1));
+    chart.lines.back().color = line_color(1);
+    chart.lines.back().markers = true;
+  }
   return chart;
 }
 

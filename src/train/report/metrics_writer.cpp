@@ -69,13 +69,27 @@ void MetricsWriter::sync() {
 
 std::vector<std::pair<int64_t, double>> read_metric(const std::string& path, const std::string& name) {
   std::vector<std::pair<int64_t, double>> values;
+  for (const auto& pair : read_metrics(path, {"step", name}, nullptr)) values.emplace_back(int64_t(pair[0]), pair[1]);
+  return values;
+}
+
+std::vector<std::vector<double>> read_metrics(const std::string& path, const std::vector<std::string>& names,
+                                              std::set<std::string>* known) {
+  std::vector<std::vector<double>> values;
   const std::string text = read_file(path, kMaxFileBytes, "a run's metrics");
   for_each_line(text, [&](std::string_view line) {
     const auto record = parse_line(line);
     if (!record) return;
-    const auto value = record->find(name);
-    if (value != record->end() && value->is_number())
-      values.emplace_back(record->at("step").get<int64_t>(), value->get<double>());
+    if (known)
+      for (const auto& [name, value] : record->items())
+        if (value.is_number()) known->insert(name);
+    std::vector<double> found;
+    for (const std::string& name : names) {
+      const auto value = record->find(name);
+      if (value == record->end() || !value->is_number()) return;
+      found.push_back(value->get<double>());
+    }
+    values.push_back(std::move(found));
   });
   return values;
 }

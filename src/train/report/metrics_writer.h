@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -36,5 +37,10 @@ class MetricsWriter {
 // (step, value of `name`) of every line of a metrics.jsonl that has such a number; a torn last line is passed over.
 // Throws Error(kInput) where the file cannot be read.
 std::vector<std::pair<int64_t, double>> read_metric(const std::string& path, const std::string& name);
+
+// The values of `names` of every line that has numbers for all of them, in the order of the file. `known` takes the
+// names of all numbers that any line has.
+std::vector<std::vector<double>> read_metrics(const std::string& path, const std::vector<std::string>& names,
+                                              std::set<std::string>* known);
 
 }  // namespace vmoba::train

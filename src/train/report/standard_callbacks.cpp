@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <chrono>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "core/file.h"
@@ -17,6 +19,11 @@ namespace {
 
 constexpr double kPlainIntervalSeconds = 10;
 constexpr int64_t kStripFrames = 6;
+
+double unix_time_s() {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return double(std::chrono::duration_cast<std::chrono::milliseconds>(now).count()) / 1000;
+}
 
 class ProgressCallback final : public Callback {
  public:
@@ -35,7 +42,10 @@ class ProgressCallback final : public Callback {
 class MetricsCallback final : public Callback {
  public:
   MetricsCallback(const std::string& run_dir, int64_t steps_done)
-      : run_dir_(run_dir), writer_(run_dir + "/metrics.jsonl", steps_done) {}
+      : run_dir_(run_dir), writer_(run_dir + "/metrics.jsonl", steps_done) {
+    const auto earlier = read_metric(run_dir + "/metrics.jsonl", "gpu_s");
+    if (!earlier.empty()) gpu_s_ = earlier.back().second;
+  }
 
   void on_step(const StepReport& report) override {
     nlohmann::ordered_json density;
@@ -54,6 +64,16 @@ class MetricsCallback final : public Callback {
                                      {"memory_bytes", report.memory_bytes},
                                      {"failed_clips", report.failed_clips}};
     for (const auto& [name, norm] : report.grad_norm_by_expert) record["grad_norm_" + name] = norm;
+    gpu_s_ += report.step_s * double(report.ranks);
+    record["samples"] = report.samples;
+    record["gpu_s"] = gpu_s_;
+    record["time"] = unix_time_s();
+    add_layers(report, record);
+    if (report.held_out) {
+      record["val_loss"] = report.held_out->loss;
+      for (const auto& [sigma, loss] : report.held_out->by_sigma)
+        record["val_loss_by_sigma"][fmt::format("{}", sigma)] = loss;
+    }
     writer_.append(record);
   }
   void on_checkpoint(int64_t, const std::string&) override { writer_.sync(); }
@@ -62,13 +82,25 @@ class MetricsCallback final : public Callback {
     writer_.sync();
     const auto points = read_metric(run_dir_ + "/metrics.jsonl", "loss");
     if (points.empty()) return;
-    write_file_atomically(run_dir_ + "/loss.png", chart_to_png(loss_curve(points)));
+    write_file_atomically(run_dir_ + "/loss.png",
+                          chart_to_png(loss_curve(points, read_metric(run_dir_ + "/metrics.jsonl", "val_loss"))));
     log_info("loss curve: {}/loss.png", run_dir_);
   }
 
  private:
+  // Of each layer, to five digits behind the point.
+  static void add_layers(const StepReport& report, nlohmann::ordered_json& record) {
+    const auto rounded = [](double density) { return std::round(density * 1e5) / 1e5; };
+    for (const LayerDensity& layer : report.density_by_layer) {
+      record["density_by_layer"].push_back(rounded(layer.mean));
+      record["density_least_head"].push_back(rounded(layer.least_head));
+      record["density_greatest_head"].push_back(rounded(layer.greatest_head));
+    }
+  }
+
   std::string run_dir_;
   MetricsWriter writer_;
+  double gpu_s_ = 0;  // that the steps of the run took, times the ranks
 };
 
 // Some frames of a video side by side.
@@ -92,6 +124,11 @@ class TensorboardCallback final : public Callback {
                                                           {"speed/data_wait_s", report.data_wait_s}};
     for (const auto& [name, norm] : report.grad_norm_by_expert) values.emplace_back("train/grad_norm_" + name, norm);
     for (const auto& [name, value] : report.density) values.emplace_back("density/" + name, value);
+    if (report.held_out) {
+      values.emplace_back("validate/loss", report.held_out->loss);
+      for (const auto& [sigma, loss] : report.held_out->by_sigma)
+        values.emplace_back(fmt::format("validate/loss_sigma_{}", sigma), loss);
+    }
     writer_.scalars(report.step, values);
   }
   void on_validation(int64_t step, const std::vector<ValidationVideo>& videos) override {

@@ -9,27 +9,12 @@
 #include "data/picture.h"
 #include "data/video_writer.h"
 #include "sample/pipeline.h"
+#include "train/validation/averaged_weights.h"
 
 namespace vmoba::train {
 namespace {
 
 constexpr size_t kCaptions = 2;  // that are shown where sample.prompts is empty
-
-// The experts compute with their averages while it lives.
-class AveragedWeights {
- public:
-  explicit AveragedWeights(const std::vector<Expert>& experts) : experts_(experts) { swap(); }
-  ~AveragedWeights() { swap(); }
-  AveragedWeights(const AveragedWeights&) = delete;
-  AveragedWeights& operator=(const AveragedWeights&) = delete;
-
- private:
-  void swap() {
-    for (const Expert& expert : experts_)
-      if (expert.ema) expert.ema->swap();
-  }
-  const std::vector<Expert>& experts_;
-};
 
 std::vector<std::string> prompts_of(const SampleConfig& config, const data::ClipPlan& plan) {
   if (!config.prompts.empty()) return config.prompts;
@@ -42,7 +27,8 @@ std::vector<std::string> prompts_of(const SampleConfig& config, const data::Clip
 void add_images(const data::Clip& clip, const RootConfig& config, sample::SampleRequest& request) {
   if (config.model.task == "t2v") return;
   const auto frame_at = [&](double time_s) {
-    return data::to_unit_range(data::read_picture(clip.path, time_s, config.sample.height, config.sample.width, clip.crop));
+    return data::to_unit_range(
+        data::read_picture(clip.path, time_s, config.sample.height, config.sample.width, clip.crop));
   };
   request.first_CHW = frame_at(clip.start_s);
   if (model::needs_last_frame(config.model))

@@ -103,6 +103,29 @@ class Job {
 
 }  // namespace
 
+TEST_CASE("the held-out loss does not depend on who computes it") {
+  const TemporaryFolder folder;
+  // Weights that stay as they were drawn, so that only the held-out loss is compared.
+  const auto losses = [&](int ranks, const std::vector<std::string>& sharing) {
+    const std::string dir = folder.path() + "/" + std::to_string(ranks) + (sharing.empty() ? "" : sharing.front());
+    std::vector<std::string> settings = {
+        "train.steps=1",        "train.global_batch=6",           "train.micro_batch=1",
+        "train.optimizer.lr=0", "attention.dense_warmup_steps=0", "validate.holdout=0.4",
+        "validate.clips=4",     "validate.sigmas=[0.2,0.9]",      "train.checkpoint_every=0"};
+    settings.insert(settings.end(), sharing.begin(), sharing.end());
+    train(ranks, kTiny, dir, settings);
+    const nlohmann::json record = metrics(dir).back();
+    return std::vector<double>{record.at("val_loss"), record.at("val_loss_by_sigma").at("0.2"),
+                               record.at("val_loss_by_sigma").at("0.9")};
+  };
+  const std::vector<double> alone = losses(0, {});
+  CHECK(losses(2, {}) == alone);
+  CHECK(losses(3, {}) == alone);                    // 4 clips of 3 ranks
+  CHECK(losses(3, {"parallel.shard=3"}) == alone);  // who has no clip left keeps in step
+  const std::vector<double> shared = losses(2, {"parallel.sequence=2"});
+  for (size_t i = 0; i < alone.size(); ++i) CHECK(std::abs(shared[i] - alone[i]) <= 1e-5 * alone[i]);
+}
+
 TEST_CASE("one and two ranks of the quickstart log the same losses") {
   const TemporaryFolder folder;
   const std::vector<std::string> few = {"train.steps=8", "train.global_batch=4", "train.validate_every=0"};
