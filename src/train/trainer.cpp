@@ -11,11 +11,10 @@
 #include "config/clip_geometry.h"
 #include "config/device.h"
 #include "core/check.h"
-#include "core/file.h"
 #include "core/log.h"
+#include "train/agreement.h"
 #include "train/checkpoint/checkpoint_folder.h"
 #include "train/optim/lr_schedule.h"
-#include "train/report/standard_callbacks.h"
 #include "train/report/step_profile.h"
 #include "train/signals.h"
 #include "train/validation/validation_videos.h"
@@ -31,10 +30,6 @@ double seconds_since(Clock::time_point start) {
 
 at::ScalarType dtype_of(const std::string& name) {
   return name == "bf16" ? at::kBFloat16 : at::kFloat;
-}
-
-std::string resolved_yaml(RootConfig config) {
-  return config_to_yaml([&](ConfigVisitor& v) { config.visit(v); });
 }
 
 // Drops have been reported by plan_clips.
@@ -57,13 +52,14 @@ double norm_of(const std::vector<double>& norms) {
 }  // namespace
 
 Trainer::Trainer(const RootConfig& config, dist::World& world)
-    : config_(config),
+    : config_(require_same_config(world, config)),
       world_(world),
       device_(dist::device_of_rank(prepare_device(config.run, world.local_size()), world)),
       mesh_(world, config.parallel, device_),
       share_(dist::batch_share(config.train, mesh_.sizes())),
       compute_dtype_(dtype_of(config.model.compute_dtype)),
       writer_(world.control(), config.run.dir, config.train.keep_checkpoints),
+      loss_watch_(config.train.rewind.factor),
       stragglers_(config.parallel.report_every, world.hosts()) {
   dist::check_sequence(config_);
   validate_training(config_);
@@ -72,6 +68,7 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
   if (world_.rank() != 0 && config_.run.log_level != "debug") set_log_level(LogLevel::kWarning);
   plan_ = data::plan_clips(config_.data, clip_geometry(config_));
   if (world_.rank() == 0) log_plan(plan_, config_.train.micro_batch);
+  record_ = make_record();
   open_cache();
   experts_ = make_experts(config_, device_, mesh_);
   if (mesh_.sizes().sequence > 1) sequence_ = dist::make_ulysses(mesh_.sequence());
@@ -79,76 +76,6 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
 }
 
 Trainer::~Trainer() = default;
-
-void Trainer::open_cache() {
-  cache_ = open_encode_cache(config_, plan_);
-  codec_ = std::make_unique<LazyCodec>(config_.codec, device_);
-  text_ = std::make_unique<CachedTextEncoder>(config_, device_, cache_.get());
-  if (config_.model.image_dim > 0) image_ = make_lazy_image_encoder(config_.image_encoder, device_);
-  if (!cache_ || !cache_->coverage().complete()) load_encoders();
-}
-
-// Before the first step, so that what is wrong with them is said at the start.
-void Trainer::load_encoders() {
-  codec_->load();
-  text_->load();
-  if (image_) image_->load();
-}
-
-CheckpointParts Trainer::parts() {
-  return {experts_, resolved_yaml(config_), config_.lora, &model::architecture_of(config_.model)};
-}
-
-std::string Trainer::find_start(const ResumeRequest& resume) {
-  const std::string& dir = config_.run.dir;
-  if (resume.from == "latest") {
-    const std::vector<int64_t> steps = checkpoint_steps(dir);
-    if (!steps.empty()) return checkpoint_path(dir, steps.back());
-    log_warning("--resume latest: no checkpoint in {}, starting at step 0", dir);
-    return "";
-  }
-  if (resume.from.empty()) {
-    if (const auto place = set_aside_earlier_run(dir))
-      log_warning("{} held an earlier run, now kept at {}; --resume latest would have continued it", dir, *place);
-  }
-  return resume.from;
-}
-
-void Trainer::start(const ResumeRequest& resume) {
-  const std::string& dir = config_.run.dir;
-  const dist::Patience patience(world_);  // until every rank has planned and loaded
-  const std::string from =
-      dist::all_gather_text(world_.control(), world_.rank() == 0 ? find_start(resume) : "").front();
-  if (!from.empty()) {
-    state_ = load_checkpoint(from, parts());
-    VMOBA_CHECK_INPUT(state_.seed == uint64_t(config_.seed),
-                      "seed: expected {} as in the checkpoint, found {}; a resumed run keeps its seed", state_.seed,
-                      config_.seed);
-    VMOBA_CHECK_INPUT(state_.next_sample == state_.step * config_.train.global_batch,
-                      "train.global_batch: expected {} as in the checkpoint, found {}",
-                      state_.step ? state_.next_sample / state_.step : 0, config_.train.global_batch);
-    log_info("resumed from {} at step {}", from, state_.step);
-  }
-  if (world_.rank() == 0) {
-    prepare_run_folder(dir);
-    write_file_atomically(dir + "/config.resolved.yaml", resolved_yaml(config_));
-    write_file_atomically(dir + "/clip_plan.json", data::plan_to_json(plan_));
-    make_callbacks();
-  }
-  // Pass p of batch rank b takes chunk p * batch_ranks + b of the step.
-  stream_ =
-      std::make_unique<data::SampleStream>(plan_, config_.data, uint64_t(config_.seed), config_.train.micro_batch,
-                                           state_.next_sample + mesh_.batch_rank() * share_.micro,
-                                           mesh_.sizes().batch_ranks() * share_.micro, share_.micro, cache_.get());
-  micro_batches_ =
-      std::make_unique<MicroBatches>(config_, plan_, *stream_, *codec_, *text_, image_.get(), share_.micro, device_);
-  if (config_.train.checkpoint_every > 0) writer_.reserve(parts());
-  dist::barrier(world_.control());
-}
-
-void Trainer::make_callbacks() {
-  callbacks_ = standard_callbacks(config_.run.dir, state_.step, config_.train.tensorboard);
-}
 
 at::Tensor Trainer::accumulate(StepInputs& inputs, int64_t pass, bool dense) {
   world_.note(state_.step + 1, "waiting for data");
@@ -289,13 +216,18 @@ StepReport Trainer::train_step() {
   result.own_s = seconds_since(start) - result.data_wait_s - (world_.waited_s() - others_before);
   world_.note(state_.step + 1, "ending the step");
   const dist::StepTotals totals = dist::exchange_step(world_, mesh_.sizes(), result);
+  stop_signal_ = totals.signal;
+  const bool spike = loss_watch_.is_spike(totals.loss, norm_of(norms));
+  rewound_ = spike && rewind(totals.loss);
+  if (rewound_) return {};
   check_finite(totals, norm_of(norms), inputs);
+  loss_watch_.add(totals.loss);
   const double lr = learning_rate(config_.train.optimizer, state_.step, config_.train.steps);
   for (size_t i = 0; i < experts_.size(); ++i)
     if (inputs.experts[i]) experts_[i].update(lr, norms[i], config_.train.optimizer.max_grad_norm);
   state_.step += 1;
+  if (!spike) sane_step_ = state_.step;
   state_.next_sample += config_.train.global_batch;
-  stop_signal_ = totals.signal;
   save_written_ = !totals.writing || totals.write_failed;
   if (totals.write_failed) writer_.give_up();
   if (const std::string text = stragglers_.add(totals); !text.empty() && world_.rank() == 0) log_info("{}", text);
@@ -322,10 +254,12 @@ StepReport Trainer::profiled_step() {
 
 void Trainer::save() {
   if (writer_.under_way()) end_save();
+  if (lock_) lock_->check();
   const Clock::time_point start = Clock::now();
   world_.note(state_.step, "beginning a checkpoint");
   {
     const dist::Patience patience(world_);
+    require_same_copies(world_, mesh_.sizes(), experts_, /*frozen=*/false, state_.step);
     writer_.begin(state_, parts());
   }
   save_stall_s_ = seconds_since(start);
@@ -364,7 +298,7 @@ void Trainer::validate_now() {
 
 int Trainer::run(const ResumeRequest& resume) {
   install_stop_signals();
-  start(resume);
+  if (!start(resume)) return 0;
   const bool lead = world_.rank() == 0;
   const int64_t warmup = config_.attention.dense_warmup_steps;
   if (lead && config_.attention.backend != "full" && state_.step < warmup)
@@ -373,6 +307,7 @@ int Trainer::run(const ResumeRequest& resume) {
   int64_t saved_step = state_.step;
   while (state_.step < config_.train.steps && stop_signal_ == 0) {
     const StepReport report = state_.step + 1 == config_.run.profile_step ? profiled_step() : train_step();
+    if (rewound_) continue;
     for (const auto& callback : callbacks_) callback->on_step(report);
     if (lead && config_.attention.backend != "full" && state_.step == warmup)
       log_info("step {}: sparse attention from here on", state_.step + 1);

@@ -3,27 +3,27 @@
 #pragma once
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "config/root_config.h"
+#include "core/folder_lock.h"
 #include "data/dataset.h"
 #include "train/cache/lazy_encoders.h"
 #include "train/checkpoint/checkpoint_writer.h"
+#include "train/checkpoint/run_folder.h"
 #include "train/dist/mesh.h"
 #include "train/dist/step_exchange.h"
 #include "train/dist/ulysses.h"
 #include "train/dist/world.h"
 #include "train/expert.h"
+#include "train/loss_watch.h"
 #include "train/micro_batches.h"
 #include "train/report/callback.h"
+#include "train/resume.h"
 
 namespace vmoba::train {
-
-// Where a run begins: nothing (anew), "latest", or a checkpoint folder.
-struct ResumeRequest {
-  std::string from;
-};
 
 class Trainer {
  public:
@@ -42,12 +42,30 @@ class Trainer {
     std::vector<std::string> clips;  // paths, for messages
     std::vector<bool> experts;       // which of them have samples in this step, on any rank
   };
+  // Of this run; all ranks have planned the same clips when it returns.
+  RunRecord make_record();
   void open_cache();
   void load_encoders();
-  // The checkpoint to start from, or ""; an earlier run that this one does not continue is set aside.
-  std::string find_start(const ResumeRequest& resume);
-  void start(const ResumeRequest& resume);
+  // False where nothing is left to train.
+  bool start(const ResumeRequest& resume);
+  // The state, and what changed since it was saved.
+  void load(const std::string& checkpoint);
+  // Says so where train.steps is reached; true where the run's folder would only lose by going on.
+  bool is_over(const std::string& checkpoint) const;
+  // On the first rank: this run's folder alone, with what it does not continue set aside.
+  void lock_folder();
+  void prepare_folder(const std::string& checkpoint);
+  void set_aside_other_run();
+  void set_aside_other_branch(const std::string& checkpoint);
+  // Checkpoints that stay whatever their number.
+  std::set<int64_t> lasting_checkpoints() const;
+  int64_t proven_checkpoint() const;
   void make_callbacks();
+  // From state_.next_sample on.
+  void open_stream();
+  // Goes back to the last proven checkpoint and past the samples since (train.rewind). False where that is not allowed
+  // or nothing is there to go back to.
+  bool rewind(double loss);
   StepReport train_step();
   StepReport profiled_step();
   // Mean loss of one micro batch (a tensor, so that nobody waits for it yet) after its forward and backward: one of
@@ -97,8 +115,14 @@ class Trainer {
   std::unique_ptr<MicroBatches> micro_batches_;  // from the stream
   std::vector<std::unique_ptr<Callback>> callbacks_;
   attention::AttentionStats stats_;
+  std::unique_ptr<FolderLock> lock_;  // of the first rank
+  RunFolder folder_;
+  RunRecord record_;
   TrainerState state_;
+  int64_t sane_step_ = 0;  // the last that ended well
   CheckpointWriter writer_;
+  LossWatch loss_watch_;
+  bool rewound_ = false;       // in place of the last step
   double save_stall_s_ = 0;    // that training stood still for the checkpoint under way
   bool save_written_ = false;  // as agreed by all ranks: nobody is writing, or somebody failed
   int64_t step_tokens_ = 0;
