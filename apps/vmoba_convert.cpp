@@ -1,8 +1,23 @@
 // vmoba-convert: transformers and LoRA files from any layout into any other; merges LoRAs (docs/pretrained.md).
+#include <filesystem>
 #include <iostream>
 
 #include "apps/main_guard.h"
+#include "core/folder_lock.h"
 #include "model/convert.h"
+
+namespace {
+
+// Beside the output, which is replaced as a whole.
+std::string lock_path(const std::string& out) {
+  std::filesystem::path path = std::filesystem::weakly_canonical(out);
+  if (!path.has_filename()) path = path.parent_path();
+  std::error_code failed;  // the lock then says so
+  std::filesystem::create_directories(path.parent_path(), failed);
+  return path.string() + ".lock";
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   using namespace vmoba;
@@ -22,6 +37,7 @@ int main(int argc, char** argv) {
   app.add_option("--lora-strength", a.lora_strength, "Factor of the LoRA (1)");
   return apps::guarded_main(app, argc, argv, [&] {
     a.shard_bytes = int64_t(shard_gb * 1e9);
+    const FolderLock lock(lock_path(a.out), fmt::format("output '{}'", a.out), "choose another output");
     std::cout << model::convert_weights(a) << "\n";
     return 0;
   });

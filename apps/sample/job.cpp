@@ -16,6 +16,8 @@
 #include "model/weights/safetensors.h"
 #include "train/checkpoint/checkpoint.h"
 #include "train/checkpoint/checkpoint_folder.h"
+#include "train/checkpoint/checksums.h"
+#include "train/checkpoint/manifest.h"
 
 namespace vmoba::apps {
 namespace {
@@ -74,6 +76,11 @@ void check_checkpoint(const std::string& folder) {
   VMOBA_CHECK_INPUT(train::is_lora_checkpoint(folder) || fs::is_directory(folder + "/transformer"),
                     "--checkpoint: expected a folder with transformer/ or lora/, and state/, found none at '{}'",
                     folder);
+  if (!fs::exists(train::manifest_path(folder))) return;  // weights that somebody put together
+  const std::string weights = train::is_lora_checkpoint(folder) ? "state/lora" : "transformer";
+  const std::vector<std::string> problems = train::checkpoint_problems(folder, 0, 1, /*finite=*/true, weights);
+  VMOBA_CHECK_INPUT(problems.empty(), "--checkpoint: '{}' is damaged: {}; take another one", folder,
+                    fmt::join(problems, "; "));
 }
 
 // The named tensors of a file; others are refused, so that a misspelt one is not silently drawn instead.

@@ -39,6 +39,15 @@ void EmaConfig::visit(ConfigVisitor& v) {
   v.field("decay", decay, "Its decay per step, reached as min(decay, (1+step)/(10+step)).", between(0, 1));
 }
 
+void RewindConfig::visit(ConfigVisitor& v) {
+  v.field(
+      "times", times,
+      "How often a run may go back to its last good checkpoint where the loss spikes or is not finite, and past the "
+      "samples since; 0: never.",
+      at_least(0));
+  v.field("factor", factor, "A loss above this many times the median of the last 64 is a spike.", above(1));
+}
+
 void TrainConfig::visit(ConfigVisitor& v) {
   v.field("steps", steps, "Optimiser steps of the whole run.", at_least(0));
   v.field("global_batch", global_batch, "Samples per optimiser step over all ranks; accumulation follows from it.",
@@ -48,6 +57,10 @@ void TrainConfig::visit(ConfigVisitor& v) {
   v.field("checkpoint_every", checkpoint_every, "Steps between checkpoints; 0: only at the end and on a signal.",
           at_least(0));
   v.field("keep_checkpoints", keep_checkpoints, "Newest checkpoints that are kept; 0 keeps all.", at_least(0));
+  v.field("keep_every", keep_every, "Checkpoints of steps that this divides are kept as well; 0: none.", at_least(0));
+  v.field("keep_best", keep_best,
+          "So many checkpoints with the lowest validation loss (`val_loss` of their step) are kept as well.",
+          at_least(0));
   v.field("checkpoint_async", checkpoint_async,
           "Train on while a checkpoint is written from a copy in the host's memory; off: wait until it is on disk.");
   v.field("validate_every", validate_every, "Steps between validation samples (group `sample`); 0: none.", at_least(0));
@@ -55,6 +68,7 @@ void TrainConfig::visit(ConfigVisitor& v) {
   v.group("optimizer", "AdamW and its learning rate.", optimizer);
   v.group("flow", "Flow matching: timesteps, loss weights, caption dropout.", flow);
   v.group("ema", "Moving average of the weights.", ema);
+  v.group("rewind", "Going back past a spike of the loss (docs/running.md).", rewind);
 }
 
 }  // namespace vmoba

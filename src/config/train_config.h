@@ -43,6 +43,14 @@ struct EmaConfig {
   void visit(ConfigVisitor& v);
 };
 
+// The `train.rewind:` group: going back past a spike of the loss (src/train/loss_watch.h).
+struct RewindConfig {
+  int64_t times = 0;  // in the whole run
+  double factor = 10;
+
+  void visit(ConfigVisitor& v);
+};
+
 // The `train:` group.
 struct TrainConfig {
   int64_t steps = 1000;
@@ -50,12 +58,15 @@ struct TrainConfig {
   int64_t micro_batch = 1;
   int64_t checkpoint_every = 500;
   int64_t keep_checkpoints = 3;
+  int64_t keep_every = 0;  // 0: none
+  int64_t keep_best = 0;   // by validation loss
   bool checkpoint_async = true;
   int64_t validate_every = 0;
   bool tensorboard = true;
   OptimizerConfig optimizer;
   FlowConfig flow;
   EmaConfig ema;
+  RewindConfig rewind;
 
   void visit(ConfigVisitor& v);
 };

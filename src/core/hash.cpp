@@ -15,6 +15,26 @@ namespace {
 
 constexpr size_t kFileChunkBytes = 1 << 20;
 
+// SplitMix64's finalisation: a bijection, so that another value at a place gives another term.
+uint64_t mixed(uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EB;
+  return x ^ (x >> 31);
+}
+
+template <typename Word>
+uint64_t sum_of_words(const void* values, int64_t count, int64_t first) {
+  constexpr uint64_t kStride = 0x9E3779B97F4A7C15;
+  const auto* at = static_cast<const uint8_t*>(values);
+  uint64_t sum = 0, place = (uint64_t(first) + 1) * kStride;
+  for (int64_t i = 0; i < count; ++i, place += kStride) {
+    Word word;
+    std::memcpy(&word, at + i * int64_t(sizeof word), sizeof word);
+    sum += mixed(place + word);
+  }
+  return sum;
+}
+
 }  // namespace
 
 ContentHash::ContentHash(uint64_t seed) : state_(XXH64_createState()) {
@@ -46,6 +66,20 @@ uint64_t file_hash(const std::string& path) {
   while ((count = std::fread(chunk.data(), 1, chunk.size(), file.get())) > 0) hash.add(chunk.data(), count);
   VMOBA_CHECK_INPUT(std::ferror(file.get()) == 0, "expected to read '{}', found: {}", path, std::strerror(errno));
   return hash.value();
+}
+
+uint64_t values_checksum(const void* values, int64_t count, int64_t value_bytes, int64_t first) {
+  switch (value_bytes) {
+    case 1:
+      return sum_of_words<uint8_t>(values, count, first);
+    case 2:
+      return sum_of_words<uint16_t>(values, count, first);
+    case 4:
+      return sum_of_words<uint32_t>(values, count, first);
+    case 8:
+      return sum_of_words<uint64_t>(values, count, first);
+  }
+  throw_runtime("expected values of 1, 2, 4 or 8 bytes to sum up, found {} bytes", value_bytes);
 }
 
 std::string hash_text(uint64_t hash) {

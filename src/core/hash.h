@@ -32,4 +32,8 @@ uint64_t file_hash(const std::string& path);
 // 16 hexadecimal digits.
 std::string hash_text(uint64_t hash);
 
+// Of `count` values of 1, 2, 4 or 8 bytes that begin at number `first` of a whole. The checksums of a whole's parts add
+// up (modulo 2^64) to that of the whole, however it is cut: ranks that each hold a part need not see the others'.
+uint64_t values_checksum(const void* values, int64_t count, int64_t value_bytes, int64_t first);
+
 }  // namespace vmoba

@@ -3,6 +3,7 @@
 // all ranks or on none (checkpoint_writer.h).
 #pragma once
 #include <functional>
+#include <utility>
 
 #include "train/checkpoint/checkpoint_writer.h"
 #include "train/dist/world.h"
@@ -18,6 +19,8 @@ class RunSaver {
   RunSaver(const RootConfig& config, dist::World& world, GraceWatch& grace, Callbacks& callbacks,
            std::function<CheckpointParts()> parts);
 
+  // Which checkpoints stay, of the first rank.
+  void set_rotation(Rotation rotation) { writer_.set_rotation(std::move(rotation)); }
   // Before the first step: takes the memory that checkpoints need. `step` is the one that the run begins after.
   void start(int64_t step);
   // What a checkpoint takes on the disk.

@@ -12,13 +12,12 @@
 #include "config/device.h"
 #include "config/run_plan.h"
 #include "core/check.h"
-#include "core/file.h"
 #include "core/log.h"
 #include "core/storage.h"
+#include "train/agreement.h"
 #include "train/checkpoint/checkpoint_folder.h"
 #include "train/failed_clips.h"
 #include "train/optim/lr_schedule.h"
-#include "train/report/standard_callbacks.h"
 #include "train/report/step_profile.h"
 #include "train/run_start.h"
 #include "train/validation/validation_videos.h"
@@ -36,8 +35,6 @@ at::ScalarType dtype_of(const std::string& name) {
   return name == "bf16" ? at::kBFloat16 : at::kFloat;
 }
 
-std::string resolved_yaml(RootConfig config) {
-  return config_to_yaml([&](ConfigVisitor& v) { config.visit(v); });
 }
 
 double norm_of(const std::vector<double>& norms) {
@@ -49,7 +46,7 @@ double norm_of(const std::vector<double>& norms) {
 }  // namespace
 
 Trainer::Trainer(const RootConfig& config, dist::World& world)
-    : config_(config),
+    : config_(require_same_config(world, config)),
       grace_(config.run.grace_s),
       world_(world),
       starting_(std::in_place, world, config.parallel.start_timeout_s, dist::Patience::Of::kStart),
@@ -59,6 +56,7 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
       compute_dtype_(dtype_of(config.model.compute_dtype)),
       budget_(config.model, config.attention, 1.0 / double(mesh_.sizes().sequence), mesh_.sizes().state_ranks() > 1,
               device_),
+      loss_watch_(config.train.rewind.factor),
       saver_(config_, world, grace_, callbacks_, [this] { return parts(); }),
       stragglers_(config.parallel.report_every, world.hosts()) {
   const auto limit = time_limit(config_.run.save_before, std::chrono::system_clock::now());
@@ -74,104 +72,17 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
     world_.note(0, fmt::format("planning, {} of {} files", done, files));
   });
   data::check_failures(config_.data, plan.training);
-  open_cache(plan.all());
+  const data::ClipPlan all = plan.all();
   plan_ = std::move(plan.training);
   held_out_plan_ = std::move(plan.held_out);
+  record_ = make_record();
+  open_cache(all);
   experts_ = make_experts(config_, device_, mesh_);
   if (mesh_.sizes().sequence > 1) sequence_ = dist::make_ulysses(mesh_.sequence());
   state_.seed = uint64_t(config_.seed);
 }
 
 Trainer::~Trainer() = default;
-
-void Trainer::open_cache(const data::ClipPlan& plan) {
-  cache_ = open_encode_cache(config_, plan);
-  codec_ = std::make_unique<LazyCodec>(config_.codec, device_);
-  text_ = std::make_unique<CachedTextEncoder>(config_, device_, cache_.get());
-  if (config_.model.image_dim > 0) image_ = make_lazy_image_encoder(config_.image_encoder, device_);
-  if (!cache_ || !cache_->coverage().complete()) load_encoders();
-}
-
-// Before the first step, so that what is wrong with them is said at the start.
-void Trainer::load_encoders() {
-  codec_->load();
-  text_->load();
-  if (image_) image_->load();
-}
-
-CheckpointParts Trainer::parts() {
-  return {experts_, resolved_yaml(config_), config_.lora, &model::architecture_of(config_.model)};
-}
-
-std::string Trainer::find_start(const ResumeRequest& resume) {
-  const std::string& dir = config_.run.dir;
-  if (resume.from == "latest") {
-    const std::vector<int64_t> steps = checkpoint_steps(dir);
-    if (!steps.empty()) return checkpoint_path(dir, steps.back());
-    log_warning("--resume latest: no checkpoint in {}, starting at step 0", dir);
-    return "";
-  }
-  if (resume.from.empty()) {
-    if (const auto place = set_aside_earlier_run(dir))
-      log_warning("{} held an earlier run, now kept at {}; --resume latest would have continued it", dir, *place);
-  }
-  return resume.from;
-}
-
-void Trainer::start(const ResumeRequest& resume) {
-  const std::string& dir = config_.run.dir;
-  const std::string from =
-      dist::all_gather_text(world_.control(), world_.rank() == 0 ? find_start(resume) : "").front();
-  if (!from.empty()) {
-    state_ = load_checkpoint(from, parts());
-    VMOBA_CHECK_INPUT(state_.seed == uint64_t(config_.seed),
-                      "seed: expected {} as in the checkpoint, found {}; a resumed run keeps its seed", state_.seed,
-                      config_.seed);
-    VMOBA_CHECK_INPUT(state_.next_sample == state_.step * config_.train.global_batch,
-                      "train.global_batch: expected {} as in the checkpoint, found {}",
-                      state_.step ? state_.next_sample / state_.step : 0, config_.train.global_batch);
-    log_info("resumed from {} at step {}", from, state_.step);
-  }
-  if (world_.rank() == 0) {
-    prepare_run_folder(dir);
-    write_file_atomically(dir + "/config.resolved.yaml", resolved_yaml(config_));
-    write_file_atomically(dir + "/clip_plan.json", data::plan_to_json(RunPlan{plan_, held_out_plan_}.all()));
-    say_start();
-    callbacks_ = Callbacks(standard_callbacks(dir, state_.step, config_.train.tensorboard));
-  }
-  make_stream();
-  if (!held_out_plan_.clips.empty())
-    held_out_ = std::make_unique<HeldOutLoss>(HeldOutEncoder{config_, held_out_plan_, *codec_, *text_, image_.get(),
-                                                             device_, cache_.get(), int64_t(plan_.clips.size())},
-                                              mesh_, world_);
-  saver_.start(state_.step);
-  dist::barrier(world_.control());
-  starting_.reset();
-}
-
-void Trainer::say_start() {
-  const RunStart start{config_,          plan_, device_, mesh_.sizes(), share_.micro, saver_.checkpoint_bytes(),
-                       world_.launcher()};
-  for (const std::string& line : start_lines(start)) log_info("{}", line);
-  for (const std::string& line : start_warnings(start)) log_warning("{}", line);
-  check_room(start);
-}
-
-// Pass p of batch rank b takes chunk p * batch_ranks + b of the step.
-void Trainer::make_stream() {
-  std::erase_if(state_.failed_clips,
-                [this](const data::ClipFailure& known) { return known.clip >= int64_t(plan_.clips.size()); });
-  stream_ = std::make_unique<data::SampleStream>(plan_, config_.data, uint64_t(config_.seed), config_.train.micro_batch,
-                                                 state_.next_sample + mesh_.batch_rank() * share_.micro,
-                                                 mesh_.sizes().batch_ranks() * share_.micro, share_.micro, cache_.get(),
-                                                 state_.failed_clips);
-  // A moment for data that is about to come; none for storage that does not answer.
-  const auto give_up = [this] {
-    return stop_signal() != 0 && (storage_waits() > 0 || seconds_since_stop() > config_.run.grace_s / 4);
-  };
-  micro_batches_ = std::make_unique<MicroBatches>(config_, plan_, *stream_, *codec_, *text_, image_.get(), share_.micro,
-                                                  device_, give_up);
-}
 
 std::optional<MicroBatch> Trainer::next_micro_batch() {
   // Ranks that compute a sample together must compute with the same sizes, so that this one cannot stand in with zeros.
@@ -392,12 +303,17 @@ std::optional<StepReport> Trainer::train_step() {
   if (totals.failed_clips != known_failures_ || totals.given_up) gather_failures();
   known_failures_ = totals.failed_clips;
   if (totals.given_up) return std::nullopt;
+  const bool spike = loss_watch_.is_spike(totals.loss, norm_of(norms));
+  rewound_ = spike && rewind(totals.loss);
+  if (rewound_) return std::nullopt;
   check_finite(totals, norm_of(norms), inputs);
+  loss_watch_.add(totals.loss);
   const double lr = learning_rate(config_.train.optimizer, state_.step, config_.train.steps);
   for (size_t i = 0; i < experts_.size(); ++i)
     if (inputs.experts[i]) experts_[i].update(lr, norms[i], config_.train.optimizer.max_grad_norm);
   budget_.end_step();
   state_.step += 1;
+  if (!spike) sane_step_ = state_.step;
   state_.next_sample += config_.train.global_batch;
   save_written_ = saver_.under_way() && (!totals.writing || totals.write_failed);
   if (totals.write_failed) saver_.give_up();
@@ -430,6 +346,12 @@ void Trainer::gather_failures() {
   state_.failed_clips = std::move(found.to_repeat);
   failed_files_ = found.files;
   failure_ = found.refusal;
+}
+
+void Trainer::check_before_saving() {
+  if (lock_) lock_->check();
+  const dist::Patience patience(world_);
+  require_same_copies(world_, mesh_.sizes(), experts_, /*frozen=*/false, state_.step);
 }
 
 int Trainer::agreed_signal() {
@@ -480,7 +402,7 @@ void Trainer::validate_now() {
 
 int Trainer::run(const ResumeRequest& resume) {
   install_stop_signals();
-  start(resume);
+  if (!start(resume)) return 0;
   const bool lead = world_.rank() == 0;
   const int64_t first_step = state_.step, warmup = config_.attention.dense_warmup_steps;
   if (lead && config_.attention.backend != "full" && state_.step < warmup)
@@ -499,6 +421,7 @@ int Trainer::run(const ResumeRequest& resume) {
       if (world_.size() > 1) throw;
       failure_ = e.what();
     }
+    if (rewound_) continue;
     if (!report) break;
     const auto due = [&](int64_t every) { return every > 0 && state_.step % every == 0; };
     if (held_out_ && stop_signal_ == 0 && (due(config_.validation.every) || state_.step == config_.train.steps))
@@ -507,7 +430,10 @@ int Trainer::run(const ResumeRequest& resume) {
     if (lead && config_.attention.backend != "full" && state_.step == warmup)
       log_info("step {}: VMoBA starts (attention.dense_warmup_steps is over)", state_.step + 1);
     if (save_written_) saver_.end(state_.step);
-    if (saver_.due(state_.step) || state_.step == config_.train.steps) saver_.begin(state_);
+    if (saver_.due(state_.step) || state_.step == config_.train.steps) {
+      check_before_saving();
+      saver_.begin(state_);
+    }
     if (due(config_.train.validate_every) && stop_signal_ == 0) validate_now();
   }
   return finish(first_step);
@@ -519,8 +445,10 @@ int Trainer::finish(int64_t first_step) {
   const bool unsaved = saver_.saved_step() != state_.step || checkpoint_steps(config_.run.dir).empty();
   // Hosts may see the folder of another moment: the first rank's word counts.
   if (dist::all_gather_numbers(world_.control(), {double(unsaved)}).front() != 0 &&
-      (stopped || state_.step > first_step))
+      (stopped || state_.step > first_step)) {
+    check_before_saving();
     saver_.save_last(state_);
+  }
   callbacks_.on_end();
   if (!failure_.empty() && !lead) dist::barrier(world_.control());  // until the first rank has said why
   if (!failure_.empty())

@@ -3,30 +3,30 @@
 #pragma once
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "config/root_config.h"
+#include "core/folder_lock.h"
 #include "data/dataset.h"
 #include "train/cache/lazy_encoders.h"
+#include "train/checkpoint/run_folder.h"
 #include "train/dist/mesh.h"
 #include "train/dist/step_exchange.h"
 #include "train/dist/ulysses.h"
 #include "train/dist/world.h"
 #include "train/expert.h"
+#include "train/loss_watch.h"
 #include "train/micro_batches.h"
 #include "train/recompute_budget.h"
 #include "train/report/callback.h"
+#include "train/resume.h"
 #include "train/run_saver.h"
 #include "train/signals.h"
 #include "train/validation/held_out_loss.h"
 
 namespace vmoba::train {
-
-// Where a run begins: nothing (anew), "latest", or a checkpoint folder.
-struct ResumeRequest {
-  std::string from;
-};
 
 class Trainer {
  public:
@@ -46,14 +46,32 @@ class Trainer {
     std::vector<std::string> clips;  // paths, for messages
     std::vector<bool> experts;       // which of them have samples in this step, on any rank
   };
+  // Of this run; all ranks have planned the same clips when it returns.
+  RunRecord make_record();
   void open_cache(const data::ClipPlan& plan);
   void load_encoders();
-  // The checkpoint to start from, or ""; an earlier run that this one does not continue is set aside.
-  std::string find_start(const ResumeRequest& resume);
-  void start(const ResumeRequest& resume);
+  // False where nothing is left to train.
+  bool start(const ResumeRequest& resume);
+  // The state, and what changed since it was saved.
+  void load(const std::string& checkpoint);
+  // Says so where train.steps is reached; true where the run's folder would only lose by going on.
+  bool is_over(const std::string& checkpoint) const;
+  // On the first rank: this run's folder alone, with what it does not continue set aside.
+  void lock_folder();
+  void prepare_folder(const std::string& checkpoint);
+  void set_aside_other_run();
+  void set_aside_other_branch(const std::string& checkpoint);
+  // Checkpoints that stay whatever their number.
+  std::set<int64_t> lasting_checkpoints() const;
+  int64_t proven_checkpoint() const;
   void say_start();
+  // From state_.next_sample on.
   void make_stream();
-  // Nothing where the step was given up for a stop or for want of data: then no rank has updated anything.
+  // Goes back to the last proven checkpoint and past the samples since (train.rewind). False where that is not allowed
+  // or nothing is there to go back to.
+  bool rewind(double loss);
+  // Nothing where the step was given up for a stop, for want of data or for a rewind: then no rank has updated
+  // anything.
   std::optional<StepReport> train_step();
   std::optional<StepReport> profiled_step();
   // Mean loss of one micro batch (a tensor, so that nobody waits for it yet) after its forward and backward: one of
@@ -95,6 +113,8 @@ class Trainer {
   // After the last step: saves what is not saved, and says why the run ends where it is not finished.
   int finish(int64_t first_step);
   HeldOutReport held_out_loss();
+  // The folder is still this run's, and copies of what is trained agree. Collective.
+  void check_before_saving();
   CheckpointParts parts();
 
   RootConfig config_;
@@ -118,7 +138,13 @@ class Trainer {
   RecomputeBudget budget_;
   Callbacks callbacks_;
   attention::AttentionStats stats_;
+  std::unique_ptr<FolderLock> lock_;  // of the first rank
+  RunFolder folder_;
+  RunRecord record_;
   TrainerState state_;
+  int64_t sane_step_ = 0;  // the last that ended well
+  LossWatch loss_watch_;
+  bool rewound_ = false;  // in place of the last step
   RunSaver saver_;
   // As agreed by all ranks: a checkpoint is under way, and nobody writes any more or somebody failed.
   bool save_written_ = false;

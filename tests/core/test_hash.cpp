@@ -1,4 +1,5 @@
 // Expected values: Python's xxhash (xxhash.xxh64(data[:n]).intdigest()), data[i] = (7 i + i/256) mod 256.
+#include <algorithm>
 #include <fstream>
 
 #include "core/hash.h"
@@ -47,4 +48,28 @@ TEST_CASE("a file's hash is that of its bytes") {
   std::ofstream(path, std::ios::binary) << data(3 << 20);
   CHECK(file_hash(path) == content_hash(data(3 << 20)));
   CHECK(test::contains(test::refusal_of([] { file_hash("/nowhere/file"); }), "/nowhere/file"));
+}
+
+TEST_CASE("checksums of values do not depend on how the whole is cut, and see every change") {
+  const std::string bytes = data(96);
+  for (const int64_t width : {1, 2, 4, 8}) {
+    const int64_t count = 96 / width;
+    const uint64_t whole = values_checksum(bytes.data(), count, width, 0);
+    for (int64_t cut = 0; cut <= count; ++cut)
+      CHECK(values_checksum(bytes.data(), cut, width, 0) +
+                values_checksum(bytes.data() + cut * width, count - cut, width, cut) ==
+            whole);
+    for (size_t bit = 0; bit < 8 * bytes.size(); ++bit) {
+      std::string changed = bytes;
+      changed[bit / 8] = char(changed[bit / 8] ^ (1 << bit % 8));
+      CHECK(values_checksum(changed.data(), count, width, 0) != whole);
+    }
+    std::string swapped = bytes;
+    std::swap_ranges(swapped.begin(), swapped.begin() + width, swapped.begin() + width);
+    CHECK(values_checksum(swapped.data(), count, width, 0) != whole);
+  }
+  // Python: the sum over i of splitmix64's finalisation of (i + 1) * 0x9E3779B97F4A7C15 + value, modulo 2^64.
+  const uint32_t values[] = {1, 2, 3};
+  CHECK(values_checksum(values, 3, 4, 0) == 0xEDBE5CA3654F5804u);
+  CHECK(values_checksum(values, 3, 4, 1000) == 0x07CE801700DFACCDu);
 }

@@ -1,14 +1,20 @@
 // Checkpoints: what is on disk, what survives damage, what a mismatch says. The model is a stand-in with two tensors.
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <limits>
+#include <set>
 
 #include "core/check.h"
 #include "support/catch.h"
 #include "support/process.h"
 #include "train/checkpoint/checkpoint_folder.h"
 #include "train/checkpoint/checkpoint_writer.h"
+#include "train/checkpoint/checksums.h"
+#include "train/checkpoint/run_folder.h"
+#include "train/loss_watch.h"
 #include "train/optim/adamw.h"
 
 using namespace vmoba;
@@ -201,4 +207,214 @@ TEST_CASE("an earlier run is set aside, never overwritten") {
   }
   CHECK(test::read_text(dir + ".1/metrics.jsonl") == "1");
   CHECK(test::read_text(dir + ".2/metrics.jsonl") == "2");
+}
+
+namespace {
+
+// A checkpoint of step 5 beside one of step 4, and what damage to the first says.
+struct Damaged {
+  test::TemporaryFolder folder;
+  Run run{0.1};
+  std::string earlier, path;
+
+  Damaged() {
+    earlier = save_checkpoint(folder.path(), {4, 4, 0}, run.parts(), 0);
+    run.update(0, 0.5);
+    path = save_checkpoint(folder.path(), {5, 5, 0}, run.parts(), 0);
+  }
+  std::string message() {
+    Run other(7.0);
+    return message_of([&] { load_checkpoint(path, other.parts()); });
+  }
+};
+
+const std::string kWeights = "/transformer/diffusion_pytorch_model.safetensors";
+
+}  // namespace
+
+TEST_CASE("whichever bit of whichever file of a checkpoint changes, it is refused and the file named") {
+  Damaged damaged;
+  REQUIRE(damaged.message().empty());
+  int64_t files = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(damaged.path)) {
+    if (!entry.is_regular_file()) continue;
+    ++files;
+    const std::string file = entry.path().string(), whole = test::read_text(file);
+    REQUIRE_FALSE(whole.empty());
+    for (const size_t at : {size_t(0), whole.size() / 3, whole.size() / 2, whole.size() - 1}) {
+      std::string bytes = whole;
+      bytes[at] = char(bytes[at] ^ 4);
+      std::ofstream(file, std::ios::binary) << bytes;
+      const std::string message = damaged.message();
+      INFO(file << " byte " << at << ": " << message);
+      CHECK(message.find(entry.path().filename().string()) != std::string::npos);
+    }
+    std::ofstream(file, std::ios::binary) << std::string(whole.size(), '\0');
+    CHECK_FALSE(damaged.message().empty());
+    fs::remove(file);
+    CHECK_FALSE(damaged.message().empty());
+    std::ofstream(file, std::ios::binary) << whole;
+  }
+  CHECK(files == 8);  // two folders of two files, optimiser, manifest, configuration, checksums
+  CHECK(damaged.message().empty());
+}
+
+TEST_CASE("values that changed, files of another step and added files are told apart") {
+  Damaged damaged;
+  SECTION("one bit of one tensor") {
+    std::string bytes = test::read_text(damaged.path + kWeights);
+    bytes.back() = char(bytes.back() ^ 1);
+    std::ofstream(damaged.path + kWeights, std::ios::binary) << bytes;
+    CHECK(damaged.message().find("'b.bias'") != std::string::npos);
+  }
+  SECTION("the weights of an earlier step") {
+    fs::copy_file(damaged.earlier + kWeights, damaged.path + kWeights, fs::copy_options::overwrite_existing);
+    CHECK(damaged.message().find("expected a file of step 5, found one of step 4") != std::string::npos);
+  }
+  SECTION("the manifest of an earlier step") {
+    fs::copy_file(damaged.earlier + "/state/trainer.json", damaged.path + "/state/trainer.json",
+                  fs::copy_options::overwrite_existing);
+    CHECK(damaged.message().find("checksums") != std::string::npos);
+  }
+  SECTION("a file that would be read as well") {
+    fs::copy_file(damaged.earlier + kWeights, damaged.path + "/transformer/more.safetensors");
+    CHECK(damaged.message().find("more.safetensors") != std::string::npos);
+  }
+  SECTION("a note beside the files is nobody's harm") {
+    std::ofstream(damaged.path + "/README.md") << "mine";
+    CHECK(damaged.message().empty());
+  }
+}
+
+TEST_CASE("ranks that share the comparison find together what one finds") {
+  Damaged damaged;
+  for (const char* file : {"/transformer_ema/diffusion_pytorch_model.safetensors", "/state/optimizer.safetensors"}) {
+    std::string bytes = test::read_text(damaged.path + file);
+    bytes.back() = char(bytes.back() ^ 1);
+    std::ofstream(damaged.path + file, std::ios::binary) << bytes;
+  }
+  const std::vector<std::string> alone = checkpoint_problems(damaged.path);
+  CHECK(alone.size() == 2);
+  for (const int64_t ranks : {2, 3, 50}) {
+    std::vector<std::string> together;
+    for (int64_t rank = 0; rank < ranks; ++rank)
+      for (const std::string& problem : checkpoint_problems(damaged.path, rank, ranks)) together.push_back(problem);
+    std::sort(together.begin(), together.end());
+    CHECK(together == alone);
+  }
+}
+
+TEST_CASE("weights that are not finite are refused by name, sound checksums or not") {
+  const test::TemporaryFolder folder;
+  Run run(0.1), other(7.0);
+  {
+    const at::NoGradGuard no_grad;
+    run.parameters()[1].tensor[2] = std::numeric_limits<float>::quiet_NaN();
+  }
+  const std::string path = save_checkpoint(folder.path(), {5, 5, 0}, run.parts(), 0);
+  CHECK(message_of([&] { load_checkpoint(path, other.parts()); }).find("finite values in 'b.bias'") !=
+        std::string::npos);
+  CHECK(message_of([&] { check_finite_weights(run.experts, "model.weights"); }).find("'b.bias'") != std::string::npos);
+  CHECK(verify_folder(path).text.find("'b.bias'") != std::string::npos);
+  CHECK_FALSE(verify_folder(folder.path()).sound);
+}
+
+TEST_CASE("a checkpoint of an earlier version loads, and says that it cannot be verified") {
+  Damaged damaged;
+  fs::remove(damaged.path + "/state/checksums.json");
+  std::ofstream(damaged.path + "/state/trainer.json")
+      << R"({"format": 1, "step": 5, "next_sample": 5, "seed": 0, "updates": [1], "ema": true})";
+  CHECK(damaged.message().empty());
+  const Verification verified = verify_folder(damaged.path);
+  CHECK(verified.sound);
+  CHECK(verified.text.find("cannot be verified") != std::string::npos);
+}
+
+TEST_CASE("every safetensors file names its step and run, and the manifest the same") {
+  const test::TemporaryFolder folder;
+  Run run(0.1);
+  CheckpointParts parts = run.parts();
+  parts.record = {"0123456789abcdef", "here", 3, "1.0", "fedc", 2, "", {{3, "seed", "1", "2"}}};
+  const std::string path = save_checkpoint(folder.path(), {5, 5, 0}, parts, 0);
+  for (const char* file : {"/transformer/diffusion_pytorch_model.safetensors", "/state/optimizer.safetensors"}) {
+    const model::SafetensorsFile opened(path + file);
+    CHECK(opened.metadata().at("step") == "5");
+    CHECK(opened.metadata().at("run") == "0123456789abcdef");
+  }
+  const Manifest manifest = read_manifest(path);
+  CHECK(manifest.record.run == "0123456789abcdef");
+  CHECK(manifest.record.folder == "here");
+  CHECK(manifest.record.parent_step == 3);
+  REQUIRE(manifest.record.changes.size() == 1);
+  CHECK(manifest.record.changes[0].new_value == "2");
+}
+
+TEST_CASE("rotation removes what the folder made, and nothing that is named to stay") {
+  const test::TemporaryFolder folder;
+  Run run(0.1);
+  const auto save = [&](int64_t step, const std::string& made_by, Rotation rotation) {
+    CheckpointParts parts = run.parts();
+    parts.record.folder = made_by;
+    const auto alone = dist::make_single_communicator();
+    CheckpointWriter writer(*alone, folder.path(), std::move(rotation));
+    writer.begin({step, step, 0}, parts);
+    writer.finish();
+  };
+  save(1, "another", 0);
+  Rotation one = 1;
+  one.folder = "mine";
+  one.every = 4;
+  one.also = [] { return std::set<int64_t>{3}; };
+  fs::create_directories(folder.path() + "/checkpoint-0002/keep");  // a name of the user's
+  fs::create_directories(folder.path() + "/checkpoint-2/nothing");  // no checkpoint at all
+  for (const int64_t step : {3, 4, 5, 6}) save(step, "mine", one);
+  CHECK(checkpoint_steps(folder.path()) == std::vector<int64_t>{1, 2, 3, 4, 6});
+  CHECK(fs::exists(folder.path() + "/checkpoint-0002/keep"));
+}
+
+TEST_CASE("later checkpoints are set aside whole, with the metrics, as often as it takes") {
+  const test::TemporaryFolder folder;
+  Run run(0.1);
+  const std::string dir = folder.path();
+  for (const std::string place : {"/set-aside-1", "/set-aside-2"}) {
+    for (const int64_t step : {4, 8, 12}) save_checkpoint(dir, {step, step, 0}, run.parts(), 0);
+    std::ofstream(dir + "/metrics.jsonl") << place;
+    CHECK(set_aside_later_checkpoints(dir, 4) == dir + place);
+    CHECK(checkpoint_steps(dir) == std::vector<int64_t>{4});
+    CHECK(checkpoint_steps(dir + place) == std::vector<int64_t>{8, 12});
+    CHECK(test::read_text(dir + place + "/metrics.jsonl") == place);
+    fs::remove_all(dir + "/checkpoint-4");
+  }
+  CHECK_FALSE(set_aside_later_checkpoints(dir, 4).has_value());
+  // A checkpoint that would take another's name sets that one aside.
+  save_checkpoint(dir, {4, 4, 0}, run.parts(), 0);
+  save_checkpoint(dir, {4, 4, 0}, run.parts(), 0);
+  CHECK(checkpoint_steps(dir + "/set-aside-3") == std::vector<int64_t>{4});
+}
+
+TEST_CASE("a run folder keeps its id and its starts") {
+  const test::TemporaryFolder folder;
+  RunFolder mine = read_run_folder(folder.path());
+  CHECK(mine.id.size() == 16);
+  CHECK(read_run_folder(folder.path()).id != mine.id);
+  mine.starts = {4};
+  write_run_folder(folder.path(), mine);
+  CHECK(read_run_folder(folder.path()).id == mine.id);
+  CHECK(read_run_folder(folder.path()).starts == std::set<int64_t>{4});
+  std::ofstream(folder.path() + "/run.json") << "{";
+  CHECK(message_of([&] { read_run_folder(folder.path()); }).find("run.json") != std::string::npos);
+}
+
+TEST_CASE("a loss far above the median of those before is a spike, and whatever is not finite") {
+  LossWatch watch(10);
+  CHECK(watch.is_spike(std::numeric_limits<double>::quiet_NaN(), 1));
+  CHECK(watch.is_spike(1, std::numeric_limits<double>::infinity()));
+  for (size_t i = 0; i < LossWatch::kLeast; ++i) {
+    CHECK_FALSE(watch.is_spike(1e6, 1));  // nothing to compare with yet
+    watch.add(i % 2 == 0 ? 1 : 3);
+  }
+  CHECK_FALSE(watch.is_spike(29, 1));
+  CHECK(watch.is_spike(31, 1));
+  for (size_t i = 0; i < LossWatch::kWindow; ++i) watch.add(100);
+  CHECK_FALSE(watch.is_spike(31, 1));
 }

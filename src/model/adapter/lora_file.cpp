@@ -318,7 +318,7 @@ std::vector<Adapter> read_lora(const LoraSource& source, const Architecture& arc
 }
 
 void write_lora(const std::string& path, const std::vector<Adapter>& adapters, const Architecture& architecture,
-                LoraFormat format, at::ScalarType dtype) {
+                LoraFormat format, at::ScalarType dtype, std::map<std::string, std::string> metadata) {
   std::vector<NamedTensor> tensors;
   for (const Adapter& adapter : adapters) {
     const auto [a, b, scale] = adapter.low_rank;
@@ -333,7 +333,8 @@ void write_lora(const std::string& path, const std::vector<Adapter>& adapters, c
       tensors.push_back({name + ".lora_B.weight", (scale == 1 ? b_cpu : b_cpu * scale).to(dtype)});
     }
   }
-  save_tensors(path, tensors_to_write(tensors), {{"format", "pt"}});
+  metadata["format"] = "pt";
+  save_tensors(path, tensors_to_write(tensors), metadata);
 }
 
 std::vector<std::string> missing_for_kohya(const std::vector<Adapter>& adapters, const Architecture& architecture) {

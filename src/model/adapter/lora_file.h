@@ -50,9 +50,9 @@ std::vector<ModuleChange> read_changes(const LoraSource& source, const Architect
 std::vector<Adapter> read_lora(const LoraSource& source, const Architecture& architecture, at::Device device);
 
 // Writes and checks the file (save.h). ComfyUI's and diffusers' files have no alpha: the scale goes into B, so that
-// every reader gives the same; kohya's carry it.
+// every reader gives the same; kohya's carry it. `metadata` joins the file's own.
 void write_lora(const std::string& path, const std::vector<Adapter>& adapters, const Architecture& architecture,
-                LoraFormat format, at::ScalarType dtype);
+                LoraFormat format, at::ScalarType dtype, std::map<std::string, std::string> metadata = {});
 
 // Modules that kohya's format needs in every block that has an adapter (LoraNames::kohya_modules) and lacks: diffusers
 // refuses such a file. Empty: complete.

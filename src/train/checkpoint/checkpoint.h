@@ -1,7 +1,8 @@
 // Checkpoints of a run: <run.dir>/checkpoint-<step>/ with
 //   transformer/config.json, transformer/diffusion_pytorch_model.safetensors   fp32 weights, diffusers' layout and keys
 //   transformer_ema/...                                                        the moving average, where enabled
-//   state/optimizer.safetensors, state/trainer.json, state/config.yaml         what an exact resume needs
+//   state/optimizer.safetensors, state/trainer.json, state/config.yaml         what an exact resume needs (manifest.h)
+//   state/checksums.json                                                       what all files held (checksums.h)
 // and of a LoRA run, whose base is not repeated, instead of the transformer folders
 //   lora/<format>.safetensors, lora_ema/<format>.safetensors   for other tools, in lora.formats and lora.save_dtype
 //   state/lora.safetensors, state/lora_ema.safetensors         the adapters in fp32
@@ -9,25 +10,17 @@
 // state/optimizer_2.safetensors, state/lora_2.safetensors, state/lora_2_ema.safetensors; and for other tools
 // lora/<format>_high_noise.safetensors and lora/<format>_low_noise.safetensors (of more than two: _expert_1 and so on).
 //
-// The same whatever the number of ranks and however they share the state, so that any other number can go on. Written
-// by CheckpointWriter (checkpoint_writer.h).
+// Every safetensors file names its step and run in its metadata. The same whatever the number of ranks and however they
+// share the state, so that any other number can go on. Written by CheckpointWriter (checkpoint_writer.h).
 #pragma once
-#include <cstdint>
 #include <string>
 #include <vector>
 
-#include "data/dataset.h"
 #include "model/adapter/lora.h"
+#include "train/checkpoint/manifest.h"
 #include "train/expert.h"
 
 namespace vmoba::train {
-
-struct TrainerState {
-  int64_t step = 0;         // optimiser steps done
-  int64_t next_sample = 0;  // global sample number that comes next
-  uint64_t seed = 0;
-  std::vector<data::ClipFailure> failed_clips = {};  // which a resumed run repeats
-};
 
 // Everything that a checkpoint holds.
 struct CheckpointParts {
@@ -35,10 +28,17 @@ struct CheckpointParts {
   std::string config_yaml;
   model::LoraConfig lora = {};                        // enabled: the model's trainable tensors are adapters of it
   const model::Architecture* architecture = nullptr;  // of the model; only needed with lora
+  RunRecord record = {};
 };
 
-// Loads weights, optimiser, EMA: of each tensor what this rank holds. Throws Error(kInput) naming what does not fit.
+// Loads weights, optimiser, EMA: of each tensor what this rank holds. Throws Error(kInput) naming what does not fit,
+// what is damaged (checksums.h), and values that are not finite.
 TrainerState load_checkpoint(const std::string& folder, const CheckpointParts& parts);
+// The same of a checkpoint whose checksums the ranks have compared together.
+TrainerState load_verified_checkpoint(const std::string& folder, const CheckpointParts& parts);
+
+// Throws Error(kInput) naming the first tensor of the transformers, adapters among them, that is not finite.
+void check_finite_weights(const std::vector<Expert>& experts, const std::string& origin);
 
 // Whether a checkpoint holds adapters and no transformer.
 bool is_lora_checkpoint(const std::string& folder);

@@ -9,6 +9,7 @@
 #include "core/check.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "train/checkpoint/run_folder.h"
 
 namespace vmoba::train {
 namespace {
@@ -48,19 +49,30 @@ std::string checkpoint_path(const std::string& run_dir, int64_t step) {
   return (fs::path(run_dir) / (kPrefix + std::to_string(step))).string();
 }
 
+int64_t step_in_name(const std::string& name) {
+  if (!name.starts_with(kPrefix)) return -1;
+  const std::string digits = name.substr(std::string(kPrefix).size());
+  int64_t step = 0;
+  const auto parsed = std::from_chars(digits.data(), digits.data() + digits.size(), step);
+  // As checkpoint_path writes it: no sign, no leading zeros.
+  return parsed.ec == std::errc() && step >= 0 && std::to_string(step) == digits ? step : -1;
+}
+
 std::vector<int64_t> checkpoint_steps(const std::string& run_dir) {
   std::vector<int64_t> steps;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(run_dir, error)) {
-    const std::string name = entry.path().filename().string();
-    if (!name.starts_with(kPrefix)) continue;
-    int64_t step = 0;
-    const char* end = name.data() + name.size();
-    const auto parsed = std::from_chars(name.data() + std::string(kPrefix).size(), end, step);
-    if (parsed.ec == std::errc() && parsed.ptr == end) steps.push_back(step);
+    const int64_t step = step_in_name(entry.path().filename().string());
+    if (step >= 0 && entry.is_directory(error)) steps.push_back(step);
   }
   std::sort(steps.begin(), steps.end());
   return steps;
+}
+
+std::vector<std::string> checkpoint_names(const std::string& run_dir) {
+  std::vector<std::string> names;
+  for (const int64_t step : checkpoint_steps(run_dir)) names.push_back(kPrefix + std::to_string(step));
+  return names;
 }
 
 std::string unfinished_path(const std::string& run_dir, int64_t step) {
@@ -76,23 +88,16 @@ std::string optimizer_path(const std::string& folder, size_t expert) {
   return folder + "/state/optimizer" + suffix_of(expert) + ".safetensors";
 }
 
-std::string commit_checkpoint(const std::string& run_dir, int64_t step, int64_t keep) {
+std::string commit_checkpoint(const std::string& run_dir, int64_t step) {
   const std::string final_path = checkpoint_path(run_dir, step);
-  // A resumed run meets its own older checkpoint of the same step when the user asked for an earlier one. What is
-  // renamed for its deletion must not take the new folder's place.
-  if (fs::exists(final_path)) {
-    const std::string doomed = final_path + ".old" + kUnfinished;
-    fs::remove_all(doomed);
-    fs::rename(final_path, doomed);
-    fs::rename(unfinished_path(run_dir, step), final_path);
-    remove_folder(doomed);
-  } else {
-    fs::rename(unfinished_path(run_dir, step), final_path);
-  }
+  if (fs::exists(final_path))
+    if (const auto place = set_aside_later_checkpoints(run_dir, step - 1))
+      log_warning("{} was there already; it is kept in {}", final_path, *place);
+  std::error_code error;
+  fs::rename(unfinished_path(run_dir, step), final_path, error);
+  VMOBA_CHECK(!error, "expected to rename '{}' to '{}', found: {}", unfinished_path(run_dir, step), final_path,
+              error.message());
   sync_path(run_dir);
-  const std::vector<int64_t> steps = checkpoint_steps(run_dir);
-  for (size_t i = 0; keep > 0 && i + size_t(keep) < steps.size(); ++i)
-    if (steps[i] != step) remove_folder(checkpoint_path(run_dir, steps[i]));
   return final_path;
 }
 

@@ -8,7 +8,10 @@
 
 namespace vmoba::train {
 
-// Steps of the complete checkpoints in a run folder, ascending.
+// Names of the complete checkpoints in a run folder, steps ascending: folders "checkpoint-<step>".
+std::vector<std::string> checkpoint_names(const std::string& run_dir);
+// -1 for a name that is none of a checkpoint.
+int64_t step_in_name(const std::string& name);
 std::vector<int64_t> checkpoint_steps(const std::string& run_dir);
 std::string checkpoint_path(const std::string& run_dir, int64_t step);
 // Where the checkpoint of this step is written.
@@ -23,9 +26,9 @@ std::string optimizer_path(const std::string& folder, size_t expert);
 void make_folder(const std::string& path);
 // Deletes a folder that may be large: renamed first, so that a crash never leaves half a checkpoint under its name.
 void remove_folder(const std::string& path);
-// Renames a complete unfinished folder to its final name, in place of an older checkpoint of this step, then deletes
-// the oldest beyond `keep` (0 keeps all). Returns the final name. Throws Error(kRuntime).
-std::string commit_checkpoint(const std::string& run_dir, int64_t step, int64_t keep);
+// Renames a complete unfinished folder to its final name; what has that name is set aside (run_folder.h). Returns the
+// final name. Throws Error(kRuntime).
+std::string commit_checkpoint(const std::string& run_dir, int64_t step);
 
 // Makes the run folder and removes what an interrupted save left behind. Throws Error(kRuntime) where it cannot be
 // written.

@@ -3,11 +3,12 @@
 #include <ATen/ATen.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
+#include <cstring>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "core/check.h"
 #include "core/file.h"
+#include "core/hash.h"
 #include "model/adapter/lora_file.h"
 #include "model/common/dtype.h"
 #include "model/weights/save.h"
@@ -41,18 +42,10 @@ std::vector<model::TensorToWrite> announced(const std::vector<HeldTensor>& tenso
   return out;
 }
 
-std::string manifest_of(const TrainerState& state, const CheckpointParts& parts) {
-  std::vector<int64_t> updates;
-  for (const Expert& expert : parts.experts) updates.push_back(expert.updates);
-  nlohmann::json failed = nlohmann::json::array();
-  for (const data::ClipFailure& failure : state.failed_clips)
-    failed.push_back(
-        {{"clip", failure.clip}, {"sample", failure.sample}, {"final", failure.final}, {"reason", failure.reason}});
-  const nlohmann::json info = {
-      {"format", 1},           {"step", state.step}, {"next_sample", state.next_sample},
-      {"seed", state.seed},    {"updates", updates}, {"ema", parts.experts.front().ema != nullptr},
-      {"failed_clips", failed}};
-  return info.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+Manifest manifest_of(const TrainerState& state, const CheckpointParts& parts) {
+  Manifest out{state, {}, parts.experts.front().ema != nullptr, parts.record, ""};
+  for (const Expert& expert : parts.experts) out.updates.push_back(expert.updates);
+  return out;
 }
 
 // What `action` throws, or "".
@@ -82,9 +75,13 @@ CheckpointWriter::~CheckpointWriter() {
   if (thread_.joinable()) thread_.join();
 }
 
+std::map<std::string, std::string> CheckpointWriter::file_metadata() const {
+  return {{"step", std::to_string(step_)}, {"run", manifest_.record.run}};
+}
+
 void CheckpointWriter::plan(const CheckpointParts& parts, std::vector<Planned>& files) const {
   const auto one_file = [&](const std::string& path, const Expert& expert, std::vector<HeldTensor> tensors) {
-    const auto layout = model::safetensors_layout(path, announced(tensors), {});
+    const auto layout = model::safetensors_layout(path, announced(tensors), file_metadata());
     files.push_back({path, &expert, std::move(tensors), layout, ""});
   };
   const auto weights = [&](size_t i, bool average) {
@@ -93,6 +90,8 @@ void CheckpointWriter::plan(const CheckpointParts& parts, std::vector<Planned>& 
     const std::string path = weights_path(working_, i, parts.lora.enabled(), average);
     if (parts.lora.enabled()) return one_file(path, expert, tensors);
     const model::TransformerPlan folder = model::plan_transformer(announced(tensors));
+    std::map<std::string, std::string> metadata = file_metadata();
+    metadata.insert(model::kTransformerMetadata.begin(), model::kTransformerMetadata.end());
     size_t next = 0;
     for (const model::TransformerPlan::File& file : folder.files) {
       const std::string file_path = path + "/" + file.name;
@@ -101,7 +100,7 @@ void CheckpointWriter::plan(const CheckpointParts& parts, std::vector<Planned>& 
       files.push_back({file_path,
                        &expert,
                        {first, tensors.begin() + ptrdiff_t(next)},
-                       model::safetensors_layout(file_path, file.tensors, model::kTransformerMetadata),
+                       model::safetensors_layout(file_path, file.tensors, metadata),
                        folder.index});
     }
   };
@@ -133,12 +132,13 @@ std::vector<CheckpointWriter::Source> CheckpointWriter::sources_of(const std::ve
   std::vector<Source> out;
   int64_t begin = 0;
   for (size_t i = 0; i < files.size(); ++i) {
-    for (const HeldTensor& tensor : files[i].tensors) {
+    for (size_t t = 0; t < files[i].tensors.size(); ++t) {
+      const HeldTensor& tensor = files[i].tensors[t];
       const ValueRun held = held_run(*files[i].expert, tensor), own = written_run(*files[i].expert, tensor);
       if (own.count == 0) continue;
       const int64_t value_bytes = int64_t(tensor.held.element_size());
-      out.push_back({tensor.held.view(-1).narrow(0, own.begin - held.begin, own.count), i,
-                     files[i].layout.tensors.at(tensor.name).begin + own.begin * value_bytes, begin});
+      out.push_back({tensor.held.view(-1).narrow(0, own.begin - held.begin, own.count), i, t,
+                     files[i].layout.tensors.at(tensor.name).begin + own.begin * value_bytes, own.begin, begin});
       begin += (own.count * value_bytes + kAlignBytes - 1) / kAlignBytes * kAlignBytes;
     }
   }
@@ -156,13 +156,17 @@ void CheckpointWriter::copy_values(const std::vector<Planned>& files) {
   const std::vector<Source> sources = sources_of(files);
   reserve_copy(sources);
   files_.clear();
-  for (const Planned& file : files) files_.push_back({file.path, {}});
+  for (const Planned& file : files) {
+    files_.push_back({file.path, file.layout.header, file.layout.file_bytes, {}, {}, {}});
+    for (const HeldTensor& tensor : file.tensors) files_.back().tensors.push_back(tensor.name);
+  }
   for (const Source& source : sources) {
     const auto bytes = int64_t(source.values.nbytes()), value_bytes = int64_t(source.values.element_size());
     for (int64_t done = 0; done < bytes;) {
       const at::Tensor values = copy_.run(source.begin + done, bytes - done).view(source.values.scalar_type());
       values.copy_(source.values.narrow(0, done / value_bytes, values.numel()), /*non_blocking=*/true);
-      files_[source.file].slices.push_back({source.offset + done, values});
+      files_[source.file].slices.push_back(
+          {source.offset + done, values, source.tensor, source.first + done / value_bytes});
       done += int64_t(values.nbytes());
     }
   }
@@ -227,15 +231,45 @@ void CheckpointWriter::begin(const TrainerState& state, const CheckpointParts& p
 
 // On a thread of its own.
 void CheckpointWriter::write() {
-  for (const File& file : files_) {
+  for (File& file : files_) {
     std::vector<model::ByteRun> runs;
-    for (const Slice& slice : file.slices)
-      runs.push_back({slice.offset, slice.values.const_data_ptr(), int64_t(slice.values.nbytes())});
+    file.checksums.assign(file.tensors.size(), 0);
+    for (const Slice& slice : file.slices) {
+      const at::Tensor& values = slice.values;
+      runs.push_back({slice.offset, values.const_data_ptr(), int64_t(values.nbytes())});
+      file.checksums[slice.tensor] +=
+          values_checksum(values.const_data_ptr(), values.numel(), int64_t(values.element_size()), slice.first);
+    }
     model::write_byte_runs(file.path, runs, [this] { return stop_.load(); });
   }
   for (const ToolFile& file : tool_files_)
     model::write_lora(file.path, file.adapters, *file.architecture, model::lora_format(file.format),
-                      model::scalar_type(file.dtype));
+                      model::scalar_type(file.dtype), file_metadata());
+}
+
+Checksums CheckpointWriter::sum_checksums() {
+  std::string own;
+  for (const File& file : files_)
+    own.append(reinterpret_cast<const char*>(file.checksums.data()), file.checksums.size() * sizeof(uint64_t));
+  const std::vector<std::string> all = dist::all_gather_text(control_, own);
+  Checksums out;
+  size_t at = 0;
+  for (const File& file : files_) {
+    FileChecksum& checksum = out[fs::relative(file.path, working_).generic_string()];
+    checksum.bytes = file.bytes;
+    checksum.hash = hash_text(content_hash(file.header));
+    for (const std::string& tensor : file.tensors) {
+      uint64_t sum = 0;
+      for (const std::string& of_rank : all) {
+        uint64_t part = 0;
+        std::memcpy(&part, of_rank.data() + at, sizeof part);
+        sum += part;
+      }
+      checksum.tensors[tensor] = hash_text(sum);
+      at += sizeof sum;
+    }
+  }
+  return out;
 }
 
 CheckpointWriter::Saved CheckpointWriter::finish() {
@@ -243,19 +277,30 @@ CheckpointWriter::Saved CheckpointWriter::finish() {
   thread_.join();
   progress_ = Progress::kNone;
   throw_together(failure_);
+  const Checksums checksums = sum_checksums();
   throw_together(failure_of([&] {
-    if (control_.rank() == 0) complete();
+    if (control_.rank() != 0) return;
+    complete(checksums);
+    rotate_checkpoints(run_dir_, rotation_);
   }));
   return {step_, checkpoint_path(run_dir_, step_)};
 }
 
 // The manifest comes last, then the folder's name.
-void CheckpointWriter::complete() {
+void CheckpointWriter::complete(Checksums checksums) {
   write_file_atomically(working_ + "/state/config.yaml", config_yaml_);
-  write_file_atomically(working_ + "/state/trainer.json", manifest_);
+  for (const auto& entry : fs::recursive_directory_iterator(working_)) {
+    const std::string name = fs::relative(entry.path(), working_).generic_string();
+    if (entry.is_regular_file() && !checksums.contains(name))
+      checksums[name] = {int64_t(entry.file_size()), hash_text(file_hash(entry.path().string())), {}};
+  }
+  const std::string text = checksums_to_json(checksums);
+  manifest_.checksums = hash_text(content_hash(text));
+  write_file_atomically(checksums_path(working_), text);
+  write_file_atomically(manifest_path(working_), manifest_to_json(manifest_));
   for (const auto& entry : fs::directory_iterator(working_)) sync_path(entry.path().string());
   sync_path(working_);
-  commit_checkpoint(run_dir_, step_, keep_);
+  commit_checkpoint(run_dir_, step_);
 }
 
 // Throws on all ranks where one of them failed; the unfinished folder is removed first.

@@ -8,6 +8,7 @@
 // checkpoint.
 #pragma once
 #include <atomic>
+#include <map>
 #include <optional>
 #include <string>
 #include <thread>
@@ -15,7 +16,9 @@
 
 #include "core/check.h"
 #include "train/checkpoint/checkpoint.h"
+#include "train/checkpoint/checksums.h"
 #include "train/checkpoint/host_memory.h"
+#include "train/checkpoint/rotation.h"
 
 namespace vmoba::train {
 
@@ -27,10 +30,9 @@ class SaveError : public Error {
 
 class CheckpointWriter {
  public:
-  // `control`: all ranks that train together, for CPU tensors; must outlive it. `keep`: newest checkpoints that stay
-  // (0: all).
-  CheckpointWriter(dist::Communicator& control, std::string run_dir, int64_t keep)
-      : control_(control), run_dir_(std::move(run_dir)), keep_(keep) {}
+  // `control`: all ranks that train together, for CPU tensors; must outlive it.
+  CheckpointWriter(dist::Communicator& control, std::string run_dir, Rotation rotation)
+      : control_(control), run_dir_(std::move(run_dir)), rotation_(std::move(rotation)) {}
   // Gives up what is under way.
   ~CheckpointWriter();
   CheckpointWriter(const CheckpointWriter&) = delete;
@@ -39,6 +41,9 @@ class CheckpointWriter {
   // Takes the memory that begin() copies to, which for gigabytes of page-locked memory takes seconds: do it before
   // training. Not collective.
   void reserve(const CheckpointParts& parts);
+
+  // Before the next checkpoint is completed.
+  void set_rotation(Rotation rotation) { rotation_ = std::move(rotation); }
 
   // What a checkpoint takes on the disk, the small files for other tools left out.
   int64_t file_bytes(const CheckpointParts& parts) const;
@@ -67,15 +72,22 @@ class CheckpointWriter {
   struct Slice {
     int64_t offset = 0;  // in the file
     at::Tensor values;   // in the copy
+    size_t tensor = 0;   // of the file
+    int64_t first = 0;   // number of the first value in the tensor
   };
   struct File {
-    std::string path;
+    std::string path, header;
+    int64_t bytes = 0;
+    std::vector<std::string> tensors;
+    std::vector<uint64_t> checksums;  // of the tensors: what this rank writes of them
     std::vector<Slice> slices;
   };
   struct Source {
-    at::Tensor values;   // flat
-    size_t file = 0;     // of the plan
+    at::Tensor values;  // flat
+    size_t file = 0;    // of the plan
+    size_t tensor = 0;
     int64_t offset = 0;  // in the file
+    int64_t first = 0;   // number of the first value in the tensor
     int64_t begin = 0;   // in the copy
   };
   // A file for other tools, which the first rank writes from whole adapters.
@@ -93,14 +105,18 @@ class CheckpointWriter {
   void copy_values(const std::vector<Planned>& files);
   void copy_adapters(const CheckpointParts& parts);
   void write();
-  void complete();
+  std::map<std::string, std::string> file_metadata() const;
+  // Of all ranks' parts together; the first rank's are of use.
+  Checksums sum_checksums();
+  void complete(Checksums checksums);
   void throw_together(const std::string& own_failure);
 
   dist::Communicator& control_;
   std::string run_dir_, working_;
-  int64_t keep_;
+  Rotation rotation_;
   int64_t step_ = 0;
-  std::string manifest_, config_yaml_;
+  Manifest manifest_;
+  std::string config_yaml_;
   HostMemory copy_;
   std::vector<File> files_;
   std::vector<ToolFile> tool_files_;

@@ -131,7 +131,7 @@ std::vector<std::string> files_in(const std::string& folder) {
 
 void check_same_files(const std::string& a, const std::string& b) {
   REQUIRE(files_in(a) == files_in(b));
-  CHECK(files_in(a).size() == 7);
+  CHECK(files_in(a).size() == 8);
   for (const std::string& file : files_in(a)) {
     INFO(file);
     CHECK(test::read_text(a + "/" + file) == test::read_text(b + "/" + file));

@@ -1,0 +1,114 @@
+// Ranks of one job that were started with different things: refused before the first step, by name.
+#include <filesystem>
+#include <fstream>
+
+#include "support/catch.h"
+#include "support/messages.h"
+#include "support/process.h"
+#include "train/dist/train_job.h"
+
+using namespace vmoba::test;
+namespace fs = std::filesystem;
+
+namespace {
+
+// Two ranks, the second with keys of its own behind the common ones, and the second's program.
+ProcessResult differing(const std::string& dir, const std::vector<std::string>& common,
+                        const std::vector<std::string>& second, const std::string& program = kTrain) {
+  std::vector<std::string> command = train_command(1, kTiny, dir, common);
+  std::vector<std::string> other = train_command(0, kTiny, dir, common);
+  other.front() = program;
+  command.insert(command.end(), {":", "-n", "1"});
+  command.insert(command.end(), other.begin(), other.end());
+  command.insert(command.end(), second.begin(), second.end());
+  return run_process(command, kEnvironment);
+}
+
+}  // namespace
+
+TEST_CASE("a rank with another value of any key is refused, and the key named with both values") {
+  const TemporaryFolder folder;
+  const std::string dir = folder.path() + "/run";
+  struct Case {
+    std::string key, usual, other;
+  };
+  for (const Case& c :
+       {Case{"train.optimizer.lr", "0.001", "0.002"}, Case{"seed", "7", "8"}, Case{"attention.tau", "0.25", "0.3"},
+        Case{"data.fps", "8", "4"}, Case{"parallel.shard", "1", "2"}, Case{"train.checkpoint_every", "5", "7"},
+        Case{"run.dir", dir, dir + "2"}}) {
+    const ProcessResult result = differing(dir, {"train.steps=3"}, {c.key + "=" + c.other});
+    INFO(c.key << "\n" << result.output);
+    CHECK(result.exit_code == 2);
+    CHECK(contains(result.output, "the ranks disagree: expected " + c.key + " '" + c.usual + "' as on rank 0"));
+    CHECK(contains(result.output, "found " + c.key + " '" + c.other + "' on rank 1"));
+  }
+  CHECK_FALSE(fs::exists(dir));
+  CHECK_FALSE(fs::exists(dir + "2"));
+  // What only a rank's own speed depends on may differ.
+  const ProcessResult result =
+      differing(dir, {"train.steps=3"}, {"data.prefetch_clips=2", "data.decode_threads=1", "run.log_level=debug"});
+  INFO(result.output);
+  CHECK(result.exit_code == 0);
+}
+
+TEST_CASE("a rank that sees other clips at the same path is refused, and the first other clip named") {
+  const TemporaryFolder folder;
+  const std::string dir = folder.path() + "/run";
+  const auto set = [&](const std::string& name, int64_t clips) {
+    fs::create_directories(folder.path() + "/" + name);
+    int64_t left = clips;
+    std::vector<fs::path> found;
+    for (const auto& entry : fs::directory_iterator(VMOBA_SOURCE_DIR "/assets/clips")) found.push_back(entry.path());
+    std::sort(found.begin(), found.end());
+    for (const fs::path& path : found) {
+      if (path.extension() == ".mp4" && left-- <= 0) continue;
+      fs::copy(path, folder.path() + "/" + name / path.filename());
+    }
+    return folder.path() + "/" + name;
+  };
+  const std::string three = set("three", 3), four = set("four", 4), place = folder.path() + "/data";
+  // The path of each rank's host: a link that the second rank's process turns to other files before it starts.
+  const std::string script = folder.path() + "/second.sh";
+  fs::create_directory_symlink(three, place);
+  std::ofstream(script) << "#!/bin/sh\nexec unshare -m sh -c 'mount --bind " << four << " " << three
+                        << " && exec \"$@\"' sh " << kTrain << " \"$@\"\n";
+  fs::permissions(script, fs::perms::owner_all);
+  if (run_process({"unshare", "-m", "true"}).exit_code != 0) return;  // not allowed here
+  const ProcessResult result = differing(dir, {"train.steps=3", "data.path=" + place}, {}, script);
+  INFO(result.output);
+  CHECK(result.exit_code == 2);
+  CHECK(contains(result.output, "clip 4"));
+  CHECK(contains(result.output, "on rank 1"));
+}
+
+TEST_CASE("a rank with another build of the program is refused") {
+  const TemporaryFolder folder;
+  const std::string other = folder.path() + "/vmoba-train";
+  fs::copy_file(kTrain, other);
+  std::ofstream(other, std::ios::binary | std::ios::app) << "x";
+  const ProcessResult result = differing(folder.path() + "/run", {"train.steps=3"}, {}, other);
+  INFO(result.output);
+  CHECK(result.exit_code == 2);
+  CHECK(contains(result.output, "expected program '"));
+  CHECK(contains(result.output, "one build of the program"));
+}
+
+TEST_CASE("a rank that begins with other weights is refused, and the first other tensor named") {
+  const TemporaryFolder folder;
+  const std::string base = folder.path() + "/base", place = folder.path() + "/weights";
+  train(0, kTiny, base, {"train.steps=2", "train.checkpoint_every=1"});
+  if (run_process({"unshare", "-m", "true"}).exit_code != 0) return;  // not allowed here
+  fs::copy(base + "/checkpoint-1/transformer", place, fs::copy_options::recursive);
+  const std::string script = folder.path() + "/second.sh";
+  std::ofstream(script) << "#!/bin/sh\nexec unshare -m sh -c 'mount --bind " << base << "/checkpoint-2/transformer "
+                        << place << " && exec \"$@\"' sh " << kTrain << " \"$@\"\n";
+  fs::permissions(script, fs::perms::owner_all);
+  for (const std::string& way : {std::string("parallel.shard=1"), std::string("lora.rank=2")}) {
+    const ProcessResult result =
+        differing(folder.path() + "/run", {"train.steps=3", way, "model.weights=" + place}, {}, script);
+    INFO(result.output);
+    CHECK(result.exit_code == 2);
+    CHECK(contains(result.output, "expected the same weights '"));
+    CHECK(contains(result.output, "different values on rank 1"));
+  }
+}
