@@ -35,8 +35,6 @@ at::ScalarType dtype_of(const std::string& name) {
   return name == "bf16" ? at::kBFloat16 : at::kFloat;
 }
 
-}
-
 double norm_of(const std::vector<double>& norms) {
   double norm = 0;
   for (const double one : norms) norm = std::hypot(norm, one);
