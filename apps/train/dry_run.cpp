@@ -3,6 +3,7 @@
 #include <iostream>
 
 #include "apps/main_guard.h"
+#include "apps/train/published_sizes.h"
 #include "config/clip_geometry.h"
 #include "config/experts.h"
 #include "config/run_plan.h"
@@ -41,6 +42,9 @@ RootConfig with_known_codec(RootConfig config) {
   try {
     clip_geometry(config);
   } catch (const Error&) {
+    // The VAE of 48 channels strides over twice the pixels: what the patches of a model stride over here.
+    if (config.model.out_channels == 48) config.model.patch_size = {1, 4, 4};
+    config.model.missing_weights.clear();
     config.codec.type = "dct";
     config.codec.weights.clear();
     const model::CodecShape shape = model::codec_shape(config.codec);
@@ -50,9 +54,15 @@ RootConfig with_known_codec(RootConfig config) {
   return config;
 }
 
-train::RunEstimate estimate(const RootConfig& given, const data::ClipPlan& plan) {
-  const RootConfig config = with_known_codec(given);
-  return train::estimate_run(config, plan.buckets.empty() ? train::configured_buckets(config) : plan.buckets);
+// From the configuration alone, where files are still missing.
+std::string estimate_text(RootConfig config, const data::ClipPlan& plan) {
+  const std::string missing = config.model.missing_weights, published = take_published_sizes(config.model);
+  if (!config.model.missing_weights.empty())
+    return fmt::format("memory: unknown until '{}' is there or the sizes are written under model:\n", missing);
+  config = with_known_codec(std::move(config));
+  const auto buckets = plan.buckets.empty() ? train::configured_buckets(config) : plan.buckets;
+  return (published.empty() ? "" : fmt::format("sizes                those of Wan's {}, after the name\n", published)) +
+         train::estimate_to_text(config, train::estimate_run(config, buckets));
 }
 
 void check_init_from(const RootConfig& config, size_t expert) {
@@ -78,7 +88,9 @@ std::vector<std::function<void()>> checks_of(const RootConfig& config, RunPlan& 
       model::model_folder(config.image_encoder.weights, "image_encoder", "image_encoder.weights");
   });
   checks.push_back([&] {
-    plan = plan_run(with_known_codec(config));
+    RootConfig known = config;
+    take_published_sizes(known.model);
+    plan = plan_run(with_known_codec(std::move(known)));
     data::check_failures(config.data, plan.training);
   });
   checks.push_back([&] { train::check_captions(config, plan.all()); });
@@ -115,8 +127,7 @@ int dry_run(const RootConfig& config, const DryRunArguments& arguments) {
               << std::endl;
   RunPlan plan;
   const std::string refusals = refusals_of(checks_of(config, plan));
-  // Known from the configuration alone: printed also where files are still missing.
-  std::cout << train::estimate_to_text(config, estimate(config, plan.training)) << std::flush;
+  std::cout << estimate_text(config, plan.training) << std::flush;
   if (!refusals.empty()) throw_input("{}", refusals);
   std::cout << "everything that a run needs is there\n";
   return 0;

@@ -25,7 +25,8 @@ struct ProgressReport {
 };
 
 // The line, at most `columns` wide (0: any): a narrow one leaves out the partitions' densities first, then memory and
-// data wait, all densities, the learning rate and the gradient; speed and remaining time stay at 80 columns. `eta_s` < 0: unknown.
+// data wait, all densities, the learning rate and the gradient; speed and remaining time stay at 80 columns. `eta_s` <
+// 0: unknown.
 std::string format_progress(const ProgressReport& report, double eta_s, int columns);
 
 class Progress {

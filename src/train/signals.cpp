@@ -18,6 +18,8 @@ using SystemClock = std::chrono::system_clock;
 constexpr int kStopSignals[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU};
 
 volatile sig_atomic_t g_signal = 0;
+// Of another rank: does not count as a first one here, which a second one would end.
+std::atomic<int> g_noted{0};
 std::atomic<int64_t> g_signal_ns{0};     // of the steady clock
 std::atomic<int64_t> g_stop_time_ns{0};  // of the system clock; 0: none
 static_assert(std::atomic<int64_t>::is_always_lock_free, "the handler may take no lock");
@@ -31,15 +33,15 @@ int64_t steady_ns() {
 void on_signal(int signal) {
   if (g_signal == signal && (signal == SIGINT || signal == SIGTERM)) ::_exit(128 + signal);
   if (g_signal != 0) return;
-  g_signal_ns = steady_ns();
+  if (g_noted == 0) g_signal_ns = steady_ns();
   g_signal = signal;
 }
 
 void check_stop_time() {
   const int64_t stop_ns = g_stop_time_ns;
-  if (stop_ns == 0 || g_signal != 0) return;
+  if (stop_ns == 0 || g_signal != 0 || g_noted != 0) return;
   const auto now_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(SystemClock::now().time_since_epoch());
-  if (now_ns.count() >= stop_ns) on_signal(SIGALRM);
+  if (now_ns.count() >= stop_ns) note_stop(SIGALRM);
 }
 
 // "3h50m", "45m", "7200s", "1d": whole numbers, each with its unit.
@@ -73,9 +75,15 @@ void set_stop_time(SystemClock::time_point time) {
   g_stop_time_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
 }
 
+void note_stop(int signal) {
+  if (signal == 0 || g_signal != 0 || g_noted != 0) return;
+  g_signal_ns = steady_ns();
+  g_noted = signal;
+}
+
 int stop_signal() {
   check_stop_time();
-  return g_signal;
+  return g_signal != 0 ? int(g_signal) : g_noted.load();
 }
 
 double seconds_since_stop() {
@@ -122,12 +130,13 @@ void GraceWatch::watch() {
   while (!ends_.wait_for(lock, std::chrono::milliseconds(200), [this] { return ended_; })) {
     if (saving_ || seconds_since_stop() < grace_s_) continue;
     if (code_ == kExitStopped)
-      log_warning("stopped by {}: all is saved, and a thread hangs in the storage; leaving it", stop_reason(g_signal));
+      log_warning("stopped by {}: all is saved, and a thread hangs in the storage; leaving it",
+                  stop_reason(stop_signal()));
     else
       log_error(
           "stopped by {}: expected to save within {:.0f} s (run.grace_s), found the run waiting or computing "
           "still; it ends without saving: continue with --resume latest",
-          stop_reason(g_signal), grace_s_);
+          stop_reason(stop_signal()), grace_s_);
     ::_exit(code_);
   }
 }

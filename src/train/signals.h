@@ -13,9 +13,11 @@
 namespace vmoba::train {
 
 void install_stop_signals();
+// Another rank was asked with this signal.
+void note_stop(int signal);
 // Asks for a stop at this time, as SIGALRM.
 void set_stop_time(std::chrono::system_clock::time_point time);
-// The signal that arrived first, SIGALRM once the stop time has come, or 0.
+// The signal that arrived first, here or at another rank, SIGALRM once the stop time has come, or 0.
 int stop_signal();
 // Since stop_signal() is not 0.
 double seconds_since_stop();

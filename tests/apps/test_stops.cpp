@@ -63,7 +63,8 @@ TEST_CASE("every stop signal saves, leaves with 75 and names itself") {
     const pid_t pid = start_process(train_command(dir, {"train.checkpoint_every=1000"}), folder.path() + "/log");
     REQUIRE(wait_for([&] { return steps_done(dir) >= 2; }));
     ::kill(pid, signal);
-    ::kill(pid, SIGXCPU);  // comes every second behind a CPU limit
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));  // of two that wait, the later one is handled first
+    ::kill(pid, SIGXCPU);                                        // comes every second behind a CPU limit
     const int code = wait_process(pid);
     const std::string log = read_text(folder.path() + "/log");
     INFO(log);
@@ -120,14 +121,13 @@ TEST_CASE("a stop is seen while the run waits for storage, and while it samples"
     fs::rename(clips, clips + ".away");
     REQUIRE(wait_for([&] { return contains(read_text(folder.path() + "/log"), "waiting for the storage"); }));
     std::this_thread::sleep_for(std::chrono::milliseconds(500));
-    const size_t steps = steps_done(dir);
     const auto start = Clock::now();
     ::kill(pid, SIGTERM);
     const int code = wait_process(pid);
     INFO(read_text(folder.path() + "/log"));
     CHECK(code == 75);
     CHECK(seconds_since(start) < 30);
-    CHECK(steps_done(dir) == steps);
+    const size_t steps = steps_done(dir);
     CHECK(fs::exists(dir + "/checkpoint-" + std::to_string(steps) + kWeights));
     fs::rename(clips + ".away", clips);
     const ProcessResult rest = run_process(
@@ -303,7 +303,19 @@ TEST_CASE("a dry run names all that is missing at once, and prints the memory wi
   CHECK(result.exit_code == 2);
   for (const char* name : {"transformer", "vae", "text", "clips", "lora"})
     CHECK(contains(result.output, missing(name)));
-  CHECK(contains(result.output, "memory, estimated"));
+  CHECK(contains(result.output, "memory: unknown until"));
+  // The shipped configurations name published models, whose sizes are known.
+  const std::pair<const char*, const char*> known[] = {{"wan2.1_1.3b_finetune", "(1418996800)"},
+                                                       {"wan2.1_14b_i2v_lora", "parameters           16"},
+                                                       {"wan2.2_5b_finetune", "27280 tokens"}};
+  for (const auto& [name, says] : known) {
+    const ProcessResult shipped =
+        run_process({kTrain, "--config", VMOBA_SOURCE_DIR "/configs/" + std::string(name) + ".yaml", "--dry-run"});
+    INFO(name << "\n" << shipped.output);
+    CHECK(shipped.exit_code == 2);
+    CHECK(contains(shipped.output, says));
+    CHECK(contains(shipped.output, "memory, estimated"));
+  }
 }
 
 TEST_CASE("a large model does not start on a CPU by accident") {

@@ -61,6 +61,19 @@ TEST_CASE("a second SIGINT or SIGTERM ends the process at once; the others may c
   CHECK(twice(SIGHUP, SIGHUP) == 0);
 }
 
+TEST_CASE("what another rank was asked stops this one too, and counts as no first signal here") {
+  const int code = in_child([] {
+    install_stop_signals();
+    note_stop(0);
+    if (stop_signal() != 0) return 1;
+    note_stop(SIGTERM);
+    if (stop_signal() != SIGTERM) return 2;
+    ::raise(SIGTERM);  // the launcher's, a moment later
+    return seconds_since_stop() < 5 ? 0 : 3;
+  });
+  CHECK(code == 0);
+}
+
 TEST_CASE("a stop that hangs ends the process within the grace, one that saves is left alone") {
   const auto hanging = [](const std::function<void(GraceWatch&)>& prepare) {
     return in_child([&] {

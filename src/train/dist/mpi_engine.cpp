@@ -11,6 +11,7 @@
 #include "core/check.h"
 #include "core/log.h"
 #include "core/storage.h"
+#include "train/signals.h"
 
 namespace vmoba::train::dist {
 namespace {
@@ -227,16 +228,18 @@ void MpiEngine::attend() {
   }
   check_device();
   beat();
-  excuse();
+  heed();
 }
 
 // A rank that waits for its storage says so, and the others give it the time: what they wait for comes after it. The
 // extra time ends with the next operation that takes no part of it.
-void MpiEngine::excuse() {
+void MpiEngine::heed() {
   const auto now = Clock::now();
   bool waits = storage_waits() > 0;
-  for (int other = rank_ == 0 ? 1 : 0; other < (rank_ == 0 ? size_ : 1); ++other)
+  for (int other = rank_ == 0 ? 1 : 0; other < (rank_ == 0 ? size_ : 1); ++other) {
     waits |= heard_[size_t(other)].waits_for_storage;
+    note_stop(heard_[size_t(other)].signal);
+  }
   if (waits) {
     if (!excused_since_) excused_since_ = now;
     excused_at_ = now;
@@ -352,6 +355,7 @@ void MpiEngine::beat() {
       outgoing_ = own_;
     }
     outgoing_.waits_for_storage = storage_waits() > 0;
+    outgoing_.signal = stop_signal();
     for (int other = 1; rank_ == 0 && other < size_; ++other)
       outgoing_.waits_for_storage |= heard_[size_t(other)].waits_for_storage;
     if (rank_ == 0) add_slowest(outgoing_);

@@ -87,6 +87,7 @@ class MpiEngine {
     std::array<int64_t, kPulseGroups> slowest_begun{};
     // Waits for its storage (core/storage.h), for a time that it limits itself; from rank 0: some rank does.
     bool waits_for_storage = false;
+    int32_t signal = 0;  // asks this rank to stop; from rank 0: asks any
     char phase[48] = "starting";
   };
 
@@ -110,7 +111,8 @@ class MpiEngine {
   // waited for their storage meanwhile.
   double limit_s() const;
   const char* limit_name() const;
-  void excuse();
+  // What heartbeats say of others: that they wait for their storage, or were asked to stop.
+  void heed();
   void check_patience(const Operation& operation, const Exchange& exchange, Clock::time_point since);
   std::string describe(int rank) const;
   [[noreturn]] void fail(const std::string& message);

@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "core/random.h"
+#include "core/storage.h"
 #include "data/dataset.h"
 #include "data/video_reader.h"
 #include "model/common/to_device.h"
@@ -16,9 +17,10 @@ namespace {
 
 at::Tensor decoded(const HeldOutEncoder& encoder, int64_t clip) {
   const std::atomic<bool> cancel = false;
+  Outage outage;
   const int threads = int(data::decode_threads(encoder.config.data));
   return data::decode_planned_clip(encoder.plan, encoder.config.data, clip, encoder.plan.clips[size_t(clip)].start_s,
-                                   /*flip=*/false, threads, cancel);
+                                   /*flip=*/false, threads, outage, cancel);
 }
 
 // Where it cannot be decoded, ranks that compute in step still need something of its shape.
