@@ -111,10 +111,11 @@ std::string convert_transformer(const ConvertOptions& options) {
 
 std::string convert_weights(const ConvertOptions& options) {
   const at::NoGradGuard no_grad;
-  if (!is_lora(options.in)) return convert_transformer(options);
+  const LoraSource lora = fs::exists(options.in) ? LoraSource(options.in) : lora_source(options.in);
+  if (!is_lora(lora.path)) return convert_transformer(options);
   VMOBA_CHECK_INPUT(options.loras.empty(), "expected a transformer to merge --lora into, found the LoRA file '{}'",
                     options.in);
-  return convert_lora(options.in, options.out, options.layout, options.lora_strength,
+  return convert_lora(lora, options.out, options.layout, options.lora_strength,
                       output_dtype(options.dtype == "keep" ? "fp32" : options.dtype, at::kFloat));
 }
 
