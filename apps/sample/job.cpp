@@ -6,9 +6,11 @@
 #include <filesystem>
 #include <set>
 
+#include "apps/sample/outputs.h"
 #include "config/clip_geometry.h"
 #include "config/experts.h"
 #include "core/check.h"
+#include "core/file_kind.h"
 #include "core/log.h"
 #include "data/dataset.h"
 #include "data/picture.h"
@@ -47,35 +49,35 @@ void use_trained_weights(const SampleArguments& a, RootConfig& config) {
     config.experts[i].weights = trained(i);
 }
 
-struct AddedLora {
-  size_t expert = 0;
-  std::string path;
-};
-
-// "FILE" or "N:FILE".
-AddedLora added_lora(const std::string& text, size_t experts) {
-  const size_t digits = text.find_first_not_of("0123456789");
-  if (digits == 0 || digits == std::string::npos || text[digits] != ':') return {0, text};
-  const int64_t number = digits < 4 ? std::stoll(text.substr(0, digits)) : 0;
-  VMOBA_CHECK_INPUT(number >= 1 && size_t(number) <= experts,
-                    "--lora: expected an expert of 1 .. {} before ':', found '{}'", experts, text);
-  return {size_t(number - 1), text.substr(digits + 1)};
-}
-
-std::vector<AddedLora> added_loras(const SampleArguments& a, const RootConfig& config) {
-  std::vector<AddedLora> out;
-  for (const std::string& text : a.loras) out.push_back(added_lora(text, expert_count(config)));
+// The files of --lora by expert. A file of two transformers ("transformer_2.") serves both.
+std::vector<std::vector<model::AdapterFile>> added_loras(const SampleArguments& a, const RootConfig& config,
+                                                         at::Device device) {
+  std::vector<std::string> texts = a.loras;
   for (const std::string& path : a.loras_2) {
     log_warning("instead of --lora-2 {0} write --lora 2:{0}; the next release refuses the old option", path);
-    out.push_back(added_lora("2:" + path, expert_count(config)));
+    texts.push_back("2:" + path);
+  }
+  const model::Architecture& architecture = model::architecture_of(config.model);
+  std::vector<std::vector<model::AdapterFile>> out(expert_count(config));
+  for (const std::string& text : texts) {
+    const model::LoraSource source = model::lora_source(text);
+    VMOBA_CHECK_INPUT(source.expert.value_or(0) < out.size(),
+                      "--lora: expected an expert of 1 .. {} before ':', found '{}'", out.size(), text);
+    std::set<size_t> named = model::named_transformers(source.path, architecture);
+    if (source.expert || out.size() == 1) named.clear();
+    for (const size_t i : named.empty() ? std::set<size_t>{source.expert.value_or(0)} : named) {
+      const std::optional<size_t> part = named.empty() ? source.expert : i;
+      out[i].push_back({model::read_changes({source.path, part}, architecture, device), a.lora_strength, source.path});
+    }
   }
   return out;
 }
 
-void check_checkpoint(const std::string& folder) {
-  VMOBA_CHECK_INPUT(train::is_lora_checkpoint(folder) || fs::is_directory(folder + "/transformer"),
-                    "--checkpoint: expected a folder with transformer/ or lora/, and state/, found none at '{}'",
-                    folder);
+bool is_checkpoint(const std::string& folder) {
+  return train::is_lora_checkpoint(folder) || fs::is_directory(folder + "/transformer");
+}
+
+void check_whole(const std::string& folder) {
   if (!fs::exists(train::manifest_path(folder))) return;  // weights that somebody put together
   const std::string weights = train::is_lora_checkpoint(folder) ? "state/lora" : "transformer";
   const std::vector<std::string> problems = train::checkpoint_problems(folder, 0, 1, /*finite=*/true, weights);
@@ -108,13 +110,29 @@ const std::vector<std::string> kEmbedNames = {"prompt_embeds", "negative_prompt_
 
 }  // namespace
 
+SampleArguments with_checkpoint(SampleArguments a) {
+  if (a.checkpoint.empty() || is_checkpoint(a.checkpoint)) return a;
+  const std::vector<int64_t> steps = train::checkpoint_steps(a.checkpoint);
+  for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
+    const std::string newest = train::checkpoint_path(a.checkpoint, *step);
+    if (!is_checkpoint(newest)) continue;
+    log_info("--checkpoint: {} is the newest checkpoint of {}", newest, a.checkpoint);
+    a.checkpoint = newest;
+    return a;
+  }
+  throw_input(
+      "--checkpoint: expected a folder with transformer/ or lora/, and state/, or a run with such checkpoints, found "
+      "none at '{}'",
+      a.checkpoint);
+}
+
 RootConfig sample_config(const SampleArguments& a) {
   VMOBA_CHECK_INPUT(a.checkpoint.empty() != a.config.empty(), "expected --checkpoint or --config, found {}",
                     a.config.empty() ? "neither" : "both");
-  if (!a.checkpoint.empty()) check_checkpoint(a.checkpoint);
+  if (!a.checkpoint.empty()) check_whole(a.checkpoint);
   RootConfig config =
       load_root_config(a.checkpoint.empty() ? a.config : a.checkpoint + "/state/config.yaml", a.overrides);
-  if (a.seed >= 0) config.sample.seed = a.seed;
+  if (a.seed) config.sample.seed = *a.seed >= 0 ? *a.seed : drawn_seed();
   if (!a.negative.empty()) config.sample.negative_prompt = a.negative;
   if (!a.checkpoint.empty() && !train::is_lora_checkpoint(a.checkpoint)) use_trained_weights(a, config);
   for (size_t i = 0; i < expert_count(config); ++i)
@@ -132,7 +150,7 @@ std::vector<model::Dit*> SampleModel::borrowed() const {
 }
 
 SampleModel load_sample_model(const SampleArguments& a, const RootConfig& config, at::Device device) {
-  const std::vector<AddedLora> added = added_loras(a, config);
+  std::vector<std::vector<model::AdapterFile>> added = added_loras(a, config, device);
   const bool lora = !a.checkpoint.empty() && train::is_lora_checkpoint(a.checkpoint);
   const model::Architecture& architecture = model::architecture_of(config.model);
   SampleModel out;
@@ -142,30 +160,60 @@ SampleModel load_sample_model(const SampleArguments& a, const RootConfig& config
     std::vector<model::Adapter> adapters;
     if (lora && i < trained_experts(a.checkpoint))
       adapters = train::load_adapters(a.checkpoint, config.lora, architecture, i, takes_average(a), device);
-    for (const AddedLora& one : added) {
-      if (one.expert != i) continue;
-      for (model::Adapter& adapter : model::read_lora(one.path, architecture, device)) {
-        adapter.low_rank.scale *= a.lora_strength;
-        adapters.push_back(std::move(adapter));
-      }
-    }
+    for (model::Adapter& adapter : model::merged_adapters(std::move(added[i]), out.dits.back()->parameters()))
+      adapters.push_back(std::move(adapter));
     if (!adapters.empty()) out.dits.back()->attach(adapters);
     log_info("weights: {}", model.weights);
   }
   return out;
 }
 
-sample::SampleRequest sample_request(const SampleArguments& a, const RootConfig& config) {
+std::vector<VideoOrder> sample_orders(const SampleArguments& a, const RootConfig& config) {
+  VMOBA_CHECK_INPUT(!a.seed || *a.seed >= -1, "--seed: expected 0 or more, or -1 for one that is drawn, found {}",
+                    *a.seed);
+  VMOBA_CHECK_INPUT(a.rank < a.ranks, "--rank: expected less than --ranks ({}), found {}", a.ranks, a.rank);
+  VideoOrder common;
+  common.prompt = a.prompt;
+  common.image = a.image;
+  common.last_image = a.last_image;
+  common.settings = config.sample;
+  common.seed = config.sample.seed;
+  std::vector<VideoOrder> orders = {common};
+  if (!a.prompts.empty()) {
+    VMOBA_CHECK_INPUT(a.prompt.empty() && a.latents.empty() && a.embeds.empty() && a.output_latents.empty(),
+                      "--prompts: expected none of --prompt, --latents, --embeds and --output-latents beside it, which "
+                      "are for one video, found one");
+    orders = read_prompts(a.prompts, common);
+  }
+  const bool only_latents = a.out.empty() && !a.output_latents.empty();
+  const std::vector<std::string> names = output_names(a.out.empty() ? "sample.mp4" : a.out, orders);
+  const model::CodecShape codec = model::codec_shape(config.codec);
+  for (size_t i = 0; i < orders.size(); ++i) {
+    orders[i].out = only_latents ? "" : names[i];
+    if (!only_latents) check_video_output(names[i], orders[i].settings.frames);
+    sample::check_sample(orders[i].settings, codec, nullptr);
+    for (const std::string& image : {orders[i].image, orders[i].last_image})
+      VMOBA_CHECK_INPUT(image.empty() || fs::exists(image), "expected an image at '{}', found {}", image,
+                        what_is_this(image));
+  }
+  if (!a.output_latents.empty()) check_output_folder(a.output_latents);
+  std::vector<VideoOrder> own;
+  for (size_t i = size_t(a.rank); i < orders.size(); i += size_t(a.ranks)) own.push_back(std::move(orders[i]));
+  return own;
+}
+
+sample::SampleRequest sample_request(const SampleArguments& a, const VideoOrder& order) {
   sample::SampleRequest request;
-  request.prompt = a.prompt;
-  request.seed = uint64_t(config.sample.seed);
-  request.first_CHW = read_image(a.image, config.sample);
-  request.last_CHW = read_image(a.last_image, config.sample);
+  request.prompt = order.prompt;
+  request.seed = uint64_t(order.seed);
+  request.index = order.index;
+  request.first_CHW = read_image(order.image, order.settings);
+  request.last_CHW = read_image(order.last_image, order.settings);
   const std::vector<at::Tensor> embeds = read_tensors(a.embeds, kEmbedNames);
   const std::vector<at::Tensor> latents = read_tensors(a.latents, kLatentNames);
   request.given = {latents[0].defined() ? latents[0] : embeds[3], {embeds[0]}, {embeds[1]}, embeds[2]};
-  VMOBA_CHECK_INPUT(!a.prompt.empty() || request.given.prompt.tokens_BLE.defined(),
-                    "expected --prompt or --embeds with prompt_embeds, found neither");
+  VMOBA_CHECK_INPUT(!order.prompt.empty() || request.given.prompt.tokens_BLE.defined(),
+                    "expected --prompt, --prompts or --embeds with prompt_embeds, found none");
   return request;
 }
 

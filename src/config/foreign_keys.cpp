@@ -25,6 +25,7 @@ const std::vector<ForeignKey>& foreign_keys() {
       key("network_module", {"lora.rank"}, "above 0 for a LoRA"),
       key("network_weights", {"lora.init_from"}),
       key("network_args", {"lora.targets"}),
+      remark("adapter", "the group lora: lora.rank, lora.alpha, lora.init_from"),
       key("lora_rank", {"lora.rank"}),
       key("lora_alpha", {"lora.alpha"}),
       key("lora_dim", {"lora.rank"}),

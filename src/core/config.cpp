@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <fstream>
 #include <set>
 #include <sstream>
 #include <string_view>
@@ -337,14 +336,7 @@ std::set<std::string> parse_config(const std::string& text, const std::string& o
 std::set<std::string> load_config(const std::string& path, const std::vector<std::string>& overrides,
                                   const VisitFunction& visit, RetiredKeys* retired) {
   if (path.empty()) return parse_config("", "defaults", overrides, visit, retired);
-  std::ifstream file(path, std::ios::binary);
-  VMOBA_CHECK_INPUT(file.good(), "expected a configuration file at '{}', found none that can be read; check --config",
-                    path);
-  std::string text(kMaxConfigBytes + 1, '\0');
-  file.read(text.data(), std::streamsize(text.size()));
-  VMOBA_CHECK_INPUT(!file.bad() && (file.eof() || file.good()),
-                    "expected a configuration file at '{}', found something that cannot be read; check --config", path);
-  text.resize(size_t(file.gcount()));
+  const std::string text = read_config_text(path);
   return parse_config(text, path, overrides, visit, retired);
 }
 

@@ -1,6 +1,11 @@
 #include "core/config_yaml.h"
 
+#include <poll.h>
+#include <sys/stat.h>
 #include <yaml-cpp/eventhandler.h>
+
+#include <cerrno>
+#include <cstring>
 
 #include <set>
 #include <sstream>
@@ -8,11 +13,14 @@
 
 #include "core/check.h"
 #include "core/config_text.h"
+#include "core/file_descriptor.h"
+#include "core/file_kind.h"
 
 namespace vmoba {
 namespace {
 
 constexpr size_t kMaxDepth = 32;
+constexpr int kPipePatienceMs = 5000;
 
 // Reads a document as events, before any node is made, and refuses what no configuration needs: anchors and aliases
 // (a small file could name itself or grow without bound), merge keys, tags, deep nesting, duplicate keys, a second
@@ -108,6 +116,30 @@ YAML::Node parse_yaml(const std::string& text, const std::string& origin) {
   if (!root.IsDefined() || root.IsNull()) return YAML::Node(YAML::NodeType::Map);
   VMOBA_CHECK_INPUT(root.IsMap(), "{}: expected 'key: value' lines, found something else", origin);
   return root;
+}
+
+std::string read_config_text(const std::string& path) {
+  const FileDescriptor file(path, O_RDONLY | O_NONBLOCK);  // without it, opening a FIFO waits for a writer
+  VMOBA_CHECK_INPUT(file.get() >= 0, "expected a configuration file at '{}', found: {}; check --config", path,
+                    std::strerror(errno));
+  struct stat info {};
+  VMOBA_CHECK_INPUT(::fstat(file.get(), &info) == 0 && !S_ISDIR(info.st_mode),
+                    "expected a configuration file at '{}', found {}; check --config", path, what_is_this(path));
+  std::string text(kMaxConfigBytes + 1, '\0');
+  size_t done = 0;
+  while (done < text.size()) {
+    pollfd ready{file.get(), POLLIN, 0};
+    VMOBA_CHECK_INPUT(::poll(&ready, 1, kPipePatienceMs) != 0,
+                      "expected a configuration at '{}', found a pipe (FIFO) that says nothing; check --config", path);
+    const ssize_t got = ::read(file.get(), text.data() + done, text.size() - done);
+    if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+    VMOBA_CHECK_INPUT(got >= 0, "expected a configuration file at '{}', found: {}; check --config", path,
+                      std::strerror(errno));
+    if (got == 0) break;
+    done += size_t(got);
+  }
+  text.resize(done);
+  return text;
 }
 
 }  // namespace vmoba

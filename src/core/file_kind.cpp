@@ -52,9 +52,21 @@ bool is_safetensors(std::string_view bytes) {
   return length <= kLargestHeader;
 }
 
+// UTF-8 without control characters; a character that the end of the bytes cuts counts.
 bool is_text(std::string_view bytes) {
-  return std::all_of(bytes.begin(), bytes.end(),
-                     [](unsigned char c) { return c >= 0x20 || c == '\n' || c == '\r' || c == '\t'; });
+  size_t following = 0;  // bytes that the character at hand still wants
+  for (const unsigned char c : bytes) {
+    if (following > 0) {
+      if ((c & 0xC0) != 0x80) return false;
+      --following;
+    } else if (c >= 0x80) {
+      if (c < 0xC2 || c > 0xF4) return false;
+      following = c >= 0xF0 ? 3 : c >= 0xE0 ? 2 : 1;
+    } else if (c == 0x7F || (c < 0x20 && c != '\n' && c != '\r' && c != '\t')) {
+      return false;
+    }
+  }
+  return true;
 }
 
 // Of a text: a download that brought a message in place of the file, above all.

@@ -1,6 +1,7 @@
 #include "core/hash.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <xxhash.h>
 
 #include <cerrno>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "core/check.h"
+#include "core/file_kind.h"
 
 namespace vmoba {
 namespace {
@@ -58,6 +60,9 @@ uint64_t content_hash(std::string_view bytes) {
 }
 
 uint64_t file_hash(const std::string& path) {
+  struct stat info {};
+  VMOBA_CHECK_INPUT(::stat(path.c_str(), &info) != 0 || S_ISREG(info.st_mode),
+                    "expected a readable file at '{}', found {}", path, what_is_this(path));
   const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
   VMOBA_CHECK_INPUT(file != nullptr, "expected a readable file at '{}', found: {}", path, std::strerror(errno));
   std::vector<char> chunk(kFileChunkBytes);

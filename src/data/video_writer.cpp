@@ -12,6 +12,7 @@ extern "C" {
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <cstdio>
 #include <vector>
@@ -37,13 +38,54 @@ AVRational exact_rate(double fps) {
   return av_d2q(fps, 100'000);
 }
 
-class Mp4File {
+// How the frames of one kind of file are encoded.
+struct Encoding {
+  const char* extension;
+  const char* container;
+  AVCodecID codec;
+  std::vector<const char*> encoders;  // by name, the best first; then any that libavcodec has for the codec
+  AVPixelFormat format;
+  bool even;  // sizes that are odd are padded
+  const char* cure;
+};
+
+const std::vector<Encoding>& encodings() {
+  static const std::vector<Encoding> table = {
+      {".mp4",
+       "mp4",
+       AV_CODEC_ID_H264,
+       {"libx264"},
+       AV_PIX_FMT_YUV420P,
+       true,
+       "install libx264 (Debian, Ubuntu: apt-get install libavcodec-extra)"},
+      {".webm", "webm", AV_CODEC_ID_VP9, {"libvpx-vp9"}, AV_PIX_FMT_YUV420P, true, "install an FFmpeg with libvpx"},
+      {".gif", "gif", AV_CODEC_ID_GIF, {}, AV_PIX_FMT_RGB8, false, "install a complete FFmpeg"},
+      {".mkv", "matroska", AV_CODEC_ID_FFV1, {}, AV_PIX_FMT_0RGB32, false, "install a complete FFmpeg"},
+  };
+  return table;
+}
+
+// Whatever its case.
+bool ends_with(const std::string& path, const std::string& extension) {
+  return path.size() >= extension.size() &&
+         std::equal(extension.begin(), extension.end(), path.end() - ptrdiff_t(extension.size()),
+                    [](char a, char b) { return a == std::tolower(static_cast<unsigned char>(b)); });
+}
+
+const Encoding* find_encoding(const std::string& path) {
+  for (const Encoding& encoding : encodings())
+    if (ends_with(path, encoding.extension)) return &encoding;
+  return nullptr;
+}
+
+class VideoFile {
  public:
   // `path` is where the bytes go; `name` is what messages call it.
-  Mp4File(const std::string& path, const std::string& name, int width, int height, AVRational rate);
-  ~Mp4File();
-  Mp4File(const Mp4File&) = delete;
-  Mp4File& operator=(const Mp4File&) = delete;
+  VideoFile(const Encoding& encoding, const std::string& path, const std::string& name, int width, int height,
+            AVRational rate);
+  ~VideoFile();
+  VideoFile(const VideoFile&) = delete;
+  VideoFile& operator=(const VideoFile&) = delete;
   // Planes of tightly packed 8-bit RGB rows.
   void add(const uint8_t* red, const uint8_t* green, const uint8_t* blue, int64_t number);
   void finish();
@@ -51,12 +93,14 @@ class Mp4File {
  private:
   void open_encoder(int width, int height, AVRational rate);
   bool try_encoder(const AVCodec& encoder, int width, int height, AVRational rate);
+  void make_scaler(int width, int height);
   void drain(const AVFrame* frame);
   void check(int code, const char* doing) const {
     VMOBA_CHECK(code >= 0, "expected to write the video {}, failed {}: {}; check the folder and its free space", name_,
                 doing, libav_error(code));
   }
 
+  const Encoding& encoding_;
   std::string name_;
   AVFormatContext* output_ = nullptr;
   AVStream* stream_ = nullptr;
@@ -66,52 +110,73 @@ class Mp4File {
   PacketPtr packet_ = make_packet();
 };
 
-bool Mp4File::try_encoder(const AVCodec& encoder, int width, int height, AVRational rate) {
+// What belongs to an encoder of this name.
+void set_quality(const std::string& encoder, AVCodecContext& context, AVDictionary** options) {
+  if (encoder == "libx264") {
+    context.bit_rate = 0;
+    av_dict_set(options, "crf", kQuality, 0);
+    av_dict_set(options, "x264-params", kEncoderParameters, 0);
+  } else if (encoder == "libvpx-vp9") {
+    context.bit_rate = 0;
+    av_dict_set(options, "crf", kQuality, 0);
+  }
+}
+
+bool VideoFile::try_encoder(const AVCodec& encoder, int width, int height, AVRational rate) {
   encoder_.reset(avcodec_alloc_context3(&encoder));
   if (!encoder_) throw std::bad_alloc();
   encoder_->width = width;
   encoder_->height = height;
-  encoder_->pix_fmt = AV_PIX_FMT_YUV420P;
+  encoder_->pix_fmt = encoding_.format;
   encoder_->time_base = av_inv_q(rate);
   encoder_->framerate = rate;
   encoder_->sample_aspect_ratio = {1, 1};
-  encoder_->color_range = AVCOL_RANGE_MPEG;
-  encoder_->colorspace = AVCOL_SPC_BT709;
-  encoder_->color_primaries = AVCOL_PRI_BT709;
-  encoder_->color_trc = AVCOL_TRC_BT709;
+  if (encoding_.format == AV_PIX_FMT_YUV420P) {
+    encoder_->color_range = AVCOL_RANGE_MPEG;
+    encoder_->colorspace = AVCOL_SPC_BT709;
+    encoder_->color_primaries = AVCOL_PRI_BT709;
+    encoder_->color_trc = AVCOL_TRC_BT709;
+    encoder_->bit_rate = int64_t{width} * height * 4;  // where the encoder knows no crf
+  }
   encoder_->thread_count = kEncoderThreads;
   encoder_->flags |= AV_CODEC_FLAG_GLOBAL_HEADER;
-  encoder_->bit_rate = int64_t{width} * height * 4;  // where the encoder knows no crf
   AVDictionary* options = nullptr;
-  if (std::string(encoder.name) == "libx264") {
-    encoder_->bit_rate = 0;
-    av_dict_set(&options, "crf", kQuality, 0);
-    av_dict_set(&options, "x264-params", kEncoderParameters, 0);
-  }
+  set_quality(encoder.name, *encoder_, &options);
   const int code = avcodec_open2(encoder_.get(), &encoder, &options);
   av_dict_free(&options);
   return code >= 0;
 }
 
-void Mp4File::open_encoder(int width, int height, AVRational rate) {
-  if (const AVCodec* x264 = avcodec_find_encoder_by_name("libx264"); x264 && try_encoder(*x264, width, height, rate))
-    return;
+void VideoFile::open_encoder(int width, int height, AVRational rate) {
+  for (const char* name : encoding_.encoders)
+    if (const AVCodec* encoder = avcodec_find_encoder_by_name(name);
+        encoder && try_encoder(*encoder, width, height, rate))
+      return;
   void* iterator = nullptr;
   while (const AVCodec* encoder = av_codec_iterate(&iterator))
-    if (encoder->id == AV_CODEC_ID_H264 && av_codec_is_encoder(encoder) && try_encoder(*encoder, width, height, rate))
+    if (encoder->id == encoding_.codec && av_codec_is_encoder(encoder) && try_encoder(*encoder, width, height, rate))
       return;
-  throw_runtime(
-      "expected an H.264 encoder in libavcodec that takes {}x{}, found none; install libx264 (Debian, Ubuntu: apt-get "
-      "install libavcodec-extra)",
-      width, height);
+  throw_runtime("expected an encoder for {} in libavcodec that takes {}x{}, found none; {}", encoding_.extension, width,
+                height, encoding_.cure);
 }
 
-Mp4File::Mp4File(const std::string& path, const std::string& name, int width, int height, AVRational rate)
-    : name_(name) {
+void VideoFile::make_scaler(int width, int height) {
+  scaler_.reset(sws_getContext(width, height, AV_PIX_FMT_GBRP, width, height, encoding_.format,
+                               SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT, nullptr, nullptr, nullptr));
+  VMOBA_CHECK(scaler_ != nullptr, "expected a colour converter for {}x{}, found none", width, height);
+  if (encoding_.format == AV_PIX_FMT_YUV420P)
+    sws_setColorspaceDetails(scaler_.get(), sws_getCoefficients(SWS_CS_ITU709), 1, sws_getCoefficients(SWS_CS_ITU709),
+                             0, 0, 1 << 16, 1 << 16);
+}
+
+VideoFile::VideoFile(const Encoding& encoding, const std::string& path, const std::string& name, int width, int height,
+                     AVRational rate)
+    : encoding_(encoding), name_(name) {
   route_libav_log();
   clear_libav_error();
   open_encoder(width, height, rate);
-  check(avformat_alloc_output_context2(&output_, nullptr, "mp4", ("file:" + path).c_str()), "making the container");
+  check(avformat_alloc_output_context2(&output_, nullptr, encoding_.container, ("file:" + path).c_str()),
+        "making the container");
   stream_ = avformat_new_stream(output_, nullptr);
   if (!stream_) throw std::bad_alloc();
   stream_->time_base = encoder_->time_base;
@@ -119,30 +184,29 @@ Mp4File::Mp4File(const std::string& path, const std::string& name, int width, in
   check(avcodec_parameters_from_context(stream_->codecpar, encoder_.get()), "describing the stream");
   check(avio_open(&output_->pb, ("file:" + path).c_str(), AVIO_FLAG_WRITE), "opening the file");
   AVDictionary* options = nullptr;
-  av_dict_set(&options, "movflags", "+faststart", 0);
+  if (encoding_.codec == AV_CODEC_ID_H264)
+    av_dict_set(&options, "movflags", "+faststart", 0);
+  else
+    output_->flags |= AVFMT_FLAG_BITEXACT;  // Matroska and WebM would draw identifiers at random
   const int code = avformat_write_header(output_, &options);
   av_dict_free(&options);
   check(code, "writing the header");
 
-  frame_->format = AV_PIX_FMT_YUV420P;
+  frame_->format = encoding_.format;
   frame_->width = width;
   frame_->height = height;
   check(av_frame_get_buffer(frame_.get(), 0), "allocating a frame");
-  scaler_.reset(sws_getContext(width, height, AV_PIX_FMT_GBRP, width, height, AV_PIX_FMT_YUV420P,
-                               SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT, nullptr, nullptr, nullptr));
-  VMOBA_CHECK(scaler_ != nullptr, "expected a colour converter for {}x{}, found none", width, height);
-  sws_setColorspaceDetails(scaler_.get(), sws_getCoefficients(SWS_CS_ITU709), 1, sws_getCoefficients(SWS_CS_ITU709), 0,
-                           0, 1 << 16, 1 << 16);
+  make_scaler(width, height);
 }
 
-Mp4File::~Mp4File() {
+VideoFile::~VideoFile() {
   if (output_) {
     avio_closep(&output_->pb);
     avformat_free_context(output_);
   }
 }
 
-void Mp4File::drain(const AVFrame* frame) {
+void VideoFile::drain(const AVFrame* frame) {
   check(avcodec_send_frame(encoder_.get(), frame), "encoding");
   while (true) {
     const int code = avcodec_receive_packet(encoder_.get(), packet_.get());
@@ -155,7 +219,7 @@ void Mp4File::drain(const AVFrame* frame) {
   }
 }
 
-void Mp4File::add(const uint8_t* red, const uint8_t* green, const uint8_t* blue, int64_t number) {
+void VideoFile::add(const uint8_t* red, const uint8_t* green, const uint8_t* blue, int64_t number) {
   check(av_frame_make_writable(frame_.get()), "allocating a frame");
   const uint8_t* planes[4] = {green, blue, red, nullptr};
   const int strides[4] = {frame_->width, frame_->width, frame_->width, 0};
@@ -164,7 +228,7 @@ void Mp4File::add(const uint8_t* red, const uint8_t* green, const uint8_t* blue,
   drain(frame_.get());
 }
 
-void Mp4File::finish() {
+void VideoFile::finish() {
   drain(nullptr);
   check(av_write_trailer(output_), "finishing");
   avio_flush(output_->pb);
@@ -181,21 +245,26 @@ at::Tensor pad_to_even(const at::Tensor& video_CFHW) {
 
 }  // namespace
 
-void write_video(const std::string& path, const at::Tensor& video_CFHW, double fps) {
+namespace {
+
+void check_frames(const std::string& path, const at::Tensor& video_CFHW, double fps) {
   VMOBA_CHECK(video_CFHW.dim() == 4 && video_CFHW.size(0) == 3 && video_CFHW.scalar_type() == at::kByte &&
                   video_CFHW.device().is_cpu() && video_CFHW.numel() > 0,
               "expected uint8 [3, F, H, W] on the CPU for {}, found {} {}", path, video_CFHW.toString(),
               fmt::join(video_CFHW.sizes(), "x"));
   VMOBA_CHECK(std::isfinite(fps) && fps > 0 && fps <= 1000,
               "expected frames per second above 0 and up to 1000 for {}, found {}", path, fps);
-  const at::Tensor even = pad_to_even(video_CFHW);
-  const int64_t frames = even.size(1), height = even.size(2), width = even.size(3);
+}
+
+void write_encoded(const Encoding& encoding, const std::string& path, const at::Tensor& video_CFHW, double fps) {
+  const at::Tensor video = encoding.even ? pad_to_even(video_CFHW) : video_CFHW.contiguous();
+  const int64_t frames = video.size(1), height = video.size(2), width = video.size(3);
   VMOBA_CHECK(height <= 16384 && width <= 16384, "expected at most 16384x16384 for {}, found {}x{}", path, width,
               height);
   const std::string temporary = path + ".partial";
   try {
-    Mp4File file(temporary, path, static_cast<int>(width), static_cast<int>(height), exact_rate(fps));
-    const uint8_t* data = even.data_ptr<uint8_t>();
+    VideoFile file(encoding, temporary, path, static_cast<int>(width), static_cast<int>(height), exact_rate(fps));
+    const uint8_t* data = video.data_ptr<uint8_t>();
     for (int64_t f = 0; f < frames; ++f)
       file.add(data + f * height * width, data + (frames + f) * height * width,
                data + (2 * frames + f) * height * width, f);
@@ -206,6 +275,55 @@ void write_video(const std::string& path, const at::Tensor& video_CFHW, double f
   } catch (...) {
     std::remove(temporary.c_str());
     throw;
+  }
+}
+
+// Where "%04d" or "%d" stands in the name of a series of pictures, and how many digits it asks for.
+struct NumberPlace {
+  size_t begin = std::string::npos, length = 0;
+  int digits = 0;
+};
+
+NumberPlace number_place(const std::string& path) {
+  const size_t begin = path.rfind('%');
+  size_t at = begin == std::string::npos ? begin : begin + 1;
+  if (begin == std::string::npos) return {};
+  int digits = 0;
+  while (at < path.size() && std::isdigit(static_cast<unsigned char>(path[at])))
+    digits = digits * 10 + (path[at++] - '0');
+  if (at >= path.size() || path[at] != 'd' || digits > 9) return {};
+  return {begin, at + 1 - begin, digits};
+}
+
+}  // namespace
+
+void check_video_path(const std::string& path, int64_t frames) {
+  if (ends_with(path, ".png")) {
+    VMOBA_CHECK_INPUT(
+        frames == 1 || number_place(path).begin != std::string::npos,
+        "expected a name with a number for the {} pictures of a video, such as frames/%04d.png, found '{}'", frames,
+        path);
+    return;
+  }
+  const Encoding* encoding = find_encoding(path);
+  VMOBA_CHECK_INPUT(encoding != nullptr,
+                    "expected a video's name that ends in .mp4, .webm, .gif, .mkv (lossless) or %04d.png (pictures), "
+                    "found '{}'",
+                    path);
+  VMOBA_CHECK(avcodec_find_encoder(encoding->codec) != nullptr,
+              "expected an encoder for {} in libavcodec, found none; {}", encoding->extension, encoding->cure);
+}
+
+void write_video(const std::string& path, const at::Tensor& video_CFHW, double fps) {
+  check_frames(path, video_CFHW, fps);
+  check_video_path(path, video_CFHW.size(1));
+  if (const Encoding* encoding = find_encoding(path)) return write_encoded(*encoding, path, video_CFHW, fps);
+  const NumberPlace place = number_place(path);
+  for (int64_t f = 0; f < video_CFHW.size(1); ++f) {
+    std::string name = path;
+    if (place.begin != std::string::npos)
+      name.replace(place.begin, place.length, fmt::format("{:0{}d}", f, place.digits));
+    write_file_atomically(name, encode_png(video_CFHW.select(1, f)));
   }
 }
 

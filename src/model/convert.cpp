@@ -23,7 +23,7 @@ at::ScalarType output_dtype(const std::string& name, at::ScalarType stored) {
 }
 
 // What is read must not be what is written, under whatever name.
-void check_out(const ConvertOptions& options) {
+void check_out(const ConvertOptions& options, const std::string& in) {
   const bool folder = !options.out.ends_with(".safetensors");
   std::error_code error;
   const auto check = [&](const fs::path& written, const std::string& input) {
@@ -31,8 +31,8 @@ void check_out(const ConvertOptions& options) {
                       "expected an output other than the input '{}', found '{}'; name another file or folder", input,
                       options.out);
   };
-  for (const std::string& lora : options.loras) check(lora, lora);
-  for (const std::string& file : find_weight_files(options.in)) {
+  for (const std::string& lora : options.loras) check(lora_source(lora).path, lora);
+  for (const std::string& file : find_weight_files(in)) {
     const fs::path beside = fs::path(file).parent_path();
     check(!folder ? fs::path(file) : beside.empty() ? "." : beside, file);
   }
@@ -115,11 +115,12 @@ std::string convert_transformer(const ConvertOptions& options) {
 
 std::string convert_weights(const ConvertOptions& options) {
   const at::NoGradGuard no_grad;
-  check_out(options);
-  if (!is_lora(options.in)) return convert_transformer(options);
+  const LoraSource lora = fs::exists(options.in) ? LoraSource(options.in) : lora_source(options.in);
+  check_out(options, lora.path);
+  if (!is_lora(lora.path)) return convert_transformer(options);
   VMOBA_CHECK_INPUT(options.loras.empty(), "expected a transformer to merge --lora into, found the LoRA file '{}'",
                     options.in);
-  return convert_lora(options.in, options.out, options.layout, options.lora_strength,
+  return convert_lora(lora, options.out, options.layout, options.lora_strength,
                       output_dtype(options.dtype == "keep" ? "fp32" : options.dtype, at::kFloat));
 }
 

@@ -19,8 +19,9 @@ struct ConvertOptions {
   double lora_strength = 1;
 };
 
-// `in`: anything that WeightFiles or read_lora takes. `out`: a safetensors file, or, for a transformer in diffusers' or
-// the original layout, a folder. Returns what was written, in words. Throws Error(kInput) naming what does not fit.
+// `in`: anything that WeightFiles or read_lora takes, "N:FILE" for a LoRA file of two transformers. `out`: a
+// safetensors file, or, for a transformer in diffusers' or the original layout, a folder. Returns what was written, in
+// words. Throws Error(kInput) naming what does not fit.
 std::string convert_weights(const ConvertOptions& options);
 
 }  // namespace vmoba::model

@@ -81,7 +81,9 @@ model::TextEmbedding Pipeline::embed(const std::string& prompt, const model::Tex
                                      const char* name) const {
   const at::Tensor& given_1LE = given.tokens_BLE;
   if (!given_1LE.defined()) {
-    VMOBA_CHECK_INPUT(parts_.text != nullptr, "expected a text encoder or {} among the given embeddings, found neither",
+    VMOBA_CHECK_INPUT(parts_.text != nullptr,
+                      "expected a text encoder or {} among the given embeddings, found neither; set text.weights or "
+                      "add it to --embeds",
                       name);
     return model::to_device(parts_.text->encode({prompt}), device_);
   }

@@ -33,7 +33,7 @@ TEST_CASE("a foreign key is answered with its place here, in a file and on the c
   const auto refused = [](const std::string& item) { return refusal_of([&] { load_root_config("", {item}); }); };
   CHECK(refused("network_dim=16") == "command line: network_dim: unknown key; here it is lora.rank");
   CHECK(contains(refused("train.learning_rate=1e-4"), "here it is train.optimizer.lr"));
-  CHECK(contains(refused("adapter.rank=16"), "lora.rank"));  // diffusion-pipe's group: our own key of that name
+  CHECK(contains(refused("adapter.rank=16"), "the group lora"));  // diffusion-pipe's group
   CHECK(contains(refused("model.ckpt_path=/x"), "here it is model.weights"));
   CHECK(contains(refused("num-inference-steps=20"), "here it is sample.steps"));
   CHECK(contains(refused("lora.lora_alpha=2"), "here it is lora.alpha"));

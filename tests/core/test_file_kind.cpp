@@ -5,7 +5,11 @@
 
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
+#include "core/check.h"
+#include "core/config.h"
+#include "core/hash.h"
 #include "support/catch.h"
 #include "support/messages.h"
 #include "support/process.h"
@@ -53,6 +57,7 @@ TEST_CASE("files that came in place of weights are named with the cure") {
               "ftypisom"s),
        "MP4", ""},
       {R"({"a": 1})", "JSON", ""},
+      {"\xe7\x94\xbb\xe9\x9d\xa2", "a text that begins", ""},
   };
   for (const Case& c : cases) {
     INFO(c.kind);
@@ -67,6 +72,20 @@ TEST_CASE("a safetensors file and unknown bytes are no other kind") {
   // A header whose length looks like a pickle's first bytes.
   CHECK(kind_of("\x80\x02\x00\x00\x00\x00\x00\x00"s + padded("{\"a\":")).empty());
   CHECK(kind_of(padded("\x01\x02\x03")).empty());
+}
+
+TEST_CASE("a configuration may come out of a pipe, and a pipe without a writer ends in an error") {
+  const test::TemporaryFolder folder;
+  const std::string fifo = folder.path() + "/fifo";
+  REQUIRE(::mkfifo(fifo.c_str(), 0600) == 0);
+  int64_t steps = 0;
+  const auto load = [&] { load_config(fifo, {}, [&](ConfigVisitor& v) { v.field("steps", steps, "Steps."); }); };
+  CHECK(contains(test::refusal_of(load), "FIFO"));
+  CHECK(contains(test::refusal_of([&] { file_hash(fifo); }), "FIFO"));
+  std::thread writer([&] { std::ofstream(fifo) << "steps: 12\n"; });
+  load();
+  writer.join();
+  CHECK(steps == 12);
 }
 
 TEST_CASE("what is no file is named without waiting for it") {

@@ -144,6 +144,7 @@ TEST_CASE("diffusers' metadata with and without the pipeline's prefix") {
   CHECK(contains(Written(pair(q), R"({"text_encoder.r": 2})").refusal(), "found none"));
   CHECK(contains(Written(pair(q), R"({"r": 4, "lora_alpha": 8})").refusal(), "expected rank 4"));
   CHECK(contains(Written(pair(q), R"({"r": 2, "lora_alpha": "8"})").refusal(), "lora_alpha"));
+  CHECK(contains(Written(pair(q), R"({"r": 2, "lora_alpha": 8, "use_dora": true})").refusal(), "use_dora"));
 }
 
 TEST_CASE("patterns match as Python's re does in peft") {
@@ -218,6 +219,15 @@ TEST_CASE("one file of two transformers is read by number") {
   CHECK(first.at(0).low_rank.scale == 1);
   CHECK(second.at(0).low_rank.b.equal(other));
   CHECK(second.at(0).low_rank.scale == 3);
+  // Each part becomes a file of its own.
+  ConvertOptions options;
+  options.in = "2:" + both.path;
+  options.out = both.folder.path() + "/low.safetensors";
+  options.layout = "kohya";
+  convert_weights(options);
+  CHECK(read_lora(options.out, wan_row(), at::kCPU).at(0).low_rank.scale == 3);
+  options.in = both.path;
+  CHECK(contains(refusal_of([&] { convert_weights(options); }), "2:FILE"));
   const Written low(pair("pipe.dit2.blocks.0.self_attn.q"));
   CHECK_FALSE(low.refusal().empty());
   CHECK(read_lora({low.path, 1}, wan_row(), at::kCPU).size() == 1);

@@ -3,17 +3,16 @@
 #include <ATen/ATen.h>
 
 #include "core/check.h"
-#include "model/adapter/lora_file.h"
 
 namespace vmoba::model {
 
-std::string convert_lora(const std::string& in, const std::string& out, const std::string& format, double strength,
+std::string convert_lora(const LoraSource& in, const std::string& out, const std::string& format, double strength,
                          at::ScalarType dtype) {
   VMOBA_CHECK_INPUT(format != "original",
-                    "--layout: expected comfyui, diffusers or kohya for the LoRA file '{}', found original", in);
+                    "--layout: expected comfyui, diffusers or kohya for the LoRA file '{}', found original", in.path);
   VMOBA_CHECK_INPUT(out.ends_with(".safetensors"), "expected the name of a .safetensors file, found '{}'", out);
-  const Architecture& architecture = architecture_of_lora(in);
-  std::vector<Adapter> adapters = read_lora({in}, architecture, at::kCPU);
+  const Architecture& architecture = architecture_of_lora(in.path);
+  std::vector<Adapter> adapters = read_lora(in, architecture, at::kCPU);
   for (Adapter& adapter : adapters) adapter.low_rank.scale *= strength;
   const LoraFormat written = lora_format(format);
   write_lora(out, adapters, architecture, written, dtype);

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "model/adapter/lora_file.h"
 #include "model/adapter/weight_change.h"
 #include "model/architecture.h"
 #include "model/weights/weight_files.h"
@@ -13,7 +14,7 @@ namespace vmoba::model {
 
 // Reads `in` (read_lora), scales it, and writes `out`, a safetensors file, in the format named `format`. Returns what
 // was written, in words.
-std::string convert_lora(const std::string& in, const std::string& out, const std::string& format, double strength,
+std::string convert_lora(const LoraSource& in, const std::string& out, const std::string& format, double strength,
                          at::ScalarType dtype);
 
 // Of all files ("FILE" or "N:FILE") together, at `strength`. Throws Error(kInput) where one has modules that the

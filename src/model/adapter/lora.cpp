@@ -80,7 +80,8 @@ void LoraConfig::visit(ConfigVisitor& v) {
           "model's complete set (Wan: q, k, v, o of both attentions and the feed-forward).");
   v.field(
       "init_from", init_from,
-      "LoRA file to go on from (ComfyUI, diffusers, kohya, peft, DiffSynth); its modules must be among the targets.");
+      "LoRA file from which training continues (docs/pretrained.md); its modules must be among the targets. `2:FILE` "
+      "takes the second transformer's part of a file of two.");
   v.field("formats", formats, "Files that a checkpoint's `lora/` holds: any of `comfyui`, `diffusers`, `kohya`.");
   v.field("save_dtype", save_dtype, "Type in these files; `state/` always keeps fp32.",
           one_of({"bf16", "fp16", "fp32"}));

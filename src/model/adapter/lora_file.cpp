@@ -214,6 +214,9 @@ ModuleChange joined(const std::string& module, const Parts& parts, const PeftSet
   out.module = module;
   out.low_rank = low_rank_of(module, parts, settings, path);
   out.magnitude = parts.take(LoraPart::kMagnitude);
+  VMOBA_CHECK_INPUT(out.magnitude.defined() || !out.low_rank.a.defined() || !settings.use_dora(),
+                    "expected DoRA's magnitudes of '{}' in '{}', as its settings state (use_dora), found none", module,
+                    path);
   out.weight = parts.take(LoraPart::kDifference);
   out.bias = parts.take(LoraPart::kBias);
   if (const at::Tensor of_b = parts.take(LoraPart::kBBias); of_b.defined()) {

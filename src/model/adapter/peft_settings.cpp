@@ -148,6 +148,11 @@ double PeftSettings::matched(const char* patterns, const std::string& module, do
   return otherwise;
 }
 
+bool PeftSettings::use_dora() const {
+  const auto found = values_.find("use_dora");
+  return stated_ && found != values_.end() && *found == true;
+}
+
 double PeftSettings::scale(const std::string& module, int64_t rank) const {
   if (!stated_) return 1;
   const double stated_rank = matched("rank_pattern", module, number("r", double(rank)));

@@ -20,6 +20,8 @@ class PeftSettings {
   // Of a module in the file's own names, whose matrices have this rank. Throws Error(kInput) for another rank than is
   // stated.
   double scale(const std::string& module, int64_t rank) const;
+  // Whether the adapter is a DoRA, as far as is stated.
+  bool use_dora() const;
 
  private:
   double number(const char* key, double otherwise) const;

@@ -11,6 +11,7 @@
 
 #include "core/check.h"
 #include "core/file.h"
+#include "core/file_kind.h"
 #include "core/json.h"
 
 namespace vmoba::model {
@@ -105,8 +106,9 @@ std::vector<std::string_view> split_at_space(std::string_view text) {
 struct SentencePieceTokenizer::State {
   State(const std::string& model, const std::string& origin) {
     const sentencepiece::util::Status status = processor.LoadFromSerializedProto(model);
+    const std::string kind = status.ok() ? "" : what_is_this(origin);
     VMOBA_CHECK_INPUT(status.ok(), "text.tokenizer: expected a SentencePiece model at '{}', found: {}", origin,
-                      status.ToString());
+                      kind.empty() ? status.ToString() : kind);
     end = processor.eos_id();
     unknown = processor.unk_id();
     VMOBA_CHECK_INPUT(end >= 0 && unknown >= 0,

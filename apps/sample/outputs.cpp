@@ -1,0 +1,59 @@
+#include "apps/sample/outputs.h"
+
+#include <unistd.h>
+
+#include <filesystem>
+#include <set>
+
+#include "core/check.h"
+#include "data/video_writer.h"
+
+namespace vmoba::apps {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string numbered(const std::string& out, size_t number) {
+  const fs::path path = out;
+  if (out.ends_with('/') || fs::is_directory(path)) return (path / fmt::format("{:03d}.mp4", number)).string();
+  const std::string stem = path.stem().string(), extension = path.extension().string();
+  // Before a picture's number, so that the pictures of one video sort together.
+  const std::string name = stem.find('%') != std::string::npos ? fmt::format("{:03d}-{}{}", number, stem, extension)
+                                                               : fmt::format("{}-{:03d}{}", stem, number, extension);
+  return (path.parent_path() / name).string();
+}
+
+}  // namespace
+
+std::vector<std::string> output_names(const std::string& out, const std::vector<VideoOrder>& orders) {
+  std::vector<std::string> names;
+  std::set<std::string> seen;
+  for (size_t i = 0; i < orders.size(); ++i) {
+    const std::string& own = orders[i].out;
+    names.push_back(!own.empty() ? own : orders.size() == 1 ? out : numbered(out, i));
+    VMOBA_CHECK_INPUT(seen.insert(names.back()).second, "expected another name for each video, found '{}' twice",
+                      names.back());
+  }
+  return names;
+}
+
+void check_output_folder(const std::string& path) {
+  fs::path folder = fs::path(path).parent_path();
+  if (folder.empty()) folder = ".";
+  std::error_code error;
+  fs::create_directories(folder, error);
+  VMOBA_CHECK_INPUT(!error && fs::is_directory(folder) && ::access(folder.c_str(), W_OK | X_OK) == 0,
+                    "expected to write '{}', found a folder that cannot be {}; name another one", path,
+                    error ? "made: " + error.message() : "written");
+  VMOBA_CHECK_INPUT(!fs::is_directory(path), "expected the name of a file to write, found the folder '{}'", path);
+}
+
+void check_video_output(const std::string& path, int64_t frames) {
+  VMOBA_CHECK_INPUT(!path.ends_with('/') && !fs::is_directory(path),
+                    "expected the name of a video to write, found the folder '{}'; name a file, such as {}", path,
+                    (fs::path(path) / "sample.mp4").string());
+  data::check_video_path(path, frames);
+  check_output_folder(path);
+}
+
+}  // namespace vmoba::apps

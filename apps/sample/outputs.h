@@ -1,0 +1,20 @@
+// Where vmoba-sample writes: names, and that they can be written, before anything is loaded.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "apps/sample/prompts.h"
+
+namespace vmoba::apps {
+
+// The name of each video. One video: `out` itself. Several: their own names, or "NAME-000.mp4" of `out` "NAME.mp4", or
+// "000.mp4" in the folder `out`. Throws Error(kInput) where two have one name.
+std::vector<std::string> output_names(const std::string& out, const std::vector<VideoOrder>& orders);
+
+// Throws Error(kInput) where the file's end says no kind of video or its folder cannot be made or written. Leaves
+// nothing behind but the folder.
+void check_video_output(const std::string& path, int64_t frames);
+void check_output_folder(const std::string& path);
+
+}  // namespace vmoba::apps
