@@ -57,7 +57,7 @@ at::Tensor chosen_CS(Chooser chooser, const LayerAttention& layer, const attenti
   return attention::select(who, attention::vmoba_rule(asked), mass_CS.unsqueeze(0), hashed.one_more_NU)[0];
 }
 
-double mean_of(const at::Tensor& x) {
+double mean_value(const at::Tensor& x) {
   return x.to(at::kDouble).mean().item<double>();
 }
 
@@ -139,8 +139,8 @@ void AttentionAnalysis::look_at_head(LayerFindings& out, const LayerAttention& l
   for (const auto& table : tables) borrowed.push_back(table.get());
   const HeadMass head_mass = attention_mass(q_SD, k_SD, borrowed);
 
-  out.entropy.add(mean_of(head_mass.entropy_S));
-  out.keys_90.add(mean_of(head_mass.keys_R));
+  out.entropy.add(mean_value(head_mass.entropy_S));
+  out.keys_90.add(mean_value(head_mass.keys_R));
   add_to(out.by_frames, by_frames_T(head_mass.mass_CS[3], grid));
   add_to(out.by_rows_columns, by_rows_columns_HW(head_mass.mass_CS[4], grid));
   out.passes += 1;
@@ -157,7 +157,7 @@ void AttentionAnalysis::look_at_head(LayerFindings& out, const LayerAttention& l
     PartitionFindings& found = out.partitions[kPartitions[p]];
     found.chunk = chunk_of(vmoba_, kPartitions[p]);
     found.blocks = table.blocks;
-    found.own.add(mean_of(own_S));
+    found.own.add(mean_value(own_S));
     LayerAttention asked = layer;
     asked.partition = kPartitions[p];
     asked.chunk = found.chunk;
@@ -182,9 +182,9 @@ void AttentionAnalysis::compare(PartitionFindings& out, const LayerAttention& la
       const at::Tensor mask_CS =
           chooser == Chooser::kOracle ? best_CS : chosen_CS(chooser, here, grid, density, mass_CS, q_SD, k_SD);
       Kept& kept = out.kept[{chooser, density}];
-      const double mass = mean_of((mass_CS * mask_CS).sum(0));
+      const double mass = mean_value((mass_CS * mask_CS).sum(0));
       kept.mass.add(mass);
-      kept.density.add(mean_of((mask_CS * tokens_C1).sum(0)) / double(tables->tokens));
+      kept.density.add(mean_value((mask_CS * tokens_C1).sum(0)) / double(tables->tokens));
       const double both = (mask_CS.logical_and(best_CS).sum() - own_CS.sum()).item<double>();
       if (others > 0) kept.recall.add(both / others);
       if (chooser == Chooser::kQueryHead && density == density_) out.kept_by_sigma[sigma_].add(mass);

@@ -34,7 +34,7 @@ RunPlan plan_run(const RootConfig& config, const std::function<void(int64_t, int
   if (!validation.enabled()) return out;
   data::SplitPlan split;
   if (validation.path.empty()) {
-    split = data::hold_out(out.training, validation.holdout, uint64_t(validation.seed));
+    split = data::hold_out(out.training, validation.holdout);
   } else {
     split.held_out = named_clips(config);
     split.training = data::without_files_of(split.held_out, out.training);

@@ -9,12 +9,12 @@ namespace vmoba {
 void ValidateConfig::visit(ConfigVisitor& v) {
   v.field("path", path, "Held-out clips: a folder or manifest, cut as those of `data.path`. Empty: see `holdout`.");
   v.field("holdout", holdout,
-          "Share of the files of `data.path` that is held out: their clips are never trained on. 0: none.",
+          "Share of the files of `data.path` that is held out, by a hash of their names: never trained on. 0: none.",
           between(0, 0.9));
   v.field("every", every, "Steps between held-out losses; the last step has one as well.", at_least(1));
   v.field("clips", clips, "Held-out clips that are used, at even distances among all.", at_least(1));
   v.field("sigmas", sigmas, "Noise levels of every clip, from 0 (none) to 1 (noise alone).", list_of(-1, 0));
-  v.field("seed", seed, "Seed of the noise and of which files `holdout` takes.", at_least(0));
+  v.field("seed", seed, "Seed of the noise.", at_least(0));
 }
 
 void ValidateConfig::validate() const {

@@ -14,11 +14,11 @@ namespace vmoba::data {
 namespace {
 
 // Files in the order in which they are held out.
-std::vector<std::string> files_by_hash(const ClipPlan& plan, uint64_t seed) {
+std::vector<std::string> files_by_hash(const ClipPlan& plan) {
   std::set<std::tuple<uint64_t, std::string>> ordered;
   for (const Clip& clip : plan.clips) {
     const uint64_t name = hash_name(std::filesystem::path(clip.path).filename().string());
-    ordered.emplace(RandomStream(seed, "validate.holdout", name).next_u64(), clip.path);
+    ordered.emplace(RandomStream(0, "validate.holdout", name).next_u64(), clip.path);
   }
   std::vector<std::string> out;
   for (const auto& [hash, path] : ordered) out.push_back(path);
@@ -59,8 +59,8 @@ ClipPlan picked_clips(const ClipPlan& plan, const std::vector<int64_t>& clips) {
   return out;
 }
 
-SplitPlan hold_out(const ClipPlan& plan, double share, uint64_t seed) {
-  const std::vector<std::string> files = files_by_hash(plan, seed);
+SplitPlan hold_out(const ClipPlan& plan, double share) {
+  const std::vector<std::string> files = files_by_hash(plan);
   VMOBA_CHECK_INPUT(files.size() > 1,
                     "validate.holdout: expected at least 2 files in data.path, to train on one and hold out the other, "
                     "found {}; name held-out clips in validate.path",

@@ -11,10 +11,10 @@ struct SplitPlan {
   ClipPlan training, held_out;  // drops stay with the training
 };
 
-// Holds out that share of the plan's files (at least one, and never all): those whose names a hash of `seed` chooses,
-// so that most of them stay held out where files come or go. All clips of a file go the same way.
+// Holds out that share of the plan's files (at least one, and never all): those that a hash of their names chooses, the
+// same ones for every seed, and mostly the same ones where files come or go. All clips of a file go the same way.
 // Throws Error(kInput) where the plan has a single file.
-SplitPlan hold_out(const ClipPlan& plan, double share, uint64_t seed);
+SplitPlan hold_out(const ClipPlan& plan, double share);
 
 // The plan without clips from files of `held_out`, by whatever path they are named. Throws Error(kInput) where none is
 // left.

@@ -176,7 +176,10 @@ TEST_CASE("held-out clips of another folder change nothing in training") {
 
 TEST_CASE("vmoba-eval finds the run's held-out loss, and several attentions on the same noise") {
   const double val_loss = metrics(validated_run()).back().at("val_loss");
-  CHECK(evaluated({}).at("settings")[0].at("loss").get<double>() == Approx(val_loss).epsilon(1e-9));
+  const json plain = evaluated({}), seeded = evaluated({"--seed", "9"});
+  CHECK(plain.at("settings")[0].at("loss").get<double>() == Approx(val_loss).epsilon(1e-9));
+  CHECK(seeded.at("clips") == plain.at("clips"));  // another seed must not bring clips that were trained on
+  CHECK(seeded.at("settings")[0].at("loss") != plain.at("settings")[0].at("loss"));
   const json evaluation =
       evaluated({"--set", "dense: attention.backend=full", "--set", "same: attention.backend=full", "--set",
                  "whole: attention.select=topk attention.pool=query_head attention.density=1", "--set",
