@@ -283,7 +283,7 @@ std::string drop_list(const std::vector<DroppedClip>& dropped) {
 // What a reader of the log should know of a plan that stands.
 void log_plan(const ClipPlan& plan) {
   if (!plan.dropped.empty())
-    log_warning("data: {} files or lines give no clip:{}", plan.dropped.size(), drop_list(plan.dropped));
+    log_warning("data: dropped {} files or lines:{}", plan.dropped.size(), drop_list(plan.dropped));
   for (const std::string& line : plan_remarks(plan)) log_warning("data: {}", line);
 }
 

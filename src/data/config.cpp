@@ -17,9 +17,10 @@ void DataSetConfig::visit(ConfigVisitor& v) {
 }
 
 void DataConfig::visit(ConfigVisitor& v) {
-  v.field("path", path, "Folder of media files, or a manifest (.jsonl, .csv, .json, or videos.txt beside prompt.txt).");
+  v.field("path", path,
+          "Folder of media files, or a manifest (.jsonl, .csv, .tsv, .json, or videos.txt beside prompt.txt).");
   v.field("format", format, "Layout of data.path; auto goes by what is there.",
-          one_of({"auto", "folder", "jsonl", "csv", "json", "lines"}));
+          one_of({"auto", "folder", "jsonl", "csv", "tsv", "json", "lines"}));
   v.field("video_column", video_column, "Column or key of the path; empty: the usual names are tried.");
   v.field("caption_column", caption_column, "Column or key of the caption; empty: the usual names are tried.");
   v.field("caption_prefix", caption_prefix, "Text put before every caption.");
@@ -54,7 +55,8 @@ void DataConfig::visit(ConfigVisitor& v) {
       "Share of the media files that may be missing, unreadable or damaged. With more, a start is refused and a run "
       "saves and leaves. Above 0, one file always may.",
       between(0, 1));
-  v.groups("sets", "Several data sets in one training, in place of `data.path`", sets);
+  v.groups("sets", "Several data sets in one training, in place of `data.path`: what a set leaves out is as in `data`.",
+           sets);
 }
 
 std::vector<DataConfig> DataConfig::each_set() const {

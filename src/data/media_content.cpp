@@ -85,6 +85,13 @@ MediaContent media_content(const std::string& path) {
   if (head.starts_with("\0\0\0\x0CjP  "sv) || head.starts_with("\xFF\x4F\xFF\x51"sv)) return picture("j2k_pipe");
   if (head.starts_with("qoif"sv)) return picture("qoi_pipe");
   if (head.starts_with("8BPS"sv)) return picture("psd_pipe");
+  if (head.size() >= 12 && head.substr(4, 4) == "ftyp"sv) {
+    MediaContent out;
+    for (const std::string_view brand :
+         {"heic"sv, "heix"sv, "heim"sv, "heis"sv, "mif1"sv, "msf1"sv, "avif"sv, "avis"sv})
+      if (head.substr(8, 4) == brand) out.way_out = "HEIC and AVIF need a newer FFmpeg; convert the picture to .png";
+    return out;
+  }
   constexpr std::array<std::pair<std::string_view, const char*>, 8> kOthers = {
       {{"%PDF"sv, "a PDF document; convert its pages to .png"},
        {"<svg"sv, "an SVG drawing; convert it to .png"},

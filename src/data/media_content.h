@@ -12,6 +12,7 @@ struct MediaContent {
   bool picture = false;     // one still image that the demuxer delivers whole
   bool animation = false;   // frames with durations of their own: GIF, APNG
   std::string unsupported;  // why libav cannot decode it ("animated WebP; convert it ..."), or ""
+  std::string way_out;      // what to do where this libav cannot read it, or ""
 };
 
 // Throws MediaError where the file cannot be read.

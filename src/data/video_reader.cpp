@@ -260,7 +260,12 @@ VideoReader::VideoReader(const std::string& path, int threads, const std::atomic
   state_->cancel = cancel;
   state_->content = media_content(path);
   const bool still = state_->content.animation && state_->holds_one_frame();
-  state_->open_first();
+  try {
+    state_->open_first();
+  } catch (const MediaError& error) {
+    if (state_->content.way_out.empty() || !std::string_view(error.what()).starts_with("corrupt")) throw;
+    throw MediaError(fmt::format("unsupported: {} ({})", state_->content.way_out, error.what()));
+  }
   const std::string_view demuxer(state_->input->iformat->name);
   state_->describe(still || (demuxer.ends_with("_pipe") && demuxer != "yuv4mpegpipe"));
 }

@@ -115,7 +115,7 @@ TEST_CASE("Every file is a clip or is dropped once with its reason") {
   CHECK(starts_with(dropped["empty.mp4"], "empty:"));
   CHECK(starts_with(dropped["noise.mp4"], "corrupt:"));
   CHECK(starts_with(dropped["sound.mp4"], "audio only:"));
-  CHECK(log.find("5 files or lines give no clip") != std::string::npos);
+  CHECK(log.find("dropped 5 files or lines") != std::string::npos);
   for (const auto& [name, reason] : dropped) CHECK(count_of(log, "/" + name) == 1);
 
   // (1 + (F - 1) / 4) * 48 / 16 * 64 / 16 tokens.

@@ -159,6 +159,17 @@ TEST_CASE("What libav cannot read says so and names a way out") {
       {"<!DOCTYPE html><html></html>", "web page"},
       {"%PDF-1.4\n", "PDF"},
       {"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"}};
+  // A HEIC file without anything that libav knows.
+  const std::string heic = std::string(
+                               "\0\0\0\x18"
+                               "ftypheic\0\0\0\0mif1heic",
+                               24) +
+                           std::string(
+                               "\0\0\0\x08"
+                               "free",
+                               8);
+  write_bytes(folder.path() + "/x.heic", heic);
+  CHECK(reason_of(folder.path() + "/x.heic").find("unsupported: HEIC") == 0);
   for (const auto& [bytes, word] : others) {
     write_bytes(folder.path() + "/x.png", bytes);
     const std::string reason = reason_of(folder.path() + "/x.png");
