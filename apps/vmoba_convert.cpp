@@ -1,4 +1,6 @@
 // vmoba-convert: transformers and LoRA files from any layout into any other; merges LoRAs (docs/pretrained.md).
+#include <unistd.h>
+
 #include <filesystem>
 #include <iostream>
 
@@ -8,13 +10,14 @@
 
 namespace {
 
-// Beside the output, which is replaced as a whole.
+// Beside the output, which is replaced as a whole; inside a folder that is a mount of its own, for example.
 std::string lock_path(const std::string& out) {
   std::filesystem::path path = std::filesystem::weakly_canonical(out);
   if (!path.has_filename()) path = path.parent_path();
   std::error_code failed;  // the lock then says so
   std::filesystem::create_directories(path.parent_path(), failed);
-  return path.string() + ".lock";
+  const bool inside = ::access(path.parent_path().c_str(), W_OK) != 0 && std::filesystem::is_directory(path);
+  return path.string() + (inside ? "/convert.lock" : ".lock");
 }
 
 }  // namespace

@@ -158,14 +158,12 @@ void Trainer::load(const std::string& checkpoint) {
 
 bool Trainer::is_over(const std::string& checkpoint) const {
   if (checkpoint.empty() || state_.step < config_.train.steps) return false;
-  if (world_.rank() == 0) {
-    if (state_.step == config_.train.steps)
-      log_info("the run is finished: {} is at step {}, all of train.steps; raise train.steps to go on", checkpoint,
-               state_.step);
-    else
-      log_warning("train.steps: {} lies below step {} of {}: nothing is left to train; raise train.steps to go on",
-                  config_.train.steps, state_.step, checkpoint);
-  }
+  if (state_.step == config_.train.steps)
+    log_info("the run is finished: {} is at step {}, all of train.steps; raise train.steps to go on", checkpoint,
+             state_.step);
+  else
+    log_warning("train.steps: {} lies below step {} of {}: nothing is left to train; raise train.steps to go on",
+                config_.train.steps, state_.step, checkpoint);
   // Elsewhere, or before checkpoints that are there, nothing may be changed.
   const std::vector<int64_t> steps = checkpoint_steps(config_.run.dir);
   return steps.empty() || steps.back() != state_.step;
@@ -205,7 +203,8 @@ bool Trainer::start(const ResumeRequest& resume) {
   if (!from.empty()) load(from);
   check_finite_weights(experts_, from.empty() ? "model.weights" : from);
   require_same_copies(world_, mesh_.sizes(), experts_, /*frozen=*/true, state_.step);
-  if (is_over(from)) return false;
+  const bool over = world_.rank() == 0 && is_over(from);
+  if (!dist::all_gather_text(world_.control(), over ? "over" : "").front().empty()) return false;
   if (world_.rank() == 0) prepare_folder(from);
   make_stream();
   if (!held_out_plan_.clips.empty())

@@ -1,6 +1,7 @@
 // vmoba-convert and LoRA runs of vmoba-train against the real packages (wan_weights_parity.py); exact resume.
 #include <filesystem>
 
+#include "core/folder_lock.h"
 #include "support/catch.h"
 #include "support/process.h"
 
@@ -127,4 +128,18 @@ TEST_CASE("vmoba-convert and vmoba-train say what is wrong") {
   refused(lora_run(out, {"lora.formats=[gguf]"}), "gguf");
   refused(lora_run(out, {"lora.rank=0", "model.weights_dtype=bf16"}), "model.weights_dtype");
   refused(lora_run(out, {"lora.init_from=" + temporary.path() + "/none"}), "found nothing");
+}
+
+TEST_CASE("an output that another process writes is left alone") {
+  const TemporaryFolder folder;
+  for (const std::string out : {"/out.safetensors", "/out/", "/deeper/out"}) {
+    fs::create_directories(folder.path() + "/deeper");
+    std::string plain = folder.path() + out;
+    if (plain.back() == '/') plain.pop_back();
+    const vmoba::FolderLock held(plain + ".lock", "the test's output", "wait");
+    const ProcessResult result = run_process({kConvert, "/nowhere", folder.path() + out, "--layout", "diffusers"});
+    INFO(result.output);
+    CHECK(result.exit_code == 2);
+    CHECK(result.output.find("expected no other process there, found process ") != std::string::npos);
+  }
 }

@@ -35,7 +35,7 @@ struct Results {
 Results run(Dit& model, bool checkpointing) {
   const SafetensorsFile fixture(fixture_path("wan_t2v.safetensors"));
   ForwardOptions options;
-  options.recompute.enabled = checkpointing;
+  options.recompute = every_block(wan_t2v_config(), {checkpointing});
   for (const Parameter& p : model.trainable()) p.tensor.mutable_grad() = at::Tensor();
   Results out;
   out.output =

@@ -1,4 +1,5 @@
 // Ranks of one job that were started with different things: refused before the first step, by name.
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
@@ -62,7 +63,7 @@ TEST_CASE("a rank that sees other clips at the same path is refused, and the fir
     std::sort(found.begin(), found.end());
     for (const fs::path& path : found) {
       if (path.extension() == ".mp4" && left-- <= 0) continue;
-      fs::copy(path, folder.path() + "/" + name / path.filename());
+      fs::copy(path, fs::path(folder.path()) / name / path.filename());
     }
     return folder.path() + "/" + name;
   };

@@ -55,7 +55,7 @@ Memory memory_of(const RootConfig& config, dist::Mesh& mesh) {
   {
     const at::Tensor latents = at::ones({1, config.model.in_channels, 1, 4, 4});
     const model::DitInput input{latents, at::full({1}, 500.0), {{at::ones({1, 2, config.model.text_dim})}}};
-    expert.dit->forward(input, {at::kFloat, false, /*recompute=*/{true}}).square().mean().backward();
+    expert.dit->forward(input, {at::kFloat, false, model::recompute_plan(config.model)}).square().mean().backward();
   }
   if (expert.sums) expert.sums->finish();
   expert.update(1e-4, expert.gradient_norm().item<double>(), 1);

@@ -85,7 +85,7 @@ class Run {
     // A timestep for each latent frame, or one for the sample.
     const at::Tensor timestep = token_runs_ ? at::tensor({0.0, 1000 * sigma, 500 * sigma}, at::kDouble).unsqueeze(0)
                                             : at::full({1}, 1000 * sigma, at::kDouble);
-    model::ForwardOptions options{at::kDouble, false, model::recompute_policy(config_.model), &stats};
+    model::ForwardOptions options{at::kDouble, false, model::recompute_plan(config_.model), &stats};
     options.sequence = sequence;
     const at::Tensor velocity =
         dit_->forward({(1 - sigma) * x0 + sigma * noise, timestep.to(device_), {{text}}}, options);
