@@ -92,15 +92,14 @@ MediaContent media_content(const std::string& path) {
       if (head.substr(8, 4) == brand) out.way_out = "HEIC and AVIF need a newer FFmpeg; convert the picture to .png";
     return out;
   }
-  constexpr std::array<std::pair<std::string_view, const char*>, 8> kOthers = {
+  constexpr std::array<std::pair<std::string_view, const char*>, 7> kOthers = {
       {{"%PDF"sv, "a PDF document; convert its pages to .png"},
        {"<svg"sv, "an SVG drawing; convert it to .png"},
        {"PK\x03\x04"sv, "a zip archive; unpack it"},
        {"\x1F\x8B"sv, "a gzip archive; unpack it"},
        {"version https://git-lfs"sv, "a pointer of Git LFS, not the file itself; run `git lfs pull`"},
        {"<!DOCTYPE"sv, "a web page, not a media file; download the file again"},
-       {"<html"sv, "a web page, not a media file; download the file again"},
-       {"#EXTM3U"sv, "a playlist; download the video that it names"}}};
+       {"<html"sv, "a web page, not a media file; download the file again"}}};
   for (const auto& [start, what] : kOthers)
     if (head.starts_with(start)) return unsupported(what);
   return {};

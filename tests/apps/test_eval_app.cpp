@@ -9,6 +9,7 @@
 
 #include "config/root_config.h"
 #include "core/random.h"
+#include "core/storage.h"
 #include "data/dataset.h"
 #include "model/architecture.h"
 #include "model/conditioning.h"
@@ -135,8 +136,10 @@ TEST_CASE("the held-out loss is that of the saved average on the clips and the n
     one.clips.resize(1);
     one.clips[0].path = clip.at("path").get<std::string>();
     one.clips[0].frames = 5;
+    one.clips[0].fps = config.data.fps;
     const std::atomic<bool> cancel = false;
-    const at::Tensor video = data::decode_planned_clip(one, config.data, 0, 0.0, false, 1, cancel);
+    vmoba::Outage outage;
+    const at::Tensor video = data::decode_planned_clip(one, config.data, 0, 0.0, false, 1, outage, cancel);
     const at::Tensor x0 = codec->encode((video.to(at::kFloat) / 127.5 - 1).unsqueeze(0));
     for (const double sigma : {0.3, 0.8}) {
       at::Tensor noise = at::empty_like(x0);

@@ -201,7 +201,8 @@ TEST_CASE("The part, picture, rate and repeats of a manifest line are honoured")
   CHECK(plan.notes[0] == "cut_and_crop.json: keys that are not used: num_frames");
 
   const std::atomic<bool> cancel{false};
-  const at::Tensor seen = decode_planned_clip(plan, 0, plan.clips[0].start_s, false, 1, cancel);
+  vmoba::Outage outage;
+  const at::Tensor seen = decode_planned_clip(plan, config, 0, plan.clips[0].start_s, false, 1, outage, cancel);
   const at::Tensor all = ffmpeg_frames(root + "clip.mp4", "", 112, 192);
   const at::Tensor wanted = all.slice(0, 32, 65).slice(3, 0, 96).permute({1, 0, 2, 3});
   CHECK((seen.to(at::kDouble) - wanted.to(at::kDouble)).abs().mean().item<double>() < 3);
@@ -256,8 +257,9 @@ TEST_CASE("A crop is of the displayed picture") {
   const ClipPlan plan = plan_clips(config, kGeometry);
   REQUIRE(plan.clips.size() == 2);
   const std::atomic<bool> cancel{false};
-  CHECK(decode_planned_clip(plan, 0, 0, false, 1, cancel).max().item<int>() < 30);
-  CHECK(decode_planned_clip(plan, 1, 0, false, 1, cancel).min().item<int>() > 225);
+  vmoba::Outage outage;
+  CHECK(decode_planned_clip(plan, config, 0, 0, false, 1, outage, cancel).max().item<int>() < 30);
+  CHECK(decode_planned_clip(plan, config, 1, 0, false, 1, outage, cancel).min().item<int>() > 225);
 }
 
 TEST_CASE("Captions that are NaN count as missing") {

@@ -243,7 +243,7 @@ TEST_CASE("what is read is never written, under whatever name") {
   fs::create_hard_link(weights, linked);
   fs::create_directory_symlink(base, folder.path() + "/alias");
   const auto before = contents(base);
-  for (const std::string out : {weights, base, base + "/../base", linked, folder.path() + "/alias"})
+  for (const std::string& out : {weights, base, base + "/../base", linked, folder.path() + "/alias"})
     CHECK(contains(refusal_of([&] { convert_weights(conversion(base, out, "original")); }),
                    "an output other than the input"));
   CHECK(contents(base) == before);
