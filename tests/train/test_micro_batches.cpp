@@ -28,7 +28,7 @@ struct Source {
   void open() {
     stream = std::make_unique<data::SampleStream>(plan, config.data, 1, 2, 0, 2, 2);
     batches = std::make_unique<MicroBatches>(config, plan, *stream, codec, text, nullptr, 2, at::kCPU,
-                                             [this] { return give_up; });
+                                             [this] { return give_up.load(); });
   }
 
   std::atomic<bool> give_up{false};
