@@ -82,7 +82,7 @@ const std::vector<ForeignKey>& foreign_keys() {
       key("vae", {"codec.weights"}),
       key("t5", {"text.weights"}),
       key("clip", {"image_encoder.weights"}),
-      key("gradient_checkpointing", {"model.activation_checkpointing"}),
+      key("gradient_checkpointing", {"model.recompute"}),
       key("mixed_precision", {"model.compute_dtype"}),
       key("transformer_dtype", {"model.weights_dtype"}),
       key("fp8_base", {"model.weights_dtype"}, "fp8"),

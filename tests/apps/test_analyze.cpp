@@ -117,15 +117,17 @@ TEST_CASE("the oracle keeps most, whole density keeps all, and the best partitio
   const at::Tensor q = 30 * at::one_hot(frame_S.to(at::kLong), 8).to(at::kFloat).unsqueeze(1).expand({120, 2, 8});
   const AttentionAnalysis analysis = analysis_of(q, q);
   const LayerFindings& found = analysis.layers().at(7);
-  CHECK(found.by_frames[0] / 2 == Approx(1).epsilon(1e-5));
-  CHECK(found.partitions.at(Partition::kTemporal).own.value() == Approx(1).epsilon(1e-5));
+  // Scores are 900 / sqrt(8) = 318 in fp32: a unit in their last place is 3e-5.
+  CHECK(found.by_frames[0] / 2 == Approx(1).epsilon(3.1e-5));
+  CHECK(found.partitions.at(Partition::kTemporal).own.value() == Approx(1).epsilon(3.1e-5));
   CHECK(found.partitions.at(Partition::kTemporal).kept.at({Chooser::kOwn, 0.25}).mass.value() ==
-        Approx(1).epsilon(1e-5));
+        Approx(1).epsilon(3.1e-5));
   CHECK(found.partitions.at(Partition::kSpatial).own.value() == Approx(1.0 / 6).epsilon(0.2));
   for (const auto& [partition, one] : found.partitions)
     for (const double density : compared_densities(0.25)) {
       const double best = one.kept.at({Chooser::kOracle, density}).mass.value();
-      for (const Chooser chooser : {Chooser::kQueryHead, Chooser::kTile, Chooser::kRandom, Chooser::kOwn})
+      // Cubes meet a part of a block on average over the cubes, queries over the queries: only equal counts compare.
+      for (const Chooser chooser : {Chooser::kQueryHead, Chooser::kRandom, Chooser::kOwn})
         CHECK(one.kept.at({chooser, density}).mass.value() <= best + 1e-6);
       CHECK(one.kept.at({Chooser::kOracle, density}).recall.value() ==
             (one.kept.at({Chooser::kOracle, density}).recall.weight > 0 ? 1 : 0));

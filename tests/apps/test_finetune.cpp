@@ -78,6 +78,7 @@ class Pipelines {
                        "--output-latents",
                        out,
                        "sample.steps=4",
+                       "sample.schedule=diffusers",  // the release that the tests have
                        "sample.guidance=3",
                        "attention.backend=full"};
     if (kind == "i2v") command = command + Strings{"--image", at("first.png"), "sample.height=224", "sample.width=224"};

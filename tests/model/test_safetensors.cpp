@@ -161,7 +161,7 @@ TEST_CASE("damaged files are refused with the reason") {
     return refusal(with_length("{\"a\":" + entry + "}", std::string(data, '\0')));
   };
   CHECK(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})", 8).empty());
-  CHECK(contains(refusal(""), "at least 8 bytes"));
+  CHECK(contains(refusal(""), "empty"));
   CHECK(contains(refusal(std::string("\0\0\0\0\0\0\0\x10", 8) + "{}"), "a length field (byte 0) of 1152921504606846976"));
   CHECK(contains(refusal(with_length("[]")), "expected '{'"));
   CHECK(contains(refusal(with_length("{\"a\"")), "JSON"));

@@ -197,7 +197,7 @@ TEST_CASE("a clip's key changes with its file, its window and every setting of t
   CHECK(fresh());
   plan.buckets[0].width = 48;
   CHECK(fresh());
-  config.data.fps = 24;
+  plan.clips[0].fps = 24;
   CHECK(fresh());
   config.cache.latent_dtype = "bf16";
   CHECK(fresh());

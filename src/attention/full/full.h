@@ -3,7 +3,6 @@
 #include <ATen/core/Tensor.h>
 
 #include "attention/method.h"
-#include "attention/result_tape.h"
 
 namespace vmoba::attention {
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "attention/result_tape.h"
+#include "attention/attention.h"
 #include "model/common/linear.h"
 #include "model/common/recompute.h"
 

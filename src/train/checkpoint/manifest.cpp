@@ -124,7 +124,8 @@ Manifest read_manifest(const std::string& folder) {
                     "expected step, next_sample and seed in '{}', found something else; the checkpoint is damaged, "
                     "resume from another one",
                     path);
-  VMOBA_CHECK_INPUT(!info.contains(kHash) || text_of(info, kHash) == hash_of(info),
+  const bool hashed = info.contains(kHash) || count_of(info, "format") >= 2;  // earlier versions wrote none
+  VMOBA_CHECK_INPUT(!hashed || text_of(info, kHash) == hash_of(info),
                     "expected '{}' as it was written, found another content; the checkpoint is damaged, resume from "
                     "another one",
                     path);
