@@ -62,7 +62,7 @@ int run(const std::function<int()>& body) {
     return e.kind() == ErrorKind::kInput ? 2 : 1;
   } catch (const c10::OutOfMemoryError& e) {
     log_error(
-        "GPU memory: expected enough for this run, found {}; set model.activation_checkpointing=true, lower "
+        "GPU memory: expected enough for this run, found {}; set model.recompute=block, lower "
         "train.micro_batch, data.frames or data.height x data.width, or share the state (parallel.shard); "
         "vmoba-train --dry-run prints the sizes",
         first_line(e.what_without_backtrace()));

@@ -30,12 +30,15 @@ constexpr Row kRows[] = {
     {"data.*", kExactness},
     {"data.decode_threads", kFree},
     {"data.prefetch_clips", kFree},
+    {"data.patience_s", kFree},
+    {"data.max_failed", kFree},
     {"model.*", kModel},
     {"model.weights", kExactness},  // a path; what trained weights began with no longer counts
     {"model.compute_dtype", kExactness},
     {"model.weights_dtype", kExactness},
     {"model.pointwise", kExactness},
-    {"model.activation_checkpointing", kFree},
+    {"model.recompute", kFree},
+    {"model.activation_checkpointing", kFree},  // its name in the last release
     {"experts[].*", kModel},
     {"experts[].weights", kExactness},
     {"experts[].guidance", kFree},

@@ -96,7 +96,7 @@ std::vector<std::string> start_warnings(const RunStart& start) {
   const int64_t there = device_memory_bytes(start.device), wanted = forecast_bytes(start);
   if (there > 0 && wanted > there)
     out.push_back(
-        fmt::format("memory: expected {}, found a device of {}; set model.activation_checkpointing=true, lower "
+        fmt::format("memory: expected {}, found a device of {}; set model.recompute=block, lower "
                     "train.micro_batch or data.frames, or share the state (parallel.shard)",
                     bytes_text(wanted), bytes_text(there)));
   const auto room = free_bytes(start.config.run.dir);

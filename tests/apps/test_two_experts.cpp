@@ -62,7 +62,7 @@ std::vector<int64_t> updates_of(const std::string& checkpoint) {
 // What training came to; not where the checkpoint was made and what it went on from.
 nlohmann::json training_state(const std::string& path) {
   nlohmann::json info = nlohmann::json::parse(read_text(path));
-  for (const char* key : {"run", "folder", "parent_step", "checksums", "hash"}) REQUIRE(info.erase(key) == 1);
+  for (const char* key : {"run", "folder", "parent_step", "changes", "checksums", "hash"}) REQUIRE(info.erase(key) == 1);
   return info;
 }
 

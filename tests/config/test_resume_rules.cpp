@@ -35,9 +35,10 @@ TEST_CASE("keys have the rule of the nearest row") {
         "a.key.of.tomorrow", "parallel.shard", "experts[0].weights"})
     is(key, ResumeRule::kExactness);
   for (const char* key :
-       {"run.dir", "run.log_level", "data.prefetch_clips", "data.decode_threads", "model.activation_checkpointing",
-        "lora.formats", "lora.save_dtype", "cache.dir", "train.checkpoint_every", "train.keep_checkpoints",
-        "train.validate_every", "train.tensorboard", "sample.steps", "parallel.timeout_s", "attention.dense_steps"})
+       {"run.dir", "run.log_level", "data.prefetch_clips", "data.decode_threads", "data.patience_s", "data.max_failed",
+        "model.recompute", "model.activation_checkpointing", "lora.formats", "lora.save_dtype", "cache.dir",
+        "train.checkpoint_every", "train.keep_checkpoints", "train.validate_every", "train.tensorboard", "sample.steps",
+        "parallel.timeout_s", "attention.dense_steps"})
     is(key, ResumeRule::kFree);
 }
 
