@@ -66,7 +66,8 @@ int analyze(const Arguments& a) {
 int main(int argc, char** argv) {
   CLI::App app{"Shows where a model's attention lies, and what selections of blocks would keep of it."};
   Arguments a;
-  app.add_option("--checkpoint", a.eval.model.checkpoint, "checkpoint-<step> folder of a run");
+  app.add_option("--checkpoint", a.eval.model.checkpoint,
+                 "checkpoint-<step> folder of a run, or a run, whose newest one is taken");
   app.add_option("--config", a.eval.model.config, "Configuration whose model.weights are looked at, untrained");
   app.add_option("--data", a.eval.data, "Clips, a folder or manifest (default: those of the group validate:)");
   app.add_option("--clips", a.eval.clips, "Clips, at even distances among all (default: validate.clips)")
@@ -83,5 +84,8 @@ int main(int argc, char** argv) {
   app.add_option("--out", a.out, "Folder for layer-<n>.png, report.json and attention.yaml (analysis)");
   app.add_flag("--ema,!--no-ema", a.eval.model.use_ema, "Use the averaged weights where there are any (default)");
   app.add_option("overrides", a.eval.model.overrides, "key.sub=value, for example attention.spatial_chunk=[3,4]");
-  return vmoba::apps::guarded_main(app, argc, argv, [&] { return analyze(a); });
+  return vmoba::apps::guarded_main(app, argc, argv, [&] {
+    a.eval.model = vmoba::apps::with_checkpoint(a.eval.model);
+    return analyze(a);
+  });
 }

@@ -59,7 +59,8 @@ int evaluate(const apps::EvalArguments& a) {
 int main(int argc, char** argv) {
   CLI::App app{"Held-out loss of one model under several attentions: the same clips with the same noise for all."};
   apps::EvalArguments a;
-  app.add_option("--checkpoint", a.model.checkpoint, "checkpoint-<step> folder of a run");
+  app.add_option("--checkpoint", a.model.checkpoint,
+                 "checkpoint-<step> folder of a run, or a run, whose newest one is taken");
   app.add_option("--config", a.model.config, "Configuration whose model.weights are evaluated, untrained");
   app.add_option("--data", a.data, "Held-out clips, a folder or manifest (default: those of the group validate:)");
   app.add_option("--set", a.sets,
@@ -78,5 +79,8 @@ int main(int argc, char** argv) {
   app.add_flag("--ema,!--no-ema", a.model.use_ema, "Use the averaged weights where the checkpoint has them (default)");
   app.add_option("--lora", a.model.loras, "LoRA file to add; N:FILE adds to expert N")->allow_extra_args(false);
   app.add_option("overrides", a.model.overrides, "key.sub=value of all settings, for example sample.steps=20");
-  return apps::guarded_main(app, argc, argv, [&] { return evaluate(a); });
+  return apps::guarded_main(app, argc, argv, [&] {
+    a.model = vmoba::apps::with_checkpoint(a.model);
+    return evaluate(a);
+  });
 }

@@ -63,7 +63,7 @@ json evaluated(const std::vector<std::string>& extra) {
 }
 
 std::string refused(const std::vector<std::string>& extra) {
-  std::vector<std::string> arguments = {"--checkpoint", validated_run() + "/checkpoint-5"};
+  std::vector<std::string> arguments = {"--checkpoint", validated_run()};  // its newest checkpoint
   arguments.insert(arguments.end(), extra.begin(), extra.end());
   const ProcessResult result = run_program("vmoba-eval", arguments);
   CHECK(result.exit_code == 2);
