@@ -4,16 +4,13 @@
 #include <iostream>
 
 #include "config/device.h"
+#include "core/elapsed.h"
 #include "core/log.h"
 #include "data/video_writer.h"
 #include "model/weights/safetensors.h"
 
 namespace vmoba::apps {
 namespace {
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 // All that the videos share, loaded once. Encoders whose work was given are not loaded.
 struct Parts {

@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <thread>
 
+#include "core/elapsed.h"
 #include "core/log.h"
 
 namespace vmoba {
@@ -17,10 +18,6 @@ constexpr std::chrono::milliseconds kPause{250};
 constexpr std::chrono::seconds kSayEvery{30};
 
 std::atomic<int> waits{0};
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 }  // namespace
 

@@ -10,6 +10,7 @@
 #include <limits>
 #include <vector>
 
+#include "core/elapsed.h"
 #include "data/dataset.h"
 #include "data/transforms.h"
 #include "data/video_reader.h"
@@ -21,10 +22,6 @@ namespace {
 
 constexpr int kRuns = 3;
 constexpr int64_t kMaxSamples = 64;
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 struct Pass {
   int64_t frames = 0;

@@ -27,6 +27,8 @@ class RecomputeBudget {
   const model::RecomputePlan& plan(const attention::Grid& grid, int64_t samples, int64_t text_tokens);
   // The optimiser has changed the weights. The first step makes its state, so that the second is the first to count.
   void end_step();
+  // Whether a pass may have to be computed again with less kept (give_up()).
+  bool can_give_up() const { return fits_memory(); }
   // The GPU's memory did not suffice for the plans: from now on `block`. Whether they had kept anything.
   bool give_up();
 

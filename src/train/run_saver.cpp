@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/elapsed.h"
 #include "core/log.h"
 
 namespace vmoba::train {
@@ -14,10 +15,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr double kPause_s = 2;  // between attempts to save the last state
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 }  // namespace
 

@@ -12,6 +12,7 @@
 #include "config/device.h"
 #include "config/run_plan.h"
 #include "core/check.h"
+#include "core/elapsed.h"
 #include "core/log.h"
 #include "core/storage.h"
 #include "train/agreement.h"
@@ -26,10 +27,6 @@ namespace vmoba::train {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 at::ScalarType dtype_of(const std::string& name) {
   return name == "bf16" ? at::kBFloat16 : at::kFloat;
@@ -206,6 +203,7 @@ std::optional<std::vector<at::Tensor>> Trainer::try_passes(StepInputs& inputs,
       taken.push_back(next_micro_batch());
     }
     losses.push_back(accumulate(inputs, taken[size_t(pass)], pass, dense));
+    if (world_.size() > 1 || !budget_.can_give_up()) taken[size_t(pass)].reset();  // nobody computes it again
     if (vote && (vote->any() || (world_.size() == 1 && too_late_for(share_.passes - pass - 1)))) return std::nullopt;
     if ((last && state_.step + 1 == config_.train.steps) || given_up_) continue;
     world_.note(state_.step + 1, "waiting for the data of the next pass");

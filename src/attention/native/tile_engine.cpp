@@ -25,6 +25,21 @@ kernels::TileMeans means_of(const Selection& selection) {
   return {means.keys_BNCD.const_data_ptr(), means.values_BNCD.const_data_ptr(), means.bias_BNC.const_data_ptr<float>()};
 }
 
+// What forward and backward have in common.
+template <typename Arguments>
+Arguments arguments(const TileCall& call, const Selection& selection, const at::Tensor& q_BZND) {
+  Arguments args;
+  args.shape = call.shape;
+  args.partition = call.partition;
+  args.lists = views(selection);
+  args.q = selection.q_blocks_BZND.const_data_ptr();
+  args.k = selection.k_blocks_BZND.const_data_ptr();
+  args.v = selection.v_blocks_BZND.const_data_ptr();
+  args.means = means_of(selection);
+  args.scale = softmax_scale(q_BZND);
+  return args;
+}
+
 class TileEngine final : public BlockEngine {
  public:
   bool native() const override { return true; }
@@ -59,17 +74,9 @@ class TileEngine final : public BlockEngine {
     const TileCall call(problem, q);
     const at::Tensor out = at::empty(q.sizes(), q.options());
     Attended attended{{}, at::empty({q.size(0), q.size(2), q.size(1)}, q.options().dtype(at::kFloat))};
-    kernels::TileForwardArgs args;
-    args.shape = call.shape;
-    args.partition = call.partition;
-    args.lists = views(selection);
-    args.q = selection.q_blocks_BZND.const_data_ptr();
-    args.k = selection.k_blocks_BZND.const_data_ptr();
-    args.v = selection.v_blocks_BZND.const_data_ptr();
-    args.means = means_of(selection);
+    auto args = arguments<kernels::TileForwardArgs>(call, selection, q_BZND);
     args.out = view(out);
     args.lse = attended.lse_BNZ.data_ptr<float>();
-    args.scale = softmax_scale(q_BZND);
     check_launch(kernels::tile_forward(args, c10::cuda::getCurrentCUDAStream()), "forward");
     attended.out_BZND = trimmed(out, q_BZND.size(3));
     return attended;
@@ -83,8 +90,7 @@ class TileEngine final : public BlockEngine {
     const TileCall call(problem, out);
     const auto like_out = [&] { return at::empty(out.sizes(), out.options()); };
     const at::Tensor dq = like_out(), dk = like_out(), dv = like_out();
-    kernels::TileBackwardArgs args;
-    args.means = means_of(selection);
+    auto args = arguments<kernels::TileBackwardArgs>(call, selection, q_BZND);
     const bool means = args.means.keys != nullptr;
     const at::Tensor scratch = bytes(kernels::tile_backward_workspace_bytes(call.shape, means), out);
     at::Tensor dbias_BNP;
@@ -92,19 +98,12 @@ class TileEngine final : public BlockEngine {
       dbias_BNP = at::empty({out.size(0), out.size(2), call.shape.mean_pieces()}, out.options().dtype(at::kFloat));
       args.dbias = dbias_BNP.data_ptr<float>();
     }
-    args.shape = call.shape;
-    args.partition = call.partition;
-    args.lists = views(selection);
-    args.q = selection.q_blocks_BZND.const_data_ptr();
-    args.k = selection.k_blocks_BZND.const_data_ptr();
-    args.v = selection.v_blocks_BZND.const_data_ptr();
     args.out = view(out);
     args.dout = view(dout);
     args.lse = attended.lse_BNZ.const_data_ptr<float>();
     args.dq = view(dq);
     args.dk = view(dk);
     args.dv = view(dv);
-    args.scale = softmax_scale(q_BZND);
     args.workspace = scratch.data_ptr();
     check_launch(kernels::tile_backward(args, c10::cuda::getCurrentCUDAStream()), "backward");
     const int64_t head_dim = q_BZND.size(3);

@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "core/check.h"
+#include "core/failure.h"
 #include "core/file.h"
 #include "core/hash.h"
 #include "model/adapter/lora_file.h"
@@ -46,17 +47,6 @@ Manifest manifest_of(const TrainerState& state, const CheckpointParts& parts) {
   Manifest out{state, {}, parts.experts.front().ema != nullptr, parts.record, ""};
   for (const Expert& expert : parts.experts) out.updates.push_back(expert.updates);
   return out;
-}
-
-// What `action` throws, or "".
-template <typename Action>
-std::string failure_of(Action action) {
-  try {
-    action();
-  } catch (const std::exception& e) {
-    return e.what();
-  }
-  return "";
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "core/check.h"
+#include "core/failure.h"
 #include "core/file.h"
 #include "core/hash.h"
 #include "core/parallel.h"
@@ -28,17 +29,6 @@ using nlohmann::json;
 constexpr int64_t kChunkBytes = 32 << 20;
 constexpr int64_t kMaxChecksumsBytes = 256 << 20;
 constexpr const char* kSuffix = ".safetensors";
-
-// What `action` throws, or "".
-template <typename Action>
-std::string failure_of(Action action) {
-  try {
-    action();
-  } catch (const std::exception& e) {
-    return e.what();
-  }
-  return "";
-}
 
 // The header of a safetensors file with its length before it.
 std::string header_of(const std::string& path) {

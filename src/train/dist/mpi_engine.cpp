@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "core/check.h"
+#include "core/elapsed.h"
 #include "core/log.h"
 #include "core/storage.h"
 #include "train/signals.h"
@@ -23,10 +24,6 @@ constexpr double kCourtesySeconds = 3;
 // What a group on the device may take to free its waiting operations before the process ends regardless.
 constexpr double kDeviceAbortSeconds = 5;
 constexpr auto kDevicePause = std::chrono::milliseconds(500);  // between two rounds of questions
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 template <size_t groups>
 int64_t total(const std::array<int64_t, groups>& counts) {
