@@ -81,6 +81,8 @@ std::vector<std::function<void()>> checks_of(const RootConfig& config, RunPlan& 
       [&] { train::time_limit(config.run.save_before == "slurm" ? "" : config.run.save_before, {}); }};
   for (size_t i = 0; i < expert_count(config); ++i) {
     checks.push_back([&config, i] { model::check_weights(expert_model(config, i)); });
+    if (config.train.distill.weight > 0)
+      checks.push_back([&config, i] { model::check_weights(teacher_model(config, i)); });
     checks.push_back([&config, i] { check_init_from(config, i); });
   }
   checks.push_back([&] {

@@ -21,7 +21,7 @@ import sys
 import time
 from os.path import join
 
-from settings import SETTINGS
+from settings import SETTINGS, conversion_name, split_name
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 CONVERT = ["dense", "cubes_72_topk_20", "paper_20", "cubes_72_topk_05", "cubes_144_topk_20", "cubes_144_topk_05",
@@ -88,14 +88,15 @@ class Experiment:
         self.add(f"eval-{weights_name}", "eval", command, join(folder, "eval.log"),
                  lambda: evaluated(result) == list(settings), needs)
 
-    def add_training(self, setting, seed, needs):
-        o, name = self.o, f"{setting}-seed{seed}"
+    def add_training(self, conversion, seed, needs):
+        o, name = self.o, f"{conversion}-seed{seed}"
+        setting, recipe = split_name(conversion)
         folder = join(o.out, "train", name)
         command = self.program("vmoba-train") + ["--resume", "latest"] + self.windows("train") + o.keys
-        command += SETTINGS[setting] + [
+        command += SETTINGS[setting] + recipe + [
             f"seed={seed}", f"run.dir={folder}", "run.threads=2", "cache.mode=require", "data.decode_threads=2",
             "data.prefetch_clips=32", f"model.weights={o.weights}", f"train.steps={o.steps}",
-            "train.checkpoint_every=0", "train.optimizer.warmup_steps=50"]
+            "train.checkpoint_every=0", "train.optimizer.warmup_steps=50"] + o.train_keys
         weights = join(folder, f"checkpoint-{o.steps}", "transformer_ema")
         self.add("train-" + name, "train", command, folder + ".log", lambda: os.path.isdir(weights), needs)
         self.add_evaluation(name, weights, list(dict.fromkeys(["dense", setting])), ["train-" + name])
@@ -105,8 +106,8 @@ class Experiment:
         val = self.add_encoding("val", o.encoders)
         train = self.add_encoding("train", o.encoders)
         for seed in o.seeds:
-            for setting in o.convert:
-                self.add_training(setting, seed, train + val)
+            for conversion in o.convert:
+                self.add_training(conversion, seed, train + val)
         self.add_evaluation("start", o.weights, list(dict.fromkeys(["dense", *o.evaluate])), val)
 
     def launch(self, job):
@@ -169,7 +170,8 @@ def main():
     parser.add_argument("--out", default="runs/quality/conversion")
     parser.add_argument("--steps", type=int, default=300, help="training steps of each conversion")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--convert", nargs="*", default=CONVERT, choices=list(SETTINGS), metavar="SETTING")
+    parser.add_argument("--convert", nargs="*", default=CONVERT, type=conversion_name, metavar="SETTING[+RECIPE]")
+    parser.add_argument("--train-keys", nargs="*", default=[], metavar="KEY=VALUE", help="for trainings alone")
     parser.add_argument("--evaluate", nargs="*", default=list(SETTINGS), choices=list(SETTINGS), metavar="SETTING",
                         help="settings under which the weights are evaluated without training")
     parser.add_argument("--clips", type=int, default=48, help="held-out clips")

@@ -92,7 +92,7 @@ def conversions(out, own_attention):
     runs = {}
     for name in sorted(os.listdir(join(out, "eval"))):
         setting, _, seed = name.rpartition("-seed")
-        attention = setting if own_attention else "dense"
+        attention = setting.split("+")[0] if own_attention else "dense"
         if setting and attention in settings_of(join(out, "eval", name)):
             runs.setdefault(setting, {})[seed] = (join(out, "eval", name), attention)
     dense = {seed: (folder, "dense") for seed, (folder, _) in runs.get("dense", {}).items()}

@@ -16,6 +16,10 @@ def topk(blocks, pool="query_head", select="topk"):
     return [f"attention.select={select}", f"attention.pool={pool}", f"attention.spatiotemporal_topk={blocks}"]
 
 
+def share(density, select="topk"):
+    return [f"attention.select={select}", "attention.pool=query_head", f"attention.density={density}"]
+
+
 def tau(value, pool):
     return ["attention.select=threshold", f"attention.pool={pool}", f"attention.tau={value}"]
 
@@ -36,16 +40,20 @@ SETTINGS = {
     "cubes_72_topk_20": CUBES_72 + topk(38),
     "cubes_72_topk_10": CUBES_72 + topk(19),
     "cubes_72_topk_05": CUBES_72 + topk(10),
-    "cubes_64_topk_20": CUBES_64 + topk(48),
-    "cubes_64_topk_05": CUBES_64 + topk(12),
-    "cubes_64_tile_20": CUBES_64 + topk(48) + TILE,
-    "cubes_64_tile_05": CUBES_64 + topk(12) + TILE,
-    "cubes_64_tile_20_rest": CUBES_64 + topk(48) + TILE + REMAINDER,
-    "cubes_64_tile_10_rest": CUBES_64 + topk(24) + TILE + REMAINDER,
-    "cubes_64_tile_05_rest": CUBES_64 + topk(12) + TILE + REMAINDER,
-    "cubes_64_random_20": CUBES_64 + topk(48, select="random") + TILE,
-    "cubes_64_random_05": CUBES_64 + topk(12, select="random") + TILE,
-    "cubes_64_random_05_rest": CUBES_64 + topk(12, select="random") + TILE + REMAINDER,
+    "cubes_64_topk_20": CUBES_64 + share(0.2),
+    "cubes_64_topk_05": CUBES_64 + share(0.05),
+    "cubes_64_tile_20": CUBES_64 + share(0.2) + TILE,
+    "cubes_64_tile_10": CUBES_64 + share(0.1) + TILE,
+    "cubes_64_tile_05": CUBES_64 + share(0.05) + TILE,
+    "cubes_64_tile_20_rest": CUBES_64 + share(0.2) + TILE + REMAINDER,
+    "cubes_64_tile_10_rest": CUBES_64 + share(0.1) + TILE + REMAINDER,
+    "cubes_64_tile_05_rest": CUBES_64 + share(0.05) + TILE + REMAINDER,
+    "cubes_64_random_20": CUBES_64 + share(0.2, select="random") + TILE,
+    "cubes_64_random_05": CUBES_64 + share(0.05, select="random") + TILE,
+    "cubes_64_random_05_rest": CUBES_64 + share(0.05, select="random") + TILE + REMAINDER,
+    "cubes_36_topk_05": cubes(3, 3, 4) + share(0.05),
+    "cubes_36_tile_05": cubes(3, 3, 4) + share(0.05) + TILE,
+    "cubes_32_topk_05": cubes(4, 4, 2) + share(0.05),
     "cubes_64_own": CUBES_64 + ["attention.select=own"] + TILE,
     "cubes_64_own_rest": CUBES_64 + ["attention.select=own"] + TILE + REMAINDER,
     "cubes_72_own": CUBES_72 + ["attention.select=own"],
@@ -57,3 +65,24 @@ SETTINGS = {
     "cubes_72_overall_05": CUBES_72 + tau(0.076, "overall"),
     "cubes_72_query_20": CUBES_72 + tau(0.325, "query_head"),
 }
+
+# Keys for training alone. A conversion is named "setting" or "setting+recipe+recipe".
+RECIPES = {
+    "distill": ["train.distill.weight=0.5"],  # half of the loss compares with the dense model
+    "teacher": ["train.distill.weight=1"],  # all of it
+    "schedule": ["attention.density_steps=100"],  # the density falls from 1
+}
+
+
+def split_name(name):
+    """The setting of a conversion and the keys of its recipes."""
+    setting, *recipes = name.split("+")
+    return setting, [key for recipe in recipes for key in RECIPES[recipe]]
+
+
+def conversion_name(name):
+    """`name` if it is one, for argparse."""
+    setting, *recipes = name.split("+")
+    if setting not in SETTINGS or not set(recipes) <= set(RECIPES):
+        raise ValueError(f"expected a setting of {', '.join(SETTINGS)} and recipes of {', '.join(RECIPES)}")
+    return name

@@ -62,7 +62,9 @@ struct AttentionConfig {
   void validate() const;
 
  private:
-  friend struct LayerAttention layer_attention(const AttentionConfig& config, int64_t layer, bool dense);
+  friend struct LayerAttention layer_attention(const AttentionConfig& config, int64_t layer, bool dense,
+                                               double sparsity);
+  friend struct Stage training_stage(const AttentionConfig& config, int64_t step);
   std::vector<std::any> parts_;  // in the order of the table of methods
 };
 
@@ -81,8 +83,18 @@ struct LayerAttention {
   bool sparse() const;  // false: full attention
 };
 
-// Layer `layer` of a network; `dense` forces full attention (dense_steps, dense_warmup_steps).
-LayerAttention layer_attention(const AttentionConfig& config, int64_t layer, bool dense);
+// Layer `layer` of a network; `dense` forces full attention (dense_steps, dense_warmup_steps). A layer that is asked
+// for density d attends d^sparsity.
+LayerAttention layer_attention(const AttentionConfig& config, int64_t layer, bool dense, double sparsity = 1);
+
+// How sparse an optimiser step is: dense at first (dense_warmup_steps), then with a density that falls from 1 to the
+// configured one (density_steps).
+struct Stage {
+  bool dense = false;
+  double sparsity = 1;  // exponent of densities, 0 to 1
+};
+// Of the step behind `step` others.
+Stage training_stage(const AttentionConfig& config, int64_t step);
 
 // Collects how much was attended. record() never synchronises with a GPU; reading does.
 class AttentionStats {

@@ -53,7 +53,7 @@ bool LayerAttention::sparse() const {
   return method->select != nullptr;
 }
 
-LayerAttention layer_attention(const AttentionConfig& config, int64_t layer, bool dense) {
+LayerAttention layer_attention(const AttentionConfig& config, int64_t layer, bool dense, double sparsity) {
   config.validate();
   VMOBA_CHECK(layer >= 0, "expected a layer of at least 0, found {}", layer);
   LayerAttention out;
@@ -64,8 +64,19 @@ LayerAttention layer_attention(const AttentionConfig& config, int64_t layer, boo
   if (dense || method.plan == nullptr || layer < config.dense_layers) return out;
   out.method = &method;
   for (size_t i = 0; i < methods().size(); ++i)
-    if (methods()[i] == &method) method.plan(config.parts_[i], layer - config.dense_layers, out);
+    if (methods()[i] == &method) method.plan(config.parts_[i], layer - config.dense_layers, sparsity, out);
   return out;
+}
+
+Stage training_stage(const AttentionConfig& config, int64_t step) {
+  if (step < config.dense_warmup_steps) return {true, 0};
+  const Method& method = find_method(config.backend);
+  int64_t falling = 0;
+  for (size_t i = 0; i < methods().size(); ++i)
+    if (methods()[i] == &method && method.density_steps != nullptr) falling = method.density_steps(config.parts_[i]);
+  const int64_t sparse_steps = step - config.dense_warmup_steps;
+  if (sparse_steps >= falling) return {};
+  return {false, double(sparse_steps + 1) / double(falling + 1)};
 }
 
 std::vector<LearntParameter> learnt_parameters(const LayerAttention& layer, int64_t heads, int64_t head_dim) {

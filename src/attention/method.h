@@ -58,8 +58,11 @@ using SelectFunction = Selection (*)(const BlockProblem& problem, const at::Tens
 struct Method {
   const char* name;  // attention.backend
   MethodPart part;
-  // Sets partition, chunk and rule of sparse layer `index` (0 is the first behind dense_layers).
-  void (*plan)(const std::any& part, int64_t index, LayerAttention& layer) = nullptr;
+  // Sets partition, chunk and rule of sparse layer `index` (0 is the first behind dense_layers); `sparsity` as in
+  // layer_attention().
+  void (*plan)(const std::any& part, int64_t index, double sparsity, LayerAttention& layer) = nullptr;
+  // Optimiser steps in which density falls from 1; null: none.
+  int64_t (*density_steps)(const std::any& part) = nullptr;
   // Throws Error(kInput) where the layer's rule cannot be.
   void (*check)(const LayerAttention& layer) = nullptr;
   std::vector<LearntParameter> (*learnt)(const LayerAttention& layer, int64_t heads, int64_t head_dim) = nullptr;

@@ -40,6 +40,13 @@ model::ModelConfig expert_model(const RootConfig& config, size_t expert) {
   return out;
 }
 
+model::ModelConfig teacher_model(const RootConfig& config, size_t expert) {
+  model::ModelConfig out = expert_model(config, expert);
+  if (!config.train.distill.weights.empty()) out.weights = config.train.distill.weights;
+  out.weights_dtype = out.compute_dtype;
+  return out;
+}
+
 model::LoraConfig expert_lora(const RootConfig& config, size_t expert) {
   model::LoraConfig out = config.lora;
   if (!config.experts.empty()) out.init_from = config.experts.at(expert).lora;

@@ -13,6 +13,8 @@ size_t expert_count(const RootConfig& config);
 // The groups `model:` and `lora:` with the files of one expert. The first throws Error(kInput) where the list names
 // weights that do not exist.
 model::ModelConfig expert_model(const RootConfig& config, size_t expert);
+// The frozen teacher beside it, kept in the compute type (train.distill; with LoRA the base teaches instead).
+model::ModelConfig teacher_model(const RootConfig& config, size_t expert);
 model::LoraConfig expert_lora(const RootConfig& config, size_t expert);
 
 // Throws Error(kInput) where the list contradicts itself or the groups that it replaces.

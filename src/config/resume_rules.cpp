@@ -66,6 +66,7 @@ constexpr Row kRows[] = {
     {"train.optimizer.type", kModel},
     {"train.flow.*", kExactness},
     {"train.ema.*", kExactness},
+    {"train.distill.*", kExactness},
     {"sample.*", kFree},
     {"validate.*", kFree},
 };

@@ -1,5 +1,7 @@
 #include "config/root_config.h"
 
+#include <algorithm>
+
 #include "config/experts.h"
 #include "config/foreign_keys.h"
 #include "config/retired_keys.h"
@@ -75,6 +77,23 @@ std::set<std::string> load_known_keys(const std::string& path, const std::vector
   }
 }
 
+void check_teacher(const RootConfig& config) {
+  const DistillConfig& distill = config.train.distill;
+  const bool lora = config.lora.enabled(), listed = !config.experts.empty();
+  const bool random = listed ? std::any_of(config.experts.begin(), config.experts.end(),
+                                           [](const ExpertConfig& expert) { return expert.weights.empty(); })
+                             : config.model.weights.empty() && distill.weights.empty();
+  VMOBA_CHECK_INPUT(distill.weights.empty() || distill.weight > 0,
+                    "expected train.distill.weight above 0 with train.distill.weights, found 0; set it, or remove "
+                    "train.distill.weights");
+  VMOBA_CHECK_INPUT(distill.weights.empty() || !(lora || listed),
+                    "expected no train.distill.weights with {}, found '{}'; remove it: the teacher is {}",
+                    lora ? "LoRA" : "experts", distill.weights, lora ? "the base model" : "each expert's own weights");
+  VMOBA_CHECK_INPUT(distill.weight == 0 || !random,
+                    "expected trained weights of a teacher with train.distill.weight {}, found none; set {}",
+                    distill.weight, listed ? "experts[].weights" : "model.weights or train.distill.weights");
+}
+
 }  // namespace
 
 RootConfig load_root_config(const std::string& path, const std::vector<std::string>& overrides) {
@@ -96,6 +115,7 @@ void validate_training(const RootConfig& config) {
       "train adapters beside a frozen base",
       config.model.weights_dtype);
   check_experts_are_trained(config);
+  check_teacher(config);
 }
 
 std::string config_reference() {

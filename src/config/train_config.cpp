@@ -48,6 +48,17 @@ void RewindConfig::visit(ConfigVisitor& v) {
   v.field("factor", factor, "A loss above this many times the median of the last 64 is a spike.", above(1));
 }
 
+void DistillConfig::visit(ConfigVisitor& v) {
+  v.field("weight", weight,
+          "Share of the loss that compares the velocity with that of a frozen teacher with full attention; the rest is "
+          "the loss on the data. 0: no teacher.",
+          between(0, 1));
+  v.field(
+      "weights", weights,
+      "Weights of the teacher, a folder or file as model.weights; empty: model.weights itself. With LoRA the teacher "
+      "is the base model, which needs no memory of its own.");
+}
+
 void TrainConfig::visit(ConfigVisitor& v) {
   v.field("steps", steps, "Optimiser steps of the whole run.", at_least(0));
   v.field("global_batch", global_batch, "Samples per optimiser step over all ranks; accumulation follows from it.",
@@ -68,6 +79,7 @@ void TrainConfig::visit(ConfigVisitor& v) {
   v.group("optimizer", "AdamW and its learning rate.", optimizer);
   v.group("flow", "Flow matching: timesteps, loss weights, caption dropout.", flow);
   v.group("ema", "Moving average of the weights.", ema);
+  v.group("distill", "A dense teacher, for the conversion of a model to sparse attention.", distill);
   v.group("rewind", "Going back past a spike of the loss (docs/running.md).", rewind);
 }
 

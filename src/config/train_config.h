@@ -51,6 +51,14 @@ struct RewindConfig {
   void visit(ConfigVisitor& v);
 };
 
+// The `train.distill:` group: a dense teacher beside the data (src/train/expert.h).
+struct DistillConfig {
+  double weight = 0;    // of the teacher's velocity in the loss; 0: no teacher
+  std::string weights;  // empty: model.weights
+
+  void visit(ConfigVisitor& v);
+};
+
 // The `train:` group.
 struct TrainConfig {
   int64_t steps = 1000;
@@ -67,6 +75,7 @@ struct TrainConfig {
   FlowConfig flow;
   EmaConfig ema;
   RewindConfig rewind;
+  DistillConfig distill;
 
   void visit(ConfigVisitor& v);
 };

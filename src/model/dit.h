@@ -97,6 +97,8 @@ struct ForwardOptions {
   SequenceParallel* sequence = nullptr;
   // In place of the model's own, so that one model can be seen under several; null: its own.
   const attention::AttentionConfig* attention = nullptr;
+  double sparsity = 1;   // of attention::layer_attention()
+  bool adapters = true;  // false: the model that they were attached to
 };
 
 class Dit {

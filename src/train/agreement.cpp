@@ -248,8 +248,12 @@ void require_same_copies(dist::World& world, const dist::MeshSizes& sizes, const
     add("weights", held_weights(expert));
     if (expert.ema) add("average", held_average(expert));
     add("optimiser state", held_state(expert));
+    if (!frozen) continue;
     for (const model::Parameter& p : expert.dit->parameters())
-      if (frozen) others.emplace_back("weights '" + p.name + "'", p.tensor);
+      others.emplace_back("weights '" + p.name + "'", p.tensor);
+    if (!expert.teacher) continue;
+    for (const model::Parameter& p : expert.teacher->parameters())
+      others.emplace_back("weights of the teacher '" + p.name + "'", p.tensor);
   }
   compare(parts_of_trained, trained);
   if (frozen) compare(parts_of_frozen, others);

@@ -31,13 +31,18 @@ void attach_adapters(const model::LoraConfig& lora, const model::Architecture& a
 }
 
 Expert make_expert(const RootConfig& config, const model::ModelConfig& model, const model::LoraConfig& lora,
-                   uint64_t seed, at::Device device, dist::Mesh& mesh) {
+                   const model::ModelConfig& teacher, uint64_t seed, at::Device device, dist::Mesh& mesh) {
   Expert out;
   const bool shared = mesh.sizes().state_ranks() > 1, trains_parts = shared && !lora.enabled();
   if (shared)
     out.shards = std::make_shared<dist::ShardedWeights>(mesh.state(), mesh.replicas(),
                                                         trains_parts ? values_per_unit(config.train.optimizer) : 1);
   out.dit = model::make_dit(model, config.attention, seed, device, out.shards.get());
+  if (config.train.distill.weight > 0 && !lora.enabled()) {
+    if (shared)
+      out.teacher_shards = std::make_shared<dist::ShardedWeights>(mesh.state(), mesh.replicas(), /*values_per_unit=*/1);
+    out.teacher = model::make_dit(teacher, config.attention, seed, device, out.teacher_shards.get());
+  }
   attach_adapters(lora, model::architecture_of(model), *out.dit, seed, device);
   out.optimizer = make_optimizer(config.train.optimizer, out.dit->trainable());
   if (config.train.ema.enabled) out.ema = std::make_unique<Ema>(config.train.ema, out.dit->trainable());
@@ -65,6 +70,15 @@ void Expert::begin_gradients() {
     optimizer->zero_grad();
 }
 
+at::Tensor Expert::teach(const model::DitInput& input, model::ForwardOptions options) const {
+  const at::NoGradGuard no_grad;
+  options.dense = true;
+  options.recompute = {};
+  options.stats = nullptr;
+  options.adapters = false;
+  return (teacher ? *teacher : *dit).forward(input, options);
+}
+
 void Expert::finish_gradients() {
   if (sums) sums->finish();
 }
@@ -88,8 +102,8 @@ std::vector<Expert> make_experts(const RootConfig& config, at::Device device, di
     log_warning("LoRA beside random weights: model.weights and experts name none");
   std::vector<Expert> out;
   for (size_t i = 0; i < models.size(); ++i)
-    out.push_back(
-        make_expert(config, models[i], expert_lora(config, i), seed_of(uint64_t(config.seed), i), device, mesh));
+    out.push_back(make_expert(config, models[i], expert_lora(config, i), teacher_model(config, i),
+                              seed_of(uint64_t(config.seed), i), device, mesh));
   return out;
 }
 

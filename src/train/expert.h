@@ -18,9 +18,11 @@ namespace vmoba::train {
 struct Expert {
   std::unique_ptr<model::Dit> dit;
   std::unique_ptr<Optimizer> optimizer;
-  std::unique_ptr<Ema> ema;                      // null without
-  std::shared_ptr<dist::ShardedWeights> shards;  // where several ranks hold the parameters together
-  std::shared_ptr<dist::GradientSums> sums;      // null for one rank
+  std::unique_ptr<Ema> ema;                              // null without
+  std::unique_ptr<model::Dit> teacher;                   // of train.distill; null with LoRA, where the base teaches
+  std::shared_ptr<dist::ShardedWeights> shards;          // where several ranks hold the parameters together
+  std::shared_ptr<dist::ShardedWeights> teacher_shards;  // where they hold the teacher together
+  std::shared_ptr<dist::GradientSums> sums;              // null for one rank
   // Ranks that hold what is trained together, a part each; null where each holds all of it.
   dist::Communicator* holders = nullptr;
   // Ranks that hold the same of it as this one; null for this rank alone.
@@ -29,6 +31,8 @@ struct Expert {
 
   // Gradients become zero, or none.
   void begin_gradients();
+  // The teacher's velocity under full attention, without gradients; collective where ranks hold it together.
+  at::Tensor teach(const model::DitInput& input, model::ForwardOptions options) const;
   // Sums gradients over ranks; collective.
   void finish_gradients();
   // L2 norm of all gradients, a scalar on their device; no synchronisation with a GPU. Collective over `holders`.

@@ -81,4 +81,11 @@ at::Tensor flow_loss(const at::Tensor& velocity_BCTHW, const NoisyBatch& batch) 
   return (by_sample_B * batch.weight_B).mean();
 }
 
+at::Tensor distilled_loss(const at::Tensor& velocity_BCTHW, const NoisyBatch& batch, const at::Tensor& teacher_BCTHW,
+                          double weight) {
+  NoisyBatch taught = batch;
+  taught.target_BCTHW = teacher_BCTHW;
+  return (1 - weight) * flow_loss(velocity_BCTHW, batch) + weight * flow_loss(velocity_BCTHW, taught);
+}
+
 }  // namespace vmoba::train

@@ -40,4 +40,8 @@ NoisyBatch make_noisy(const FlowConfig& config, uint64_t seed, const std::vector
 // Mean over the batch of weight * mean squared error of each sample (over the latent frames that count); fp32 scalar.
 at::Tensor flow_loss(const at::Tensor& velocity_BCTHW, const NoisyBatch& batch);
 
+// (1 - weight) of the loss above and `weight` of the same against a teacher's velocity in place of the data's.
+at::Tensor distilled_loss(const at::Tensor& velocity_BCTHW, const NoisyBatch& batch, const at::Tensor& teacher_BCTHW,
+                          double weight);
+
 }  // namespace vmoba::train

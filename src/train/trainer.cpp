@@ -95,7 +95,7 @@ std::optional<MicroBatch> Trainer::next_micro_batch() {
 }
 
 at::Tensor Trainer::accumulate(StepInputs& inputs, const std::optional<MicroBatch>& micro_batch, int64_t pass,
-                               bool dense) {
+                               const attention::Stage& stage) {
   world_.note(state_.step + 1, "computing");
   at::Tensor loss = at::zeros({}, at::TensorOptions(device_).dtype(at::kDouble));
   if (!micro_batch) {
@@ -109,7 +109,7 @@ at::Tensor Trainer::accumulate(StepInputs& inputs, const std::optional<MicroBatc
   inputs.clips.insert(inputs.clips.end(), micro_batch->clips.begin(), micro_batch->clips.end());
   for (size_t i = 0; i < experts_.size(); ++i) {
     if (!micro_batch->parts[i].samples.empty())
-      loss += accumulate_for(experts_[i], micro_batch->parts[i], dense);
+      loss += accumulate_for(experts_[i], micro_batch->parts[i], stage);
     else if (at_work(i, pass))
       assist(experts_[i], *computed);
   }
@@ -128,17 +128,22 @@ bool Trainer::at_work(size_t expert, int64_t pass) const {
   return false;
 }
 
-at::Tensor Trainer::accumulate_for(Expert& expert, const MicroBatch::Part& part, bool dense) {
+at::Tensor Trainer::accumulate_for(Expert& expert, const MicroBatch::Part& part, const attention::Stage& stage) {
   const TrainingBatch& batch = part.batch;
   const at::Tensor& latents = batch.input.latents_BCTHW;
   const attention::Grid grid = expert.dit->grid(latents.size(2), latents.size(3), latents.size(4));
   step_tokens_ += grid.tokens() * latents.size(0);
   const int64_t text_tokens = batch.input.conditions.text.tokens_BLE.size(1);
-  const model::ForwardOptions options{compute_dtype_, dense, budget_.plan(grid, latents.size(0), text_tokens), &stats_,
-                                      sequence_.get()};
+  model::ForwardOptions options{compute_dtype_, stage.dense, budget_.plan(grid, latents.size(0), text_tokens), &stats_,
+                                sequence_.get()};
+  options.sparsity = stage.sparsity;
+  const double of_teacher = config_.train.distill.weight;
   const auto count = double(part.samples.size());
   try {
-    const at::Tensor loss = flow_loss(expert.dit->forward(batch.input, options), batch.noisy);
+    const at::Tensor taught = of_teacher > 0 ? expert.teach(batch.input, options) : at::Tensor();
+    const at::Tensor velocity = expert.dit->forward(batch.input, options);
+    const at::Tensor loss =
+        taught.defined() ? distilled_loss(velocity, batch.noisy, taught, of_teacher) : flow_loss(velocity, batch.noisy);
     (loss / (double(config_.train.global_batch) / count)).backward();
     return loss.detach().to(at::kDouble) * count;
   } catch (const c10::OutOfMemoryError&) {
@@ -157,6 +162,7 @@ void Trainer::assist(Expert& expert, const MicroBatch::Part& neighbour) {
   input.conditions = model::narrow_samples(input.conditions, 0, 1);
   const model::ForwardOptions options{compute_dtype_, /*dense=*/true, model::recompute_plan(config_.model), nullptr,
                                       sequence_.get()};
+  if (config_.train.distill.weight > 0) expert.teach(input, options);
   (expert.dit->forward(input, options).sum() * 0).backward();
 }
 
@@ -188,7 +194,7 @@ std::optional<std::vector<at::Tensor>> Trainer::run_passes(StepInputs& inputs) {
 
 std::optional<std::vector<at::Tensor>> Trainer::try_passes(StepInputs& inputs,
                                                            std::vector<std::optional<MicroBatch>>& taken) {
-  const bool dense = state_.step < config_.attention.dense_warmup_steps;
+  const attention::Stage stage = attention::training_stage(config_.attention, state_.step);
   for (Expert& expert : experts_) expert.begin_gradients();
   // Sums overlap with backward only where all ranks run through the same experts in the same order.
   dist::GradientSums* overlapped = experts_.size() == 1 ? experts_.front().sums.get() : nullptr;
@@ -202,7 +208,7 @@ std::optional<std::vector<at::Tensor>> Trainer::try_passes(StepInputs& inputs,
       world_.note(state_.step + 1, "waiting for data");
       taken.push_back(next_micro_batch());
     }
-    losses.push_back(accumulate(inputs, taken[size_t(pass)], pass, dense));
+    losses.push_back(accumulate(inputs, taken[size_t(pass)], pass, stage));
     if (world_.size() > 1 || !budget_.can_give_up()) taken[size_t(pass)].reset();  // nobody computes it again
     if (vote && (vote->any() || (world_.size() == 1 && too_late_for(share_.passes - pass - 1)))) return std::nullopt;
     if ((last && state_.step + 1 == config_.train.steps) || given_up_) continue;
@@ -360,8 +366,8 @@ int Trainer::agreed_signal() {
 HeldOutReport Trainer::held_out_loss() {
   world_.note(state_.step, "computing the held-out loss");
   const dist::Patience patience(world_);
-  const bool dense = state_.step <= config_.attention.dense_warmup_steps;  // as the step before it
-  HeldOutReport out = held_out_->compute(experts_, dense, sequence_.get());
+  const attention::Stage stage = attention::training_stage(config_.attention, std::max<int64_t>(state_.step, 1) - 1);
+  HeldOutReport out = held_out_->compute(experts_, stage, sequence_.get());  // as the step before it
   if (world_.rank() == 0) log_info("step {}: held-out loss {:.5f}", state_.step, out.loss);
   return out;
 }

@@ -77,14 +77,15 @@ class Trainer {
   // Mean loss of one micro batch (a tensor, so that nobody waits for it yet) after its forward and backward: one of
   // each expert that has samples in it. Gradients add up to those of the mean over train.global_batch, for each expert
   // with the others' samples counted as zero, once they are summed over passes and ranks.
-  at::Tensor accumulate(StepInputs& inputs, const std::optional<MicroBatch>& micro_batch, int64_t pass, bool dense);
+  at::Tensor accumulate(StepInputs& inputs, const std::optional<MicroBatch>& micro_batch, int64_t pass,
+                        const attention::Stage& stage);
   // The next micro batch. Where there is none because of a stop or because no clip can be read, and other ranks count
   // on this one, nothing: the step is given up when it ends. Throws Stopped or data::NoUsableClip where that cannot be.
   std::optional<MicroBatch> next_micro_batch();
   // Whether ranks that hold the experts' parts with this one compute with this expert in the pass.
   bool at_work(size_t expert, int64_t pass) const;
   // Summed loss of samples that train one expert.
-  at::Tensor accumulate_for(Expert& expert, const MicroBatch::Part& part, bool dense);
+  at::Tensor accumulate_for(Expert& expert, const MicroBatch::Part& part, const attention::Stage& stage);
   // A forward and backward on the least input, cut from that of `neighbour`, that adds zeros to the expert's gradients:
   // this rank's share of gathering its weights and summing its gradients for ranks that have samples for it.
   void assist(Expert& expert, const MicroBatch::Part& neighbour);

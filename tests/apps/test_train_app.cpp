@@ -98,6 +98,27 @@ void kill_at_random_instants(int64_t kills, uint64_t seed) {
 
 }  // namespace
 
+TEST_CASE("a model under full attention that its own weights teach has nothing to learn") {
+  const TemporaryFolder folder;
+  const std::string dir = folder.path() + "/taught";
+  const std::string weights = reference_run() + "/checkpoint-" + std::to_string(kSteps) + "/transformer";
+  const std::vector<std::string> taught = {"model.weights=" + weights, "train.distill.weight=1", "train.steps=2",
+                                           "attention.dense_warmup_steps=1"};
+  ProcessResult result = run_process(train_command(dir, taught));
+  INFO(result.output);
+  REQUIRE(result.exit_code == 0);
+  CHECK(metrics(dir).at(0)["loss"] == 0);  // full attention, as its teacher
+  CHECK(metrics(dir).at(0)["grad_norm"] == 0);
+  CHECK(metrics(dir).at(1)["loss"] > 0);  // sparse attention
+  result = run_process(train_command(
+      dir + "_lora", {"model.weights=" + weights, "train.distill.weight=1", "train.steps=1", "lora.rank=2"}));
+  REQUIRE(result.exit_code == 0);
+  CHECK(metrics(dir + "_lora").at(0)["loss"] == 0);
+  result = run_process(train_command(dir + "_none", {"train.distill.weight=1"}));
+  CHECK(result.exit_code == 2);
+  CHECK(result.output.find("train.distill.weights") != std::string::npos);
+}
+
 TEST_CASE("a run writes what its users rely on") {
   const std::string& dir = reference_run();
   CHECK(fs::exists(dir + "/config.resolved.yaml"));

@@ -206,6 +206,37 @@ TEST_CASE("a density is asked for in place of a number of blocks") {
   CHECK(mentions(message_of("select: topk\ndensity: 1.5\n"), "density"));
 }
 
+TEST_CASE("densities of single layers") {
+  const AttentionConfig config =
+      parse("select: topk\npool: query_head\npartitions: [spatiotemporal]\ndensities: [0.5, 0.25]\ndense_layers: 1\n");
+  CHECK_FALSE(layer_attention(config, 0, false).sparse());
+  for (const auto& [layer, density] : {std::pair{1, 0.5}, {2, 0.25}, {3, 0.5}})
+    CHECK(vmoba_rule(layer_attention(config, layer, false)).density == density);
+  CHECK(mentions(message_of("select: topk\ndensity: 0.2\ndensities: [0.1]\n"), "remove one"));
+  CHECK(mentions(message_of("select: topk\ndensities: [0.1, 0]\n"), "0.1, 0"));
+  CHECK(mentions(message_of("select: topk\ndensities: [1.5]\n"), "1.5"));
+  CHECK(mentions(message_of("densities: [0.1]\n"), "attention.select=topk"));
+}
+
+TEST_CASE("in training the density falls from full attention to the configured one") {
+  AttentionConfig config =
+      parse("select: topk\npool: query_head\ndensity: 0.04\ndense_warmup_steps: 2\ndensity_steps: 3\n");
+  CHECK(training_stage(config, 0).dense);
+  CHECK(training_stage(config, 1).dense);
+  // A quarter of the way in logarithms, a half, three quarters, all: 0.04 = 0.2^2.
+  const double expected[] = {std::sqrt(0.2), 0.2, 0.2 * std::sqrt(0.2), 0.04, 0.04};
+  for (int64_t i = 0; i < 5; ++i) {
+    const Stage stage = training_stage(config, 2 + i);
+    CHECK_FALSE(stage.dense);
+    CHECK(vmoba_rule(layer_attention(config, 0, stage.dense, stage.sparsity)).density == Approx(expected[i]));
+  }
+  CHECK(vmoba_rule(layer_attention(config, 0, false)).density == 0.04);  // sampling knows no steps
+  config = parse("dense_warmup_steps: 2\n");
+  CHECK(training_stage(config, 1).dense);
+  CHECK(training_stage(config, 2).sparsity == 1);
+  CHECK(mentions(message_of("select: topk\ndensity_steps: 3\n"), "attention.density_steps=0"));
+}
+
 TEST_CASE("a layer carries the choices of its configuration") {
   AttentionConfig config;
   VmobaConfig& vmoba = config.part<VmobaConfig>();

@@ -45,6 +45,15 @@ Results run(Dit& model, bool checkpointing) {
   return out;
 }
 
+// The fixture's velocity without gradients.
+at::Tensor velocity_of(Dit& model, bool adapters) {
+  const at::NoGradGuard no_grad;
+  const SafetensorsFile fixture(fixture_path("wan_t2v.safetensors"));
+  ForwardOptions options;
+  options.adapters = adapters;
+  return model.forward({fixture.tensor("latents"), fixture.tensor("timestep"), {{fixture.tensor("text")}}}, options);
+}
+
 void check_same(const std::vector<Adapter>& found, const std::vector<Adapter>& expected) {
   REQUIRE(found.size() == expected.size());
   for (size_t i = 0; i < found.size(); ++i) {
@@ -63,6 +72,13 @@ LoraConfig rank_two() {
 }
 
 }  // namespace
+
+TEST_CASE("without its adapters a model is the base that they were attached to") {
+  const std::unique_ptr<Dit> plain = base(), adapted = base();
+  adapted->attach(peft_adapters());
+  CHECK(at::equal(velocity_of(*adapted, false), velocity_of(*plain, true)));
+  CHECK_FALSE(at::allclose(velocity_of(*adapted, true), velocity_of(*plain, true), 1e-3, 1e-3));
+}
 
 TEST_CASE("output and gradients of a LoRA are peft's, recomputed or not") {
   const SafetensorsFile expected(fixture_path("lora_expected.safetensors"));

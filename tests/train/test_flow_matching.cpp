@@ -82,6 +82,17 @@ TEST_CASE("the loss weighs each sample's mean squared error") {
   CHECK(flow_loss(velocity, batch).item<double>() == Approx((5.0 + 10 * 2.0) / 2));
 }
 
+TEST_CASE("a teacher's velocity takes its share of the loss") {
+  NoisyBatch batch;
+  batch.target_BCTHW = at::zeros({1, 1, 1, 1, 2});
+  batch.weight_B = at::tensor(std::vector<float>{2.f});
+  const at::Tensor velocity = at::tensor(std::vector<float>{1.f, 3.f}).view({1, 1, 1, 1, 2});
+  const at::Tensor teacher = at::tensor(std::vector<float>{1.f, 5.f}).view({1, 1, 1, 1, 2});
+  // Against the data 2 * 5, against the teacher 2 * 2.
+  CHECK(distilled_loss(velocity, batch, teacher, 0.25).item<double>() == Approx(0.75 * 10 + 0.25 * 4));
+  CHECK(distilled_loss(velocity, batch, teacher, 1).item<double>() == Approx(4));
+}
+
 TEST_CASE("loss and gradient do not depend on the number of threads") {
   // One sample, larger than the 32,768 values below which ATen does not split a sum. Other sums often round to the same
   // number, hence several samples.

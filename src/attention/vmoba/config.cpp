@@ -1,5 +1,7 @@
 #include "attention/vmoba/config.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 
 #include "core/check.h"
@@ -93,6 +95,14 @@ void VmobaConfig::visit(ConfigVisitor& v) {
           "Share of the blocks that a query attends, the own one counted, in place of the three keys above (topk, "
           "random): 0.1 of 192 blocks are 19.2, which is 19 for most queries and 20 for others. 0: they decide.",
           between(0, 1));
+  v.field("densities", densities,
+          "Densities of the sparse layers in turn, repeated over depth, in place of `density`; one for each layer sets "
+          "them singly. Empty: `density` in all.",
+          between(0, 1));
+  v.field("density_steps", density_steps,
+          "Optimiser steps, after `dense_warmup_steps`, in which the density falls from 1 to the configured one by the "
+          "same factor in each step. 0: it is there at once.",
+          at_least(0));
 }
 
 void VmobaConfig::validate() const {
@@ -101,10 +111,19 @@ void VmobaConfig::validate() const {
                     "expected attention.pool to be query_head, head_global or overall with attention.select={}, found "
                     "block, which has no top-k; change attention.pool or set attention.select=threshold",
                     choice_word(select));
-  VMOBA_CHECK_INPUT(density == 0 || counts,
+  VMOBA_CHECK_INPUT((density == 0 && densities.empty()) || counts,
                     "expected attention.select to be topk or random with attention.density, found {}; set "
-                    "attention.select=topk, or attention.density=0",
+                    "attention.select=topk, or attention.density=0 and no attention.densities",
                     choice_word(select));
+  VMOBA_CHECK_INPUT(density == 0 || densities.empty(),
+                    "expected one of attention.density and attention.densities, found both; remove one");
+  VMOBA_CHECK_INPUT(std::none_of(densities.begin(), densities.end(), [](double d) { return !(d > 0 && d <= 1); }),
+                    "expected each of attention.densities above 0 and at most 1, found {}; 1 attends all blocks",
+                    fmt::join(densities, ", "));
+  VMOBA_CHECK_INPUT(density_steps == 0 || density > 0 || !densities.empty(),
+                    "expected attention.density or attention.densities with attention.density_steps {}, found neither; "
+                    "set one, or attention.density_steps=0",
+                    density_steps);
   const VmobaConfig published;
   VMOBA_CHECK_INPUT(
       partitions.empty() ||

@@ -42,7 +42,9 @@ struct VmobaConfig {
   Remainder remainder = Remainder::kNone;
   std::vector<int64_t> remainder_block = {0, 0, 0};
   int64_t temporal_topk = 2, spatial_topk = 12, spatiotemporal_topk = 16;
-  double density = 0;  // in place of the three; 0: they decide
+  double density = 0;             // in place of the three; 0: they decide
+  std::vector<double> densities;  // of the sparse layers in turn, in place of density
+  int64_t density_steps = 0;      // optimiser steps in which the density falls from 1
 
   void visit(ConfigVisitor& v);
   void validate() const;

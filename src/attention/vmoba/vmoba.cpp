@@ -21,7 +21,17 @@ std::string partition_word(const VmobaConfig& config, int64_t index) {
                                                                             : Partition::kSpatiotemporal);
 }
 
-void plan(const std::any& part, int64_t index, LayerAttention& layer) {
+// 0: a number of blocks decides.
+double density_of(const VmobaConfig& config, int64_t index) {
+  if (config.densities.empty()) return config.density;
+  return config.densities[size_t(index) % config.densities.size()];
+}
+
+int64_t density_steps(const std::any& part) {
+  return std::any_cast<const VmobaConfig&>(part).density_steps;
+}
+
+void plan(const std::any& part, int64_t index, double sparsity, LayerAttention& layer) {
   const auto& config = std::any_cast<const VmobaConfig&>(part);
   const std::string word = partition_word(config, index);
   if (word == kFullLayer) {
@@ -31,7 +41,8 @@ void plan(const std::any& part, int64_t index, LayerAttention& layer) {
   layer.partition = choice_value<Partition>(word);
   VmobaRule rule{config.select, config.pool, config.tau};
   rule.query_tile = tile_tokens(config.query_tile);
-  rule.density = config.density;
+  rule.density = density_of(config, index);
+  if (rule.density > 0) rule.density = std::pow(rule.density, sparsity);
   rule.remainder = config.remainder;
   std::copy_n(config.remainder_block.begin(), 3, rule.remainder_block.begin());
   switch (layer.partition) {
@@ -122,6 +133,7 @@ const Method& vmoba_method() {
     m.name = "vmoba";
     m.part = method_part<VmobaConfig>();
     m.plan = plan;
+    m.density_steps = density_steps;
     m.check = check;
     m.select = select;
     m.select_native = vmoba_select_native;

@@ -94,9 +94,8 @@ std::vector<Weight> WeightBank::bind(size_t first, size_t count, at::TensorList 
     Weight weight{tensors.at(next++), {}, {}};
     if (parameters_.at(i).scale.defined()) weight.scale = tensors.at(next++);
     if (const auto low_rank = low_rank_.find(i); low_rank != low_rank_.end()) {
-      weight.adapter.a = tensors.at(next++);
-      weight.adapter.b = tensors.at(next++);
-      weight.adapter.scale = low_rank->second.scale;
+      const at::Tensor a = tensors.at(next++), b = tensors.at(next++);
+      if (use.adapters) weight.adapter = {a, b, low_rank->second.scale};
     }
     out.push_back(std::move(weight));
   }

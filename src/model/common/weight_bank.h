@@ -31,7 +31,8 @@ class WeightBank {
   // What a use of parameters needs to know where ranks hold them together.
   struct Use {
     at::ScalarType compute_dtype;
-    bool again = false;  // within backward
+    bool again = false;    // within backward
+    bool adapters = true;  // with the adapters that are attached
   };
 
   // `shards` may be null; else the parameters are parts.

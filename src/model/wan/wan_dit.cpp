@@ -136,17 +136,18 @@ WanDit::Embedded WanDit::embed(const DitInput& input, const WanOuterWeights& wei
 
 at::Tensor WanDit::run_block(int64_t index, const WanBlockInput& input, const attention::Grid& grid,
                              const at::Tensor& rope_SP, const TokenShare& share, const ForwardOptions& options) const {
-  const attention::LayerAttention attention =
-      attention::layer_attention(options.attention ? *options.attention : attention_, index, options.dense);
+  const attention::LayerAttention attention = attention::layer_attention(
+      options.attention ? *options.attention : attention_, index, options.dense, options.sparsity);
   const bool has_image = input.image_BIE.defined();
   std::vector<at::Tensor> inputs = {input.x_BSE, input.text_BLE, input.time_BG6E};
   if (has_image) inputs.push_back(input.image_BIE);
   for (const at::Tensor& tensor : bank_.tensors(block_begin(index), block_count_)) inputs.push_back(tensor);
   const auto body = [this, index, rope_SP, grid, share, attention, has_image, stats = options.stats,
-                     dtype = options.compute_dtype](const std::vector<at::Tensor>& all, Kept& kept) {
+                     dtype = options.compute_dtype,
+                     adapters = options.adapters](const std::vector<at::Tensor>& all, Kept& kept) {
     const at::TensorList tensors = at::TensorList(all).slice(has_image ? 4 : 3);
-    const WanBlockWeights weights =
-        wan_block_weights(bank_.bind(block_begin(index), block_count_, tensors, {dtype, kept.again()}), config_);
+    const WanBlockWeights weights = wan_block_weights(
+        bank_.bind(block_begin(index), block_count_, tensors, {dtype, kept.again(), adapters}), config_);
     return wan_block({all[0], all[1], all[2], has_image ? all[3] : at::Tensor()}, weights,
                      {config_, rope_SP, grid, attention, kept.again() ? nullptr : stats, share}, kept);
   };
@@ -166,7 +167,8 @@ at::Tensor WanDit::forward(const DitInput& input, const ForwardOptions& options)
                     latents.dim());
   const attention::Grid patches = grid(latents.size(2), latents.size(3), latents.size(4));
   check_input(input, patches.tokens());
-  const WanOuterWeights weights = wan_outer_weights(bank_.weights(0, outer_count_, {options.compute_dtype}), config_);
+  const WeightBank::Use use{options.compute_dtype, /*again=*/false, options.adapters};
+  const WanOuterWeights weights = wan_outer_weights(bank_.weights(0, outer_count_, use), config_);
   const TokenShare share(options.sequence, patches.tokens());
   Embedded embedded = embed(input, weights, share, options.compute_dtype);
   const at::Tensor rope_SP =

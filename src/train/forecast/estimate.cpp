@@ -108,7 +108,8 @@ RunEstimate estimate_run(const RootConfig& config, const std::vector<data::Bucke
     const StepFlops of_full = step_flops(config, adapters, model::forward_work(config.model, full, grid, text, 1));
     const StepFlops of_sparse = step_flops(
         config, adapters, model::forward_work(config.model, config.attention, grid, text, out.assumed_density));
-    out.buckets.push_back({bucket, of_full.total(), of_sparse.total(), of_sparse.backward});
+    const double taught = config.train.distill.weight > 0 ? of_full.forward : 0;
+    out.buckets.push_back({bucket, of_full.total() + taught, of_sparse.total() + taught, of_sparse.backward});
     out.tokens = std::max(out.tokens, grid.tokens());
   }
   add_memory(config, out);

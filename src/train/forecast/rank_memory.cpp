@@ -91,6 +91,7 @@ RankMemory rank_memory(const RootConfig& config, const dist::MeshSizes& sizes, i
   const int64_t trained = model.experts * (lora ? model.trainable : part(model.trainable));
   RankMemory out;
   out.weights = 4 * trained + (lora ? model.experts * part(model.kept_bytes) : 0);
+  if (config.train.distill.weight > 0 && !lora) out.weights += model.experts * width * part(model.parameters);
   out.gradients = 4 * trained;
   out.optimizer = model.experts * optimizer_bytes(config.train.optimizer, trained_shapes(config), lora ? 1 : parts);
   out.ema = config.train.ema.enabled ? 4 * trained : 0;

@@ -40,12 +40,13 @@ int64_t HeldOutLoss::clip_of_round(int64_t round) const {
   return (round * mesh_.sizes().batch_ranks() + mesh_.batch_rank()) % clips_;
 }
 
-HeldOutReport HeldOutLoss::compute(const std::vector<Expert>& experts, bool dense,
+HeldOutReport HeldOutLoss::compute(const std::vector<Expert>& experts, const attention::Stage& stage,
                                    model::SequenceParallel* sequence) const {
   const AveragedWeights averaged(experts);
   const std::vector<double>& sigmas = config_.validation.sigmas;
   const auto levels = int64_t(sigmas.size());
-  const model::ForwardOptions options{model::scalar_type(config_.model.compute_dtype), dense, {}, nullptr, sequence};
+  model::ForwardOptions options{model::scalar_type(config_.model.compute_dtype), stage.dense, {}, nullptr, sequence};
+  options.sparsity = stage.sparsity;
   // Ranks that share samples get the same losses: the first of them speaks.
   const bool speaks = sequence == nullptr || sequence->rank() == 0;
   at::Tensor losses_CL = at::zeros({clips_, levels}, at::kDouble);

@@ -17,9 +17,10 @@ class HeldOutLoss {
   // configuration, mesh and world must outlive it.
   HeldOutLoss(const HeldOutEncoder& encoder, const dist::Mesh& mesh, dist::World& world);
 
-  // `dense`: full attention in every layer; `sequence`: where ranks share samples, else null. Weights are as before
+  // `stage`: how sparse attention is; `sequence`: where ranks share samples, else null. Weights are as before
   // when it returns or throws. Collective over the world.
-  HeldOutReport compute(const std::vector<Expert>& experts, bool dense, model::SequenceParallel* sequence) const;
+  HeldOutReport compute(const std::vector<Expert>& experts, const attention::Stage& stage,
+                        model::SequenceParallel* sequence) const;
 
  private:
   // Clip that this rank computes in a round: beyond the last one it repeats an earlier one, so that ranks which hold

@@ -70,12 +70,15 @@ TEST_CASE("a rank's state takes the memory that the documentation says", "[mpi]"
   RootConfig config = medium_config();
   struct Case {
     int64_t shard, sequence, lora_rank;
+    double distill = 0;
   };
   const int64_t ranks = world.size();
-  for (const Case& c : {Case{1, 1, 0}, Case{ranks, 1, 0}, Case{1, ranks, 0}, Case{ranks, 1, 4}}) {
+  for (const Case& c :
+       {Case{1, 1, 0}, Case{ranks, 1, 0}, Case{1, ranks, 0}, Case{ranks, 1, 4}, Case{ranks, 1, 0, 0.5}}) {
     config.parallel.shard = c.shard;
     config.parallel.sequence = c.sequence;
     config.lora.rank = c.lora_rank;
+    config.train.distill.weight = c.distill;
     dist::Mesh mesh(world, config.parallel, at::kCPU);
     memory_of(config, mesh);  // pools of threads and libraries
     const Memory memory = memory_of(config, mesh);
