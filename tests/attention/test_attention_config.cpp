@@ -206,6 +206,26 @@ TEST_CASE("a density is asked for in place of a number of blocks") {
   CHECK(mentions(message_of("select: topk\ndensity: 1.5\n"), "density"));
 }
 
+TEST_CASE("a preset stands for values, and what is set beside it counts") {
+  AttentionConfig config = parse("preset: cubes\ndensity: 0.1\n");
+  const VmobaConfig& cubes = config.part<VmobaConfig>();
+  CHECK(cubes.partitions == std::vector<std::string>{"spatiotemporal"});
+  CHECK(cubes.spatiotemporal_chunk == std::vector<int64_t>{4, 4, 4});
+  CHECK(cubes.select == SelectMode::kTopk);
+  CHECK(cubes.pool == Pool::kQueryHead);
+  CHECK(cubes.query_tile == QueryTile::kBlock);
+  CHECK(cubes.density == 0.1);
+  CHECK(parse("preset: cubes\n").part<VmobaConfig>().density == 0.2);
+  // The printed configuration says what it stands for, so that a later preset does not change a run.
+  const auto printed = [](AttentionConfig c) { return config_to_yaml([&](ConfigVisitor& v) { c.visit(v); }); };
+  const std::string yaml = printed(config);
+  CHECK(mentions(yaml, "preset: \"none\""));
+  CHECK(mentions(yaml, "density: 0.1"));
+  CHECK(printed(parse(yaml)) == yaml);
+  CHECK(printed(parse("preset: paper\n")) == printed(AttentionConfig()));
+  CHECK(mentions(message_of("preset: best\n"), "cubes"));
+}
+
 TEST_CASE("densities of single layers") {
   const AttentionConfig config =
       parse("select: topk\npool: query_head\npartitions: [spatiotemporal]\ndensities: [0.5, 0.25]\ndense_layers: 1\n");

@@ -37,6 +37,12 @@ const Choices<Remainder>& choices_of(Remainder) {
   return table;
 }
 
+const Choices<Preset>& choices_of(Preset) {
+  static const Choices<Preset> table("attention.preset",
+                                     {{Preset::kNone, "none"}, {Preset::kPaper, "paper"}, {Preset::kCubes, "cubes"}});
+  return table;
+}
+
 int64_t tile_tokens(QueryTile tile) {
   switch (tile) {
     case QueryTile::kQuery:
@@ -51,7 +57,26 @@ int64_t tile_tokens(QueryTile tile) {
   return 0;
 }
 
+void VmobaConfig::apply(Preset preset) {
+  if (preset == Preset::kNone) return;
+  *this = VmobaConfig();
+  if (preset != Preset::kCubes) return;
+  partitions = {choice_word(Partition::kSpatiotemporal)};
+  spatiotemporal_chunk = {4, 4, 4};
+  select = SelectMode::kTopk;
+  pool = Pool::kQueryHead;
+  density = 0.2;
+  query_tile = QueryTile::kBlock;
+}
+
 void VmobaConfig::visit(ConfigVisitor& v) {
+  Preset preset = Preset::kNone;
+  v.field(
+      "preset", preset,
+      "Values for the keys of VMoBA below that are not set: those of the paper, or cubes (cubes of 64 tokens in "
+      "every layer that choose the best fifth of the cubes), which lose least (docs/quality.md). none: the defaults, "
+      "which are the paper's.");
+  apply(preset);
   v.field("temporal_chunk", temporal_chunk, "Temporal partition: latent frames per block.", at_least(1));
   v.field("spatial_chunk", spatial_chunk, "Spatial partition: patches per block as [height, width].", list_of(2, 1));
   v.field("spatiotemporal_chunk", spatiotemporal_chunk,

@@ -29,6 +29,11 @@ constexpr const char* kFullLayer = "full";
 enum class Remainder { kNone, kOneSoftmax };
 const Choices<Remainder>& choices_of(Remainder);
 
+// Values for the fields below at once, in place of their defaults; a field that is set as well counts. kPaper: the
+// published ones, which are the defaults. kCubes: what lost least in docs/quality.md.
+enum class Preset { kNone, kPaper, kCubes };
+const Choices<Preset>& choices_of(Preset);
+
 struct VmobaConfig {
   int64_t temporal_chunk = 3;
   std::vector<int64_t> spatial_chunk = {6, 8};
@@ -46,8 +51,12 @@ struct VmobaConfig {
   std::vector<double> densities;  // of the sparse layers in turn, in place of density
   int64_t density_steps = 0;      // optimiser steps in which the density falls from 1
 
+  // A preset becomes the values that it stands for, so that printing and comparing configurations knows fields alone.
   void visit(ConfigVisitor& v);
   void validate() const;
+
+ private:
+  void apply(Preset preset);
 };
 
 // LayerAttention::rule of a VMoBA layer. kOwn is kTopk with one block here.
