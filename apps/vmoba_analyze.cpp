@@ -3,6 +3,7 @@
 #include <iostream>
 
 #include "apps/analyze/layer_findings.h"
+#include "apps/analyze/saved_tensors.h"
 #include "apps/eval/job.h"
 #include "apps/main_guard.h"
 #include "config/device.h"
@@ -17,7 +18,7 @@ using namespace vmoba;
 
 struct Arguments {
   apps::EvalArguments eval;
-  std::string out = "analysis";
+  std::string out = "analysis", saved;
   double density = 0.2, least = 0;
   std::vector<int64_t> layers;
 };
@@ -27,7 +28,8 @@ void look(const Arguments& a, const RootConfig& config, apps::AttentionAnalysis&
   const apps::EvalSource source(config, device);
   const apps::SampleModel model = apps::load_sample_model(a.eval.model, config, device);
   const std::vector<model::Dit*> dits = model.borrowed();
-  const attention::ObservedAttention observed(analysis);
+  apps::SavedTensors saved(a.saved, a.layers, analysis);
+  const attention::ObservedAttention observed(saved);
   const auto clips = int64_t(source.plan.clips.size());
   for (int64_t i = 0; i < clips; ++i) {
     const train::HeldOutClip clip = train::encode_held_out(source.encoder(config), i);
@@ -82,6 +84,8 @@ int main(int argc, char** argv) {
       ->delimiter(',')
       ->allow_extra_args(false);
   app.add_option("--out", a.out, "Folder for layer-<n>.png, report.json and attention.yaml (analysis)");
+  app.add_option("--save-qkv", a.saved,
+                 "Folder for q, k and v of each layer in the first pass, for `vmoba-bench attention --inputs`");
   app.add_flag("--ema,!--no-ema", a.eval.model.use_ema, "Use the averaged weights where there are any (default)");
   app.add_option("overrides", a.eval.model.overrides, "key.sub=value, for example attention.spatial_chunk=[3,4]");
   return vmoba::apps::guarded_main(app, argc, argv, [&] {

@@ -177,8 +177,10 @@ void add_attention_options(CLI::App& command, AttentionArguments& a) {
       ->check(CLI::IsMember({"temporal", "spatial", "spatiotemporal"}));
   command.add_option("--case", o.named_case,
                      "A case of the case table in place of --grid, sizes, partitions and VMoBA's options");
-  command.add_option("--inputs", o.inputs, "random | smooth (positional component, skewed lists)")
-      ->check(CLI::IsMember({"random", "smooth"}));
+  command
+      .add_option("--inputs", o.inputs,
+                  "random | smooth (positional component, skewed lists) | a file of vmoba-analyze --save-qkv")
+      ->check(CLI::IsMember({"random", "smooth"}) | CLI::ExistingFile);
   command.add_option("--repeats", o.repeats, "Timed rounds after warm-up")->check(CLI::PositiveNumber);
   command.add_option("--warmup", o.warmup, "Rounds before them")->check(CLI::NonNegativeNumber);
   command.add_flag("--check,!--no-check", o.check, "Compare with fp32 attention on a subsample (default)");

@@ -118,7 +118,7 @@ AttentionAnalysis::AttentionAnalysis(const attention::AttentionConfig& config, d
     : vmoba_(config.part<attention::VmobaConfig>()), density_(density), wanted_(std::move(layers)) {}
 
 void AttentionAnalysis::observe(const LayerAttention& layer, const attention::Grid& grid, int64_t text_tokens,
-                                const at::Tensor& q_BSND, const at::Tensor& k_BSND) {
+                                const at::Tensor& q_BSND, const at::Tensor& k_BSND, const at::Tensor&) {
   if (!wanted_.empty() && std::count(wanted_.begin(), wanted_.end(), layer.index) == 0) return;
   VMOBA_CHECK_INPUT(text_tokens == 0, "vmoba-analyze: expected attention of video tokens, found {} of text",
                     text_tokens);

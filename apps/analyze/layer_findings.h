@@ -62,7 +62,7 @@ class AttentionAnalysis : public attention::AttentionObserver {
   // The noise level of the passes that follow.
   void begin(double sigma) { sigma_ = sigma; }
   void observe(const attention::LayerAttention& layer, const attention::Grid& grid, int64_t text_tokens,
-               const at::Tensor& q_BSND, const at::Tensor& k_BSND) override;
+               const at::Tensor& q_BSND, const at::Tensor& k_BSND, const at::Tensor& v_BSND) override;
 
   const std::map<int64_t, LayerFindings>& layers() const { return findings_; }
   double density() const { return density_; }

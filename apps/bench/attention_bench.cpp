@@ -4,10 +4,12 @@
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAEvent.h>
 #include <cuda_runtime_api.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <any>
 #include <cmath>
+#include <cstdio>
 #include <functional>
 #include <iostream>
 #include <memory>
@@ -18,6 +20,7 @@
 #include "attention/method.h"
 #include "attention/vmoba/config.h"
 #include "core/check.h"
+#include "model/weights/safetensors.h"
 
 namespace vmoba::bench {
 namespace {
@@ -32,9 +35,50 @@ struct Tensors {
   at::Tensor q, k, v, dout;  // [B, Z, N, D] bf16
 };
 
+bool is_file(const std::string& inputs) {
+  return inputs != "random" && inputs != "smooth";
+}
+
+// A gradient of standard normal values beside the file's tensors.
+Tensors read_inputs(const std::string& path) {
+  const model::SafetensorsFile file(path);
+  const auto read = [&](const char* name) { return file.tensor(name).to(at::kCUDA, at::kBFloat16); };
+  const at::Tensor q = read("q");
+  return {q, read("k"), read("v"), at::randn_like(q)};
+}
+
+// Grid and sizes that a file states.
+void take_sizes(BenchOptions& options, int64_t& text_tokens) {
+  const std::string& path = options.inputs;
+  const model::SafetensorsFile file(path);
+  const auto shape_of = [&](const char* name) {
+    return file.contains(name) ? file.tensors().at(name).shape : std::vector<int64_t>();
+  };
+  const std::vector<int64_t> shape = shape_of("q");
+  VMOBA_CHECK_INPUT(shape.size() == 4 && shape_of("k") == shape && shape_of("v") == shape,
+                    "--inputs: expected q, k and v [B, S, N, D] of one shape in '{}', found [{}], [{}] and [{}]; "
+                    "vmoba-analyze --save-qkv writes such files",
+                    path, fmt::join(shape, ", "), fmt::join(shape_of("k"), ", "), fmt::join(shape_of("v"), ", "));
+  const auto value = [&](const char* key) {
+    const auto found = file.metadata().find(key);
+    return found == file.metadata().end() ? std::string() : found->second;
+  };
+  attention::Grid& grid = options.grid;
+  VMOBA_CHECK_INPUT(std::sscanf(value("grid").c_str(), "%ldx%ldx%ld", &grid.t, &grid.h, &grid.w) == 3 &&
+                        std::sscanf(value("text_tokens").c_str(), "%ld", &text_tokens) == 1 && text_tokens >= 0 &&
+                        std::min({grid.t, grid.h, grid.w}) >= 1 && grid.tokens() + text_tokens == shape[1],
+                    "--inputs: expected metadata 'grid' (TxHxW) and 'text_tokens' of together {} tokens in '{}', found "
+                    "'{}' and '{}'",
+                    shape[1], path, value("grid"), value("text_tokens"));
+  options.batch = shape[0];
+  options.heads = shape[2];
+  options.head_dim = shape[3];
+}
+
 // Standard normal values; `smooth` adds a component that varies slowly over the grid to q and k of video tokens, so
 // that near tokens like each other and lists become as skewed as in trained models.
 Tensors make_inputs(const AttentionCase& c, const std::string& inputs) {
+  if (is_file(inputs)) return read_inputs(inputs);
   const auto options = at::TensorOptions().device(at::kCUDA).dtype(at::kFloat);
   const attention::Grid& grid = c.grid;
   const auto draw = [&] { return at::randn({c.batch, c.tokens(), c.heads, c.head_dim}, options); };
@@ -195,7 +239,12 @@ double find_tau(BlockProblem problem, const Tensors& t, const BlockEngine& engin
   return tau;
 }
 
-std::vector<AttentionCase> cases_of(const BenchOptions& o) {
+std::vector<AttentionCase> cases_of(BenchOptions o) {
+  int64_t text_tokens = 0;
+  if (is_file(o.inputs)) take_sizes(o, text_tokens);
+  VMOBA_CHECK_INPUT(
+      o.named_case.empty() || !is_file(o.inputs),
+      "--inputs: expected random or smooth with --case, found the file '{}', which states sizes of its own", o.inputs);
   if (!o.named_case.empty()) return {find_case(o.named_case)};
   std::vector<AttentionCase> out;
   for (const std::string& partition : o.partitions) {
@@ -204,7 +253,8 @@ std::vector<AttentionCase> cases_of(const BenchOptions& o) {
     vmoba.temporal_layers = partition == "temporal";
     vmoba.spatial_layers = partition == "spatial";
     vmoba.spatiotemporal_layers = partition == "spatiotemporal";
-    out.push_back({partition, o.grid, attention::layer_attention(config, 0, false), 0, o.batch, o.heads, o.head_dim});
+    out.push_back(
+        {partition, o.grid, attention::layer_attention(config, 0, false), text_tokens, o.batch, o.heads, o.head_dim});
   }
   return out;
 }

@@ -15,8 +15,10 @@ struct BenchOptions {
   attention::Grid grid{24, 36, 64};
   int64_t batch = 1, heads = 12, head_dim = 128;
   attention::AttentionConfig attention;  // chunks, pool, tau
-  std::string inputs = "random";         // random | smooth (a positional component: skewed lists, as in trained models)
-  double density = 0;                    // > 0: tau is searched so that the density comes within 2 % of it
+  // random | smooth (a positional component: skewed lists, as in trained models) | a file of `vmoba-analyze
+  // --save-qkv`, which states grid and sizes.
+  std::string inputs = "random";
+  double density = 0;  // > 0: tau is searched so that the density comes within 2 % of it
   std::vector<std::string> partitions = {"temporal", "spatial", "spatiotemporal"};
   std::string named_case;  // a case of the case table in place of grid, sizes, attention and partitions
   int64_t repeats = 10, warmup = 3;

@@ -104,7 +104,7 @@ at::Tensor self_attention(const at::Tensor& q_BSND, const at::Tensor& k_BSND, co
   VMOBA_CHECK_INPUT(learnt.size() == wanted, "attention: expected {} learnt tensors of method {}, found {}", wanted,
                     layer.method->name, learnt.size());
 
-  if (AttentionObserver* observer = attention_observer()) observer->observe(layer, grid, text_tokens, q_BSND, k_BSND);
+  if (AttentionObserver* observer = attention_observer()) observer->observe(layer, grid, text_tokens, q_BSND, k_BSND, v_BSND);
   std::vector<at::Tensor> out;
   for (const EqualSamples& samples : equal_samples(text_lengths, q_BSND.size(0), text_tokens)) {
     const int64_t padding = text_tokens - samples.length;

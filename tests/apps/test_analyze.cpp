@@ -43,7 +43,7 @@ AttentionAnalysis analysis_of(const at::Tensor& q_SND, const at::Tensor& k_SND) 
   attention::LayerAttention layer;
   layer.index = 7;
   out.begin(0.5);
-  out.observe(layer, kGrid, 0, q_SND.unsqueeze(0), k_SND.unsqueeze(0));
+  out.observe(layer, kGrid, 0, q_SND.unsqueeze(0), k_SND.unsqueeze(0), k_SND.unsqueeze(0));
   return out;
 }
 

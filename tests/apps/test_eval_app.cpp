@@ -247,7 +247,8 @@ TEST_CASE("vmoba-analyze writes a sheet for each layer, a report and a block of 
   const TemporaryFolder folder;
   const ProcessResult result =
       run_program("vmoba-analyze", {"--checkpoint", validated_run() + "/checkpoint-5", "--clips", "1", "--sigmas",
-                                    "0.5", "--density", "0.5", "--out", folder.path() + "/found"});
+                                    "0.5", "--density", "0.5", "--out", folder.path() + "/found", "--save-qkv",
+                                    folder.path() + "/qkv"});
   INFO(result.output);
   REQUIRE(result.exit_code == 0);
   const json report = json::parse(read_text(folder.path() + "/found/report.json"));
@@ -259,6 +260,15 @@ TEST_CASE("vmoba-analyze writes a sheet for each layer, a report and a block of 
       CHECK(kept.at("oracle").at("0.5").at("mass") >= kept.at("query_head").at("0.5").at("mass"));
       CHECK(kept.at("query_head").at("0.5").at("mass") >= kept.at("own").at("0.5").at("mass"));
     }
+  }
+  for (int layer = 0; layer < 3; ++layer) {
+    const model::SafetensorsFile saved(fmt::format("{}/qkv/qkv-0{}.safetensors", folder.path(), layer));
+    for (const char* name : {"q", "k", "v"}) {
+      CHECK(saved.tensor(name).scalar_type() == at::kBFloat16);
+      CHECK(saved.tensor(name).sizes() == at::IntArrayRef({1, 2 * 2 * 4, 2, 24}));  // 5 frames of 32 x 64
+    }
+    CHECK(saved.metadata().at("grid") == "2x2x4");
+    CHECK_FALSE(at::equal(saved.tensor("q"), saved.tensor("k")));
   }
   AttentionYaml found;
   load_config(folder.path() + "/found/attention.yaml", {}, [&](ConfigVisitor& v) { found.visit(v); });
