@@ -65,6 +65,13 @@ std::string estimate_text(RootConfig config, const data::ClipPlan& plan) {
          train::estimate_to_text(config, train::estimate_run(config, buckets));
 }
 
+// The same for a job of many ranks.
+std::string scale_text(RootConfig config, const train::ScaleOptions& options) {
+  take_published_sizes(config.model);
+  config = with_known_codec(std::move(config));
+  return train::scale_to_text(config, train::estimate_run(config, train::configured_buckets(config)), options);
+}
+
 void check_init_from(const RootConfig& config, size_t expert) {
   const model::LoraConfig lora = expert_lora(config, expert);
   if (!lora.enabled() || lora.init_from.empty()) return;
@@ -123,10 +130,7 @@ void DryRunArguments::add_to(CLI::App& app) {
 
 int dry_run(const RootConfig& config, const DryRunArguments& arguments) {
   // On paper the configuration is enough: printed first, whatever files are still missing.
-  if (arguments.ranks > 0)
-    std::cout << train::scale_to_text(config, train::estimate_run(config, train::configured_buckets(config)),
-                                      scale_options(arguments))
-              << std::endl;
+  if (arguments.ranks > 0) std::cout << scale_text(config, scale_options(arguments)) << std::endl;
   RunPlan plan;
   const std::string refusals = refusals_of(checks_of(config, plan));
   std::cout << estimate_text(config, plan.training) << std::flush;

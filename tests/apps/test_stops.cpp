@@ -309,12 +309,13 @@ TEST_CASE("a dry run names all that is missing at once, and prints the memory wi
                                                        {"wan2.1_14b_i2v_lora", "parameters           16"},
                                                        {"wan2.2_5b_finetune", "27280 tokens"}};
   for (const auto& [name, says] : known) {
-    const ProcessResult shipped =
-        run_process({kTrain, "--config", VMOBA_SOURCE_DIR "/configs/" + std::string(name) + ".yaml", "--dry-run"});
+    const ProcessResult shipped = run_process(
+        {kTrain, "--config", VMOBA_SOURCE_DIR "/configs/" + std::string(name) + ".yaml", "--dry-run", "--ranks", "4"});
     INFO(name << "\n" << shipped.output);
     CHECK(shipped.exit_code == 2);
     CHECK(contains(shipped.output, says));
     CHECK(contains(shipped.output, "memory, estimated"));
+    CHECK(contains(shipped.output, "4 ranks, 8 per host"));
   }
 }
 
