@@ -340,6 +340,25 @@ TEST_CASE("every shipped configuration is valid and names the files that it lack
   CHECK(pretrained >= 9);
 }
 
+TEST_CASE("configurations in the pages for users of other tools lack nothing but files") {
+  const TemporaryFolder folder;
+  int64_t blocks = 0;
+  for (const char* page : {"from_musubi", "from_diffusion_pipe", "from_fastvideo"}) {
+    const std::string text = read_text(fmt::format("{}/docs/{}.md", VMOBA_SOURCE_DIR, page));
+    for (size_t at = 0; (at = text.find("```yaml\n", at)) != std::string::npos; ++at, ++blocks) {
+      const size_t begin = at + std::string("```yaml\n").size();
+      const std::string path = fmt::format("{}/{}.yaml", folder.path(), page);
+      std::ofstream(path) << text.substr(begin, text.find("```", begin) - begin);
+      const ProcessResult result = run_process({kTrain, "--config", path, "--dry-run", "data.patience_s=0"});
+      INFO(page << "\n" << result.output);
+      CHECK(result.exit_code == 2);
+      CHECK(result.output.find("data.path to exist") != std::string::npos);
+      CHECK(result.output.find("unknown key") == std::string::npos);
+    }
+  }
+  CHECK(blocks == 3);
+}
+
 TEST_CASE("docs/config.md is what the program prints") {
   const ProcessResult result = run_process({kTrain, "--config-reference"});
   REQUIRE(result.exit_code == 0);
