@@ -49,9 +49,9 @@ void look(const Arguments& a, const RootConfig& config, apps::AttentionAnalysis&
 int analyze(const Arguments& a) {
   const RootConfig config = apps::eval_config(a.eval);
   set_log_level(log_level_from_name(config.run.log_level));
+  const int64_t layers = model::layer_count(config.model);
   for (const int64_t layer : a.layers)
-    VMOBA_CHECK_INPUT(layer >= 0 && layer < config.model.layers, "--layers: expected 0 .. {}, found {}",
-                      config.model.layers - 1, layer);
+    VMOBA_CHECK_INPUT(layer >= 0 && layer < layers, "--layers: expected 0 .. {}, found {}", layers - 1, layer);
   apps::AttentionAnalysis analysis(config.attention, a.density, a.layers);
   look(a, config, analysis);
   std::filesystem::create_directories(a.out);

@@ -36,6 +36,7 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"keep", "fp32", "bf16", "fp16"}));
   app.add_option("--shard-gb", shard_gb, "Largest file of a folder in GB (10)")->check(CLI::Range(1e-6, 1e9));
   app.add_option("--head-dim", a.head_dim, "Size of an attention head where no config.json tells (128)");
+  app.add_option("--architecture", a.architecture, "Of a LoRA file whose names several kinds of transformers have");
   app.add_option("--lora", a.loras,
                  "LoRA file to merge into the transformer; may be repeated. N:FILE takes the tensors of transformer N "
                  "from a file of two")

@@ -4,13 +4,16 @@
 #include <cctype>
 
 #include "core/check.h"
+#include "model/hunyuan/hunyuan_architecture.h"
 #include "model/wan/wan_architecture.h"
 
 namespace vmoba::model {
 
 // One line per model.
 const Registry<Architecture>& architectures() {
-  static const Registry<Architecture> table("model.architecture", {{"wan", wan_architecture()}});
+  static const Registry<Architecture> table("model.architecture", {{"wan", wan_architecture()},
+                                                                   {"hunyuan_video", hunyuan_architecture()},
+                                                                   {"hunyuan_video_15", hunyuan_15_architecture()}});
   return table;
 }
 

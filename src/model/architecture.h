@@ -19,6 +19,19 @@ namespace vmoba::model {
 
 class WeightFiles;
 
+enum class ImageInput {
+  kNone,
+  kMaskAndClip,    // channels behind the latents': a mask and the latents of (image, grey, ..., grey or last image)
+  kLatentAndMask,  // channels behind the latents': the image's latents in the first latent frame, and a mask
+  kFirstFrame,     // the first latent frame is the image's, at timestep 0
+};
+
+// How the published pipelines sample: what sample.* is where the user does not say. Defaults: Wan's.
+struct PublishedSampling {
+  double guidance = 5, shift = 5, fps = 16;
+  std::string scheduler = "unipc";
+};
+
 struct LoraNames {
   std::vector<std::string> default_targets;  // patterns of lora.targets
   // Modules of a block, without the block's prefix, that readers of kohya's format insist on (diffusers does).
@@ -40,8 +53,15 @@ struct Architecture {
   // ranges.
   void (*visit)(ModelConfig&, ConfigVisitor&);
   void (*validate)(const ModelConfig&);
-  // The published default.
+  // The published defaults.
   std::string (*negative_prompt)(const ModelConfig&);
+  PublishedSampling sampling = {};
+
+  // Of model::layer_count and model::takes_guidance.
+  int64_t (*layers)(const ModelConfig&);
+  bool (*takes_guidance)(const ModelConfig&);
+  // How an image is told for the configured task.
+  ImageInput (*image_input)(const ModelConfig&);
 
   // All parameters in a fixed order, which is that of the optimiser's state.
   std::vector<ParameterSpec> (*parameters)(const ModelConfig&);

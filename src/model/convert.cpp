@@ -63,6 +63,14 @@ Source open_source(const ConvertOptions& options) {
   return out;
 }
 
+at::Tensor changed(const WeightFiles& files, const Deltas& deltas, const std::string& name, at::ScalarType dtype) {
+  const auto found = deltas.find(name);
+  if (found == deltas.end()) return files.read(name, dtype, at::kCPU);
+  at::Tensor weight = files.read(name, at::kFloat, at::kCPU);
+  apply_deltas(found->second, weight);
+  return weight.to(dtype);
+}
+
 std::vector<TensorToWrite> converted_tensors(const ConvertOptions& options, const Source& source,
                                              const Deltas& deltas) {
   check_tensors(source.config, source.files, options.in,
@@ -70,17 +78,27 @@ std::vector<TensorToWrite> converted_tensors(const ConvertOptions& options, cons
   const Layout& layout = layout_named(source.architecture, options.layout);
   const WeightFiles& files = source.files;
   std::vector<TensorToWrite> tensors;
+  std::set<std::string> done;
   for (const auto& [name, entry] : files.entries()) {
-    const TensorInfo& info = files.info(name);
-    const at::ScalarType dtype = output_dtype(options.dtype, info.dtype);
-    const auto read = [&files, &deltas, name = name, dtype] {
-      const auto found = deltas.find(name);
-      if (found == deltas.end()) return files.read(name, dtype, at::kCPU);
-      at::Tensor weight = files.read(name, at::kFloat, at::kCPU);
-      apply_deltas(found->second, weight);
-      return weight.to(dtype);
+    const StoredPlace place = layout.place_of(name).value();
+    if (!done.insert(place.name).second) continue;
+    // All that the written tensor holds; `name` is one of them.
+    const std::vector<std::string> held = layout.to_diffusers(place.name);
+    std::vector<int64_t> shape = files.info(name).shape;
+    at::ScalarType dtype = output_dtype(options.dtype, files.info(name).dtype);
+    if (place.is_part()) {
+      shape[0] = 0;
+      for (const std::string& parameter : held) {
+        shape[0] += files.info(parameter).shape[0];
+        dtype = c10::promoteTypes(dtype, output_dtype(options.dtype, files.info(parameter).dtype));
+      }
+    }
+    const auto read = [&files, &deltas, held, rows = place.rows, dtype] {
+      std::vector<at::Tensor> parameters;
+      for (const std::string& parameter : held) parameters.push_back(changed(files, deltas, parameter, dtype));
+      return joined_rows(parameters, rows);
     };
-    tensors.push_back({layout.from_diffusers(name).value(), dtype, info.shape, read});
+    tensors.push_back({place.name, dtype, shape, read});
   }
   return tensors;
 }
@@ -121,7 +139,7 @@ std::string convert_weights(const ConvertOptions& options) {
   VMOBA_CHECK_INPUT(options.loras.empty(), "expected a transformer to merge --lora into, found the LoRA file '{}'",
                     options.in);
   return convert_lora(lora, options.out, options.layout, options.lora_strength,
-                      output_dtype(options.dtype == "keep" ? "fp32" : options.dtype, at::kFloat));
+                      output_dtype(options.dtype == "keep" ? "fp32" : options.dtype, at::kFloat), options.architecture);
 }
 
 }  // namespace vmoba::model

@@ -15,6 +15,7 @@ struct ConvertOptions {
   std::string dtype = "keep";  // keep (fp8 becomes bf16) | fp32 | bf16 | fp16
   int64_t shard_bytes = kShardBytes;
   int64_t head_dim = 0;            // 0: config.json's, else the published one of the architecture
+  std::string architecture;        // of a LoRA file; empty: the one whose names it has
   std::vector<std::string> loras;  // to merge into a transformer
   double lora_strength = 1;
 };

@@ -34,19 +34,24 @@ void ModelConfig::visit(ConfigVisitor& v) {
   v.field("architecture", architecture, "Kind of transformer.", one_of(architectures().names()));
   v.field(
       "task", task,
-      "t2v: from text. i2v: from text and the first frame (Wan2.1 I2V, Wan2.2 I2V-A14B). flf2v: from text, first and "
-      "last frame (Wan2.1 FLF2V). ti2v: from text, with or without the first frame (Wan2.2 TI2V-5B).",
+      "t2v: from text. i2v: from text and the first frame (Wan2.1 I2V, Wan2.2 I2V-A14B, HunyuanVideo's I2V). flf2v: "
+      "from text, first and last frame (Wan2.1 FLF2V). ti2v: from text, with or without the first frame (Wan2.2 "
+      "TI2V-5B, HunyuanVideo 1.5).",
       one_of({"t2v", "i2v", "flf2v", "ti2v"}));
-  v.field("layers", layers, "Transformer blocks.", at_least(1));
+  v.field("layers", layers, "Transformer blocks; for HunyuanVideo those with two streams.", at_least(1));
   v.field("heads", heads, "Attention heads; the width is heads * head_dim.", at_least(1));
   v.field("head_dim", head_dim, "Size of an attention head; even.", at_least(6));
-  v.field("in_channels", in_channels,
-          "Latent channels in: those of the codec; for tasks i2v and flf2v twice as many and 4 for the mask.",
-          at_least(1));
+  v.field(
+      "in_channels", in_channels,
+      "Latent channels in: those of the codec, and those of the condition on an image (Wan's i2v and flf2v: as many "
+      "again and 4 for the mask; HunyuanVideo 1.5: as many again and 1).",
+      at_least(1));
   v.field("out_channels", out_channels, "Latent channels out; those of the codec.", at_least(1));
   v.field("text_dim", text_dim, "Width of the text embeddings; that of the text encoder.", at_least(1));
-  v.field("image_dim", image_dim, "Width of the image tokens that the model attends to: 1280 for Wan2.1 I2V, 0: none.",
-          at_least(0));
+  v.field(
+      "image_dim", image_dim,
+      "Width of the image tokens that the model attends to: 1280 for Wan2.1 I2V, 1152 for HunyuanVideo 1.5, 0: none.",
+      at_least(0));
   v.field("patch_size", patch_size, "Latents per token along (t, h, w).", list_of(3, 1));
   v.field("eps", eps, "Added to variances in the normalisations.", above(0));
   std::vector<ConfigVisitor::Kind> kinds;
@@ -74,9 +79,6 @@ void ModelConfig::visit(ConfigVisitor& v) {
 void ModelConfig::validate() const {
   const Architecture& known = architecture_of(*this);
   VMOBA_CHECK_INPUT(patch_size.size() == 3, "expected three sizes in model.patch_size, found {}", patch_size.size());
-  VMOBA_CHECK_INPUT(image_dim == 0 || task == "i2v" || task == "flf2v",
-                    "model.task: expected i2v or flf2v for a model with image tokens (model.image_dim {}), found {}",
-                    image_dim, task);
   known.validate(*this);
 }
 
@@ -119,6 +121,14 @@ double forward_flops(const ModelConfig& config, const attention::AttentionConfig
   double sum = 0;
   for (const ForwardWork& work : forward_work(config, attention, grid, text_tokens, density)) sum += work.flops;
   return sum;
+}
+
+int64_t layer_count(const ModelConfig& config) {
+  return architecture_of(config).layers(config);
+}
+
+bool takes_guidance(const ModelConfig& config) {
+  return architecture_of(config).takes_guidance(config);
 }
 
 int64_t parameter_count(const ModelConfig& config) {

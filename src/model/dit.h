@@ -24,7 +24,7 @@ namespace vmoba::model {
 struct ModelConfig {
   std::string architecture;
   std::string task = "t2v";  // t2v | i2v | flf2v | ti2v: what the model is told about images (model/conditioning.h)
-  int64_t layers = 30;
+  int64_t layers = 30;       // blocks of the first kind; layer_count() has those of all kinds
   int64_t heads = 12;
   int64_t head_dim = 128;
   int64_t in_channels = 16;
@@ -134,6 +134,12 @@ void check_sizes_known(const ModelConfig& config);
 
 // What a video should not show, where the user does not say: the published default of the architecture and task.
 std::string default_negative_prompt(const ModelConfig& config);
+
+// Blocks of all kinds, as attention and recomputing number them.
+int64_t layer_count(const ModelConfig& config);
+
+// Whether the model takes a guidance scale as an input (Conditions::guidance_B).
+bool takes_guidance(const ModelConfig& config);
 
 int64_t parameter_count(const ModelConfig& config);
 

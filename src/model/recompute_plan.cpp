@@ -26,7 +26,7 @@ std::vector<std::vector<Candidate>> candidates(const ModelConfig& config, const 
                                                const attention::Grid& grid, const PassShape& pass) {
   const Architecture& architecture = architecture_of(config);
   const double width = double(c10::elementSize(scalar_type(config.compute_dtype)));
-  const double density = attention::expected_density(attention, grid, config.layers);
+  const double density = attention::expected_density(attention, grid, layer_count(config));
   std::map<std::string, size_t> number;
   std::vector<std::vector<Candidate>> out;
   for (const ForwardWork& work : forward_work(config, attention, grid, pass.text_tokens, density)) {
@@ -54,7 +54,7 @@ std::vector<double> whole_block_bytes(const ModelConfig& config, const attention
 }
 
 RecomputePlan every_block(const ModelConfig& config, const RecomputePolicy& policy) {
-  return RecomputePlan(std::vector<RecomputePolicy>(size_t(config.layers), policy));
+  return RecomputePlan(std::vector<RecomputePolicy>(size_t(layer_count(config)), policy));
 }
 
 // The names of self attention's results.
@@ -119,7 +119,7 @@ FittedPlan fit_plan(const ModelConfig& config, const attention::AttentionConfig&
     for (const Candidate& candidate : blocks[i]) order.push_back({i, &candidate});
   std::stable_sort(order.begin(), order.end(),
                    [](const Place& a, const Place& b) { return a.candidate->worth() > b.candidate->worth(); });
-  std::vector<RecomputePolicy> policies(size_t(config.layers), RecomputePolicy{true});
+  std::vector<RecomputePolicy> policies(size_t(layer_count(config)), RecomputePolicy{true});
   FittedPlan out;
   for (const Place& place : order) {
     if (out.bytes + place.candidate->bytes > bytes) continue;

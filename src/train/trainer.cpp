@@ -251,7 +251,7 @@ dist::StepResult Trainer::step_result(const std::vector<double>& losses) const {
   const attention::AttentionStats::Sums attended = stats_.sums();
   result.pairs = attended.by_partition;
   result.heads = config_.model.heads;
-  result.pairs_by_head.resize(size_t(config_.model.layers * config_.model.heads));
+  result.pairs_by_head.resize(size_t(model::layer_count(config_.model) * config_.model.heads));
   for (const auto& [place, pairs] : attended.by_head)
     result.pairs_by_head[size_t(place.first * config_.model.heads + place.second)] = pairs;
   result.signal = stop_signal();

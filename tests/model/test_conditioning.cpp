@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 
+#include "model/hunyuan/hunyuan_config.h"
 #include "support/catch.h"
 #include "support/messages.h"
 
@@ -98,6 +99,59 @@ TEST_CASE("ti2v: given first frames are clean, at timestep 0 and do not count") 
   CHECK(input.timestep_BG.equal(timestep));
   CHECK(input.latents_BCTHW.equal(latents));
   CHECK_FALSE(made_frames(latents, none).defined());
+}
+
+TEST_CASE("HunyuanVideo: the image's latents and a mask of one channel behind the latents, or its first frame given") {
+  ModelConfig config = config_of("i2v", 5);
+  config.architecture = "hunyuan_video_15";
+  CHECK(condition_channels(config, LastFrameCodec().shape()) == 2);
+  ImageCondition condition =
+      encode_condition(config, LastFrameCodec(), std::make_unique<MeanEncoder>().get(), image(0.5, 2), {}, 9);
+  CHECK(condition.behind);
+  CHECK(condition.tokens_BIM.sizes() == at::IntArrayRef({2, 3, 5}));
+  const at::Tensor latents = at::full({2, 1, 3, 2, 3}, 7.0), timestep = at::tensor({900.0, 800.0}, at::kFloat);
+  DitInput input = conditioned_input(latents, timestep, {}, condition);
+  CHECK(input.timestep_BG.equal(timestep));
+  CHECK_FALSE(input.conditions.image_length_B.defined());
+  CHECK_FALSE(made_frames(latents, condition).defined());  // all frames are made, the first too
+  REQUIRE(input.latents_BCTHW.sizes() == at::IntArrayRef({2, 3, 3, 2, 3}));
+  at::Tensor expected = at::zeros({3, 3});
+  expected[0].fill_(7);
+  expected[1][0] = 0.5;
+  expected[2][0] = 1;
+  CHECK(input.latents_BCTHW.equal(expected.view({1, 3, 3, 1, 1}).expand({2, 3, 3, 2, 3})));
+
+  condition.given_B = at::tensor({0, 1}).to(at::kBool);
+  input = conditioned_input(latents, timestep, {}, condition);
+  CHECK(input.conditions.image_length_B.equal(at::tensor({0, 3}, at::kLong)));
+  CHECK(input.latents_BCTHW[0].slice(0, 1).eq(0).all().item<bool>());
+  CHECK(input.latents_BCTHW[1].equal(expected.view({3, 3, 1, 1}).expand({3, 3, 2, 3})));
+
+  config.task = "t2v";  // the channels are there, and zero
+  CHECK(condition_channels(config, LastFrameCodec().shape()) == 2);
+  CHECK_FALSE(encode_condition(config, LastFrameCodec(), nullptr, {}, {}, 9).behind);
+
+  config = config_of("i2v");
+  config.architecture = "hunyuan_video";
+  config.own<HunyuanConfig>().image_condition = "replace";
+  CHECK(condition_channels(config, LastFrameCodec().shape()) == 0);
+  condition = encode_condition(config, LastFrameCodec(), nullptr, image(0.5, 2), {}, 9);
+  CHECK_FALSE(condition.behind);
+  CHECK(conditioned_input(latents, timestep, {}, condition).timestep_BG.sizes() == at::IntArrayRef({2, 3}));
+  config.own<HunyuanConfig>().image_condition = "concat";
+  CHECK(encode_condition(config, LastFrameCodec(), nullptr, image(0.5, 2), {}, 9).behind);
+}
+
+TEST_CASE("a guidance scale is told to models that take one") {
+  ModelConfig config;
+  DitInput input{at::zeros({2, 4, 1, 2, 2}), at::zeros({2})};
+  tell_guidance(config, 6, input);
+  CHECK_FALSE(input.conditions.guidance_B.defined());
+  config.architecture = "hunyuan_video";
+  tell_guidance(config, 6, input);
+  CHECK(input.conditions.guidance_B.equal(at::full({2}, 6.0)));
+  config.own<HunyuanConfig>().guidance_embed = false;
+  CHECK_FALSE(takes_guidance(config));
 }
 
 TEST_CASE("what is missing is named") {

@@ -52,7 +52,7 @@ Inputs inputs_for(const Sizes& s) {
             at::randn({s.width()}, kGpu) * 0.2,
             {},
             activation(1, 0)};
-  in.table = rope_table({1, 1, s.tokens}, s.head_dim, at::kFloat, at::kCUDA);
+  in.table = rope_table({1, 1, s.tokens}, sixths(s.head_dim), at::kFloat, at::kCUDA);
   return in;
 }
 
@@ -85,6 +85,20 @@ const Case kCases[] = {
      },
      [](const ModelConfig& c, const auto& a, const at::Tensor& table) {
        return norm_of_heads(c, a[0], a[1], table).flatten(2);
+     }},
+    {"norm of each head",
+     [](const Inputs& in) {
+       return std::vector{in.x, in.weight.slice(0, 0, 2 * in.table.size(1)).clone()};
+     },
+     [](const ModelConfig& c, const auto& a, const at::Tensor&) {
+       return norm_of_each_head(c, a[0], a[1]).flatten(2);
+     }},
+    {"norm of each head, rotated",
+     [](const Inputs& in) {
+       return std::vector{in.x, in.weight.slice(0, 0, 2 * in.table.size(1)).clone()};
+     },
+     [](const ModelConfig& c, const auto& a, const at::Tensor& table) {
+       return norm_of_each_head(c, a[0], a[1], table).flatten(2);
      }},
     {"gated sum",
      [](const Inputs& in) {

@@ -294,7 +294,7 @@ TEST_CASE("wrong shapes are refused with the shape that works") {
   CHECK(contains(refusal_of([&] { config.validate(); }), "model.freq_dim"));
   config = random_config();
   config.architecture = "wam";
-  CHECK(contains(refusal_of([&] { config.validate(); }), "model.architecture (wan)"));
+  CHECK(contains(refusal_of([&] { config.validate(); }), "model.architecture (hunyuan_video, hunyuan_video_15, wan)"));
 }
 
 TEST_CASE("gradients of the norms do not depend on the number of threads") {

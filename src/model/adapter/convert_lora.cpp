@@ -7,11 +7,11 @@
 namespace vmoba::model {
 
 std::string convert_lora(const LoraSource& in, const std::string& out, const std::string& format, double strength,
-                         at::ScalarType dtype) {
+                         at::ScalarType dtype, const std::string& architecture_name) {
   VMOBA_CHECK_INPUT(format != "original",
                     "--layout: expected comfyui, diffusers or kohya for the LoRA file '{}', found original", in.path);
   VMOBA_CHECK_INPUT(out.ends_with(".safetensors"), "expected the name of a .safetensors file, found '{}'", out);
-  const Architecture& architecture = architecture_of_lora(in.path);
+  const Architecture& architecture = architecture_of_lora(in.path, architecture_name);
   std::vector<Adapter> adapters = read_lora(in, architecture, at::kCPU);
   for (Adapter& adapter : adapters) adapter.low_rank.scale *= strength;
   const LoraFormat written = lora_format(format);

@@ -13,9 +13,9 @@
 namespace vmoba::model {
 
 // Reads `in` (read_lora), scales it, and writes `out`, a safetensors file, in the format named `format`. Returns what
-// was written, in words.
+// was written, in words. `architecture_name` as architecture_of_lora takes it.
 std::string convert_lora(const LoraSource& in, const std::string& out, const std::string& format, double strength,
-                         at::ScalarType dtype);
+                         at::ScalarType dtype, const std::string& architecture_name);
 
 // Of all files ("FILE" or "N:FILE") together, at `strength`. Throws Error(kInput) where one has modules that the
 // transformer `files`, at `transformer`, lacks, or other sizes.

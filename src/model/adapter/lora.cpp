@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "core/check.h"
 #include "model/adapter/lora_file.h"
@@ -33,10 +34,15 @@ struct Target {
 };
 
 std::vector<Target> linear_maps(const std::vector<Parameter>& parameters) {
+  // Every linear map has a bias; other matrices are tables of rows.
+  std::set<std::string> biased;
+  for (const Parameter& p : parameters)
+    if (p.name.ends_with(".bias")) biased.insert(p.name.substr(0, p.name.rfind('.')));
   std::vector<Target> out;
   for (const Parameter& p : parameters) {
-    if (p.name.ends_with(".weight") && p.shape().size() == 2)
-      out.push_back({p.name.substr(0, p.name.rfind('.')), p.shape()[1], p.shape()[0]});
+    const std::string module = p.name.substr(0, p.name.rfind('.'));
+    if (p.name.ends_with(".weight") && p.shape().size() == 2 && biased.contains(module))
+      out.push_back({module, p.shape()[1], p.shape()[0]});
   }
   return out;
 }

@@ -15,6 +15,7 @@
 #include "core/file_kind.h"
 #include "core/log.h"
 #include "core/registry.h"
+#include "model/adapter/fused_maps.h"
 #include "model/adapter/lora_names.h"
 #include "model/adapter/peft_settings.h"
 #include "model/weights/safetensors.h"
@@ -94,6 +95,7 @@ std::string lora_path(const std::string& path) {
 
 // What a file has of one module.
 struct Parts {
+  Held held;
   std::string written;
   std::map<LoraPart, at::Tensor> tensors;  // without alpha
   std::optional<double> alpha;
@@ -165,7 +167,11 @@ std::map<std::string, Parts> parts_of(const OpenLora& lora, bool second, at::Dev
   std::map<std::string, Parts> by_module;
   for (const auto& [name, key] : lora.keys) {
     if (key.transformer.has_value() != second) continue;
-    Parts& parts = by_module[key.module];
+    Parts& parts = by_module[key.held.names.front()];
+    VMOBA_CHECK_INPUT(parts.held.names.empty() || parts.held == key.held,
+                      "expected one adapter of '{}' in '{}', found '{}' besides", key.held.names.front(), lora.path,
+                      name);
+    parts.held = key.held;
     parts.written = key.written;
     const at::Tensor stored = lora.file.tensor(name);
     if (key.part == LoraPart::kAlpha) {
@@ -177,8 +183,8 @@ std::map<std::string, Parts> parts_of(const OpenLora& lora, bool second, at::Dev
       continue;
     }
     at::Tensor& into = parts.tensors[key.part];
-    VMOBA_CHECK_INPUT(!into.defined(), "expected one adapter of '{}' in '{}', found '{}' besides", key.module,
-                      lora.path, name);
+    VMOBA_CHECK_INPUT(!into.defined(), "expected one adapter of '{}' in '{}', found '{}' besides",
+                      key.held.names.front(), lora.path, name);
     into = at::empty(stored.sizes(), at::TensorOptions().dtype(at::kFloat).device(device)).copy_(stored);
   }
   return by_module;
@@ -231,14 +237,21 @@ std::string flattened(std::string name) {
   return name;
 }
 
-// The module as a file of the format has it, in front of ".lora_A.weight" and its kin.
-std::string written_module(const std::string& module, const Architecture& architecture, LoraFormat format) {
-  const auto in_layout = [&](const std::string& layout) {
-    return layout_named(architecture, layout).names.from_diffusers(module).value_or(module);
-  };
-  if (format == LoraFormat::kDiffusers) return "transformer." + module;
-  if (format == LoraFormat::kComfyUi) return "diffusion_model." + in_layout(architecture.lora.comfyui_layout);
-  return kKohyaPrefix + flattened(in_layout(architecture.lora.kohya_layout));
+// The adapters as a file of the format has them, by what stands in front of ".lora_A.weight" and its kin.
+std::vector<Adapter> as_written(const std::vector<Adapter>& adapters, const Architecture& architecture,
+                                LoraFormat format, const ShapeOf& shape_of) {
+  if (format == LoraFormat::kDiffusers) {
+    std::vector<Adapter> out = adapters;
+    for (Adapter& adapter : out) adapter.module = "transformer." + adapter.module;
+    return out;
+  }
+  const bool comfyui = format == LoraFormat::kComfyUi;
+  const LoraNames& names = architecture.lora;
+  std::vector<Adapter> out =
+      in_layout(adapters, layout_named(architecture, comfyui ? names.comfyui_layout : names.kohya_layout), shape_of);
+  for (Adapter& adapter : out)
+    adapter.module = comfyui ? "diffusion_model." + adapter.module : kKohyaPrefix + flattened(adapter.module);
+  return out;
 }
 
 }  // namespace
@@ -264,16 +277,22 @@ bool is_lora(const std::string& path) {
   return files.size() == 1 && are_lora_names(names_in(files.front()));
 }
 
-const Architecture& architecture_of_lora(const std::string& path) {
+const Architecture& architecture_of_lora(const std::string& path, const std::string& name) {
+  if (!name.empty()) return architectures().find(name);
   const SafetensorsFile file(lora_path(path));
-  const auto known = [&](const std::string& architecture) {
-    return std::count_if(file.tensors().begin(), file.tensors().end(), [&](const auto& tensor) {
-      return parse_lora_key(tensor.first, architectures().find(architecture)).has_value();
+  std::map<int64_t, std::vector<std::string>, std::greater<>> by_known;
+  for (const std::string& candidate : architectures().names()) {
+    const Architecture& architecture = architectures().find(candidate);
+    const auto known = std::count_if(file.tensors().begin(), file.tensors().end(), [&](const auto& tensor) {
+      return parse_lora_key(tensor.first, architecture).has_value();
     });
-  };
-  const std::vector<std::string> names = architectures().names();
-  return architectures().find(*std::max_element(
-      names.begin(), names.end(), [&](const auto& one, const auto& other) { return known(one) < known(other); }));
+    by_known[known].push_back(candidate);
+  }
+  const auto& [known, best] = *by_known.begin();
+  if (known == 0) return architectures().find(default_architecture());
+  VMOBA_CHECK_INPUT(best.size() == 1, "--architecture: expected one of {}, whose names '{}' may have, found none given",
+                    fmt::join(best, ", "), path);
+  return architectures().find(best.front());
 }
 
 LoraSource lora_source(const std::string& text) {
@@ -300,7 +319,8 @@ std::vector<ModuleChange> read_changes(const LoraSource& source, const Architect
                                     : settings_beside(lora.path, lora.from_peft);
   std::vector<ModuleChange> changes;
   for (const auto& [module, parts] : parts_of(lora, second, device))
-    changes.push_back(joined(module, parts, settings, lora.path));
+    for (ModuleChange& change : split_change(joined(module, parts, settings, lora.path), parts.held, lora.path))
+      changes.push_back(std::move(change));
   return changes;
 }
 
@@ -321,12 +341,13 @@ std::vector<Adapter> read_lora(const LoraSource& source, const Architecture& arc
 }
 
 void write_lora(const std::string& path, const std::vector<Adapter>& adapters, const Architecture& architecture,
-                LoraFormat format, at::ScalarType dtype, std::map<std::string, std::string> metadata) {
+                LoraFormat format, at::ScalarType dtype, std::map<std::string, std::string> metadata,
+                const ShapeOf& shape_of) {
   std::vector<NamedTensor> tensors;
-  for (const Adapter& adapter : adapters) {
+  for (const Adapter& adapter : as_written(adapters, architecture, format, shape_of)) {
     const auto [a, b, scale] = adapter.low_rank;
     const at::Tensor a_cpu = a.detach().to(at::kCPU), b_cpu = b.detach().to(at::kCPU);
-    const std::string name = written_module(adapter.module, architecture, format);
+    const std::string& name = adapter.module;
     if (format == LoraFormat::kKohya) {
       tensors.push_back({name + ".lora_down.weight", a_cpu.to(dtype)});
       tensors.push_back({name + ".lora_up.weight", b_cpu.to(dtype)});

@@ -25,8 +25,9 @@ const std::vector<std::string>& lora_format_names();
 // Whether `path` is a LoRA file or a folder with one, by its names.
 bool is_lora(const std::string& path);
 
-// The architecture that knows the most modules of the LoRA file or folder `path`.
-const Architecture& architecture_of_lora(const std::string& path);
+// The architecture `name`, or where it is empty the one that knows the most modules of the LoRA file or folder `path`.
+// Throws Error(kInput) where several know as many.
+const Architecture& architecture_of_lora(const std::string& path, const std::string& name = "");
 
 // A LoRA file, or a folder with one, as users name it.
 struct LoraSource {
@@ -50,9 +51,11 @@ std::vector<ModuleChange> read_changes(const LoraSource& source, const Architect
 std::vector<Adapter> read_lora(const LoraSource& source, const Architecture& architecture, at::Device device);
 
 // Writes and checks the file (save.h). ComfyUI's and diffusers' files have no alpha: the scale goes into B, so that
-// every reader gives the same; kohya's carry it. `metadata` joins the file's own.
+// every reader gives the same; kohya's carry it. `metadata` joins the file's own. Where a format has several maps as
+// one (fused_maps.h), `shape_of` tells the sizes of those without an adapter.
 void write_lora(const std::string& path, const std::vector<Adapter>& adapters, const Architecture& architecture,
-                LoraFormat format, at::ScalarType dtype, std::map<std::string, std::string> metadata = {});
+                LoraFormat format, at::ScalarType dtype, std::map<std::string, std::string> metadata = {},
+                const ShapeOf& shape_of = {});
 
 // Modules that kohya's format needs in every block that has an adapter (LoraNames::kohya_modules) and lacks: diffusers
 // refuses such a file. Empty: complete.

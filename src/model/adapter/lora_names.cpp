@@ -18,8 +18,11 @@ constexpr Prefix kPrefixes[] = {
     {"pipe.dit.", false},        {"dit.", false},
     {"transformer_2.", true},    {"pipe.dit2.", true},
 };
-constexpr Prefix kFlattenedPrefixes[] = {
-    {kKohyaPrefix, false}, {"lora_transformer_2_", true}, {"lora_transformer_", false}, {"lycoris_", false}};
+constexpr Prefix kFlattenedPrefixes[] = {{kKohyaPrefix, false},
+                                         {"lora_transformer_2_", true},
+                                         {"lora_transformer_", false},
+                                         {"lycoris_", false},
+                                         {"Hunyuan_video_I2V_lora_", false}};
 
 struct Written {
   std::string name;
@@ -41,15 +44,21 @@ Written without_prefixes(const std::string& written) {
   return out;
 }
 
-// "blocks.0.self_attn.q", "blocks_0_self_attn_q", or diffusers' name -> diffusers' name.
-std::optional<std::string> module_of(const Written& written, const Architecture& architecture) {
+// "blocks.0.self_attn.q", "blocks_0_self_attn_q", or diffusers' name -> diffusers' names.
+Held held_by(const Written& written, const Architecture& architecture) {
   for (const Layout& layout : architecture.layouts) {
     const NameTable& names = layout.names;
-    if (const auto found = written.flattened ? names.from_flattened(written.name) : names.to_diffusers(written.name))
-      return found;
-    if (!written.flattened && names.from_diffusers(written.name)) return written.name;
+    if (written.flattened) {
+      if (Held held = names.from_flattened(written.name); !held.names.empty()) return held;
+      continue;
+    }
+    if (std::vector<std::string> modules = names.to_diffusers(written.name); !modules.empty()) {
+      const Rows rows = names.place_of(modules.front()).value().rows;
+      return {std::move(modules), rows};
+    }
+    if (names.from_diffusers(written.name)) return {{written.name}};
   }
-  return std::nullopt;
+  return {};
 }
 
 struct Split {
@@ -101,10 +110,11 @@ std::optional<LoraKey> parse_lora_key(const std::string& name, const Architectur
   const std::optional<Split> parts = split(name);
   if (!parts) return std::nullopt;
   const Written written = without_prefixes(parts->module);
-  const std::optional<std::string> module = module_of(written, architecture);
-  if (!module) return std::nullopt;
-  return LoraKey{*module, written.flattened ? *module : written.name, parts->part,
-                 written.second ? std::optional<size_t>(1) : std::nullopt, written.from_peft};
+  Held held = held_by(written, architecture);
+  if (held.names.empty()) return std::nullopt;
+  const std::string patterned = written.flattened ? held.names.front() : written.name;
+  return LoraKey{std::move(held), patterned, parts->part, written.second ? std::optional<size_t>(1) : std::nullopt,
+                 written.from_peft};
 }
 
 std::string other_adapter_kind(const std::vector<std::string>& names) {

@@ -19,7 +19,7 @@ enum class LoraPart {
 };
 
 struct LoraKey {
-  std::string module;   // diffusers' name
+  Held held;            // by diffusers' names: several modules where the file has them as one
   std::string written;  // the module in the file's own names, without a prefix: what patterns of peft are about
   LoraPart part;
   std::optional<size_t> transformer;  // 1: names that begin with "transformer_2." or the like; else nothing

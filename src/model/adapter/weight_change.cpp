@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <limits>
+#include <memory>
 
 #include "core/check.h"
 #include "model/weights/fp8.h"
@@ -70,6 +71,15 @@ void change_in_place(const Parameter& parameter, const std::vector<Delta>& delta
 
 }  // namespace
 
+ShapeOf shapes_of(const std::vector<Parameter>& parameters) {
+  const auto shapes = std::make_shared<std::map<std::string, std::vector<int64_t>>>();
+  for (const Parameter& parameter : parameters) (*shapes)[parameter.name] = parameter.shape().vec();
+  return [shapes](const std::string& name) {
+    const auto found = shapes->find(name);
+    return found == shapes->end() ? nullptr : &found->second;
+  };
+}
+
 void add_deltas(std::vector<ModuleChange> changes, double strength, const std::string& file, const ShapeOf& shape_of,
                 const std::string& transformer, Deltas& deltas) {
   const auto shape_at = [&](const std::string& name, const std::string& module) -> const std::vector<int64_t>& {
@@ -110,12 +120,7 @@ void apply_deltas(const std::vector<Delta>& deltas, at::Tensor& parameter) {
 }
 
 std::vector<Adapter> merged_adapters(std::vector<AdapterFile> files, const std::vector<Parameter>& parameters) {
-  std::map<std::string, std::vector<int64_t>> shapes;
-  for (const Parameter& parameter : parameters) shapes[parameter.name] = parameter.shape().vec();
-  const ShapeOf shape_of = [&](const std::string& name) {
-    const auto found = shapes.find(name);
-    return found == shapes.end() ? nullptr : &found->second;
-  };
+  const ShapeOf shape_of = shapes_of(parameters);
   std::vector<Adapter> adapters;
   Deltas deltas;
   for (AdapterFile& file : files) {

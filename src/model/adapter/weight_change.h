@@ -33,6 +33,8 @@ using Deltas = std::map<std::string, std::vector<Delta>>;
 
 // The shape of the transformer's parameter of that name; null where there is none.
 using ShapeOf = std::function<const std::vector<int64_t>*(const std::string&)>;
+// Of a model; it has the shapes and does not need the parameters any more.
+ShapeOf shapes_of(const std::vector<Parameter>& parameters);
 
 // Sorts the changes by parameter. Throws Error(kInput) where the transformer, named by `transformer`, lacks one, or has
 // it in another shape; `file` says where the changes come from.

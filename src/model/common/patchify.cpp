@@ -34,12 +34,14 @@ at::Tensor patchify(const at::Tensor& latents_BCTHW, const std::vector<int64_t>&
       .reshape({batch, t * h * w, channels * pt * ph * pw});
 }
 
-at::Tensor unpatchify(const at::Tensor& tokens_BSP, const attention::Grid& grid,
-                      const std::vector<int64_t>& patch_size) {
+at::Tensor unpatchify(const at::Tensor& tokens_BSP, const attention::Grid& grid, const std::vector<int64_t>& patch_size,
+                      PatchOrder order) {
   const int64_t pt = patch_size[0], ph = patch_size[1], pw = patch_size[2];
   const int64_t batch = tokens_BSP.size(0), channels = tokens_BSP.size(2) / (pt * ph * pw);
-  return tokens_BSP.reshape({batch, grid.t, grid.h, grid.w, pt, ph, pw, channels})
-      .permute({0, 7, 1, 4, 2, 5, 3, 6})
+  const bool last = order == PatchOrder::kChannelLast;
+  const at::Tensor patches_BTHWP = tokens_BSP.reshape({batch, grid.t, grid.h, grid.w, -1});
+  return (last ? patches_BTHWP.unflatten(-1, {pt, ph, pw, channels}).permute({0, 7, 1, 4, 2, 5, 3, 6})
+               : patches_BTHWP.unflatten(-1, {channels, pt, ph, pw}).permute({0, 4, 1, 5, 2, 6, 3, 7}))
       .reshape({batch, channels, grid.t * pt, grid.h * ph, grid.w * pw});
 }
 

@@ -19,8 +19,14 @@ attention::Grid patch_grid(int64_t latent_frames, int64_t latent_height, int64_t
 // [B, C, T, H, W] -> [B, S, C*pt*ph*pw], patch values in (c, pt, ph, pw) order, which is that of a convolution weight.
 at::Tensor patchify(const at::Tensor& latents_BCTHW, const std::vector<int64_t>& patch_size);
 
-// [B, S, pt*ph*pw*C] -> [B, C, T, H, W], patch values in (pt, ph, pw, c) order, which is that of Wan's head.
-at::Tensor unpatchify(const at::Tensor& tokens_BSP, const attention::Grid& grid,
-                      const std::vector<int64_t>& patch_size);
+// The order of the values of a patch that a head makes.
+enum class PatchOrder {
+  kChannelLast,   // (pt, ph, pw, c): Wan's
+  kChannelFirst,  // (c, pt, ph, pw): HunyuanVideo's
+};
+
+// [B, S, P] -> [B, C, T, H, W].
+at::Tensor unpatchify(const at::Tensor& tokens_BSP, const attention::Grid& grid, const std::vector<int64_t>& patch_size,
+                      PatchOrder order);
 
 }  // namespace vmoba::model

@@ -109,19 +109,20 @@ struct LayerNormFunction : torch::autograd::Function<LayerNormFunction> {
   }
 };
 
-// table [rows, P, 2] or nothing.
+// table [places, P, 2] or nothing; each place has rows_per_place rows of x.
 struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
-                            const std::optional<at::Tensor>& given_table, double eps) {
+                            const std::optional<at::Tensor>& given_table, int64_t rows_per_place, double eps) {
     const at::Tensor table = given_table.value_or(at::Tensor());
     const c10::cuda::CUDAGuard guard(x.device());
     const at::Tensor in = packed(x), factor = packed_floats(weight);
     const at::Tensor out = at::empty_like(in), rstd = statistics(in);
     pointwise::RmsNorm call{rows_of(in, 1), float(eps), in.const_data_ptr(), factor.const_data_ptr<float>()};
-    set_table(table, call);
+    set_table(table, rows_per_place, call);
     call.y = out.mutable_data_ptr(), call.rstd = floats(rstd);
     check_launch(pointwise::rms_norm(call, stream_of(in)), "RMS norm");
     context->save_for_backward({in, factor, rstd, table});
+    context->saved_data["rows_per_place"] = rows_per_place;
     return out;
   }
 
@@ -135,16 +136,17 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
     pointwise::RmsNormBackward call{rows_of(x, 1), x.const_data_ptr(), dy.const_data_ptr(),
                                     weight.const_data_ptr<float>(), saved[2].const_data_ptr<float>()};
     const at::Tensor workspace = workspace_for(call.rows, x);
-    set_table(saved[3], call);
+    set_table(saved[3], context->saved_data["rows_per_place"].toInt(), call);
     call.dx = dx.mutable_data_ptr(), call.dweight = floats(dweight), call.workspace = workspace.mutable_data_ptr();
     check_launch(pointwise::rms_norm_backward(call, stream_of(x)), "RMS norm, backward");
-    return {dx, dweight, {}, {}};
+    return {dx, dweight, {}, {}, {}};
   }
 
  private:
   template <typename Call>
-  static void set_table(const at::Tensor& table, Call& call) {
+  static void set_table(const at::Tensor& table, int64_t rows_per_place, Call& call) {
     if (!table.defined()) return;
+    call.rows_per_place = rows_per_place;
     call.table = static_cast<const float2*>(table.const_data_ptr());
     call.table_rows = table.size(0);
     call.head_dim = int32_t(2 * table.size(1));
@@ -207,6 +209,15 @@ at::Tensor affine_norm(const ModelConfig& config, const at::Tensor& x_BSE, const
   return LayerNormFunction::apply(x_BSE, weight_E.to(at::kFloat), bias_E.to(at::kFloat), /*offset=*/0.0, config.eps);
 }
 
+namespace {
+
+std::optional<at::Tensor> packed_table(const at::Tensor& table_SP) {
+  if (!table_SP.defined()) return std::nullopt;
+  return packed(at::view_as_real(table_SP));
+}
+
+}  // namespace
+
 at::Tensor norm_of_heads(const ModelConfig& config, const at::Tensor& x_BSE, const at::Tensor& weight_E,
                          const at::Tensor& table_SP) {
   const auto split_heads = [&](const at::Tensor& x) { return x.unflatten(-1, {config.heads, config.head_dim}); };
@@ -214,9 +225,18 @@ at::Tensor norm_of_heads(const ModelConfig& config, const at::Tensor& x_BSE, con
     const at::Tensor normed_BSND = split_heads(rms_norm(x_BSE, weight_E, config.eps));
     return table_SP.defined() ? apply_rope(normed_BSND, table_SP) : normed_BSND;
   }
-  std::optional<at::Tensor> table;
-  if (table_SP.defined()) table = packed(at::view_as_real(table_SP));
-  return split_heads(RmsNormFunction::apply(x_BSE, weight_E.to(at::kFloat), table, config.eps));
+  return split_heads(RmsNormFunction::apply(x_BSE, weight_E.to(at::kFloat), packed_table(table_SP),
+                                            /*rows_per_place=*/1, config.eps));
+}
+
+at::Tensor norm_of_each_head(const ModelConfig& config, const at::Tensor& x_BSE, const at::Tensor& weight_D,
+                             const at::Tensor& table_SP) {
+  const at::Tensor x_BSND = x_BSE.unflatten(-1, {config.heads, config.head_dim});
+  if (!takes_kernels(config, x_BSE) || config.head_dim % 8 != 0) {
+    const at::Tensor normed_BSND = rms_norm(x_BSND, weight_D, config.eps);
+    return table_SP.defined() ? apply_rope(normed_BSND, table_SP) : normed_BSND;
+  }
+  return RmsNormFunction::apply(x_BSND, weight_D.to(at::kFloat), packed_table(table_SP), config.heads, config.eps);
 }
 
 at::Tensor gated_sum(const ModelConfig& config, const at::Tensor& x_BSE, const at::Tensor& branch_BSE,

@@ -28,6 +28,10 @@ at::Tensor affine_norm(const ModelConfig& config, const at::Tensor& x_BSE, const
 at::Tensor norm_of_heads(const ModelConfig& config, const at::Tensor& x_BSE, const at::Tensor& weight_E,
                          const at::Tensor& table_SP = {});
 
+// RMS norm of each head on its own with weight [D], one for all heads; the rest as norm_of_heads.
+at::Tensor norm_of_each_head(const ModelConfig& config, const at::Tensor& x_BSE, const at::Tensor& weight_D,
+                             const at::Tensor& table_SP = {});
+
 // x + branch * gate, gate [B, G, E] in the precise dtype.
 at::Tensor gated_sum(const ModelConfig& config, const at::Tensor& x_BSE, const at::Tensor& branch_BSE,
                      const at::Tensor& gate_BGE);

@@ -54,7 +54,7 @@ struct LayerNormBackward {
 cudaError_t layer_norm_backward(const LayerNormBackward& call, cudaStream_t stream);
 
 // n = bf16(x / sqrt(mean(x^2) + eps) * weight) over the whole row; with a table, neighbouring columns are then rotated:
-// y = (a + ib) * e, where pair p of a head of row r takes e = table[r % table_rows][p]. One run.
+// y = (a + ib) * e, where pair p of a head of row r takes e = table[(r / rows_per_place) % table_rows][p]. One run.
 struct RmsNorm {
   Rows rows;
   float eps = 1e-6f;
@@ -65,6 +65,7 @@ struct RmsNorm {
   int32_t head_dim = 0;  // a multiple of 8 and a divisor of width, where there is a table
   void* y = nullptr;
   float* rstd = nullptr;  // [rows], for backward
+  int64_t rows_per_place = 1;
 };
 cudaError_t rms_norm(const RmsNorm& call, cudaStream_t stream);
 
@@ -78,6 +79,7 @@ struct RmsNormBackward {
   void* dx = nullptr;
   float* dweight = nullptr;  // may be null
   void* workspace = nullptr;
+  int64_t rows_per_place = 1;
 };
 cudaError_t rms_norm_backward(const RmsNormBackward& call, cudaStream_t stream);
 

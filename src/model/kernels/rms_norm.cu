@@ -6,7 +6,7 @@ namespace {
 // Rotates neighbouring pairs of a vector that begins at `column`; `turn` 1 forward, -1 back.
 template <typename Call>
 __device__ __forceinline__ void rotate(const Call& call, int64_t row, int column, float turn, Values& x) {
-  const int64_t at = (row % call.table_rows) * (call.head_dim / 2) + (column % call.head_dim) / 2;
+  const int64_t at = (row / call.rows_per_place % call.table_rows) * (call.head_dim / 2) + (column % call.head_dim) / 2;
   const float4* table = reinterpret_cast<const float4*>(call.table + at);
 #pragma unroll
   for (int two = 0; two < 2; ++two) {
@@ -106,8 +106,8 @@ __global__ void __launch_bounds__(kMaxThreads) backward_kernel(RmsNormBackward c
 template <typename Call>
 bool valid_rotation(const Call& call) {
   if (call.table == nullptr) return true;
-  return aligned(call.table) && call.table_rows > 0 && call.head_dim > 0 && call.head_dim % kLanes == 0 &&
-         call.rows.width % call.head_dim == 0;
+  return aligned(call.table) && call.table_rows > 0 && call.rows_per_place > 0 && call.head_dim > 0 &&
+         call.head_dim % kLanes == 0 && call.rows.width % call.head_dim == 0;
 }
 
 }  // namespace

@@ -16,6 +16,10 @@ Architecture wan_architecture() {
       .visit = visit_wan,
       .validate = validate_wan,
       .negative_prompt = wan_negative_prompt,
+      .sampling = {},
+      .layers = [](const ModelConfig& config) { return config.layers; },
+      .takes_guidance = [](const ModelConfig&) { return false; },
+      .image_input = wan_image_input,
       .parameters = wan_parameter_specs,
       .blocks = {"blocks."},
       .published_weights =

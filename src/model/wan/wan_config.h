@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <string>
 
-#include "model/dit.h"
+#include "model/architecture.h"
 
 namespace vmoba::model {
 
@@ -18,6 +18,8 @@ void visit_wan(ModelConfig& config, ConfigVisitor& v);
 
 // Throws Error(kInput) where the widths do not fit a Wan transformer.
 void validate_wan(const ModelConfig& config);
+
+ImageInput wan_image_input(const ModelConfig& config);
 
 // The published default (wan/configs of Wan-Video/Wan2.1 and Wan2.2, which agree).
 std::string wan_negative_prompt(const ModelConfig& config);

@@ -1,12 +1,11 @@
 #include "model/wan/wan_config_json.h"
 
 #include <algorithm>
-#include <charconv>
 #include <nlohmann/json.hpp>
 
 #include "core/check.h"
 #include "model/wan/wan_config.h"
-#include "model/weights/weight_files.h"
+#include "model/weights/stored_shapes.h"
 
 namespace vmoba::model {
 namespace {
@@ -16,7 +15,6 @@ using nlohmann::json;
 constexpr const char* kClassName = "WanTransformer3DModel";
 constexpr const char* kOriginalClassName = "WanModel";
 constexpr int64_t kPublishedHeadDim = 128;
-constexpr int64_t kMostBlocks = 10000;
 
 json from_original(const json& original, const std::string& path) {
   json out = {{"_class_name", kClassName}};
@@ -43,45 +41,6 @@ json from_original(const json& original, const std::string& path) {
   return out;
 }
 
-// Shapes of a transformer's tensors by name.
-class Shapes {
- public:
-  explicit Shapes(const WeightFiles& files) : files_(files) {}
-
-  bool has(const std::string& name) const { return files_.entries().contains(name); }
-  int64_t size(const std::string& name, size_t rank, size_t dimension) const {
-    VMOBA_CHECK_INPUT(has(name), "expected a Wan transformer at '{}', found no tensor '{}'", files_.folder(), name);
-    const std::vector<int64_t>& shape = files_.info(name).shape;
-    VMOBA_CHECK_INPUT(shape.size() == rank, "expected {} dimensions of '{}', found {}", rank, name, shape.size());
-    return shape[dimension];
-  }
-  bool has_any(const std::string& beginning) const {
-    const auto next = files_.entries().lower_bound(beginning);
-    return next != files_.entries().end() && next->first.starts_with(beginning);
-  }
-  // One more than the highest number, so that a block in the middle can be missed.
-  int64_t blocks() const {
-    const std::string prefix = "blocks.";
-    int64_t count = 0;
-    for (auto next = files_.entries().lower_bound(prefix);
-         next != files_.entries().end() && next->first.starts_with(prefix); ++next) {
-      int64_t number = -1;
-      const char* begin = next->first.c_str() + prefix.size();
-      std::from_chars(begin, next->first.c_str() + next->first.size(), number);
-      if (number < kMostBlocks) count = std::max(count, number + 1);
-    }
-    return count;
-  }
-  bool blocks_have(const std::string& part) const {
-    return std::any_of(files_.entries().begin(), files_.entries().end(), [&](const auto& entry) {
-      return entry.first.starts_with("blocks.") && entry.first.find("." + part + ".") != std::string::npos;
-    });
-  }
-
- private:
-  const WeightFiles& files_;
-};
-
 // config.json's, else what divides into the heads or the head size that the user wrote, else as published.
 int64_t head_dim_of(const json& beside, int64_t width, const std::set<std::string>& given, const ModelConfig& config) {
   const json stated = beside.value("attention_head_dim", json());
@@ -89,12 +48,6 @@ int64_t head_dim_of(const json& beside, int64_t width, const std::set<std::strin
   if (given.contains("head_dim")) return config.head_dim;
   if (given.contains("heads") && width % config.heads == 0) return width / config.heads;
   return kPublishedHeadDim;
-}
-
-// What the tensors cannot tell where some of them are missing: config.json's number, else theirs.
-int64_t stated(const json& beside, const char* key, int64_t of_tensors) {
-  const json value = beside.value(key, json());
-  return value.is_number_integer() && value.get<int64_t>() > 0 ? value.get<int64_t>() : of_tensors;
 }
 
 }  // namespace
@@ -106,14 +59,14 @@ json wan_diffusers_config(const json& found, const std::string& path) {
 
 void read_wan_sizes(const WeightFiles& files, const json& beside, const std::set<std::string>& given,
                     ModelConfig& config) {
-  const Shapes shapes(files);
+  const StoredShapes shapes(files, "Wan");
   const std::string patch = "patch_embedding.weight", image = "condition_embedder.image_embedder.";
   const int64_t width = shapes.size(patch, 5, 0), head_dim = head_dim_of(beside, width, given, config);
   VMOBA_CHECK_INPUT(head_dim > 0 && width > 0 && width % head_dim == 0,
                     "expected a width that is a multiple of the head size {}, found {} in '{}'; name the size "
                     "(model.head_dim, or --head-dim of vmoba-convert)",
                     head_dim, width, files.folder());
-  config.layers = stated(beside, "num_layers", shapes.blocks());
+  config.layers = stated_or(beside, "num_layers", shapes.blocks("blocks."));
   config.heads = width / head_dim;
   config.head_dim = head_dim;
   config.patch_size = {shapes.size(patch, 5, 2), shapes.size(patch, 5, 3), shapes.size(patch, 5, 4)};
@@ -122,15 +75,15 @@ void read_wan_sizes(const WeightFiles& files, const json& beside, const std::set
   config.out_channels = shapes.size("proj_out.weight", 2, 0) / patch_values;
   config.text_dim = shapes.size("condition_embedder.text_embedder.linear_1.weight", 2, 1);
   const bool takes_image = shapes.has_any(image);
-  config.image_dim = stated(beside, "image_dim", takes_image ? shapes.size(image + "norm1.weight", 1, 0) : 0);
+  config.image_dim = stated_or(beside, "image_dim", takes_image ? shapes.size(image + "norm1.weight", 1, 0) : 0);
   if (const json eps = beside.value("eps", json()); eps.is_number()) config.eps = eps.get<double>();
   WanConfig& wan = config.own<WanConfig>();
   wan.ffn_dim = shapes.size("blocks.0.ffn.net.0.proj.weight", 2, 0);
   wan.freq_dim = shapes.size("condition_embedder.time_embedder.linear_1.weight", 2, 1);
-  wan.image_pos_tokens =
-      stated(beside, "pos_embed_seq_len", shapes.has(image + "pos_embed") ? shapes.size(image + "pos_embed", 3, 1) : 0);
+  wan.image_pos_tokens = stated_or(beside, "pos_embed_seq_len",
+                                   shapes.has(image + "pos_embed") ? shapes.size(image + "pos_embed", 3, 1) : 0);
   const json norm = beside.value("cross_attn_norm", json());
-  wan.cross_attn_norm = norm.is_boolean() ? norm.get<bool>() : shapes.blocks_have("norm2");
+  wan.cross_attn_norm = norm.is_boolean() ? norm.get<bool>() : shapes.blocks_have("blocks.", "norm2");
 }
 
 std::string wan_config_json(const ModelConfig& config) {

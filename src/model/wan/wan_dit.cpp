@@ -174,13 +174,13 @@ at::Tensor WanDit::forward(const DitInput& input, const ForwardOptions& options)
   const WanOuterWeights weights = wan_outer_weights(bank_.weights(0, outer_count_, use), config_);
   const TokenShare share(options.sequence, patches.tokens());
   Embedded embedded = embed(input, weights, share, options.compute_dtype);
-  const at::Tensor rope_SP =
-      share.own_rows(rope_table(patches, config_.head_dim, precise_type(options.compute_dtype), latents.device()));
+  const at::Tensor rope_SP = share.own_rows(
+      rope_table(patches, sixths(config_.head_dim), precise_type(options.compute_dtype), latents.device()));
   for (int64_t i = 0; i < config_.layers; ++i) {
     embedded.tokens.x_BSE = run_block(i, embedded.tokens, patches, rope_SP, share, options);
   }
   const at::Tensor out_BSP = share.gather(head(embedded.tokens.x_BSE, embedded.time_BGE, weights));
-  return unpatchify(out_BSP, patches, config_.patch_size);
+  return unpatchify(out_BSP, patches, config_.patch_size, PatchOrder::kChannelLast);
 }
 
 attention::Grid WanDit::grid(int64_t latent_frames, int64_t latent_height, int64_t latent_width) const {

@@ -2,36 +2,13 @@
 
 #include <cmath>
 
-#include "core/check.h"
+#include <fmt/format.h>
+
+#include "model/common/spec_list.h"
 #include "model/wan/wan_config.h"
 
 namespace vmoba::model {
 namespace {
-
-class SpecList {
- public:
-  explicit SpecList(std::string prefix) : prefix_(std::move(prefix)) {}
-
-  void tensor(const std::string& name, std::vector<int64_t> shape, Init init) {
-    specs_.push_back({prefix_ + name, std::move(shape), init});
-  }
-  void linear(const std::string& name, int64_t in, int64_t out, Init weight) {
-    tensor(name + ".weight", {out, in}, weight);
-    tensor(name + ".bias", {out}, constant(0));
-  }
-  void linear(const std::string& name, int64_t in, int64_t out) { linear(name, in, out, xavier_uniform(in, out)); }
-
-  void layer_norm(const std::string& name, int64_t width) {
-    tensor(name + ".weight", {width}, constant(1));
-    tensor(name + ".bias", {width}, constant(0));
-  }
-
-  std::vector<ParameterSpec> take() { return std::move(specs_); }
-
- private:
-  std::string prefix_;
-  std::vector<ParameterSpec> specs_;
-};
 
 void attention_specs(SpecList& specs, const std::string& name, int64_t width) {
   for (const char* map : {".to_q", ".to_k", ".to_v", ".to_out.0"}) specs.linear(name + map, width, width);
@@ -56,15 +33,10 @@ void image_embedder_specs(SpecList& specs, const ModelConfig& config) {
   specs.layer_norm(name + ".norm2", config.heads * config.head_dim);
 }
 
-// Hands out weights one after the other.
-class WeightCursor {
+// Those of Wan's parts.
+class WanCursor : public WeightCursor {
  public:
-  WeightCursor(const std::vector<Weight>& weights, const ModelConfig& config) : weights_(weights), config_(config) {}
-  const at::Tensor& tensor() { return weights_.at(next_++).tensor; }
-  Linear linear() {
-    const Weight& weight = weights_.at(next_++);
-    return bind_linear(weight, tensor());
-  }
+  WanCursor(const std::vector<Weight>& weights, const ModelConfig& config) : WeightCursor(weights), config_(config) {}
   WanAttentionWeights attention() {
     WanAttentionWeights out;
     for (Linear* map : {&out.to_q, &out.to_k, &out.to_v, &out.to_out}) *map = linear();
@@ -92,14 +64,9 @@ class WeightCursor {
     out.norm2_bias = tensor();
     return out;
   }
-  void finish() const {
-    VMOBA_CHECK(next_ == weights_.size(), "expected {} weights of a Wan layer, found {}", next_, weights_.size());
-  }
 
  private:
-  const std::vector<Weight>& weights_;
   const ModelConfig& config_;
-  size_t next_ = 0;
 };
 
 int64_t patch_values(const ModelConfig& config) {
@@ -149,7 +116,7 @@ std::vector<ParameterSpec> wan_parameter_specs(const ModelConfig& config) {
 }
 
 WanOuterWeights wan_outer_weights(const std::vector<Weight>& weights, const ModelConfig& config) {
-  WeightCursor cursor(weights, config);
+  WanCursor cursor(weights, config);
   WanOuterWeights out;
   out.scale_shift_table = cursor.tensor();
   for (Linear* map :
@@ -163,7 +130,7 @@ WanOuterWeights wan_outer_weights(const std::vector<Weight>& weights, const Mode
 }
 
 WanBlockWeights wan_block_weights(const std::vector<Weight>& weights, const ModelConfig& config) {
-  WeightCursor cursor(weights, config);
+  WanCursor cursor(weights, config);
   WanBlockWeights out;
   out.scale_shift_table = cursor.tensor();
   out.attn1 = cursor.attention();

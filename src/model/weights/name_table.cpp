@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <string_view>
 
 namespace vmoba::model {
 namespace {
@@ -16,25 +17,41 @@ size_t block_length(const std::string& name, const std::string& prefix, char sep
   return end > prefix.size() && end < name.size() && name[end] == separator ? end + 1 : 0;
 }
 
-std::optional<std::string> replaced(const std::string& name, const std::vector<NamePair>& pairs, Side from, Side to) {
+// The pairs that have the module of `name` on the side `from`; `rest` is what stands behind it there.
+struct Found {
+  std::vector<const NamePair*> pairs;
+  std::string rest;
+};
+
+Found found_in(const std::vector<NamePair>& pairs, const std::string& name, Side from) {
+  Found out;
   for (const NamePair& pair : pairs) {
     const std::string beginning = pair.*from;
-    if (name == beginning || name.starts_with(beginning + ".")) return pair.*to + name.substr(beginning.size());
+    if (name != beginning && !name.starts_with(beginning + ".")) continue;
+    if (out.pairs.empty()) out.rest = name.substr(beginning.size());
+    if (out.pairs.empty() || out.pairs.front()->*from == beginning) out.pairs.push_back(&pair);
   }
-  return std::nullopt;
+  return out;
 }
 
-std::optional<std::string> renamed(const NameTable& table, const std::string& name, Side from, Side to) {
+// The same in the whole table; `before` is the block's prefix and number on the other side.
+struct Located {
+  Found found;
+  const std::vector<NamePair>* table = nullptr;
+  std::string before;
+};
+
+Located located(const NameTable& table, const std::string& name, Side from) {
+  const bool stored = from == &NamePair::stored;
   for (const NameTable::Block& block : table.blocks) {
-    const bool stored = from == &NamePair::stored;
     const std::string prefix = stored ? block.stored : block.diffusers;
     const size_t length = block_length(name, prefix, '.');
     if (length == 0) continue;
-    const std::optional<std::string> part = replaced(name.substr(length), block.parts, from, to);
-    if (!part) return std::nullopt;
-    return (stored ? block.diffusers : block.stored) + name.substr(prefix.size(), length - prefix.size()) + *part;
+    const std::string number = name.substr(prefix.size(), length - prefix.size());
+    return {found_in(block.parts, name.substr(length), from), &block.parts,
+            (stored ? block.diffusers : block.stored) + number};
   }
-  return replaced(name, table.outer, from, to);
+  return {found_in(table.outer, name, from), &table.outer, ""};
 }
 
 std::string flat(std::string name) {
@@ -42,59 +59,94 @@ std::string flat(std::string name) {
   return name;
 }
 
-std::optional<std::string> unflattened(const std::string& name, const std::vector<NamePair>& pairs) {
-  for (const NamePair& pair : pairs)
-    if (name == flat(pair.stored) || name == flat(pair.diffusers)) return pair.diffusers;
-  return std::nullopt;
+Held unflattened(const std::string& name, const std::vector<NamePair>& pairs) {
+  Held out;
+  for (const NamePair& pair : pairs) {
+    if (name == flat(pair.diffusers)) return {{pair.diffusers}};
+    if (name != flat(pair.stored)) continue;
+    out.names.push_back(pair.diffusers);
+    out.rows = pair.rows;
+  }
+  return out;
 }
 
 }  // namespace
 
-std::optional<std::string> NameTable::to_diffusers(const std::string& stored) const {
-  return renamed(*this, stored, &NamePair::stored, &NamePair::diffusers);
+std::vector<std::string> NameTable::to_diffusers(const std::string& stored) const {
+  const Located at = located(*this, stored, &NamePair::stored);
+  std::vector<std::string> out;
+  for (const NamePair* pair : at.found.pairs) out.push_back(at.before + pair->diffusers + at.found.rest);
+  return out;
+}
+
+std::optional<StoredPlace> NameTable::place_of(const std::string& name) const {
+  const Located at = located(*this, name, &NamePair::diffusers);
+  if (at.found.pairs.empty()) return std::nullopt;
+  const NamePair& own = *at.found.pairs.front();
+  StoredPlace place{at.before + own.stored + at.found.rest, own.rows, 0, 0};
+  for (const NamePair& pair : *at.table) {
+    if (std::string_view(pair.stored) != own.stored) continue;
+    if (&pair == &own) place.part = place.parts;
+    ++place.parts;
+  }
+  return place;
 }
 
 std::optional<std::string> NameTable::from_diffusers(const std::string& name) const {
-  return renamed(*this, name, &NamePair::diffusers, &NamePair::stored);
+  const std::optional<StoredPlace> place = place_of(name);
+  return place ? std::optional(place->name) : std::nullopt;
 }
 
-std::optional<std::string> NameTable::from_flattened(const std::string& flattened) const {
+Held NameTable::from_flattened(const std::string& flattened) const {
   const std::string name = flattened.starts_with('_') ? flattened.substr(1) : flattened;
   for (const Block& block : blocks) {
     for (const char* spelling : {block.stored, block.diffusers}) {
       const std::string prefix = flat(spelling);
       const size_t length = block_length(name, prefix, '_');
       if (length == 0) continue;
-      if (const auto part = unflattened(name.substr(length), block.parts))
-        return block.diffusers + name.substr(prefix.size(), length - 1 - prefix.size()) + "." + *part;
+      Held held = unflattened(name.substr(length), block.parts);
+      for (std::string& part : held.names)
+        part = block.diffusers + name.substr(prefix.size(), length - 1 - prefix.size()) + "." + part;
+      if (!held.names.empty()) return held;
     }
   }
   return unflattened(name, outer);
 }
 
 bool Layout::holds(const std::vector<std::string>& stored_names) const {
-  return std::any_of(stored_names.begin(), stored_names.end(), [&](const std::string& stored) {
-    const std::string name = without_prefix(stored);
-    return (prefixes.empty() || name != stored) &&
-           std::any_of(marks.begin(), marks.end(), [&](const std::string& mark) { return name.starts_with(mark); });
-  });
+  const auto begins_one = [&](const std::string& mark) {
+    return std::any_of(stored_names.begin(), stored_names.end(), [&](const std::string& stored) {
+      return (prefixes.empty() || prefix_of(stored)) && without_prefix(stored).starts_with(mark);
+    });
+  };
+  return std::any_of(marks.begin(), marks.end(), begins_one) && std::all_of(besides.begin(), besides.end(), begins_one);
+}
+
+std::optional<std::string> Layout::prefix_of(const std::string& stored) const {
+  std::optional<std::string> longest;
+  for (const std::string& prefix : prefixes)
+    if (stored.starts_with(prefix) && (!longest || prefix.size() > longest->size())) longest = prefix;
+  return longest;
 }
 
 std::string Layout::without_prefix(const std::string& stored) const {
-  for (const std::string& prefix : prefixes)
-    if (stored.starts_with(prefix)) return stored.substr(prefix.size());
-  return stored;
+  return stored.substr(prefix_of(stored).value_or("").size());
 }
 
-std::optional<std::string> Layout::to_diffusers(const std::string& stored) const {
+std::vector<std::string> Layout::to_diffusers(const std::string& stored) const {
   const std::string name = without_prefix(stored);
-  return names.empty() ? name : names.to_diffusers(name);
+  return names.empty() ? std::vector<std::string>{name} : names.to_diffusers(name);
+}
+
+std::optional<StoredPlace> Layout::place_of(const std::string& name) const {
+  std::optional<StoredPlace> place = names.empty() ? StoredPlace{name} : names.place_of(name);
+  if (place && !prefixes.empty()) place->name = prefixes.front() + place->name;
+  return place;
 }
 
 std::optional<std::string> Layout::from_diffusers(const std::string& name) const {
-  const std::optional<std::string> renamed = names.empty() ? name : names.from_diffusers(name);
-  if (!renamed) return std::nullopt;
-  return (prefixes.empty() ? "" : prefixes.front()) + *renamed;
+  const std::optional<StoredPlace> place = place_of(name);
+  return place ? std::optional(place->name) : std::nullopt;
 }
 
 const Layout* find_layout(const std::vector<Layout>& layouts, const std::vector<std::string>& stored_names) {

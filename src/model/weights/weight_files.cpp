@@ -145,16 +145,36 @@ bool ends_with_any(const std::string& name, const char* const (&suffixes)[kCount
   return std::any_of(std::begin(suffixes), std::end(suffixes), [&](const char* s) { return name.ends_with(s); });
 }
 
-// Copies a mapped tensor piece by piece, giving pages back on the way.
-void copy_mapped(const TensorFile& file, const std::string& stored_name, const at::Tensor& out) {
+// Copies values [first, first + out.numel()) of a mapped tensor piece by piece, giving pages back on the way.
+void copy_mapped(const TensorFile& file, const std::string& stored_name, int64_t first, const at::Tensor& out) {
   constexpr int64_t kPieceValues = 4 << 20;
   const at::Tensor mapped = file.tensor(stored_name).view(-1), flat = out.view(-1);
   const int64_t value_bytes = int64_t(mapped.element_size());
-  for (int64_t first = 0; first < mapped.numel(); first += kPieceValues) {
-    const int64_t count = std::min(kPieceValues, mapped.numel() - first);
-    flat.narrow(0, first, count).copy_(mapped.narrow(0, first, count));
-    file.release(stored_name, first * value_bytes, (first + count) * value_bytes);
+  for (int64_t at = 0; at < flat.numel(); at += kPieceValues) {
+    const int64_t count = std::min(kPieceValues, flat.numel() - at), begin = first + at;
+    flat.narrow(0, at, count).copy_(mapped.narrow(0, begin, count));
+    file.release(stored_name, begin * value_bytes, (begin + count) * value_bytes);
   }
+}
+
+// The parameter in the type and on the device of `options`.
+at::Tensor copy_of(const TensorFile& file, const WeightFiles::Entry& entry, const at::TensorOptions& options) {
+  const at::Tensor out = at::empty(entry.info.shape, options);
+  if (entry.rows.empty()) {
+    copy_mapped(file, entry.stored_name, 0, out);
+    return out;
+  }
+  int64_t done = 0;
+  for (const RowRun& run : entry.rows) {
+    const at::Tensor part = out.narrow(0, done, run.count);
+    copy_mapped(file, entry.stored_name, run.count == 0 ? 0 : run.first * (part.numel() / run.count), part);
+    done += run.count;
+  }
+  return out;
+}
+
+at::Tensor own_rows(const at::Tensor& stored, const WeightFiles::Entry& entry) {
+  return entry.rows.empty() ? stored : take_rows(stored, entry.rows);
 }
 
 }  // namespace
@@ -227,6 +247,7 @@ WeightFiles::WeightFiles(const std::string& path, const std::vector<Layout>& lay
   for (size_t i = 0; i < files_.size(); ++i) add_file(i, path);
   if (const std::string index = index_of(path); !index.empty()) check_index(index, paths, files_);
   find_scales();
+  find_rows();
 }
 
 void WeightFiles::add_file(size_t number, const std::string& path) {
@@ -234,8 +255,11 @@ void WeightFiles::add_file(size_t number, const std::string& path) {
     if (!layout_.prefixes.empty() && starts_with_any(stored, kOtherModels)) continue;
     const std::string name = layout_.without_prefix(stored);
     if (name == kFp8Marker || ends_with_any(name, kIgnoredSuffixes)) continue;
-    VMOBA_CHECK_INPUT(entries_.emplace(layout_.to_diffusers(stored).value_or(stored), Entry{number, stored, ""}).second,
-                      "expected each tensor once in the files of '{}', found '{}' twice", path, stored);
+    std::vector<std::string> held = layout_.to_diffusers(stored);
+    if (held.empty()) held = {stored};
+    for (const std::string& parameter : held)
+      VMOBA_CHECK_INPUT(entries_.emplace(parameter, Entry{number, stored, "", {}, info}).second,
+                        "expected each tensor once in the files of '{}', found '{}' twice", path, stored);
   }
 }
 
@@ -246,8 +270,8 @@ void WeightFiles::find_scales() {
     for (const char* suffix : kScaleSuffixes) {
       const auto scale = entries_.find(module + suffix);
       if (scale == entries_.end()) continue;
-      const TensorInfo& weight_info = info(name);
-      const std::vector<int64_t>& shape = info(module + suffix).shape;
+      const TensorInfo& weight_info = stored_info(entry);
+      const std::vector<int64_t>& shape = stored_info(scale->second).shape;
       int64_t values = 1;
       for (const int64_t size : shape) values *= size;
       const int64_t rows = weight_info.shape.empty() ? 1 : weight_info.shape[0];
@@ -265,34 +289,48 @@ void WeightFiles::find_scales() {
   }
 }
 
-const TensorInfo& WeightFiles::info(const std::string& name) const {
-  const Entry& entry = entries_.at(name);
-  return files_[entry.file]->tensors().at(entry.stored_name);
+void WeightFiles::find_rows() {
+  // Of the matrix among the tensors of a module, which its parts are cut by; 0 without.
+  const auto columns_of = [&](const std::string& stored) -> int64_t {
+    const std::string weight = stored.substr(0, stored.rfind('.') + 1) + "weight";
+    for (const auto& file : files_) {
+      const auto found = file->tensors().find(weight);
+      if (found != file->tensors().end() && found->second.shape.size() == 2) return found->second.shape[1];
+    }
+    return 0;
+  };
+  for (auto& [name, entry] : entries_) {
+    const std::optional<StoredPlace> place = layout_.place_of(name);
+    if (!place || place->rows == Rows::kAll || entry.info.shape.empty()) continue;
+    entry.rows = row_runs(*place, entry.info.shape[0], columns_of(entry.stored_name));
+    if (entry.rows.empty()) continue;
+    entry.info.shape[0] = 0;
+    for (const RowRun& run : entry.rows) entry.info.shape[0] += run.count;
+  }
+}
+
+at::Tensor WeightFiles::scale_of(const Entry& entry) const {
+  const at::Tensor scale = files_[entry.file]->tensor(entry.scale_name);
+  if (entry.rows.empty() || scale.numel() == 1) return scale;
+  return own_rows(scale.view({stored_info(entry).shape[0], -1}), entry);
 }
 
 at::Tensor WeightFiles::read(const std::string& name, at::ScalarType dtype, at::Device device) const {
   const Entry& entry = entries_.at(name);
   const TensorFile& file = *files_[entry.file];
-  const at::Tensor mapped = file.tensor(entry.stored_name);
-  at::Tensor out;
-  if (entry.scale_name.empty()) {
-    out = at::empty(mapped.sizes(), mapped.options().dtype(dtype).device(device));
-    copy_mapped(file, entry.stored_name, out);
-  } else {
-    out = scaled_weight(mapped, file.tensor(entry.scale_name), dtype).to(device);
-    file.release(entry.stored_name);
-  }
+  if (entry.scale_name.empty()) return copy_of(file, entry, at::TensorOptions(device).dtype(dtype));
+  const at::Tensor own = own_rows(file.tensor(entry.stored_name), entry);
+  const at::Tensor out = scaled_weight(own, scale_of(entry), dtype).to(device);
+  file.release(entry.stored_name);
   return out;
 }
 
 WeightFiles::Scaled WeightFiles::read_stored(const std::string& name, at::Device device) const {
   const Entry& entry = entries_.at(name);
   const TensorFile& file = *files_[entry.file];
-  const at::Tensor mapped = file.tensor(entry.stored_name);
   Scaled out;
-  out.tensor = at::empty(mapped.sizes(), mapped.options().device(device));
-  copy_mapped(file, entry.stored_name, out.tensor);
-  if (!entry.scale_name.empty()) out.scale = file.tensor(entry.scale_name).to(at::kFloat).clone().to(device);
+  out.tensor = copy_of(file, entry, at::TensorOptions(device).dtype(entry.info.dtype));
+  if (!entry.scale_name.empty()) out.scale = scale_of(entry).to(at::kFloat).clone().to(device);
   return out;
 }
 

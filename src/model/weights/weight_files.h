@@ -29,7 +29,9 @@ class WeightFiles {
   struct Entry {
     size_t file = 0;
     std::string stored_name;
-    std::string scale_name;  // stored name of the scale of an fp8 weight; "" without
+    std::string scale_name;    // stored name of the scale of an fp8 weight; "" without
+    std::vector<RowRun> rows;  // of the stored tensor, which are the parameter; empty: all
+    TensorInfo info = {};      // of the parameter: type and shape
   };
 
   // Maps the files and reads their headers. Where none of the layouts holds their names, they are taken as in the first
@@ -41,7 +43,7 @@ class WeightFiles {
   const std::string& folder() const { return folder_; }
   // By diffusers' name; a tensor that the layout does not know keeps its stored name.
   const std::map<std::string, Entry>& entries() const { return entries_; }
-  const TensorInfo& info(const std::string& name) const;
+  const TensorInfo& info(const std::string& name) const { return entries_.at(name).info; }
 
   // A new tensor: values times scale, in `dtype` on `device`.
   at::Tensor read(const std::string& name, at::ScalarType dtype, at::Device device) const;
@@ -55,6 +57,11 @@ class WeightFiles {
  private:
   void add_file(size_t number, const std::string& path);
   void find_scales();
+  void find_rows();
+  const TensorInfo& stored_info(const Entry& entry) const {
+    return files_[entry.file]->tensors().at(entry.stored_name);
+  }
+  at::Tensor scale_of(const Entry& entry) const;
 
   std::string folder_;
   Layout layout_;

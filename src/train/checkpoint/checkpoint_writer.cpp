@@ -178,7 +178,8 @@ void CheckpointWriter::copy_adapters(const CheckpointParts& parts) {
       const std::string level = expert_name(i, parts.experts.size());
       for (const std::string& format : parts.lora.formats)
         tool_files_.push_back({folder + format + (level.empty() ? "" : "_" + level) + ".safetensors", format,
-                               parts.lora.save_dtype, adapters, parts.architecture});
+                               parts.lora.save_dtype, adapters, parts.architecture,
+                               model::shapes_of(expert.dit->parameters())});
     }
   }
 }
@@ -234,7 +235,7 @@ void CheckpointWriter::write() {
   }
   for (const ToolFile& file : tool_files_)
     model::write_lora(file.path, file.adapters, *file.architecture, model::lora_format(file.format),
-                      model::scalar_type(file.dtype), file_metadata());
+                      model::scalar_type(file.dtype), file_metadata(), file.shape_of);
 }
 
 Checksums CheckpointWriter::sum_checksums() {

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "core/check.h"
+#include "model/adapter/weight_change.h"
 #include "train/checkpoint/checkpoint.h"
 #include "train/checkpoint/checksums.h"
 #include "train/checkpoint/host_memory.h"
@@ -95,6 +96,7 @@ class CheckpointWriter {
     std::string path, format, dtype;
     std::vector<model::Adapter> adapters;
     const model::Architecture* architecture;
+    model::ShapeOf shape_of;
   };
   struct Planned;
 

@@ -52,7 +52,7 @@ void check_sequence(const RootConfig& config) {
   VMOBA_CHECK_INPUT(heads % ranks == 0,
                     "parallel.sequence: expected a divisor of model.heads ({}), found {}; use one of {}", heads, ranks,
                     fmt::join(fitting, ", "));
-  const std::string together = attention::heads_select_together(config.attention, config.model.layers);
+  const std::string together = attention::heads_select_together(config.attention, model::layer_count(config.model));
   VMOBA_CHECK_INPUT(together.empty(),
                     "parallel.sequence={}: expected a selection that each head makes on its own, because ranks share "
                     "the heads, found {}, or use parallel.sequence=1",

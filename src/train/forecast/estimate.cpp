@@ -25,7 +25,7 @@ attention::AttentionConfig full_attention(attention::AttentionConfig config) {
 
 double assumed_density(const RootConfig& config, const std::vector<data::Bucket>& buckets) {
   const attention::Grid grid = buckets.empty() ? attention::Grid{} : grid_of(config, buckets.back());
-  return attention::expected_density(config.attention, grid, config.model.layers);
+  return attention::expected_density(config.attention, grid, model::layer_count(config.model));
 }
 
 std::map<std::string, int64_t> adapters_of(const RootConfig& config) {

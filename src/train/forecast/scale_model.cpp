@@ -59,7 +59,7 @@ PassCosts replicated_gradients(const ModelSizes& model, const MeshSizes& sizes, 
 // pass of a step the parts are summed over the copies.
 PassCosts sharded_pass(const RootConfig& config, const ModelSizes& model, const MeshSizes& sizes, const ScaleOptions& o,
                        double pass_s, bool last_pass) {
-  const double blocks = double(config.model.layers), outer = double(model.outer);
+  const double blocks = double(model::layer_count(config.model)), outer = double(model.outer);
   const double block = double(model.parameters - model.outer) / blocks;
   const double gathers = recomputes(config) ? 2 : 1, width = double(carried_width(config));
   Traffic state(o.cluster, neighbours(sizes.state_ranks(), o.cluster.ranks_per_host));
@@ -88,7 +88,7 @@ PassCosts sequence_pass(const RootConfig& config, const MeshSizes& sizes, const 
   const double bytes = double(compute_width(config)) * double(own * micro * m.heads * m.head_dim);
   Traffic traffic(o.cluster, neighbours(sizes.sequence, o.cluster.ranks_per_host));
   const double width = double(m.heads * m.head_dim);
-  const double count = double(4 * m.layers * (recomputes(config) ? 3 : 2));
+  const double count = double(4 * model::layer_count(m) * (recomputes(config) ? 3 : 2));
   const double exchange_s = traffic.add(Collective::kAllToAll, bytes, count);
   const double projection_s = 2 * double(own * micro) * width * width / o.flops_per_s;
   const double patch = double(m.patch_size[0] * m.patch_size[1] * m.patch_size[2] * m.out_channels);

@@ -74,7 +74,8 @@ Evaluation evaluate(const RootConfig& config, const std::vector<model::Dit*>& di
     if (progress) progress(i + 1, clips);
   }
   VMOBA_CHECK_INPUT(!out.clips.empty(), "expected a held-out clip that can be decoded, found none among {}", clips);
-  for (size_t s = 0; s < settings.size(); ++s) set_densities(stats[s], config.model.layers, out.settings[s]);
+  for (size_t s = 0; s < settings.size(); ++s)
+    set_densities(stats[s], model::layer_count(config.model), out.settings[s]);
   return out;
 }
 

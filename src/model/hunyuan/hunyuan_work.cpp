@@ -1,0 +1,79 @@
+#include "model/hunyuan/hunyuan_work.h"
+
+#include <algorithm>
+
+#include "model/hunyuan/hunyuan_config.h"
+#include "model/hunyuan/hunyuan_parameters.h"
+
+namespace vmoba::model {
+namespace {
+
+bool is_of(const std::string& name, std::initializer_list<const char*> parts) {
+  return std::any_of(parts.begin(), parts.end(),
+                     [&](const char* part) { return name.find(part) != std::string::npos; });
+}
+
+// How often a map is applied to a sample.
+double rows_of(const std::string& name, double video, double text) {
+  if (name.starts_with("single_transformer_blocks.")) return is_of(name, {".norm.linear."}) ? 1 : video + text;
+  if (is_of(name, {"norm1.linear.", "norm1_context.linear.", "norm_out.linear.", "time_text_embed.", "time_embed."}))
+    return 1;
+  // Whether a prompt has glyphs and a sample an image is not known here; their few rows count with the text.
+  if (is_of(name, {"context_embedder_2.", "image_embedder.", "cond_type_embed."})) return 0;
+  const bool of_text = is_of(name, {"context_embedder.", ".add_", "to_add_out.", "ff_context."});
+  return of_text ? text : video;
+}
+
+// A linear map's weight adds its work; other parameters have none.
+void add_map(const ParameterSpec& spec, double video, double text, std::vector<ForwardWork>& out) {
+  if (!spec.name.ends_with(".weight") || spec.shape.size() < 2) return;
+  ForwardWork work;
+  work.module = spec.name.substr(0, spec.name.rfind('.'));
+  work.rows = rows_of(spec.name, video, text);
+  if (work.rows == 0) return;
+  const bool of_block = spec.name.find("transformer_blocks.") != std::string::npos;
+  work.on_tokens = work.rows > 1 && (of_block || spec.name.starts_with("proj_out."));
+  work.flops = 2 * work.rows * double(spec.numel());
+  if (work.on_tokens && of_block) {
+    work.result = work.module;
+    work.values = double(spec.shape[0]);
+  }
+  out.push_back(std::move(work));
+}
+
+}  // namespace
+
+std::vector<ForwardWork> hunyuan_forward_work(const ModelConfig& config, const attention::AttentionConfig& attention,
+                                              const attention::Grid& grid, int64_t text_tokens, double density) {
+  const double video = double(grid.tokens()), text = double(text_tokens);
+  const double width = double(config.heads * config.head_dim);
+  std::vector<ForwardWork> out, last;
+  for (const ParameterSpec& spec : hunyuan_outer_specs(config))
+    add_map(spec, video, text, spec.name.starts_with("proj_out") ? last : out);
+  for (int64_t i = 0; i < layer_count(config); ++i) {
+    const attention::LayerAttention layer = attention::layer_attention(attention, i, /*dense=*/false);
+    const std::string prefix = hunyuan_block_prefix(config, i);
+    // Text attends to all and all attend to text, whatever the video's density is.
+    const double joint = attention::layer_flops(layer, grid, config.heads, config.head_dim, density) +
+                         4 * text * (2 * video + text) * width;
+    for (const ParameterSpec& spec : hunyuan_block_specs(config, i)) {
+      const bool behind = spec.name == prefix + (i < config.layers ? "attn.to_out.0.weight" : "proj_out.weight");
+      if (behind) out.push_back({"", joint, video + text, true, prefix + "attn", width});
+      add_map(spec, video, text, out);
+    }
+  }
+  out.insert(out.end(), last.begin(), last.end());
+  return out;
+}
+
+// In a double block about 20 tensors of the model's width (the text's are few) and 3 of the feed-forward's; in a single
+// one about 12 and 3, of which one is joined with attention's result. Modulation's outputs are in fp32.
+std::vector<BlockActivations> hunyuan_activations(const ModelConfig& config) {
+  const double width = double(config.heads * config.head_dim), ffn = double(hunyuan_of(config).ffn_dim);
+  std::vector<BlockActivations> out = {{config.layers, width, 20 * width + 3 * ffn, 4 * width}};
+  if (hunyuan_of(config).single_layers > 0)
+    out.push_back({hunyuan_of(config).single_layers, width, 12 * width + 3 * ffn, 2 * width});
+  return out;
+}
+
+}  // namespace vmoba::model
