@@ -20,8 +20,10 @@ int main(int argc, char** argv) {
                  "File to write: .mp4, .webm, .gif, .mkv (lossless), or pictures %04d.png (sample.mp4; none where only "
                  "--output-latents is given). With --prompts a number is added, or it is a folder");
   app.add_option("--latents", a.latents, "safetensors file with starting noise: latents");
-  app.add_option("--embeds", a.embeds,
-                 "safetensors file with prompt_embeds, negative_prompt_embeds, image_embeds (any of them)");
+  app.add_option(
+      "--embeds", a.embeds,
+      "safetensors file with prompt_embeds, negative_prompt_embeds, image_embeds (any of them), for HunyuanVideo also "
+      "pooled_prompt_embeds and prompt_attention_mask");
   app.add_option("--output-latents", a.output_latents, "safetensors file to write the final latents to");
   app.add_option("--seed", a.seed, "Seed of the noise (default: sample.seed); -1 draws one and prints it");
   app.add_flag("--ema,!--no-ema", a.use_ema, "Use the averaged weights where the checkpoint has them (default)");

@@ -106,7 +106,31 @@ at::Tensor read_image(const std::string& path, const SampleConfig& config) {
 
 // A file of tensors with 'latents' alone, or with 'latents' among the embeddings.
 const std::vector<std::string> kLatentNames = {"latents"};
-const std::vector<std::string> kEmbedNames = {"prompt_embeds", "negative_prompt_embeds", "image_embeds", "latents"};
+// The names are those of diffusers' pipelines.
+const std::vector<std::string> kEmbedNames = {"prompt_embeds",
+                                              "negative_prompt_embeds",
+                                              "image_embeds",
+                                              "latents",
+                                              "prompt_attention_mask",
+                                              "pooled_prompt_embeds",
+                                              "negative_prompt_attention_mask",
+                                              "negative_pooled_prompt_embeds"};
+
+// The mask is of ones in front: their number is the length.
+model::TextEmbedding given_text(const at::Tensor& tokens, const at::Tensor& mask, const at::Tensor& pooled) {
+  model::TextEmbedding out{tokens};
+  if (mask.defined()) {
+    const at::Tensor ones = mask.to(at::kLong);
+    VMOBA_CHECK_INPUT(tokens.defined() && ones.dim() == 2 && ones.size(0) == tokens.size(0) &&
+                          ones.size(1) == tokens.size(1) && ones.cumprod(1).equal(ones) &&
+                          ones.select(1, 0).all().item<bool>(),
+                      "--embeds: expected a mask of ones and then zeros for each token of the text, found {}",
+                      fmt::join(mask.sizes(), "x"));
+    out.length_B = ones.sum(1);
+  }
+  out.pooled_BP = pooled;
+  return out;
+}
 
 }  // namespace
 
@@ -211,7 +235,8 @@ sample::SampleRequest sample_request(const SampleArguments& a, const VideoOrder&
   request.last_CHW = read_image(order.last_image, order.settings);
   const std::vector<at::Tensor> embeds = read_tensors(a.embeds, kEmbedNames);
   const std::vector<at::Tensor> latents = read_tensors(a.latents, kLatentNames);
-  request.given = {latents[0].defined() ? latents[0] : embeds[3], {embeds[0]}, {embeds[1]}, embeds[2]};
+  request.given = {latents[0].defined() ? latents[0] : embeds[3], given_text(embeds[0], embeds[4], embeds[5]),
+                   given_text(embeds[1], embeds[6], embeds[7]), embeds[2]};
   VMOBA_CHECK_INPUT(!order.prompt.empty() || request.given.prompt.tokens_BLE.defined(),
                     "expected --prompt, --prompts or --embeds with prompt_embeds, found none");
   return request;

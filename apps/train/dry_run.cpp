@@ -44,6 +44,8 @@ RootConfig with_known_codec(RootConfig config) {
   } catch (const Error&) {
     // The VAE of 48 channels strides over twice the pixels: what the patches of a model stride over here.
     if (config.model.out_channels == 48) config.model.patch_size = {1, 4, 4};
+    // So does HunyuanVideo 1.5's, of 32.
+    if (config.model.out_channels == 32) config.model.patch_size = {1, 2, 2};
     config.model.missing_weights.clear();
     config.codec.type = "dct";
     config.codec.weights.clear();
@@ -61,7 +63,7 @@ std::string estimate_text(RootConfig config, const data::ClipPlan& plan) {
     return fmt::format("memory: unknown until '{}' is there or the sizes are written under model:\n", missing);
   config = with_known_codec(std::move(config));
   const auto buckets = plan.buckets.empty() ? train::configured_buckets(config) : plan.buckets;
-  return (published.empty() ? "" : fmt::format("sizes                those of Wan's {}, after the name\n", published)) +
+  return (published.empty() ? "" : fmt::format("sizes                those of {}\n", published)) +
          train::estimate_to_text(config, train::estimate_run(config, buckets));
 }
 

@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include "model/hunyuan/hunyuan_config.h"
 #include "model/wan/wan_config.h"
 
 namespace vmoba::apps {
@@ -22,11 +23,28 @@ constexpr std::array<PublishedModel, 7> kModels = {{
     {"T2V-A14B", 40, 40, 13824, 16, 16, 0, 0},
 }};
 
+// Those of text to video; what is HunyuanVideo's own is published as its keys' defaults.
+std::string take_hunyuan_sizes(model::ModelConfig& config) {
+  const bool first = config.architecture == model::kHunyuan;
+  if ((!first && config.architecture != model::kHunyuan15) || config.task != "t2v") return "";
+  config.layers = first ? 20 : 54;
+  config.heads = first ? 24 : 16;
+  config.head_dim = 128;
+  config.in_channels = first ? 16 : 65;
+  config.out_channels = first ? 16 : 32;
+  config.text_dim = first ? 4096 : 3584;
+  config.image_dim = first ? 0 : 1152;
+  config.patch_size = first ? std::vector<int64_t>{1, 2, 2} : std::vector<int64_t>{1, 1, 1};
+  config.missing_weights.clear();
+  return first ? "HunyuanVideo" : "HunyuanVideo 1.5";
+}
+
 }  // namespace
 
 std::string take_published_sizes(model::ModelConfig& config) {
+  if (!config.missing_weights.empty() && config.architecture != "wan") return take_hunyuan_sizes(config);
   for (const PublishedModel& model : kModels) {
-    if (config.architecture != "wan" || config.missing_weights.find(model.name) == std::string::npos) continue;
+    if (config.missing_weights.find(model.name) == std::string::npos) continue;
     config.layers = model.layers;
     config.heads = model.heads;
     config.head_dim = 128;
@@ -41,7 +59,7 @@ std::string take_published_sizes(model::ModelConfig& config) {
     wan.image_pos_tokens = model.image_pos_tokens;
     wan.cross_attn_norm = true;
     config.missing_weights.clear();
-    return model.name;
+    return std::string("Wan's ") + model.name + ", after the name";
   }
   return "";
 }

@@ -1,5 +1,6 @@
-// Sizes of Wan's published transformers (their config.json on Hugging Face), by the name of the repository in the path
-// of weights that are not there yet: `vmoba-train --dry-run` forecasts a run before its download.
+// Sizes of published transformers (their config.json on Hugging Face) whose weights are not there yet: Wan's by the name
+// of the repository in the path, HunyuanVideo's by model.architecture. `vmoba-train --dry-run` forecasts a run before its
+// download.
 #pragma once
 #include <string>
 
@@ -7,8 +8,8 @@
 
 namespace vmoba::apps {
 
-// Fills in what config.missing_weights would state and forgets that it is missing. Returns the model's name, or ""
-// where the path holds none that is known.
+// Fills in what config.missing_weights would state and forgets that it is missing. Returns whose sizes they are, in
+// words, or "" where they are not known.
 std::string take_published_sizes(model::ModelConfig& config);
 
 }  // namespace vmoba::apps

@@ -64,6 +64,13 @@ std::set<std::string> keys_of_group(const std::set<std::string>& keys, const std
   return out;
 }
 
+// Whether the file has every key, as a run's config.resolved.yaml has.
+bool is_resolved(const std::set<std::string>& given) {
+  RootConfig all;
+  const std::map<std::string, std::string> values = config_values([&](ConfigVisitor& v) { all.sample.visit(v); });
+  return keys_of_group(given, "sample").size() == values.size();
+}
+
 // As load_config; of a key that another tool has, says where it is here.
 std::set<std::string> load_known_keys(const std::string& path, const std::vector<std::string>& overrides,
                                       RetiredKeys& retired, RootConfig& config) {
@@ -103,6 +110,12 @@ RootConfig load_root_config(const std::string& path, const std::vector<std::stri
   adopt_retired_keys(retired, config);
   const std::string& weights = config.experts.empty() ? config.model.weights : config.experts.front().weights;
   model::take_stated_sizes(config.model, weights, keys_of_group(given, "model"));
+  take_published_sampling(config.sample, config.model, keys_of_group(given, "sample"));
+  for (const char* key : {"train.flow.embedded_guidance", "sample.embedded_guidance"})
+    VMOBA_CHECK_INPUT(!given.contains(key) || is_resolved(given) || model::takes_guidance(config.model),
+                      "{}: expected a model that takes a guidance scale as an input (model.guidance_embed of "
+                      "hunyuan_video), found one that does not; leave the key out",
+                      key);
   if (!given.contains("lora.targets")) config.lora.targets = model::architecture_of(config.model).lora.default_targets;
   config.validate();
   return config;

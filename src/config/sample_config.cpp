@@ -1,5 +1,7 @@
 #include "config/sample_config.h"
 
+#include "model/architecture.h"
+
 namespace vmoba {
 
 void SampleConfig::visit(ConfigVisitor& v) {
@@ -9,11 +11,17 @@ void SampleConfig::visit(ConfigVisitor& v) {
           "with text.type hash).");
   v.field("steps", steps, "Denoising steps.", between(1, 1000));
   v.field("guidance", guidance,
-          "Scale of classifier-free guidance: uncond + guidance * (cond - uncond). 1 turns it off and halves the time.",
+          "Scale of classifier-free guidance: uncond + guidance * (cond - uncond). 1 turns it off and halves the time. "
+          "Not set: 1 for hunyuan_video, 6 for hunyuan_video_15.",
           at_least(1.0));
-  v.field("shift", shift, "Shift of the noise schedule; higher spends more steps on the layout (3 to 5 for 480p).",
+  v.field("embedded_guidance", embedded_guidance,
+          "Guidance scale that a model with model.guidance_embed is told (HunyuanVideo 1.0); others have none.",
+          at_least(0));
+  v.field("shift", shift,
+          "Shift of the noise schedule; higher spends more steps on the layout (3 to 5 for "
+          "480p). Not set: 7 for hunyuan_video.",
           above(0.0));
-  v.field("scheduler", scheduler, "Solver.", one_of({"unipc", "euler"}));
+  v.field("scheduler", scheduler, "Solver. Not set: `euler` for HunyuanVideo.", one_of({"unipc", "euler"}));
   v.field("schedule", schedule,
           "Noise levels of `unipc`: `wan` as in Wan's own repositories (and diffusers up to 0.35), `diffusers` as in "
           "diffusers from 0.37 on.",
@@ -23,8 +31,19 @@ void SampleConfig::visit(ConfigVisitor& v) {
   v.field("height", height, "Height in pixels; a multiple of codec stride times patch size (16 for Wan2.1).",
           at_least(1));
   v.field("width", width, "Width in pixels; a multiple of codec stride times patch size (16 for Wan2.1).", at_least(1));
-  v.field("fps", fps, "Frames per second of the written video: 16 for Wan2.1, 24 for Wan2.2 5B and HunyuanVideo.",
+  v.field("fps", fps,
+          "Frames per second of the written video: 16 for Wan2.1, 24 for Wan2.2 5B and HunyuanVideo (not "
+          "set: 24 for the latter).",
           above(0.0));
+}
+
+void take_published_sampling(SampleConfig& config, const model::ModelConfig& model,
+                             const std::set<std::string>& given) {
+  const model::PublishedSampling& published = model::architecture_of(model).sampling;
+  if (!given.contains("guidance")) config.guidance = published.guidance;
+  if (!given.contains("shift")) config.shift = published.shift;
+  if (!given.contains("fps")) config.fps = published.fps;
+  if (!given.contains("scheduler")) config.scheduler = published.scheduler;
 }
 
 SampleConfig resolved(const SampleConfig& config, const model::ModelConfig& model,

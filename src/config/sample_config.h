@@ -1,6 +1,7 @@
 // The `sample:` group: videos that are made from prompts.
 #pragma once
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -15,7 +16,8 @@ struct SampleConfig {
   std::vector<std::string> prompts;  // validation prompts; empty: captions of the first clips
   std::string negative_prompt = "default";
   int64_t steps = 50;
-  double guidance = 5.0;  // 1: no guidance (one model call per step)
+  double guidance = 5.0;           // 1: no guidance (one model call per step)
+  double embedded_guidance = 6.0;  // told to models that take a guidance scale as an input
   double shift = 5.0;
   std::string scheduler = "unipc";  // unipc | euler
   std::string schedule = "wan";     // wan | diffusers: noise levels of unipc
@@ -25,6 +27,10 @@ struct SampleConfig {
 
   void visit(ConfigVisitor& v);
 };
+
+// Sets those of the keys that the architecture publishes other values of (model::PublishedSampling) and that `given`,
+// the keys of the group that the user wrote, does not have.
+void take_published_sampling(SampleConfig& config, const model::ModelConfig& model, const std::set<std::string>& given);
 
 // The group's settings with `negative_prompt: default` replaced by what it stands for: the architecture's published
 // one, or nothing where the built-in `hash` encoder could not read it.

@@ -32,6 +32,11 @@ void FlowConfig::visit(ConfigVisitor& v) {
   v.field("first_frame_rate", first_frame_rate,
           "For model.task ti2v: probability that a sample is given its first frame; the others train text to video.",
           between(0, 1));
+  v.field(
+      "embedded_guidance", embedded_guidance,
+      "Guidance scale that a model with model.guidance_embed is told in training (HunyuanVideo 1.0, whose published "
+      "weights are distilled for it): 1 keeps what it makes of other values, 6 trains it as it is sampled.",
+      at_least(0));
 }
 
 void EmaConfig::visit(ConfigVisitor& v) {

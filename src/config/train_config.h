@@ -31,6 +31,7 @@ struct FlowConfig {
   std::string loss_weighting = "uniform";  // uniform | sigma_sqrt | cosmap
   double caption_dropout = 0.1;
   double first_frame_rate = 1.0;
+  double embedded_guidance = 1.0;  // told to models that take a guidance scale as an input
 
   void visit(ConfigVisitor& v);
 };

@@ -21,6 +21,7 @@ struct TextEncoderConfig {
   std::string dtype = "bf16";   // bf16 | fp32: of a pretrained encoder
   int64_t max_tokens = 512;     // L: longer prompts are cut, shorter ones padded with zeros
   int64_t dim = 4096;           // E of the `hash` encoder; must equal model.text_dim
+  int64_t pooled_dim = 0;       // P of the `hash` encoder; 0: no pooled text
 
   void visit(ConfigVisitor& v);
 };

@@ -144,7 +144,9 @@ at::Tensor Pipeline::velocity(int64_t step, double timestep, const at::Tensor& l
   model::Dit& dit = *parts_.dits[expert];
   const at::Tensor timestep_B = at::full({1}, timestep, latents_BCTHW.options());
   const auto ask = [&](const model::TextEmbedding& text) {
-    return dit.forward(model::conditioned_input(latents_BCTHW, timestep_B, text, condition), options);
+    model::DitInput input = model::conditioned_input(latents_BCTHW, timestep_B, text, condition);
+    model::tell_guidance(model_, config_.embedded_guidance, input);
+    return dit.forward(input, options);
   };
   const at::Tensor velocity_BCTHW = ask(words.prompt);
   VMOBA_CHECK(velocity_BCTHW.sizes() == latents_BCTHW.sizes(),
@@ -172,7 +174,7 @@ at::Tensor Pipeline::generate_latents(const SampleRequest& request,
     if (progress) progress(step + 1, config_.steps);
   }
   // A given first frame is itself, whatever the solver made of its velocity.
-  if (condition.first_BC1HW.defined())
+  if (condition.first_BC1HW.defined() && !condition.behind)
     latents_BCTHW = at::cat({condition.first_BC1HW.to(latents_BCTHW.options()), latents_BCTHW.slice(2, 1)}, 2);
   VMOBA_CHECK(at::isfinite(latents_BCTHW).all().item<bool>(),
               "expected finite latents after sampling, found NaN or infinity; the weights are broken, or "

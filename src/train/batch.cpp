@@ -24,11 +24,14 @@ EncodedBatch encode_videos(const model::ModelConfig& model, const model::Codec& 
   EncodedBatch out;
   out.x0_BCTHW = codec.encode(video_BCFHW);
   const int64_t frames = video_BCFHW.size(2);
-  if (model.task == "ti2v")  // the codec is causal: the first latent frame is that of the first frame alone
-    out.condition.first_BC1HW = out.x0_BCTHW.slice(2, 0, 1);
-  else
+  if (model.task == "ti2v") {  // the codec is causal: the first latent frame is that of the first frame alone
+    out.condition = model::condition_of_latents(model, out.x0_BCTHW.slice(2, 0, 1));
+    if (model.image_dim > 0)
+      out.condition.tokens_BIM = model::encode_image_tokens(model, image, video_BCFHW.select(2, 0));
+  } else {
     out.condition = model::encode_condition(model, codec, image, video_BCFHW.select(2, 0),
                                             video_BCFHW.select(2, frames - 1), frames);
+  }
   return out;
 }
 

@@ -28,7 +28,7 @@ MicroBatches::MicroBatches(const RootConfig& config, const data::ClipPlan& plan,
 NamedTensors MicroBatches::encoded_clip(const data::Sample& sample) const {
   if (!sample.encoded.empty()) return sample.encoded;
   const at::Tensor video_1CFHW = data::to_unit_range(model::to_device(sample.video_CFHW, device_)).unsqueeze(0);
-  return clip_tensors(encode_videos(config_.model, codec_, image_, video_1CFHW));
+  return clip_tensors(config_.model, encode_videos(config_.model, codec_, image_, video_1CFHW));
 }
 
 MicroBatch MicroBatches::make() {
@@ -54,6 +54,7 @@ MicroBatch MicroBatches::make() {
     if (part.samples.empty()) continue;
     const EncodedBatch encoded = batch_of_clips(config_.model, clips[expert], text_.encode(captions[expert]), device_);
     part.batch = make_batch(config_.train.flow, seed, part.samples, encoded);
+    model::tell_guidance(config_.model, config_.train.flow.embedded_guidance, part.batch.input);
   }
   return out;
 }

@@ -78,3 +78,16 @@ TEST_CASE("weights for the hash encoder are refused") {
   config.weights = "umt5.safetensors";
   CHECK_THROWS_AS(make_text_encoder(config, at::kCPU), vmoba::Error);
 }
+
+TEST_CASE("a pooled text is there where its width is, a function of the words") {
+  CHECK_FALSE(encoder()->encode({"a"}).pooled_BP.defined());
+  TextEncoderConfig config;
+  config.dim = 12;
+  config.pooled_dim = 6;
+  const auto pooling = make_text_encoder(config, at::kCPU);
+  const at::Tensor found = pooling->encode({"", "red lift", "Red, lift!", "lift red"}).pooled_BP;
+  REQUIRE(found.sizes() == at::IntArrayRef({4, 6}));
+  CHECK(found[1].equal(found[2]));
+  for (const int64_t other : {0, 3}) CHECK_FALSE(found[1].equal(found[other]));
+  CHECK(at::isfinite(found).all().item<bool>());
+}

@@ -300,7 +300,7 @@ TEST_CASE("a batch of every task comes back from its clips") {
         one.condition.channels_BKTHW = whole.condition.channels_BKTHW.narrow(0, b, 1);
         one.condition.tokens_BIM = whole.condition.tokens_BIM.narrow(0, b, 1);
       }
-      clips.push_back(clip_tensors(one));
+      clips.push_back(clip_tensors(model, one));
     }
     const EncodedBatch found = batch_of_clips(model, clips, text, at::kCPU);
     const auto same = [](const at::Tensor& a, const at::Tensor& b) {

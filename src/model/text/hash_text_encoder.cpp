@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/check.h"
@@ -32,7 +33,7 @@ void write_word(const std::string& previous, const std::string& word, int64_t wi
 class HashTextEncoder : public TextEncoder {
  public:
   HashTextEncoder(const TextEncoderConfig& config, at::Device device)
-      : dim_(config.dim), max_tokens_(config.max_tokens), device_(device) {}
+      : dim_(config.dim), pooled_dim_(config.pooled_dim), max_tokens_(config.max_tokens), device_(device) {}
 
   int64_t dim() const override { return dim_; }
   int64_t max_tokens() const override { return max_tokens_; }
@@ -42,7 +43,9 @@ class HashTextEncoder : public TextEncoder {
     std::vector<int64_t> lengths;
     for (size_t b = 0; b < prompts.size(); ++b)
       lengths.push_back(encode_one(prompts[b], out_BLE.data_ptr<float>() + int64_t(b) * max_tokens_ * dim_));
-    return {to_device(out_BLE, device_), at::tensor(lengths, at::kLong)};
+    TextEmbedding out{to_device(out_BLE, device_), at::tensor(lengths, at::kLong)};
+    if (pooled_dim_ > 0) out.pooled_BP = to_device(pooled(prompts), device_);
+    return out;
   }
 
  private:
@@ -59,7 +62,19 @@ class HashTextEncoder : public TextEncoder {
     return int64_t(words.size());
   }
 
-  int64_t dim_, max_tokens_;
+  // Of all words of each prompt as one.
+  at::Tensor pooled(const std::vector<std::string>& prompts) const {
+    at::Tensor out_BP = at::empty({int64_t(prompts.size()), pooled_dim_}, at::kFloat);
+    for (size_t b = 0; b < prompts.size(); ++b) {
+      std::string all;
+      for (const std::string& word : split_words(prompts[b])) all += word + " ";
+      const std::vector<float> row = normals_of("text_pooled", all, pooled_dim_);
+      std::copy(row.begin(), row.end(), out_BP.data_ptr<float>() + int64_t(b) * pooled_dim_);
+    }
+    return out_BP;
+  }
+
+  int64_t dim_, pooled_dim_, max_tokens_;
   at::Device device_;
 };
 

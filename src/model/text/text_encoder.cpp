@@ -45,6 +45,12 @@ void TextEncoderConfig::visit(ConfigVisitor& v) {
   v.field("max_tokens", max_tokens, "Tokens of a prompt; longer ones are cut, shorter ones padded with zeros.",
           between(1, 4096));
   v.field("dim", dim, "Width of the embeddings of `hash`; must equal model.text_dim.", between(1, 65536));
+  v.kind_fields("type", type, {{"hash", [this](ConfigVisitor& own) {
+                                  own.field("pooled_dim", pooled_dim,
+                                            "Width of the pooled text of `hash`; model.pooled_dim of a model that "
+                                            "takes one, 0: none.",
+                                            between(0, 65536));
+                                }}});
 }
 
 std::unique_ptr<TextEncoder> make_text_encoder(const TextEncoderConfig& config, at::Device device) {

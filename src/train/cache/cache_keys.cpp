@@ -34,7 +34,7 @@ std::string clip_settings(const RootConfig& config, FileHashes& files) {
   codec.weights = weights_hash(files, codec.weights, "vae", "codec.weights");
   std::string text =
       fmt::format("version {}\n{}latents {}\n", kClipVersion, settings_text(codec), config.cache.latent_dtype);
-  if (model::needs_first_frame(config.model)) {
+  if (model::needs_first_frame(config.model) || (config.model.task == "ti2v" && config.model.image_dim > 0)) {
     model::ImageEncoderConfig image = config.image_encoder;
     image.weights = weights_hash(files, image.weights, "image_encoder", "image_encoder.weights");
     text += fmt::format("{} {}\n{}", config.model.task, config.model.image_dim, settings_text(image));
@@ -54,9 +54,7 @@ std::string text_settings(const RootConfig& config, FileHashes& files) {
 }  // namespace
 
 CacheKeys::CacheKeys(const RootConfig& config, FileHashes& files)
-    : files_(files),
-      clip_settings_(clip_settings(config, files)),
-      text_settings_(text_settings(config, files)) {}
+    : files_(files), clip_settings_(clip_settings(config, files)), text_settings_(text_settings(config, files)) {}
 
 std::string CacheKeys::clip(const data::ClipPlan& plan, int64_t clip, bool flip) {
   const data::Clip& c = plan.clips[size_t(clip)];

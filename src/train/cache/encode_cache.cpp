@@ -17,6 +17,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* kLatents = "latents";
 constexpr const char* kCondition = "condition";
+constexpr const char* kFirstLatent = "first_latent";
 constexpr const char* kImageTokens = "image_tokens";
 
 const std::string& existing_folder(const std::string& dir) {
@@ -68,8 +69,10 @@ std::vector<std::string> wanted_captions(const RootConfig& config, const data::C
   return out;
 }
 
-NamedTensors clip_tensors(const EncodedBatch& one) {
+NamedTensors clip_tensors(const model::ModelConfig& model, const EncodedBatch& one) {
   NamedTensors out = {{kLatents, one.x0_BCTHW[0]}};
+  // For ti2v it is the first of the clip's own latents.
+  if (one.condition.first_BC1HW.defined() && model.task != "ti2v") out[kFirstLatent] = one.condition.first_BC1HW[0];
   if (one.condition.channels_BKTHW.defined()) out[kCondition] = one.condition.channels_BKTHW[0];
   if (one.condition.tokens_BIM.defined()) out[kImageTokens] = one.condition.tokens_BIM[0];
   return out;
@@ -80,9 +83,13 @@ EncodedBatch batch_of_clips(const model::ModelConfig& model, const std::vector<N
   EncodedBatch out;
   out.x0_BCTHW = stack_clips(clips, kLatents, device);
   out.text = model::to_device(text, device);
-  if (model.task == "ti2v") out.condition.first_BC1HW = out.x0_BCTHW.slice(2, 0, 1);
-  if (!model::needs_first_frame(model)) return out;
-  out.condition.channels_BKTHW = stack_clips(clips, kCondition, device);
+  if (model.task == "t2v") return out;
+  if (model.task == "ti2v")
+    out.condition = model::condition_of_latents(model, out.x0_BCTHW.slice(2, 0, 1));
+  else if (clips.front().contains(kFirstLatent))
+    out.condition = model::condition_of_latents(model, stack_clips(clips, kFirstLatent, device));
+  else
+    out.condition.channels_BKTHW = stack_clips(clips, kCondition, device);
   if (model.image_dim > 0) out.condition.tokens_BIM = stack_clips(clips, kImageTokens, device);
   return out;
 }

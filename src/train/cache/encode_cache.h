@@ -29,7 +29,7 @@ std::vector<ClipVariant> cacheable_clips(const data::ClipPlan& plan, const data:
 std::vector<std::string> wanted_captions(const RootConfig& config, const data::ClipPlan& plan);
 
 // One clip's part of a batch (its batch size 1) under the names of the cache, and back, fp32.
-NamedTensors clip_tensors(const EncodedBatch& one);
+NamedTensors clip_tensors(const model::ModelConfig& model, const EncodedBatch& one);
 EncodedBatch batch_of_clips(const model::ModelConfig& model, const std::vector<NamedTensors>& clips,
                             const model::TextEmbedding& text, at::Device device);
 // One text (batch size 1) under the names of model::visit_tensors, and back, fp32. Its tokens, and those of its glyphs,

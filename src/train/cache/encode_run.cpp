@@ -201,7 +201,7 @@ class EncodeRun {
           allowed, failed_files_.size(), plan_.clips[size_t(job.variant.clip)].path, decoded.failure);
     }
     const at::Tensor video_BCFHW = data::to_unit_range(decoded.video_CFHW.to(device_)).unsqueeze(0);
-    NamedTensors tensors = clip_tensors(encode_videos(config_.model, codec, image, video_BCFHW));
+    NamedTensors tensors = clip_tensors(config_.model, encode_videos(config_.model, codec, image, video_BCFHW));
     if (config_.cache.latent_dtype == "bf16")
       for (auto& [name, tensor] : tensors) tensor = tensor.to(at::kBFloat16);
     writer_.put(job.key, tensors);

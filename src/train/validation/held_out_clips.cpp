@@ -49,7 +49,8 @@ HeldOutClip encode_held_out(const HeldOutEncoder& encoder, int64_t clip) {
     }
     const at::NoGradGuard no_grad;
     const at::Tensor video_1CFHW = data::to_unit_range(model::to_device(video_CFHW, encoder.device)).unsqueeze(0);
-    out.encoded = clip_tensors(encode_videos(encoder.config.model, encoder.codec, encoder.image, video_1CFHW));
+    out.encoded = clip_tensors(encoder.config.model,
+                               encode_videos(encoder.config.model, encoder.codec, encoder.image, video_1CFHW));
   }
   for (auto& [name, tensor] : out.encoded) tensor = tensor.cpu();
   out.text = model::to_device(encoder.text.encode({planned.caption}), at::kCPU);
@@ -71,7 +72,10 @@ TrainingBatch held_out_batch(const RootConfig& config, uint64_t seed, const Held
     condition.given_B = at::full({1}, given, at::kBool);
   }
   const at::Tensor noise = held_out_noise(seed, clip.name, sigma, encoded.x0_BCTHW.sizes().slice(1));
-  return conditioned_batch(encoded, condition, noisy_batch(encoded.x0_BCTHW, {noise}, {float(1000.0 * sigma)}, {1.0F}));
+  TrainingBatch out =
+      conditioned_batch(encoded, condition, noisy_batch(encoded.x0_BCTHW, {noise}, {float(1000.0 * sigma)}, {1.0F}));
+  model::tell_guidance(config.model, config.train.flow.embedded_guidance, out.input);
+  return out;
 }
 
 at::Tensor held_out_loss(model::Dit& dit, const TrainingBatch& batch, const model::ForwardOptions& options) {

@@ -8,6 +8,7 @@
 #include "attention/vmoba/config.h"
 #include "core/random.h"
 #include "model/dit.h"
+#include "model/hunyuan/hunyuan_config.h"
 #include "model/wan/wan_config.h"
 #include "support/catch.h"
 #include "support/messages.h"
@@ -52,6 +53,23 @@ RootConfig small_config(bool checkpointing, int64_t batch) {
   return config;
 }
 
+// Video and text in one attention, blocks of two kinds. `given`: the first latent frame is given.
+RootConfig small_hunyuan(bool checkpointing, int64_t batch, bool given) {
+  RootConfig config = small_config(checkpointing, batch);
+  config.model.architecture = model::kHunyuan;
+  config.model.layers = 1;
+  auto& own = config.model.own<model::HunyuanConfig>();
+  own.single_layers = 2;
+  own.refiner_layers = 1;
+  own.ffn_dim = 40;
+  own.pooled_dim = 5;
+  own.rope_axes = {2, 2, 2};
+  if (!given) return config;
+  config.model.task = "i2v";
+  own.image_condition = "replace";
+  return config;
+}
+
 at::Tensor normals(const char* stream, int64_t index, at::IntArrayRef shape) {
   const at::Tensor out = at::empty(shape, at::kFloat);
   fill_normal(3, stream, uint64_t(index), out.mutable_data_ptr<float>(), out.numel());
@@ -80,7 +98,12 @@ class Run {
   double backward(int64_t sample, model::SequenceParallel* sequence) {
     const at::Tensor x0 = normals("latents", sample, {1, 4, kLatents[0], kLatents[1], kLatents[2]}).to(device_);
     const at::Tensor noise = normals("noise", sample, x0.sizes()).to(device_);
-    const at::Tensor text = normals("text", sample, {1, 3, 8}).to(device_);
+    model::Conditions conditions{{normals("text", sample, {1, 3, 8}).to(device_)}};
+    if (config_.model.architecture == model::kHunyuan) {
+      conditions.text.length_B = at::full({1}, 1 + sample % 3, at::kLong);
+      conditions.text.pooled_BP = normals("pooled", sample, {1, 5}).to(device_);
+      conditions.guidance_B = at::full({1}, 6.0, at::TensorOptions(device_));
+    }
     const double sigma = draw_sigma(config_.train.flow, 3, sample);
     // A timestep for each latent frame, or one for the sample.
     const at::Tensor timestep = token_runs_ ? at::tensor({0.0, 1000 * sigma, 500 * sigma}, at::kDouble).unsqueeze(0)
@@ -88,7 +111,7 @@ class Run {
     model::ForwardOptions options{at::kDouble, false, model::recompute_plan(config_.model), &stats};
     options.sequence = sequence;
     const at::Tensor velocity =
-        dit_->forward({(1 - sigma) * x0 + sigma * noise, timestep.to(device_), {{text}}}, options);
+        dit_->forward({(1 - sigma) * x0 + sigma * noise, timestep.to(device_), conditions}, options);
     const at::Tensor loss = (velocity - (noise - x0)).square().mean();
     (loss / double(batch_)).backward();
     return loss.item<double>();
@@ -202,7 +225,7 @@ Outcome train_together(World& world, const RootConfig& config, bool token_runs, 
     losses.push_back(exchange_step(world, mesh.sizes(), mine).loss);
     run.update(held_together ? &mesh.state() : nullptr);
   }
-  if (held_together) CHECK(shards.early_gathers() >= kSteps * share.passes * config.model.layers);
+  if (held_together) CHECK(shards.early_gathers() >= kSteps * share.passes * model::layer_count(config.model));
   Outcome out = outcome_of(run, losses, held_together ? &mesh.state() : nullptr);
   // Pairs are of this rank's samples and heads.
   StepResult all;
@@ -230,7 +253,9 @@ void check_every_way(World& world, at::Device device) {
   // Most ways to share leave a rank several passes to accumulate.
   const int64_t batch = world.size() == 3 ? 6 : 4;
   std::vector<Variant> variants = {{small_config(/*checkpointing=*/true, batch), /*token_runs=*/false, {}},
-                                   {small_config(/*checkpointing=*/false, batch), /*token_runs=*/true, {}}};
+                                   {small_config(/*checkpointing=*/false, batch), /*token_runs=*/true, {}},
+                                   {small_hunyuan(/*checkpointing=*/true, batch, /*given=*/false), false, {}},
+                                   {small_hunyuan(/*checkpointing=*/false, batch, /*given=*/true), true, {}}};
   variants[1].config.attention.backend = "full";
   train_all_alone(world, variants, device);
   const auto& pairs = variants[0].alone.pairs.at("spatial");

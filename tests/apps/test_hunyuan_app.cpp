@@ -1,0 +1,90 @@
+// HunyuanVideo end to end: diffusers writes a small random transformer; vmoba-train trains a LoRA or all weights with
+// VMoBA, alone and on two ranks of one sample; diffusers loads the results and samples the same latents as
+// vmoba-sample.
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "support/catch.h"
+#include "support/messages.h"
+#include "support/process.h"
+
+using namespace vmoba::test;
+using Strings = std::vector<std::string>;
+
+namespace {
+
+const std::string kScript = VMOBA_SOURCE_DIR "/tests/apps/hunyuan.py";
+
+std::string must_run(const Strings& command) {
+  const ProcessResult result = run_process(command, {"OMP_NUM_THREADS=1", "HF_HUB_OFFLINE=1"});
+  INFO(result.output);
+  REQUIRE(result.exit_code == 0);
+  return result.output;
+}
+
+Strings operator+(Strings a, const Strings& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+Strings settings(const std::string& folder) {
+  return {"--config", VMOBA_FIXTURES "/train/tiny_hunyuan.yaml", "model.weights=" + folder + "/transformer",
+          "train.steps=3"};
+}
+
+// Trains; the checkpoint's folder.
+std::string train(const std::string& folder, const std::string& name, const Strings& more) {
+  must_run(Strings{VMOBA_BIN_DIR "/vmoba-train"} + settings(folder) + more + Strings{"run.dir=" + folder + "/" + name});
+  return folder + "/" + name + "/checkpoint-3";
+}
+
+// Final latents of a checkpoint, in a file.
+std::string sample(const std::string& folder, const std::string& checkpoint) {
+  const std::string out = checkpoint + "/sampled.safetensors";
+  must_run({VMOBA_BIN_DIR "/vmoba-sample", "--checkpoint", checkpoint, "--embeds", folder + "/given.safetensors",
+            "--output-latents", out, "sample.steps=4", "attention.backend=full"});
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("HunyuanVideo trained with VMoBA samples in diffusers as it does here") {
+  const TemporaryFolder folder;
+  must_run({VMOBA_PYTHON, kScript, "make", folder.path()});
+  const Strings lora = {"lora.rank=4", "lora.alpha=6", "lora.save_dtype=fp32", "train.optimizer.lr=0.02",
+                        "lora.formats=[comfyui, diffusers, kohya]"};
+  nlohmann::json jobs;
+  const std::string all = train(folder.path(), "full", {});
+  jobs.push_back(
+      {{"name", "all weights"}, {"transformer", all + "/transformer"}, {"latents", sample(folder.path(), all)}});
+  const std::string adapters = train(folder.path(), "lora", lora);
+  const std::string latents = sample(folder.path(), adapters);
+  for (const char* format : {"comfyui", "diffusers"})
+    jobs.push_back({{"name", format}, {"lora", adapters + "/lora/" + format + ".safetensors"}, {"latents", latents}});
+  std::ofstream(folder.path() + "/jobs.json") << jobs.dump();
+  std::istringstream lines(must_run({VMOBA_PYTHON, kScript, "compare", folder.path(), folder.path() + "/jobs.json"}));
+  size_t found = 0;
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.starts_with("result ")) continue;
+    INFO(line);
+    const nlohmann::json result = nlohmann::json::parse(line.substr(7));
+    CHECK(double(result["error"]) < 1e-4);
+    CHECK(double(result["learnt"]) > 1e-3);
+    ++found;
+  }
+  CHECK(found == jobs.size());
+}
+
+TEST_CASE("HunyuanVideo: --dry-run counts it, and a scale is refused where a model takes none") {
+  const TemporaryFolder folder;
+  must_run({VMOBA_PYTHON, kScript, "make", folder.path()});
+  const Strings command = Strings{VMOBA_BIN_DIR "/vmoba-train"} + settings(folder.path()) + Strings{"--dry-run"};
+  CHECK(contains(must_run(command), "memory"));
+  const ProcessResult refused =
+      run_process({VMOBA_BIN_DIR "/vmoba-train", "--config", VMOBA_FIXTURES "/train/tiny.yaml", "--dry-run",
+                   "train.flow.embedded_guidance=6"});
+  CHECK(refused.exit_code == 2);
+  CHECK(contains(refused.output, "train.flow.embedded_guidance"));
+}
