@@ -148,15 +148,16 @@ at::Tensor HunyuanDit::with_condition(const at::Tensor& latents_BCTHW) const {
 at::Tensor HunyuanDit::run_block(int64_t index, const at::Tensor& x_BZE, const Pass& pass,
                                  const ForwardOptions& options) const {
   const Unit unit = units_[size_t(index) + 1];
-  const attention::LayerAttention attention =
-      attention::layer_attention(options.attention ? *options.attention : attention_, index, options.dense);
+  const attention::LayerAttention attention = attention::layer_attention(
+      options.attention ? *options.attention : attention_, index, options.dense, options.sparsity);
   std::vector<at::Tensor> inputs = {x_BZE, pass.vec_BGE};
   for (const at::Tensor& tensor : bank_.tensors(unit.first, unit.count)) inputs.push_back(tensor);
   const auto body = [this, unit, attention, rope_ZP = pass.rope_ZP, grid = pass.grid, share = pass.share,
                      lengths = pass.text_lengths, is_double = index < config_.layers, stats = options.stats,
-                     dtype = options.compute_dtype](const std::vector<at::Tensor>& all, Kept& kept) {
+                     dtype = options.compute_dtype,
+                     adapters = options.adapters](const std::vector<at::Tensor>& all, Kept& kept) {
     const std::vector<Weight> weights =
-        bank_.bind(unit.first, unit.count, at::TensorList(all).slice(2), {dtype, kept.again()});
+        bank_.bind(unit.first, unit.count, at::TensorList(all).slice(2), {dtype, kept.again(), adapters});
     const HunyuanBlockContext context{config_, rope_ZP, grid, attention, kept.again() ? nullptr : stats,
                                       share,   lengths};
     // Several maps use the conditions. Through this view their gradients meet inside the block, in the same order of
@@ -184,8 +185,9 @@ at::Tensor HunyuanDit::forward(const DitInput& input, const ForwardOptions& opti
   const attention::Grid patches = grid(latents.size(2), latents.size(3), latents.size(4));
   check_input(whole, patches.tokens());
   const at::ScalarType dtype = options.compute_dtype;
+  const WeightBank::Use use{dtype, /*again=*/false, options.adapters};
   const HunyuanOuterWeights weights =
-      hunyuan_outer_weights(bank_.weights(units_[0].first, units_[0].count, {dtype}), config_);
+      hunyuan_outer_weights(bank_.weights(units_[0].first, units_[0].count, use), config_);
   const at::Tensor timestep_BG = whole.timestep_BG.view({latents.size(0), -1}).to(at::kFloat);
   // Of the tokens that the model makes: given ones stand in front.
   const at::Tensor timestep_B = timestep_BG.select(1, timestep_BG.size(1) - 1);
