@@ -272,6 +272,7 @@ TEST_CASE("wrong shapes are refused with the shape that works") {
   CHECK(contains(forward({latents, timestep, {{text}, at::zeros({2, 7, 10})}}), "without model.image_dim"));
   CHECK(forward({latents, timestep, {{text, at::full({2}, 3, at::kLong)}}}).empty());
   CHECK(contains(forward({latents, timestep, {{text, {}, at::zeros({2, 6})}}}), "a pooled text as well"));
+  CHECK(contains(forward({latents, timestep, {{text, {}, {}, at::zeros({2, 1, 6})}}}), "glyph tokens as well"));
   CHECK(contains(forward({latents, timestep, {{text}, {}, at::zeros({2})}}), "an embedded guidance scale"));
   const auto i2v = make_dit(wan_flf2v_config(), full_attention(), 0, at::kCPU);
   const auto refusal = [&](const at::Tensor& image) {

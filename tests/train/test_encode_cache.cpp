@@ -173,6 +173,14 @@ TEST_CASE("a text is kept up to its last token and comes back padded, with its l
   REQUIRE(text_tensors(text).size() == 2);
   CHECK(at::equal(text_tensors(text).at("pooled"), text.pooled_BP[0]));
   CHECK(at::equal(text_of(text_tensors(text), 6, 3).pooled_BP, text.pooled_BP));
+  for (const int64_t glyphs : {0, 2}) {
+    text.glyphs_BJU = at::constant_pad_nd(noise(2, {1, glyphs, 7}), {0, 0, 0, 3 - glyphs});
+    text.glyph_length_B = at::tensor({glyphs}, at::kLong);
+    CHECK(text_tensors(text).at("glyphs").size(0) == glyphs);
+    const model::TextEmbedding again = text_of(text_tensors(text), 6, 3);
+    CHECK(at::equal(again.glyphs_BJU, text.glyphs_BJU.narrow(1, 0, glyphs)));
+    CHECK(at::equal(again.glyph_length_B, text.glyph_length_B));
+  }
   CHECK(test::contains(test::refusal_of([&] { text_of(kept, 6, 4); }), "model.text_dim"));
   CHECK(test::contains(test::refusal_of([&] { text_of({}, 6, 3); }), "encode again"));
 }

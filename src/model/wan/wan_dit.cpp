@@ -94,9 +94,12 @@ void WanDit::check_input(const DitInput& input, int64_t tokens) const {
                     config_.image_dim > 0 ? "CLIP tokens of an image (model.image_dim)"
                                           : "no image tokens for a model without model.image_dim",
                     image.defined() ? "some" : "none");
-  VMOBA_CHECK_INPUT(!input.conditions.text.pooled_BP.defined() && !input.conditions.guidance_B.defined(),
+  const TextEmbedding& words = input.conditions.text;
+  VMOBA_CHECK_INPUT(!words.pooled_BP.defined() && !words.glyphs_BJU.defined() && !input.conditions.guidance_B.defined(),
                     "expected text tokens alone for a Wan transformer, found {}",
-                    input.conditions.guidance_B.defined() ? "an embedded guidance scale" : "a pooled text as well");
+                    input.conditions.guidance_B.defined() ? "an embedded guidance scale"
+                    : words.glyphs_BJU.defined()          ? "glyph tokens as well"
+                                                          : "a pooled text as well");
   if (!image.defined()) return;
   VMOBA_CHECK_INPUT(image.dim() == 3 && image.size(0) == latents.size(0) && image.size(1) > 0 &&
                         image.size(2) == config_.image_dim &&

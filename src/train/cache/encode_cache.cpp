@@ -91,6 +91,10 @@ NamedTensors text_tensors(const model::TextEmbedding& one) {
   model::TextEmbedding kept = one;
   kept.tokens_BLE = one.tokens_BLE.narrow(1, 0, one.length_B.item<int64_t>());
   kept.length_B = at::Tensor();
+  if (one.glyphs_BJU.defined()) {
+    kept.glyphs_BJU = one.glyphs_BJU.narrow(1, 0, one.glyph_length_B.item<int64_t>());
+    kept.glyph_length_B = at::Tensor();
+  }
   NamedTensors out;
   model::visit_tensors(kept, [&](const char* name, const at::Tensor& tensor) {
     if (tensor.defined()) out[name] = tensor[0].clone();
@@ -114,6 +118,7 @@ model::TextEmbedding text_of(const NamedTensors& tensors, int64_t max_tokens, in
   out.length_B = at::tensor({rows_LE.size(0)}, at::kLong);
   out.tokens_BLE = at::zeros({1, max_tokens, width}, at::kFloat);
   out.tokens_BLE[0].narrow(0, 0, rows_LE.size(0)).copy_(rows_LE);
+  if (out.glyphs_BJU.defined()) out.glyph_length_B = at::tensor({out.glyphs_BJU.size(1)}, at::kLong);
   return out;
 }
 

@@ -32,8 +32,8 @@ std::vector<std::string> wanted_captions(const RootConfig& config, const data::C
 NamedTensors clip_tensors(const EncodedBatch& one);
 EncodedBatch batch_of_clips(const model::ModelConfig& model, const std::vector<NamedTensors>& clips,
                             const model::TextEmbedding& text, at::Device device);
-// One text (batch size 1) under the names of model::visit_tensors, and back, fp32. Its tokens are kept without the
-// zeros behind them, so that their number is the length.
+// One text (batch size 1) under the names of model::visit_tensors, and back, fp32. Its tokens, and those of its glyphs,
+// are kept without the zeros behind them, so that their number is the length.
 NamedTensors text_tensors(const model::TextEmbedding& one);
 model::TextEmbedding text_of(const NamedTensors& tensors, int64_t max_tokens, int64_t width);
 
