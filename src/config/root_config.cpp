@@ -103,6 +103,7 @@ RootConfig load_root_config(const std::string& path, const std::vector<std::stri
   adopt_retired_keys(retired, config);
   const std::string& weights = config.experts.empty() ? config.model.weights : config.experts.front().weights;
   model::take_stated_sizes(config.model, weights, keys_of_group(given, "model"));
+  if (!given.contains("text.max_tokens")) config.text.max_tokens = model::published_max_tokens(config.text);
   if (!given.contains("lora.targets")) config.lora.targets = model::architecture_of(config.model).lora.default_targets;
   config.validate();
   return config;
