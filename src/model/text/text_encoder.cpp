@@ -2,6 +2,7 @@
 
 #include "core/registry.h"
 #include "model/text/hash_text_encoder.h"
+#include "model/text/hunyuan15_text_encoder.h"
 #include "model/text/hunyuan_text_encoder.h"
 #include "model/text/umt5_text_encoder.h"
 
@@ -28,12 +29,20 @@ void visit_clip(TextEncoderConfig& config, ConfigVisitor& v) {
           "Its tokenizer: a folder with tokenizer.json, or vocab.json and merges.txt; empty: near `weights_2`.");
 }
 
+void visit_glyphs(TextEncoderConfig& config, ConfigVisitor& v) {
+  v.field("weights_2", config.weights_2,
+          "The ByT5 glyph encoder: a diffusers model or its text_encoder_2/ folder, or "
+          "byt5_small_glyphxl_fp16.safetensors; empty: text_encoder_2/ near `weights`.");
+}
+
 // One line per text encoder.
 const Registry<TextEncoderKind>& text_encoders() {
   static const Registry<TextEncoderKind> table(
       "text.type",
       {{"hash", {make_hash_text_encoder, check_hash_text_encoder, no_files}},
        {"hunyuan", {make_hunyuan_text_encoder, check_hunyuan_text_encoder, hunyuan_text_files, 256, visit_clip}},
+       {"hunyuan_15",
+        {make_hunyuan15_text_encoder, check_hunyuan15_text_encoder, hunyuan15_text_files, 1000, visit_glyphs}},
        {"umt5", {make_umt5_text_encoder, check_umt5_text_encoder, umt5_files}}});
   return table;
 }
@@ -43,7 +52,7 @@ const Registry<TextEncoderKind>& text_encoders() {
 void TextEncoderConfig::visit(ConfigVisitor& v) {
   v.field("type", type,
           "Captions to embeddings. `hash`: deterministic hashed words, nothing to download; `umt5`: Wan's UMT5-XXL; "
-          "`hunyuan`: HunyuanVideo's LLaMA-3 8B and CLIP-L.",
+          "`hunyuan`: HunyuanVideo's LLaMA-3 8B and CLIP-L; `hunyuan_15`: HunyuanVideo 1.5's Qwen2.5-VL 7B and ByT5.",
           one_of(text_encoders().names()));
   v.field(
       "weights", weights,
