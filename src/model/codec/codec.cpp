@@ -2,6 +2,7 @@
 
 #include "core/registry.h"
 #include "model/codec/dct_codec.h"
+#include "model/codec/hunyuan15_vae.h"
 #include "model/codec/hunyuan_vae.h"
 #include "model/codec/wan_vae.h"
 
@@ -29,6 +30,7 @@ const Registry<CodecKind>& codecs() {
   static const Registry<CodecKind> table("codec.type",
                                          {{"dct", {dct_codec_shape, make_dct_codec}},
                                           {"hunyuan_vae", {hunyuan_vae_shape, make_hunyuan_vae, visit_time_tiles}},
+                                          {"hunyuan15_vae", {hunyuan15_vae_shape, make_hunyuan15_vae}},
                                           {"wan_vae", {wan_vae_shape, make_wan_vae}}});
   return table;
 }
