@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Makes tests/fixtures/model/hunyuan_vae* and hunyuan15_vae*: small random VAEs of HunyuanVideo and HunyuanVideo 1.5 with
-diffusers' latents and videos, and the names and shapes of the published ones.
+"""Makes tests/fixtures/model/hunyuan_vae* and hunyuan15_vae*: small random VAEs of HunyuanVideo and HunyuanVideo 1.5
+with diffusers' latents and videos, and the names and shapes of the published ones.
 
 Needs: torch, diffusers, safetensors
 
@@ -104,7 +104,8 @@ def make(name, model, all_cases, stride):
         change = (model.encode(video.double() / 127.5 - 1).latent_dist.mode() - mean).abs().max() / mean.abs().max()
         print(name, case, tuple(mean.shape), "clamped", (decoded.abs() >= 1).double().mean().item(), "tiles change",
               change.item())
-        tensors |= {f"{case}.video_u8": video[0], f"{case}.mean": mean[0].float(), f"{case}.latents": latents[0].float(),
+        tensors |= {f"{case}.video_u8": video[0], f"{case}.mean": mean[0].float(),
+                    f"{case}.latents": latents[0].float(),
                     f"{case}.decoded": decoded[0].clamp(-1, 1)[..., ::2, ::2].float()}
     save_file({k: v.contiguous().clone() for k, v in tensors.items()}, OUT / f"{name}.safetensors")
     with torch.device("meta"):
