@@ -29,7 +29,7 @@ say() { echo "setup: $*"; }
 packages=(build-essential g++ cmake ninja-build mold ccache pkg-config git ca-certificates
   python3 python3-venv libavformat-dev libavcodec-dev libavutil-dev libswscale-dev ffmpeg
   libyaml-cpp-dev libspdlog-dev libcli11-dev catch2 nlohmann-json3-dev libopenmpi-dev openmpi-bin
-  libsentencepiece-dev libcairo2-dev libxxhash-dev)
+  libsentencepiece-dev libpcre2-dev libutf8proc-dev libcairo2-dev libxxhash-dev)
 missing=()
 if command -v dpkg-query >/dev/null; then
   for p in "${packages[@]}"; do

@@ -36,16 +36,16 @@ train::ScaleOptions scale_options(const DryRunArguments& a) {
   return out;
 }
 
-// A published VAE in the place of one whose files are missing: the strides decide about tokens, and Wan's differ by the
-// number of channels.
+// A published VAE in the place of one whose files are missing: the strides decide about tokens, and published ones
+// differ by the number of channels.
 RootConfig with_known_codec(RootConfig config) {
   try {
     clip_geometry(config);
   } catch (const Error&) {
-    // The VAE of 48 channels strides over twice the pixels: what the patches of a model stride over here.
-    if (config.model.out_channels == 48) config.model.patch_size = {1, 4, 4};
-    // So does HunyuanVideo 1.5's, of 32.
-    if (config.model.out_channels == 32) config.model.patch_size = {1, 2, 2};
+    // The VAEs of 48 (Wan2.2) and 32 channels (HunyuanVideo 1.5) stride over twice the pixels: what the patches of a
+    // model stride over here.
+    if (config.model.out_channels == 48 || config.model.out_channels == 32)
+      config.model.patch_size = {1, 2 * config.model.patch_size[1], 2 * config.model.patch_size[2]};
     config.model.missing_weights.clear();
     config.codec.type = "dct";
     config.codec.weights.clear();

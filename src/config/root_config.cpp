@@ -116,6 +116,7 @@ RootConfig load_root_config(const std::string& path, const std::vector<std::stri
                       "{}: expected a model that takes a guidance scale as an input (model.guidance_embed of "
                       "hunyuan_video), found one that does not; leave the key out",
                       key);
+  if (!given.contains("text.max_tokens")) config.text.max_tokens = model::published_max_tokens(config.text);
   if (!given.contains("lora.targets")) config.lora.targets = model::architecture_of(config.model).lora.default_targets;
   config.validate();
   return config;

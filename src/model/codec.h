@@ -1,5 +1,5 @@
-// Video <-> latents. Implementations: `dct` (training-free, codec/dct_codec.h) and `wan_vae` (pretrained,
-// codec/wan_vae.h).
+// Video <-> latents. Implementations: `dct` (training-free, codec/dct_codec.h) and, pretrained, `wan_vae`,
+// `hunyuan_vae` and `hunyuan15_vae` (headers of these names).
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -18,6 +18,8 @@ struct CodecConfig {
   std::string compute_dtype = "fp32";  // fp32 | bf16
   int64_t tile_size = 0;               // pixels; 0: no tiles
   int64_t tile_overlap = 64;           // pixels
+  int64_t tile_frames = 64;            // hunyuan_vae: frames behind the first one; 0: no tiles
+  int64_t tile_frames_overlap = 16;
 
   void visit(ConfigVisitor& v);
 };

@@ -1,5 +1,5 @@
-// Conditioning images -> embeddings, for models that attend to image tokens (Wan2.1 image-to-video). One
-// implementation: `clip` (image/clip_image_encoder.h). The encoder owns its weights; results are new tensors.
+// Conditioning images -> embeddings, for models that attend to image tokens (image-to-video of Wan2.1 and HunyuanVideo
+// 1.5). Implementations: `clip` and `siglip` (image/). The encoder owns its weights; results are new tensors.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -13,7 +13,7 @@ namespace vmoba::model {
 
 // The `image_encoder:` group.
 struct ImageEncoderConfig {
-  std::string type = "none";  // none | clip
+  std::string type = "none";  // none | clip | siglip
   std::string weights;        // file or folder of the pretrained encoder
 
   void visit(ConfigVisitor& v);
@@ -22,8 +22,8 @@ struct ImageEncoderConfig {
 class ImageEncoder {
  public:
   virtual ~ImageEncoder() = default;
-  virtual int64_t dim() const = 0;     // E: 1280 of CLIP ViT-H/14
-  virtual int64_t tokens() const = 0;  // N: 257, one class token and 16 x 16 patches
+  virtual int64_t dim() const = 0;     // E: 1280 of CLIP ViT-H/14, 1152 of SigLIP so400m
+  virtual int64_t tokens() const = 0;  // N: 257, one class token and 16 x 16 patches; 729, 27 x 27 patches
   // Images [B, 3, H, W], fp32 RGB in [-1, 1], any size and device -> [B, N, E] fp32 on the encoder's device. No
   // gradients.
   virtual at::Tensor encode(const at::Tensor& images_BCHW) const = 0;

@@ -1,4 +1,5 @@
-// Prompts -> embeddings. Implementations: `hash` (deterministic hashed words, no download) and `umt5` (pretrained).
+// Prompts -> embeddings. Implementations: `hash` (deterministic hashed words, no download) and, pretrained, `umt5`,
+// `hunyuan` and `hunyuan_15`.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -16,10 +17,12 @@ namespace vmoba::model {
 struct TextEncoderConfig {
   std::string type = "hash";
   std::string weights;          // file or folder of a pretrained encoder
-  std::string tokenizer;        // spiece.model or its folder; empty: looked for near the weights
+  std::string tokenizer;        // its file or folder; empty: looked for near the weights
+  std::string weights_2;        // of an encoder that is two; empty: looked for near `weights`
+  std::string tokenizer_2;      // empty: looked for near `weights_2`
   std::string device = "auto";  // auto | cpu | cuda: where a pretrained encoder lives; auto: where the run computes
   std::string dtype = "bf16";   // bf16 | fp32: of a pretrained encoder
-  int64_t max_tokens = 512;     // L: longer prompts are cut, shorter ones padded with zeros
+  int64_t max_tokens = 512;     // L: longer prompts are cut, shorter ones padded with zeros; published_max_tokens
   int64_t dim = 4096;           // E of the `hash` encoder; must equal model.text_dim
   int64_t pooled_dim = 0;       // P of the `hash` encoder; 0: no pooled text
 
@@ -40,6 +43,9 @@ std::unique_ptr<TextEncoder> make_text_encoder(const TextEncoderConfig& config, 
 // Width E of the configured encoder's embeddings. Reads headers only, and throws Error(kInput) where make_text_encoder
 // would.
 int64_t check_text_encoder(const TextEncoderConfig& config);
+
+// L of the published model; the configuration's default.
+int64_t published_max_tokens(const TextEncoderConfig& config);
 
 // The files on which the embeddings depend, weights and tokenizer; none for `hash`. Throws Error(kInput) where they are
 // missing.

@@ -142,6 +142,10 @@ std::string foreign_violation(const std::string& file, const std::string& includ
     return "only data's .cpp files include libav";
   if (include.starts_with("cairo") && file != "core/drawing.cpp") return "only core/drawing.cpp includes Cairo";
   if (include == "xxhash.h" && file != "core/hash.cpp") return "only core/hash.cpp includes xxHash";
+  if (include == "pcre2.h" && file != "model/text/text_pattern.cpp")
+    return "only model/text/text_pattern.cpp includes PCRE2";
+  if (include == "utf8proc.h" && file != "model/text/unicode_text.cpp")
+    return "only model/text/unicode_text.cpp includes utf8proc";
   if (include.starts_with("spdlog") && file != "core/log.cpp") return "only core/log.cpp includes spdlog";
   return "";
 }
@@ -303,6 +307,8 @@ TEST_CASE("each broken rule is found") {
       {"src/core/drawing.h", "#include <cairo.h>", "only core/drawing.cpp"},
       {"src/train/report/x.cpp", "#include <cairo-svg.h>", "only core/drawing.cpp"},
       {"src/core/x.cpp", "#include <xxhash.h>", "only core/hash.cpp"},
+      {"src/model/text/x.cpp", "#include <pcre2.h>", "only model/text/text_pattern.cpp"},
+      {"src/model/text/x.cpp", "#include <utf8proc.h>", "only model/text/unicode_text.cpp"},
       {"src/attention/kernels/x.cu", "#include <ATen/ATen.h>", "kernels do not see torch"},
       {"src/attention/kernels/x.cuh", "#include <torch/types.h>", "kernels do not see torch"},
       {"src/attention/kernels/x.cu", "#include \"core/check.h\"", "kernels does not see it"},

@@ -6,12 +6,14 @@
 
 #include "model/image/clip_preprocess.h"
 #include "model/image_encoder.h"
+#include "model/test_image.h"
 #include "model/weights/safetensors.h"
 #include "support/catch.h"
 #include "support/messages.h"
 
 using namespace vmoba;
 using namespace vmoba::model;
+using test::image_of;
 namespace fs = std::filesystem;
 
 namespace {
@@ -20,19 +22,6 @@ const std::string kFixture = std::string(VMOBA_FIXTURES) + "/model/clip";
 
 at::Tensor expected(const std::string& name) {
   return SafetensorsFile(kFixture + "/expected.safetensors").tensor(name).clone();
-}
-
-// The image of the fixture script, in [-1, 1].
-at::Tensor image_of(int64_t height, int64_t width) {
-  at::Tensor image_BCHW = at::empty({1, 3, height, width}, at::kFloat);
-  float* out = image_BCHW.data_ptr<float>();
-  for (int64_t c = 0; c < 3; ++c)
-    for (int64_t y = 0; y < height; ++y)
-      for (int64_t x = 0; x < width; ++x) {
-        const int64_t level = (x * 7 + y * 3 + c * 40 + (x / 9 + y / 11) % 2 * 90 + (x * y) / 64) % 256;
-        *out++ = float(level) / 127.5F - 1;
-      }
-  return image_BCHW;
 }
 
 ImageEncoderConfig fixture_config() {

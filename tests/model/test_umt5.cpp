@@ -4,7 +4,7 @@
 #include <fstream>
 
 #include "core/file.h"
-#include "model/text/umt5_encoder.h"
+#include "model/text/t5_encoder.h"
 #include "model/text_encoder.h"
 #include "model/weights/safetensors.h"
 #include "support/catch.h"
@@ -177,7 +177,7 @@ TEST_CASE("bf16 weights give the embeddings of bf16 arithmetic") {
 
 TEST_CASE("position buckets of near and far keys") {
   // By hand from Raffel et al.: 32 buckets, 16 for each direction, 8 exact, then logarithmic up to 128.
-  const at::Tensor bucket_LL = umt5_position_buckets(512, 32);
+  const at::Tensor bucket_LL = t5_position_buckets(512, 32);
   const auto at_distance = [&](int64_t key_minus_query) {
     return bucket_LL[key_minus_query < 0 ? 511 : 0][key_minus_query < 0 ? 511 + key_minus_query : key_minus_query]
         .item<int64_t>();

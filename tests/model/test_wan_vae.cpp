@@ -1,16 +1,15 @@
 // The Wan VAE's arithmetic against diffusers' AutoencoderKLWan.
 #include <ATen/ATen.h>
-#include <c10/util/ThreadLocalDebugInfo.h>
-
-#include <algorithm>
 
 #include "core/check.h"
 #include "model/codec/wan_vae_network.h"
+#include "model/memory_counter.h"
 #include "model/wan_vae_fixture.h"
 #include "support/messages.h"
 
 using namespace vmoba::model;
 using vmoba::test::contains;
+using vmoba::test::peak_bytes;
 using vmoba::test::refusal_of;
 
 namespace {
@@ -32,24 +31,6 @@ std::unique_ptr<Codec> codec_of(const VaeFixture& fixture) {
 
 at::Tensor decode_raw(const Codec& codec, const at::Tensor& latents, const WanVaeConfig& config) {
   return codec.decode(Statistics(config).normalised(latents).to(at::kFloat));
-}
-
-// Bytes of CPU tensors that the current thread holds, and the most it held.
-class MemoryCounter : public c10::MemoryReportingInfoBase {
- public:
-  void reportMemoryUsage(void*, int64_t bytes, size_t, size_t, c10::Device) override {
-    held += bytes;
-    peak = std::max(peak, held);
-  }
-  bool memoryProfilingEnabled() const override { return true; }
-  int64_t held = 0, peak = 0;
-};
-
-int64_t peak_bytes(const std::function<at::Tensor()>& work, int64_t& result_bytes) {
-  const auto counter = std::make_shared<MemoryCounter>();
-  const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, counter);
-  result_bytes = int64_t(work().nbytes());
-  return counter->peak;
 }
 
 }  // namespace

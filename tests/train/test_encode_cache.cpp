@@ -254,6 +254,55 @@ TEST_CASE("a caption's key changes with its text, the encoder's settings and its
   CHECK(test::contains(test::refusal_of([&] { CacheKeys(config, later); }), "/never"));
 }
 
+TEST_CASE("both encoders of a text encoder that is two are in a caption's key, and where they lie is not") {
+  const test::TemporaryFolder folder;
+  FileHashes files(folder.path(), 0);
+  const fs::path fixtures = VMOBA_FIXTURES "/model", own = folder.path();
+  fs::copy(fixtures / "hunyuan_text", own / "model", fs::copy_options::recursive);
+  fs::copy(fixtures / "bpe", own / "bpe", fs::copy_options::recursive);
+  RootConfig config = tiny_config();
+  config.text.type = "hunyuan";
+  config.text.weights = (own / "model/text_encoder").string();
+  config.text.tokenizer = (own / "bpe/llama").string();
+  config.text.tokenizer_2 = (own / "bpe/clip").string();
+  std::set<std::string> keys;
+  const auto fresh = [&] { return keys.insert(CacheKeys(config, files).text("a")).second; };
+  CHECK(fresh());
+  config.text.weights_2 = (own / "model/text_encoder_2").string();
+  config.text.tokenizer = (own / "bpe/llama/tokenizer.json").string();
+  CHECK_FALSE(fresh());
+  damage_end(own / "model/text_encoder_2/model.safetensors");
+  CHECK(fresh());
+  std::ofstream(own / "bpe/clip/merges.txt", std::ios::app) << "\n";
+  CHECK(fresh());
+  // What is known of one pair of encoders is not known of another.
+  fs::remove_all(own / "model/text_encoder");
+  CHECK_FALSE(fresh());
+  fs::copy(own / "model/text_encoder_2", own / "other_clip");
+  config.text.weights_2 = (own / "other_clip").string();
+  CHECK(test::contains(test::refusal_of(fresh), "text_encoder"));
+}
+
+TEST_CASE("time tiles of a codec are in a clip's key") {
+  const test::TemporaryFolder folder;
+  const std::string media = folder.path() + "/a.mp4";
+  std::ofstream(media) << "one";
+  FileHashes files(folder.path(), 0);
+  RootConfig config = tiny_config();
+  config.codec.type = "hunyuan_vae";
+  config.codec.weights = VMOBA_FIXTURES "/model/hunyuan_vae";
+  const data::ClipPlan plan = plan_of(media);
+  std::set<std::string> keys;
+  const auto fresh = [&] { return keys.insert(CacheKeys(config, files).clip(plan, 0, false)).second; };
+  CHECK(fresh());
+  config.codec.tile_frames = 16;
+  CHECK(fresh());
+  config.codec.tile_frames_overlap = 4;
+  CHECK(fresh());
+  config.codec.tile_size = 256;
+  CHECK(fresh());
+}
+
 TEST_CASE("file hashes are remembered, and taken anew where size or time changed") {
   const test::TemporaryFolder folder;
   const std::string path = folder.path() + "/name with spaces.mp4";

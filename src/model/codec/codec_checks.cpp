@@ -26,4 +26,14 @@ void check_codec_latents(const at::Tensor& latents, const CodecShape& shape, con
                     shape.channels, latents.dim(), latents.dim() > 1 ? latents.size(1) : 0);
 }
 
+void check_space_tiles(const CodecConfig& config, const CodecShape& shape) {
+  if (config.tile_size == 0) return;
+  const int64_t stride = shape.spatial_stride;
+  VMOBA_CHECK_INPUT(
+      config.tile_size % stride == 0 && config.tile_overlap % stride == 0 && config.tile_overlap < config.tile_size,
+      "codec.tile_size and codec.tile_overlap: expected multiples of {} (the VAE's spatial stride), the "
+      "overlap less than the tile, found {} and {}",
+      stride, config.tile_size, config.tile_overlap);
+}
+
 }  // namespace vmoba::model

@@ -13,4 +13,7 @@ void check_codec_video(const at::Tensor& video_BCFHW, const CodecShape& shape, c
 // [B, channels, T, H, W], none of them empty.
 void check_codec_latents(const at::Tensor& latents_BCTHW, const CodecShape& shape, const char* type);
 
+// Sizes of tiles in space: multiples of the spatial stride, the overlap less than the tile. Throws Error(kInput).
+void check_space_tiles(const CodecConfig& config, const CodecShape& shape);
+
 }  // namespace vmoba::model

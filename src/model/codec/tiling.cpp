@@ -45,4 +45,25 @@ at::Tensor run_tiled(int64_t height, int64_t width, const Tiling& tiling, const 
   return result;
 }
 
+at::Tensor run_time_tiled(int64_t frames, const Tiling& tiling, const TimeTileFunction& run) {
+  const int64_t step = tiling.out(tiling.stride), overlap = tiling.out(tiling.tile - tiling.stride);
+  at::Tensor result, before;
+  int64_t done = 0;
+  // A tile of its dropped frame alone adds nothing.
+  for (int64_t first = 0; first == 0 || first + 1 < frames; first += tiling.stride) {
+    at::Tensor tile = run(first, std::min(tiling.tile + 1, frames - first));
+    if (first == 0) {
+      result = at::empty({1 + tiling.out(frames - 1), tile.size(1), tile.size(2), tile.size(3)}, tile.options());
+    } else {
+      tile = tile.slice(0, 1);
+      blend_seam(before, tile, 0, overlap);
+    }
+    const int64_t taken = std::min(step + (first == 0 ? 1 : 0), tile.size(0));
+    result.narrow(0, done, taken).copy_(tile.narrow(0, 0, taken));
+    done += taken;
+    before = std::move(tile);
+  }
+  return result;
+}
+
 }  // namespace vmoba::model

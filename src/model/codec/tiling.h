@@ -19,4 +19,11 @@ struct Tiling {
 using TileFunction = std::function<at::Tensor(int64_t row, int64_t column, int64_t rows, int64_t columns)>;
 at::Tensor run_tiled(int64_t height, int64_t width, const Tiling& tiling, const TileFunction& run);
 
+// The same along time, as diffusers' _temporal_tiled_encode and _temporal_tiled_decode do it. Counted here are the
+// frames behind the first one: a tile has its own `tile` frames and one in front of them, whose result is dropped in
+// all tiles but the first. `run(frame, frames)` gives [1 + out(frames - 1), H, W, C]; the result is
+// [1 + out(frames - 1), H, W, C]. Keeps two tiles beside it.
+using TimeTileFunction = std::function<at::Tensor(int64_t frame, int64_t frames)>;
+at::Tensor run_time_tiled(int64_t frames, const Tiling& tiling, const TimeTileFunction& run);
+
 }  // namespace vmoba::model

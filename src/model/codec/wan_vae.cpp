@@ -154,26 +154,17 @@ at::Tensor WanVae::decode(const at::Tensor& latents_BCTHW) const {
   return video_BCFHW;
 }
 
-void check_tiles(const CodecConfig& config, int64_t stride) {
-  if (config.tile_size == 0) return;
-  VMOBA_CHECK_INPUT(
-      config.tile_size % stride == 0 && config.tile_overlap % stride == 0 && config.tile_overlap < config.tile_size,
-      "codec.tile_size and codec.tile_overlap: expected multiples of {} (the VAE's spatial stride), the "
-      "overlap less than the tile, found {} and {}",
-      stride, config.tile_size, config.tile_overlap);
-}
-
 }  // namespace
 
 CodecShape wan_vae_shape(const CodecConfig& config) {
   const CodecShape shape = WanVaeWeights(config.weights).config().shape();
-  check_tiles(config, shape.spatial_stride);
+  check_space_tiles(config, shape);
   return shape;
 }
 
 std::unique_ptr<Codec> make_wan_vae(const CodecConfig& config, at::Device device) {
   const WanVaeWeights weights(config.weights);
-  check_tiles(config, weights.config().shape().spatial_stride);
+  check_space_tiles(config, weights.config().shape());
   const at::ScalarType dtype = scalar_type(config.compute_dtype);
   return std::make_unique<WanVae>(config, weights.config(), weights.load(dtype, device), dtype, device);
 }

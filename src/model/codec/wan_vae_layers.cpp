@@ -7,12 +7,6 @@ namespace {
 
 constexpr int64_t kPastFrames = 2;  // every kernel spans three frames
 
-// diffusers divides by max(|x|, 1e-12); this is added to the mean square.
-at::Tensor rms_norm_channels(const at::Tensor& x_THWC, const at::Tensor& gamma_C) {
-  const int64_t channels = x_THWC.size(-1);
-  return at::rms_norm(x_THWC, {channels}, gamma_C, 1e-24 / double(channels));
-}
-
 at::Tensor channels_last(const TensorSource& source, const std::string& name, const std::vector<int64_t>& shape) {
   return source(name, shape)
       .contiguous(shape.size() == 5 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast);
@@ -50,11 +44,6 @@ Joined join_past(const at::Tensor& past, int64_t past_frames, at::IntArrayRef ch
   return joined;
 }
 
-// A copy: a view would keep the whole chunk alive.
-at::Tensor last_frames(const at::Tensor& x_THWC, int64_t count) {
-  return x_THWC.slice(0, x_THWC.size(0) - count).clone();
-}
-
 // Pictures [T, H, W, C] through a 2D convolution.
 at::Tensor convolve_frames(const at::Tensor& x_THWC, const at::Tensor& weight, const at::Tensor& bias, int64_t stride,
                            int64_t padding) {
@@ -78,16 +67,6 @@ at::Tensor repeat_positions(const at::Tensor& x_TFHWC) {
 }
 
 }  // namespace
-
-at::Tensor& FrameMemory::next() {
-  if (next_ == frames_.size()) frames_.emplace_back();
-  return frames_[next_++];
-}
-
-void FrameMemory::end_chunk() {
-  next_ = 0;
-  ++chunk_;
-}
 
 CausalConv::CausalConv(const TensorSource& source, const std::string& name, int64_t in, int64_t out,
                        int64_t spatial_kernel)

@@ -8,32 +8,15 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "model/codec/codec_weights.h"
+#include "model/codec/frame_memory.h"
 #include "model/common/linear.h"
 
 namespace vmoba::model {
-
-// Gives the tensor of this name, which has this shape. Layers ask for theirs once, when they are made.
-using TensorSource = std::function<at::Tensor(const std::string& name, const std::vector<int64_t>& shape)>;
-
-// The last input frames of every causal convolution of a network, in the order in which the network runs them. One
-// pass over one video needs one; its size does not depend on the length of the video.
-class FrameMemory {
- public:
-  bool first_chunk() const { return chunk_ == 0; }
-  // Frames that the next convolution remembers; undefined before it has remembered any.
-  at::Tensor& next();
-  void end_chunk();
-
- private:
-  std::vector<at::Tensor> frames_;
-  size_t next_ = 0;
-  int64_t chunk_ = 0;
-};
 
 // Convolution over (t, h, w) with an odd spatial kernel, zeros around the picture and past frames (zeros before the
 // first) in front.

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <string_view>
 
@@ -13,6 +12,7 @@
 #include "core/file.h"
 #include "core/file_kind.h"
 #include "core/json.h"
+#include "model/text/special_tokens.h"
 
 namespace vmoba::model {
 namespace {
@@ -28,15 +28,13 @@ constexpr int64_t kUmt5Sentinels = 300;     // google/umt5-xxl: <extra_id_0> to 
 constexpr int64_t kDefaultSentinels = 100;  // of a tokenizer_config.json that does not say
 constexpr int64_t kMaxSentinels = 10000;
 
-using SpecialTokens = std::map<std::string, int64_t>;
-
 std::string sentinel(int64_t number) {
   return fmt::format("<extra_id_{}>", number);
 }
 
 // Behind the pieces, counted down: <extra_id_0> has the last id.
 void add_sentinels(SpecialTokens& specials, int64_t pieces, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) specials[sentinel(i)] = pieces + count - 1 - i;
+  for (int64_t i = 0; i < count; ++i) specials.add(sentinel(i), pieces + count - 1 - i);
 }
 
 fs::path find_model(const fs::path& path) {
@@ -73,7 +71,7 @@ void read_config(const fs::path& file, int64_t pieces, SpecialTokens& specials) 
                             !token["content"].get_ref<const std::string&>().empty() && id < pieces + kMaxSentinels,
                         "expected ids and contents in added_tokens_decoder of '{}', found '{}': {}", file.string(), key,
                         token.dump());
-      specials[token["content"].get<std::string>()] = id;
+      specials.add(token["content"].get<std::string>(), id);
     }
     return;
   }
@@ -114,7 +112,7 @@ struct SentencePieceTokenizer::State {
     VMOBA_CHECK_INPUT(end >= 0 && unknown >= 0,
                       "text.tokenizer: expected a T5 model with </s> and <unk> at '{}', found none", origin);
     for (int id = 0; id < processor.GetPieceSize(); ++id)
-      if (processor.IsControl(id) || processor.IsUnknown(id)) specials[processor.IdToPiece(id)] = id;
+      if (processor.IsControl(id) || processor.IsUnknown(id)) specials.add(processor.IdToPiece(id), id);
   }
 
   // Ids of a stretch without special tokens. A run of byte pieces spells unknown characters.
@@ -130,16 +128,6 @@ struct SentencePieceTokenizer::State {
         in_unknown = is_unknown;
       }
     }
-  }
-
-  // The longest special token at `at`, or the end of the map.
-  SpecialTokens::const_iterator special_at(std::string_view text, size_t at) const {
-    auto longest = specials.end();
-    for (auto token = specials.begin(); token != specials.end(); ++token)
-      if (text.substr(at).starts_with(token->first) &&
-          (longest == specials.end() || token->first.size() > longest->first.size()))
-        longest = token;
-    return longest;
   }
 
   sentencepiece::SentencePieceProcessor processor;
@@ -181,29 +169,16 @@ SentencePieceTokenizer SentencePieceTokenizer::from_bytes(const std::string& mod
 std::vector<int64_t> SentencePieceTokenizer::encode(const std::string& text, int64_t max_tokens) const {
   VMOBA_CHECK(max_tokens >= 1, "expected at least 1 token, found {}", max_tokens);
   std::vector<int64_t> ids;
-  const std::string_view view = text;
-  size_t plain = 0;  // start of the stretch that is not encoded yet
-  for (size_t at = 0; at < view.size();) {
-    const auto special = state_->special_at(view, at);
-    if (special == state_->specials.end()) {
-      ++at;
-      continue;
-    }
-    state_->encode_plain(view.substr(plain, at - plain), ids);
-    ids.push_back(special->second);
-    at += special->first.size();
-    plain = at;
-  }
-  state_->encode_plain(view.substr(plain), ids);
+  state_->specials.split(
+      text, [&](std::string_view stretch) { state_->encode_plain(stretch, ids); },
+      [&](int64_t id) { ids.push_back(id); });
   if (int64_t(ids.size()) >= max_tokens) ids.resize(size_t(max_tokens - 1));
   ids.push_back(state_->end);
   return ids;
 }
 
 int64_t SentencePieceTokenizer::vocabulary_size() const {
-  int64_t size = state_->processor.GetPieceSize();
-  for (const auto& [token, id] : state_->specials) size = std::max(size, id + 1);
-  return size;
+  return std::max<int64_t>(state_->processor.GetPieceSize(), state_->specials.end());
 }
 
 }  // namespace vmoba::model

@@ -8,8 +8,8 @@
 #include "core/check.h"
 #include "model/common/dtype.h"
 #include "model/text/sentencepiece_tokenizer.h"
+#include "model/text/t5_encoder.h"
 #include "model/text/text_cleaning.h"
-#include "model/text/umt5_encoder.h"
 #include "model/weights/model_folder.h"
 
 // Shape letters: B prompts, L tokens, E width.
@@ -56,7 +56,7 @@ std::string weights_folder(const TextEncoderConfig& config) {
   return model_folder(config.weights, "text_encoder", "text.weights");
 }
 
-void check_tokenizer(const SentencePieceTokenizer& tokenizer, const Umt5Shape& shape) {
+void check_tokenizer(const SentencePieceTokenizer& tokenizer, const T5Shape& shape) {
   VMOBA_CHECK_INPUT(
       tokenizer.vocabulary_size() <= shape.vocabulary,
       "text.tokenizer: expected at most the {} words of the encoder, found {}; use the tokenizer that came "
@@ -68,7 +68,7 @@ class Umt5TextEncoder : public TextEncoder {
  public:
   Umt5TextEncoder(const TextEncoderConfig& config, const WeightFiles& files, at::Device output)
       : tokenizer_(find_tokenizer(config, files)),
-        encoder_(files, config.weights, scalar_type(config.dtype),
+        encoder_(files, config.weights, umt5_kind(), scalar_type(config.dtype),
                  config.device == "auto" ? output : at::Device(config.device)),
         max_tokens_(config.max_tokens),
         output_(output) {
@@ -97,7 +97,7 @@ class Umt5TextEncoder : public TextEncoder {
 
  private:
   SentencePieceTokenizer tokenizer_;
-  Umt5Encoder encoder_;
+  T5Encoder encoder_;
   int64_t max_tokens_;
   at::Device output_;
 };
@@ -112,7 +112,7 @@ std::unique_ptr<TextEncoder> make_umt5_text_encoder(const TextEncoderConfig& con
 
 int64_t check_umt5_text_encoder(const TextEncoderConfig& config) {
   const WeightFiles files(weights_folder(config), umt5_layouts());
-  const Umt5Shape shape = check_umt5(files, config.weights);
+  const T5Shape shape = check_t5(files, config.weights, umt5_kind());
   check_tokenizer(find_tokenizer(config, files), shape);
   return shape.width;
 }

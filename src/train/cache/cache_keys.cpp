@@ -21,7 +21,7 @@ std::string settings_text(Config config) {
 
 // Of the weights and of the config.json beside them.
 std::string weights_hash(FileHashes& files, const std::string& path, const std::string& part, const std::string& key) {
-  return files.of_weights(path, [&] {
+  return files.of_weights({path}, [&] {
     std::vector<std::string> list = model::find_weight_files(model::model_folder(path, part, key));
     const std::filesystem::path config = std::filesystem::path(list.front()).parent_path() / "config.json";
     if (std::filesystem::exists(config)) list.push_back(config.string());
@@ -45,8 +45,11 @@ std::string clip_settings(const RootConfig& config, FileHashes& files) {
 // Where the encoder computes is no setting of the result.
 std::string text_settings(const RootConfig& config, FileHashes& files) {
   model::TextEncoderConfig text = config.text;
-  text.weights = files.of_weights(text.weights, [&] { return model::text_encoder_files(config.text); });
+  text.weights =
+      files.of_weights({text.weights, text.weights_2}, [&] { return model::text_encoder_files(config.text); });
   text.tokenizer.clear();
+  text.weights_2.clear();
+  text.tokenizer_2.clear();
   text.device = model::TextEncoderConfig().device;
   return hash_text(content_hash(fmt::format("version {}\n{}", kTextVersion, settings_text(text))));
 }

@@ -56,10 +56,19 @@ std::string FileHashes::of_file(const std::string& path) {
   return (entries_[path] = {int64_t(info.st_size), changed, hash_text(file_hash(path))}).hash;
 }
 
-std::string FileHashes::of_weights(const std::string& name, const std::function<std::vector<std::string>()>& files) {
-  if (name.empty()) return "none";
-  const std::string remembered = kWeightsPrefix + name;
-  if (!fs::exists(name) && entries_.contains(remembered)) return entries_[remembered].hash;
+std::string FileHashes::of_weights(const std::vector<std::string>& names,
+                                   const std::function<std::vector<std::string>()>& files) {
+  std::string joined;
+  bool gone = false;
+  for (const std::string& name : names) {
+    if (name.empty()) continue;
+    if (!joined.empty()) joined += ' ';
+    joined += name;
+    gone = gone || !fs::exists(name);
+  }
+  if (joined.empty()) return "none";
+  const std::string remembered = kWeightsPrefix + joined;
+  if (gone && entries_.contains(remembered)) return entries_[remembered].hash;
   ContentHash all;
   for (const std::string& file : files()) all.add(of_file(file));
   return (entries_[remembered] = {0, 0, hash_text(all.value())}).hash;

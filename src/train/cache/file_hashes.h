@@ -16,9 +16,10 @@ class FileHashes {
   // The hash of the file's bytes as 16 digits: the remembered one where size and time of change are the same. Throws
   // Error(kInput) where the file cannot be read.
   std::string of_file(const std::string& path);
-  // Of the files that `files` lists, together, under the name that the configuration gives them. Where nothing has that
-  // name any more, what was remembered under it counts: encoders are not needed once everything is encoded.
-  std::string of_weights(const std::string& name, const std::function<std::vector<std::string>()>& files);
+  // Of the files that `files` lists, together, under the names that the configuration gives them (empty ones do not
+  // count). Where one of them is gone, what was remembered under all counts: encoders are not needed once everything is
+  // encoded.
+  std::string of_weights(const std::vector<std::string>& names, const std::function<std::vector<std::string>()>& files);
 
   // Writes what is new. Nothing is written by readers.
   void save() const;
