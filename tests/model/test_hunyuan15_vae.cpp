@@ -36,7 +36,7 @@ struct Case {
 Case read_case(const std::string& name) {
   const json stated = cases().at(name);
   Case out;
-  out.config.type = "hunyuan15_vae";
+  out.config.type = "hunyuan_15_vae";
   out.config.weights = kVae;
   out.config.tile_size = stated.at("tile_size");
   out.config.tile_overlap = stated.value("tile_overlap", int64_t{0});
@@ -179,7 +179,7 @@ TEST_CASE("hunyuan15_vae: the original names and a file without config.json") {
   for (const ParameterSpec& spec : hunyuan15_vae_specs(small))
     tensors.push_back({spec.name, at::zeros(spec.shape, at::kBFloat16)});
   CodecConfig config;
-  config.type = "hunyuan15_vae";
+  config.type = "hunyuan_15_vae";
   config.weights = temp.path() + "/hunyuanvideo15_vae_fp16.safetensors";
   write_safetensors(config.weights, tensors);
   CHECK(codec_shape(config).channels == 32);

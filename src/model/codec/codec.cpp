@@ -30,7 +30,7 @@ const Registry<CodecKind>& codecs() {
   static const Registry<CodecKind> table("codec.type",
                                          {{"dct", {dct_codec_shape, make_dct_codec}},
                                           {"hunyuan_vae", {hunyuan_vae_shape, make_hunyuan_vae, visit_time_tiles}},
-                                          {"hunyuan15_vae", {hunyuan15_vae_shape, make_hunyuan15_vae}},
+                                          {"hunyuan_15_vae", {hunyuan15_vae_shape, make_hunyuan15_vae}},
                                           {"wan_vae", {wan_vae_shape, make_wan_vae}}});
   return table;
 }
@@ -40,7 +40,7 @@ const Registry<CodecKind>& codecs() {
 void CodecConfig::visit(ConfigVisitor& v) {
   v.field("type", type,
           "Video to latents and back. `dct`: training-free block transform, nothing to download; `wan_vae`: the "
-          "pretrained VAE of Wan2.1 or Wan2.2; `hunyuan_vae` and `hunyuan15_vae`: those of HunyuanVideo and "
+          "pretrained VAE of Wan2.1 or Wan2.2; `hunyuan_vae` and `hunyuan_15_vae`: those of HunyuanVideo and "
           "HunyuanVideo 1.5.",
           one_of(codecs().names()));
   v.field("weights", weights,
