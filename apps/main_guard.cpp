@@ -62,9 +62,9 @@ int run(const std::function<int()>& body) {
     return e.kind() == ErrorKind::kInput ? 2 : 1;
   } catch (const c10::OutOfMemoryError& e) {
     log_error(
-        "GPU memory: expected enough for this run, found {}; set model.recompute=block, lower "
-        "train.micro_batch, data.frames or data.height x data.width, or share the state (parallel.shard); "
-        "vmoba-train --dry-run prints the sizes",
+        "GPU memory: expected enough for this run, found {}; vmoba-train --dry-run says what fits and what to set: "
+        "model.recompute, train.micro_batch, train.optimizer.type, model.weights_dtype, data.frames, data.height x "
+        "data.width, parallel.shard",
         first_line(e.what_without_backtrace()));
   } catch (const c10::Error& e) {
     if (is_host_memory(e.what_without_backtrace())) return host_memory_error();

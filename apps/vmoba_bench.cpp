@@ -1,6 +1,6 @@
 // vmoba-bench: is the attention of this build right on this machine, and how fast is it, alone and in a training step?
 // How fast do the ranks of a job exchange tensors? (docs/attention.md, docs/benchmarks.md, docs/distributed.md). Needs
-// no FFmpeg; only `comm` joins the ranks of a launch.
+// no FFmpeg; `comm` and `step` join the ranks of a launch.
 #include <ATen/Context.h>
 
 #include <algorithm>
@@ -18,7 +18,9 @@
 #include "apps/main_guard.h"
 #include "attention/method.h"
 #include "attention/vmoba/config.h"
+#include "config/root_config.h"
 #include "core/file.h"
+#include "model/architecture.h"
 #include "model/common/dtype.h"
 
 namespace {
@@ -194,17 +196,24 @@ void add_attention_options(CLI::App& command, AttentionArguments& a) {
 struct StepArguments {
   bench::StepOptions options;
   std::string model = "1.3b", grid = "24x36x64", json;
+  std::vector<std::string> overrides;
 };
 
-int step_benchmark(StepArguments a) {
+int step_benchmark(StepArguments a, train::dist::World& world) {
   bench::StepOptions& o = a.options;
-  const int64_t layers = o.model.layers;
-  bench::set_model_size(o.model, a.model);
-  if (layers > 0) o.model.layers = layers;
+  RootConfig& config = o.config;
+  const int64_t layers = config.model.layers;
+  bench::set_model_size(config.model, a.model);
+  if (layers > 0) config.model.layers = layers;
   o.grid = parse_grid(a.grid);
-  o.model.validate();
-  o.attention.validate();
-  const std::vector<bench::StepCase> cases = bench::bench_steps(o);
+  config.train.micro_batch = config.train.global_batch;
+  load_config("", a.overrides, [&](ConfigVisitor& v) { config.visit(v); });
+  if (config.lora.targets.empty()) config.lora.targets = model::architecture_of(config.model).lora.default_targets;
+  config.model.validate();
+  config.attention.validate();
+  validate_training(config);
+  const std::vector<bench::StepCase> cases = bench::bench_steps(o, world);
+  if (world.rank() != 0) return 0;
   bench::print_steps(cases);
   if (!a.json.empty()) write_file_atomically(a.json, bench::steps_to_json(cases));
   return 0;
@@ -218,15 +227,19 @@ std::vector<std::string> method_names() {
 
 void add_step_options(CLI::App& command, StepArguments& a) {
   bench::StepOptions& o = a.options;
-  o.model.layers = 0;  // those of --model
+  model::ModelConfig& model = o.config.model;
+  model.layers = 0;  // those of --model
+  command.add_option("overrides", a.overrides,
+                     "Keys of a configuration: train.optimizer.type=muon model.weights_dtype=bf16 parallel.shard=2");
   command.add_option("--model", a.model, "Sizes of Wan: 1.3b | 5b | 14b");
-  command.add_option("--layers", o.model.layers, "Layers, other than --model has")->check(CLI::PositiveNumber);
+  command.add_option("--layers", model.layers, "Layers, other than --model has")->check(CLI::PositiveNumber);
   command.add_option("--grid", a.grid, "Latent patches TxHxW");
-  command.add_option("--batch", o.batch, "Samples")->check(CLI::PositiveNumber);
+  command.add_option("--batch", o.config.train.global_batch, "Samples of a step, in one pass")
+      ->check(CLI::PositiveNumber);
   command.add_option("--backends", o.backends, "Which attention, in this order")->check(CLI::IsMember(method_names()));
-  add_vmoba_options(command, o.attention);
-  add_choice(command, "--recompute", o.model.recompute, "What backward computes again, as model.recompute");
-  command.add_option("--pointwise", o.model.pointwise, "Norms, rotation and residuals, as model.pointwise")
+  add_vmoba_options(command, o.config.attention);
+  add_choice(command, "--recompute", model.recompute, "What backward computes again, as model.recompute");
+  command.add_option("--pointwise", model.pointwise, "Norms, rotation and residuals, as model.pointwise")
       ->check(CLI::IsMember({"auto", "reference"}));
   command.add_option("--repeats", o.repeats, "Timed steps after warm-up")->check(CLI::PositiveNumber);
   command.add_option("--warmup", o.warmup, "Steps before them")->check(CLI::NonNegativeNumber);
@@ -277,7 +290,8 @@ int main(int argc, char** argv) {
   CLI::App* timing = app.add_subcommand("attention", "Times VMoBA beside cuDNN full attention on a GPU");
   add_attention_options(*timing, times);
   StepArguments steps;
-  CLI::App* step = app.add_subcommand("step", "Times training steps with full attention and VMoBA on a GPU");
+  CLI::App* step = app.add_subcommand(
+      "step", "Times training steps with full attention and VMoBA, on a GPU or the ranks of mpirun or srun");
   add_step_options(*step, steps);
   CommArguments links;
   CLI::App* comm = app.add_subcommand("comm", "Times exchanges between the ranks of mpirun or srun, on CPUs or GPUs");
@@ -285,7 +299,7 @@ int main(int argc, char** argv) {
   std::optional<train::dist::World> world;
   const int code = apps::guarded_main(app, argc, argv, [&] {
     if (comm->parsed()) return comm_benchmark(links, world.emplace());
-    if (step->parsed()) return step_benchmark(steps);
+    if (step->parsed()) return step_benchmark(steps, world.emplace());
     return timing->parsed() ? attention_benchmark(times) : check(a);
   });
   return world ? world->leave(code) : code;

@@ -2,22 +2,28 @@
 
 #include <ATen/ATen.h>
 #include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAGuard.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <iostream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "apps/bench/attention_bench.h"
+#include "config/device.h"
 #include "core/check.h"
+#include "core/elapsed.h"
 #include "model/wan/wan_config.h"
-#include "train/flow_matching.h"
-#include "train/optim/gradients.h"
-#include "train/optim/optimizer.h"
-#include "train/recompute_budget.h"
+#include "train/dist/rank_device.h"
+#include "train/dist/step_exchange.h"
+#include "train/dist/ulysses.h"
+#include "train/forecast/device_rate.h"
+#include "train/optim/lr_schedule.h"
 #include "train/report/step_profile.h"
+#include "train/training_step.h"
 
 namespace vmoba::bench {
 namespace {
@@ -28,93 +34,143 @@ struct Size {
   int64_t layers, heads, ffn_dim, channels;
 };
 
-// What a step of training does between the codec and the callbacks.
-class Step {
+// The same clip for every sample; noise, timestep and condition are drawn as for any other.
+class ClipInMemory final : public train::MicroBatchSource {
  public:
-  Step(const StepOptions& options, const std::string& backend) : options_(options), attention_(options.attention) {
-    attention_.backend = backend;
-    const auto on_gpu = at::TensorOptions().device(at::kCUDA).dtype(at::kFloat);
-    const auto& patch = options_.model.patch_size;
-    const attention::Grid& g = options_.grid;
-    dit_ = model::make_dit(options_.model, attention_, 0, at::kCUDA);
-    budget_.emplace(options_.model, attention_, /*share=*/1.0, /*sharded=*/false, at::Device(at::kCUDA, 0));
-    optimizer_ = train::make_optimizer(optimizer_config_, dit_->trainable());
-    latents_ = at::randn({options_.batch, options_.model.out_channels, g.t * patch[0], g.h * patch[1], g.w * patch[2]},
-                         on_gpu);
-    text_ = at::randn({options_.batch, options_.text_tokens, options_.model.text_dim}, on_gpu);
+  ClipInMemory(const StepOptions& options, const train::dist::Mesh& mesh, int64_t micro, at::Device device)
+      : config_(options.config),
+        micro_(micro),
+        stride_(mesh.sizes().batch_ranks() * micro),
+        next_(mesh.batch_rank() * micro) {
+    const auto on_device = at::TensorOptions().device(device).dtype(at::kFloat);
+    const auto& patch = config_.model.patch_size;
+    const attention::Grid& g = options.grid;
+    clip_.x0_BCTHW =
+        at::randn({micro, config_.model.out_channels, g.t * patch[0], g.h * patch[1], g.w * patch[2]}, on_device);
+    clip_.text.tokens_BLE = at::randn({micro, config_.text.max_tokens, config_.model.text_dim}, on_device);
   }
 
-  // Runs sample numbers from `first` and waits for the end; returns the loss.
-  double run(int64_t first) {
-    stats_.clear();
-    budget_->begin_step();
-    std::vector<int64_t> samples;
-    for (int64_t i = 0; i < options_.batch; ++i) samples.push_back(first + i);
-    optimizer_->zero_grad();
-    const train::NoisyBatch batch = train::make_noisy(flow_, 0, samples, latents_);
-    const model::ForwardOptions forward{at::kBFloat16, false,
-                                        budget_->plan(options_.grid, options_.batch, options_.text_tokens), &stats_};
-    const at::Tensor loss =
-        train::flow_loss(dit_->forward({batch.latents_BCTHW, batch.timestep_B, {{text_}}}, forward), batch);
-    loss.backward();
-    const double norm = train::gradient_norm(dit_->trainable()).item<double>();
-    train::clip_gradients(dit_->trainable(), norm, optimizer_config_.max_grad_norm);
-    optimizer_->step(optimizer_config_.lr);
-    budget_->end_step();
-    cudaDeviceSynchronize();
-    return loss.item<double>();
+  train::MicroBatch next() override {
+    if (!prepared_) prepare();
+    return *std::exchange(prepared_, std::nullopt);
   }
-
-  StepCase describe(const std::string& backend) const {
-    StepCase out;
-    out.backend = backend;
-    out.tokens = options_.batch * options_.grid.tokens();
-    out.parameters = model::parameter_count(options_.model);
-    out.density = stats_.densities().at("all");
-    return out;
-  }
-
-  double flops(double density) const {
-    return 3 * double(options_.batch) *
-           model::forward_flops(options_.model, attention_, options_.grid, options_.text_tokens, density);
+  void prepare() override {
+    train::MicroBatch out;
+    train::MicroBatch::Part part;
+    for (int64_t i = 0; i < micro_; ++i) part.samples.push_back(next_ + i);
+    next_ += stride_;
+    part.batch = train::make_batch(config_.train.flow, uint64_t(config_.seed), part.samples, clip_);
+    out.samples = part.samples;
+    out.parts.push_back(std::move(part));
+    prepared_ = std::move(out);
   }
 
  private:
-  StepOptions options_;
-  attention::AttentionConfig attention_;
-  OptimizerConfig optimizer_config_;
-  FlowConfig flow_;
-  std::unique_ptr<model::Dit> dit_;
-  std::unique_ptr<train::Optimizer> optimizer_;
-  std::optional<train::RecomputeBudget> budget_;
-  attention::AttentionStats stats_;
-  at::Tensor latents_, text_;
+  const RootConfig& config_;
+  int64_t micro_, stride_, next_;
+  train::EncodedBatch clip_;
+  std::optional<train::MicroBatch> prepared_;
 };
 
-StepCase bench_backend(const StepOptions& options, const std::string& backend) {
-  c10::cuda::CUDACachingAllocator::emptyCache();
-  c10::cuda::CUDACachingAllocator::resetPeakStats(0);
-  Step step(options, backend);
+// A trainer's step and what it stands on.
+class Run {
+ public:
+  Run(const StepOptions& options, const std::string& backend, train::dist::World& world)
+      : options_(with_backend(options, backend)),
+        world_(world),
+        device_(device_of(options, world)),
+        mesh_(world, options.config.parallel, device_),
+        share_(train::dist::batch_share(options.config.train, mesh_.sizes())),
+        experts_(train::make_experts(options_.config, device_, mesh_)),
+        sequence_(mesh_.sizes().sequence > 1 ? train::dist::make_ulysses(mesh_.sequence()) : nullptr),
+        clips_(options_, mesh_, share_.micro, device_),
+        step_(options_.config, world, mesh_, share_, device_, experts_, sequence_.get()) {}
+
+  // Of this rank, within run.gpu_memory_gib.
+  static at::Device device_of(const StepOptions& options, train::dist::World& world) {
+    const RunConfig& run = options.config.run;
+    const at::Device device = train::dist::device_of_rank(prepare_device(run, world.local_size()), world);
+    limit_gpu_memory(run, device);
+    return device;
+  }
+
+  // As Trainer::train_step, without files and callbacks.
+  void step() {
+    const TrainConfig& config = options_.config.train;
+    VMOBA_CHECK(step_.compute({done_, done_ * config.global_batch, 0}, clips_), "expected a whole step, found a stop");
+    const double lr = train::learning_rate(config.optimizer, done_, config.steps);
+    if (!step_.anyone_gave_up()) step_.update(lr);
+    numbers_ = step_.numbers();
+    train::dist::StepResult result;
+    result.losses = numbers_.losses;
+    result.pairs = numbers_.attended.by_partition;
+    result.tokens = step_.tokens();
+    result.flops = step_.flops(numbers_.attended);
+    result.memory_bytes = memory_in_use_bytes(device_);
+    totals_ = train::dist::exchange_step(world_, mesh_.sizes(), result);
+    VMOBA_CHECK(std::isfinite(totals_.loss), "expected a finite loss from step {}, found {}", done_, totals_.loss);
+    ++done_;
+  }
+
+  StepCase describe(double step_ms) const {
+    StepCase out;
+    const double peak = train::peak_flops_per_s(device_), ranks = double(world_.size());
+    out.backend = options_.config.attention.backend;
+    out.tokens = totals_.tokens;
+    out.parameters = model::parameter_count(options_.config.model);
+    if (const auto all = totals_.density.find("all"); all != totals_.density.end()) out.density = all->second;
+    out.step_ms = step_ms;
+    out.tokens_per_s = double(out.tokens) / step_ms * 1e3;
+    out.tflops = totals_.flops / (step_ms * 1e9) / ranks;
+    if (peak > 0) out.mfu = out.tflops * 1e12 / peak;
+    // A rank of a sequence group computes its share of the samples that it counts.
+    out.limit_ms = 1e3 * step_.least_seconds(numbers_.attended, peak) / mesh_.sizes().sequence;
+    out.peak_bytes = totals_.memory_bytes;
+    return out;
+  }
+  at::Device device() const { return device_; }
+
+ private:
+  static StepOptions with_backend(StepOptions options, const std::string& backend) {
+    options.config.attention.backend = backend;
+    return options;
+  }
+
+  StepOptions options_;
+  train::dist::World& world_;
+  at::Device device_;
+  train::dist::Mesh mesh_;
+  train::dist::BatchShare share_;
+  std::vector<train::Expert> experts_;
+  std::unique_ptr<model::SequenceParallel> sequence_;
+  ClipInMemory clips_;
+  train::TrainingStep step_;
+  train::TrainingStep::Numbers numbers_;
+  train::dist::StepTotals totals_;
+  int64_t done_ = 0;
+};
+
+StepCase bench_backend(const StepOptions& options, const std::string& backend, train::dist::World& world) {
+  Run run(options, backend, world);
+  if (run.device().is_cuda()) {
+    c10::cuda::CUDACachingAllocator::emptyCache();
+    c10::cuda::CUDACachingAllocator::resetPeakStats(run.device().index());
+  }
   std::vector<double> ms;
   for (int64_t i = 0; i < options.warmup + options.repeats; ++i) {
     const Clock::time_point start = Clock::now();
-    const double loss = step.run(i * options.batch);
-    VMOBA_CHECK(std::isfinite(loss), "expected a finite loss from step {}, found {}", i, loss);
-    if (i >= options.warmup) ms.push_back(std::chrono::duration<double, std::milli>(Clock::now() - start).count());
+    run.step();
+    if (i >= options.warmup) ms.push_back(1e3 * seconds_since(start));
   }
   std::sort(ms.begin(), ms.end());
   if (!options.profile.empty()) {
-    train::StepProfile profile(at::Device(at::kCUDA, 0));
-    step.run(0);
+    train::StepProfile profile(run.device());
+    run.step();
     profile.save(options.profile);
   }
-  StepCase out = step.describe(backend);
-  out.step_ms = ms[ms.size() / 2];
+  StepCase out = run.describe(ms[ms.size() / 2]);
   out.step_ms_min = ms.front();
   out.step_ms_max = ms.back();
-  out.tokens_per_s = double(out.tokens) / out.step_ms * 1e3;
-  out.tflops = step.flops(out.density) / (out.step_ms * 1e9);
-  out.peak_bytes = peak_bytes();
   return out;
 }
 
@@ -131,22 +187,28 @@ void set_model_size(model::ModelConfig& model, const std::string& name) {
   model.in_channels = model.out_channels = found->second.channels;
 }
 
-std::vector<StepCase> bench_steps(const StepOptions& options) {
-  VMOBA_CHECK_INPUT(at::globalContext().hasCUDA(), "vmoba-bench step: expected a CUDA GPU, found none");
+std::vector<StepCase> bench_steps(const StepOptions& options, train::dist::World& world) {
+  const model::ModelConfig& m = options.config.model;
+  VMOBA_CHECK_INPUT(m.task == "t2v" && m.image_dim == 0 && options.config.experts.empty(),
+                    "vmoba-bench step: expected text to video with one transformer, found task {}, image_dim {} and {} "
+                    "experts",
+                    m.task, m.image_dim, options.config.experts.size());
   at::manual_seed(0);
   std::vector<StepCase> out;
-  for (const std::string& backend : options.backends) out.push_back(bench_backend(options, backend));
+  for (const std::string& backend : options.backends) out.push_back(bench_backend(options, backend, world));
   return out;
 }
 
 void print_steps(const std::vector<StepCase>& cases) {
-  std::cout << fmt::format("{:<8} {:>7} {:>9} {:>8} {:>10} {:>19} {:>10} {:>8} {:>8} {:>7}\n", "backend", "tokens",
-                           "params M", "density", "step ms", "min..max", "tokens/s", "TFLOP/s", "peak GiB", "x");
+  std::cout << fmt::format("{:<8} {:>7} {:>9} {:>8} {:>10} {:>19} {:>9} {:>6} {:>10} {:>8} {:>8} {:>7}\n", "backend",
+                           "tokens", "params M", "density", "step ms", "min..max", "limit ms", "MFU %", "tokens/s",
+                           "TFLOP/s", "peak GiB", "x");
   for (const StepCase& c : cases)
     std::cout << fmt::format(
-        "{:<8} {:>7} {:>9.0f} {:>8.3f} {:>10.1f} {:>8.1f}..{:<9.1f} {:>10.0f} {:>8.0f} {:>8.1f} {:>7.2f}\n", c.backend,
-        c.tokens, double(c.parameters) / 1e6, c.density, c.step_ms, c.step_ms_min, c.step_ms_max, c.tokens_per_s,
-        c.tflops, double(c.peak_bytes) / (1 << 30), cases.front().step_ms / c.step_ms);
+        "{:<8} {:>7} {:>9.0f} {:>8.3f} {:>10.1f} {:>8.1f}..{:<9.1f} {:>9.1f} {:>6.1f} {:>10.0f} {:>8.0f} {:>8.1f} "
+        "{:>7.2f}\n",
+        c.backend, c.tokens, double(c.parameters) / 1e6, c.density, c.step_ms, c.step_ms_min, c.step_ms_max, c.limit_ms,
+        100 * c.mfu, c.tokens_per_s, c.tflops, double(c.peak_bytes) / (1 << 30), cases.front().step_ms / c.step_ms);
 }
 
 std::string steps_to_json(const std::vector<StepCase>& cases) {
@@ -157,12 +219,14 @@ std::string steps_to_json(const std::vector<StepCase>& cases) {
                     {"parameters", c.parameters},
                     {"density", c.density},
                     {"step_ms", {{"median", c.step_ms}, {"min", c.step_ms_min}, {"max", c.step_ms_max}}},
+                    {"limit_ms", c.limit_ms},
+                    {"mfu", c.mfu},
                     {"tokens_per_s", c.tokens_per_s},
                     {"tflops", c.tflops},
                     {"peak_bytes", c.peak_bytes}});
   cudaDeviceProp properties{};
-  cudaGetDeviceProperties(&properties, 0);
-  return nlohmann::json{{"gpu", properties.name}, {"commit", VMOBA_COMMIT}, {"cases", list}}.dump(2) + "\n";
+  const bool gpu = cudaGetDeviceProperties(&properties, 0) == cudaSuccess;
+  return nlohmann::json{{"gpu", gpu ? properties.name : ""}, {"commit", VMOBA_COMMIT}, {"cases", list}}.dump(2) + "\n";
 }
 
 }  // namespace vmoba::bench

@@ -1,10 +1,13 @@
 #include "apps/train/dry_run.h"
 
+#include <ATen/Context.h>
+
 #include <iostream>
 
 #include "apps/main_guard.h"
 #include "apps/train/published_sizes.h"
 #include "config/clip_geometry.h"
+#include "config/device.h"
 #include "config/experts.h"
 #include "config/run_plan.h"
 #include "model/adapter/lora_file.h"
@@ -13,6 +16,7 @@
 #include "train/cache/encode_cache.h"
 #include "train/dist/mesh_sizes.h"
 #include "train/forecast/estimate.h"
+#include "train/forecast/memory_advice.h"
 #include "train/forecast/scale_model.h"
 #include "train/run_start.h"
 #include "train/signals.h"
@@ -56,15 +60,25 @@ RootConfig with_known_codec(RootConfig config) {
   return config;
 }
 
+// Which GPU the forecast is held against, and its memory; 0 for none.
+std::pair<std::string, int64_t> gpu_meant(const RootConfig& config, double gpu_gib) {
+  const auto bytes = [](double gib) { return int64_t(gib * double(1 << 30)); };
+  if (gpu_gib > 0) return {"--gpu-gib", bytes(gpu_gib)};
+  if (config.run.gpu_memory_gib > 0) return {"run.gpu_memory_gib", bytes(config.run.gpu_memory_gib)};
+  return {"this GPU", at::hasCUDA() ? device_memory_bytes(at::Device(at::kCUDA, 0)) : 0};
+}
+
 // From the configuration alone, where files are still missing.
-std::string estimate_text(RootConfig config, const data::ClipPlan& plan) {
+std::string estimate_text(RootConfig config, const data::ClipPlan& plan, double gpu_gib) {
   const std::string missing = config.model.missing_weights, published = take_published_sizes(config.model);
   if (!config.model.missing_weights.empty())
     return fmt::format("memory: unknown until '{}' is there or the sizes are written under model:\n", missing);
   config = with_known_codec(std::move(config));
   const auto buckets = plan.buckets.empty() ? train::configured_buckets(config) : plan.buckets;
+  const auto [gpu, gpu_bytes] = gpu_meant(config, gpu_gib);
   return (published.empty() ? "" : fmt::format("sizes                those of {}\n", published)) +
-         train::estimate_to_text(config, train::estimate_run(config, buckets));
+         train::estimate_to_text(config, train::estimate_run(config, buckets)) +
+         (gpu_bytes > 0 ? train::fit_to_text(config, buckets, gpu_bytes, gpu) : "");
 }
 
 // The same for a job of many ranks.
@@ -125,9 +139,10 @@ void DryRunArguments::add_to(CLI::App& app) {
   app.add_option("--tflops", tflops, "--ranks: TFLOP/s that one rank reaches in training steps (370)")
       ->check(CLI::PositiveNumber)
       ->needs(count);
-  app.add_option("--gpu-gib", memory_gib, "--ranks: GiB of memory of one rank (79)")
-      ->check(CLI::PositiveNumber)
-      ->needs(count);
+  app.add_option(
+         "--gpu-gib", memory_gib,
+         "--dry-run: GiB of the GPU that the run should fit into (the present one's); --ranks: of one rank (79)")
+      ->check(CLI::PositiveNumber);
 }
 
 int dry_run(const RootConfig& config, const DryRunArguments& arguments) {
@@ -135,7 +150,7 @@ int dry_run(const RootConfig& config, const DryRunArguments& arguments) {
   if (arguments.ranks > 0) std::cout << scale_text(config, scale_options(arguments)) << std::endl;
   RunPlan plan;
   const std::string refusals = refusals_of(checks_of(config, plan));
-  std::cout << estimate_text(config, plan.training) << std::flush;
+  std::cout << estimate_text(config, plan.training, arguments.memory_gib) << std::flush;
   if (!refusals.empty()) throw_input("{}", refusals);
   std::cout << "everything that a run needs is there\n";
   return 0;

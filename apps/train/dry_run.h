@@ -15,7 +15,7 @@ struct DryRunArguments {
   int64_t ranks_per_host = 8;
   std::vector<std::string> comm;  // files of `vmoba-bench comm --json`
   double tflops = 0;              // 0: the default of train::ScaleOptions
-  double memory_gib = 0;          // likewise
+  double memory_gib = 0;          // of a GPU; 0: the present one, and the default of train::ScaleOptions
 
   void add_to(CLI::App& app);
 };

@@ -107,6 +107,10 @@ class AttentionStats {
 
   // `pairs_N`: (query, key) pairs that each head of the call attended; `total`: all pairs of one head, B*(S+X)^2.
   void record(const std::string& name, const LayerAttention& layer, const at::Tensor& pairs_N, double total);
+  // What was recorded, in its order: fp64 values on the device of the first. Nothing waits for them.
+  at::Tensor recorded() const;
+  // From these values on the host; and from a copy made now, which waits for the device.
+  Sums sums(const double* recorded) const;
   Sums sums() const;
   // Mean density (attended / all pairs) by partition name, "full" included where it ran, and "all" over every layer.
   std::map<std::string, double> densities() const;

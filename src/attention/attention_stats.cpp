@@ -1,4 +1,5 @@
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 
 #include "attention/attention.h"
 
@@ -18,25 +19,30 @@ void AttentionStats::record(const std::string& name, const LayerAttention& layer
   entries_.push_back({name, layer.index, layer.first_head, pairs_N.detach(), total});
 }
 
-AttentionStats::Sums AttentionStats::sums() const {
+at::Tensor AttentionStats::recorded() const {
   const std::lock_guard lock(mutex_);
-  // One copy per device, however many layers were recorded.
-  std::map<std::string, std::vector<at::Tensor>> by_device;
-  for (const Entry& entry : entries_) by_device[entry.pairs_N.device().str()].push_back(entry.pairs_N.to(at::kDouble));
-  std::map<std::string, at::Tensor> read;
-  for (const auto& [device, pairs] : by_device) read[device] = at::cat(pairs).cpu();
+  if (entries_.empty()) return at::empty({0}, at::kDouble);
+  std::vector<at::Tensor> pairs;
+  for (const Entry& entry : entries_)
+    pairs.push_back(entry.pairs_N.to(entries_.front().pairs_N.device(), at::kDouble).reshape({-1}));
+  return at::cat(pairs);
+}
 
+AttentionStats::Sums AttentionStats::sums(const double* recorded) const {
+  const std::lock_guard lock(mutex_);
   Sums sums;
-  std::map<std::string, int64_t> next;
   for (const Entry& entry : entries_) {
-    const std::string device = entry.pairs_N.device().str();
     for (int64_t n = 0; n < entry.pairs_N.numel(); ++n) {
-      const double pairs = read[device].const_data_ptr<double>()[next[device]++];
+      const double pairs = *recorded++;
       add(sums.by_partition[entry.name], pairs, entry.total);
       add(sums.by_head[{entry.layer, entry.first_head + n}], pairs, entry.total);
     }
   }
   return sums;
+}
+
+AttentionStats::Sums AttentionStats::sums() const {
+  return sums(recorded().cpu().const_data_ptr<double>());
 }
 
 std::map<std::string, double> AttentionStats::densities() const {

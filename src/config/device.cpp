@@ -6,6 +6,7 @@
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
 #include <thread>
 
@@ -38,8 +39,19 @@ std::string device_text(const at::Device& device) {
                      driver.empty() ? "unknown" : driver, cuda / 1000, cuda % 1000 / 10);
 }
 
+void limit_gpu_memory(const RunConfig& config, const at::Device& device) {
+  if (config.gpu_memory_gib == 0 || !device.is_cuda()) return;
+  at::globalContext().lazyInitDevice(at::kCUDA);
+  const auto total = double(at::cuda::getDeviceProperties(device.index())->totalGlobalMem);
+  const double share = config.gpu_memory_gib * double(1 << 30) / total;
+  c10::cuda::CUDACachingAllocator::setMemoryFraction(std::min(1.0, share), device.index());
+}
+
 int64_t device_memory_bytes(const at::Device& device) {
-  return device.is_cuda() ? int64_t(at::cuda::getDeviceProperties(device.index())->totalGlobalMem) : 0;
+  if (!device.is_cuda()) return 0;
+  at::globalContext().lazyInitDevice(at::kCUDA);
+  const auto total = double(at::cuda::getDeviceProperties(device.index())->totalGlobalMem);
+  return int64_t(total * c10::cuda::CUDACachingAllocator::getMemoryFraction(device.index()));
 }
 
 int64_t memory_in_use_bytes(const at::Device& device) {

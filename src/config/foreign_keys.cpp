@@ -40,7 +40,7 @@ const std::vector<ForeignKey>& foreign_keys() {
       key("lr_warmup_steps", {"train.optimizer.warmup_steps"}),
       key("clip_grad_norm", {"train.optimizer.max_grad_norm"}),
       key("gradient_clipping", {"train.optimizer.max_grad_norm"}),
-      remark("optimizer_type", "no key: the optimiser is AdamW, its settings are train.optimizer.*"),
+      key("optimizer_type", {"train.optimizer.type"}, "adamw, adamw_8bit or muon"),
       // Length, batch, saving
       key("max_train_steps", {"train.steps"}),
       key("max_steps", {"train.steps"}),

@@ -37,6 +37,9 @@ constexpr Row kRows[] = {
     {"model.compute_dtype", kExactness},
     {"model.weights_dtype", kExactness},
     {"model.pointwise", kExactness},
+    {"model.linear_compute", kExactness},
+    {"model.fp8_scaling", kExactness},
+    {"model.fp8_maps", kExactness},
     {"model.recompute", kFree},
     {"model.activation_checkpointing", kFree},  // its name in the last release
     {"experts[].*", kModel},

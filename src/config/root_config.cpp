@@ -124,10 +124,14 @@ RootConfig load_root_config(const std::string& path, const std::vector<std::stri
 
 void validate_training(const RootConfig& config) {
   VMOBA_CHECK_INPUT(
-      config.lora.enabled() || config.model.weights_dtype == "fp32",
-      "model.weights_dtype: expected fp32 to train all weights, found {}; set it to fp32, or lora.rank to "
+      config.lora.enabled() || config.model.weights_dtype != "fp8",
+      "model.weights_dtype: expected fp32 or bf16 to train all weights, found {}; set one of them, or lora.rank to "
       "train adapters beside a frozen base",
       config.model.weights_dtype);
+  VMOBA_CHECK_INPUT(!config.lora.enabled() || config.model.linear_compute == "bf16",
+                    "model.linear_compute: expected bf16 with lora.rank above 0 (maps with adapters compute in bf16), "
+                    "found {}; set it to bf16",
+                    config.model.linear_compute);
   check_experts_are_trained(config);
   check_teacher(config);
 }

@@ -10,6 +10,9 @@ void RunConfig::visit(ConfigVisitor& v) {
   v.field("deterministic", deterministic,
           "On a GPU: the same bytes in every run and after every resume, at a price (VMoBA's backward takes four times "
           "as long). A CPU always repeats its bytes.");
+  v.field("gpu_memory_gib", gpu_memory_gib,
+          "GiB of the GPU's memory that training takes at most, to try a run on a larger card or to share one; 0: all.",
+          at_least(0));
   v.field("threads", threads, "CPU threads of tensor operations; 0 takes every core.", between(0, 1024));
   v.field(
       "profile_step", profile_step,

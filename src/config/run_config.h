@@ -14,6 +14,7 @@ struct RunConfig {
   std::string device = "auto";  // auto | cpu | cuda
   std::string log_level = "info";
   bool deterministic = false;  // GPU only
+  double gpu_memory_gib = 0;   // that training takes at most; 0: all
   int64_t threads = 0;         // CPU threads of tensor operations; 0: all cores
   int64_t profile_step = 0;    // 0: none
   double grace_s = 60;         // from a stop signal to the end

@@ -3,7 +3,12 @@
 namespace vmoba {
 
 void OptimizerConfig::visit(ConfigVisitor& v) {
-  v.field("lr", lr, "Peak learning rate of AdamW.", at_least(0));
+  v.field("type", type,
+          "What changes the weights. `adamw`; `adamw_8bit`: its moments in blocks of 8-bit codes, 2 bytes a weight "
+          "instead of 8; `muon`: the matrices of the blocks by orthogonalised momentum, everything else by AdamW.",
+          one_of({"adamw", "adamw_8bit", "muon"}));
+  v.kind_fields("type", type, {{"muon", [this](ConfigVisitor& of) { visit_muon(of); }}});
+  v.field("lr", lr, "Peak learning rate.", at_least(0));
   v.field("betas", betas, "Decay of the first and second moment.", list_of(2, 0));
   v.field("eps", eps, "Added to the root of the second moment.", above(0));
   v.field("weight_decay", weight_decay, "Decoupled weight decay.", at_least(0));
@@ -13,6 +18,15 @@ void OptimizerConfig::visit(ConfigVisitor& v) {
   v.field("final_lr", final_lr, "Learning rate at the last step of `linear` and `cosine`.", at_least(0));
   v.field("max_grad_norm", max_grad_norm, "Gradients are scaled down to this global L2 norm; 0 leaves them alone.",
           at_least(0));
+}
+
+void OptimizerConfig::visit_muon(ConfigVisitor& v) {
+  v.field("momentum", momentum, "Decay of the matrices' momentum.", between(0, 1));
+  v.field("newton_schulz_steps", newton_schulz_steps, "Iterations that orthogonalise the momentum.", between(1, 20));
+  v.field("matrix_lr", matrix_lr,
+          "Learning rate of the matrices. `match_rms`: `lr` times 0.2 sqrt(max(rows, columns)), steps as large as "
+          "AdamW's; `original`: `lr` times sqrt(max(1, rows / columns)).",
+          one_of({"match_rms", "original"}));
 }
 
 void FlowConfig::visit(ConfigVisitor& v) {
@@ -81,7 +95,7 @@ void TrainConfig::visit(ConfigVisitor& v) {
           "Train on while a checkpoint is written from a copy in the host's memory; off: wait until it is on disk.");
   v.field("validate_every", validate_every, "Steps between validation samples (group `sample`); 0: none.", at_least(0));
   v.field("tensorboard", tensorboard, "Write TensorBoard event files to `<run.dir>/tensorboard`.");
-  v.group("optimizer", "AdamW and its learning rate.", optimizer);
+  v.group("optimizer", "The optimiser and its learning rate.", optimizer);
   v.group("flow", "Flow matching: timesteps, loss weights, caption dropout.", flow);
   v.group("ema", "Moving average of the weights.", ema);
   v.group("distill", "A dense teacher, for the conversion of a model to sparse attention.", distill);

@@ -10,6 +10,7 @@ namespace vmoba {
 
 // The `train.optimizer:` group.
 struct OptimizerConfig {
+  std::string type = "adamw";  // adamw | adamw_8bit | muon
   double lr = 1e-5;
   std::vector<double> betas = {0.9, 0.999};
   double eps = 1e-8;
@@ -18,8 +19,15 @@ struct OptimizerConfig {
   int64_t warmup_steps = 0;
   double final_lr = 0.0;
   double max_grad_norm = 1.0;
+  // Of muon.
+  double momentum = 0.95;
+  int64_t newton_schulz_steps = 5;
+  std::string matrix_lr = "match_rms";  // match_rms | original
 
   void visit(ConfigVisitor& v);
+
+ private:
+  void visit_muon(ConfigVisitor& v);
 };
 
 // The `train.flow:` group: flow matching (src/train/flow_matching.h).

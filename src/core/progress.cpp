@@ -54,12 +54,13 @@ std::string format_progress(const ProgressReport& r, double eta_s, int columns) 
   const std::string loss = fmt::format("loss {:.4f}", r.loss), grad = fmt::format("grad {:.3g}", r.grad_norm);
   const std::string learning = fmt::format("{} | lr {:.2e} | {}", loss, r.lr, grad);
   const std::string speed = fmt::format("{} tokens/s", rate(r.tokens_per_s));
+  const std::string mfu = r.mfu > 0 ? fmt::format("MFU {:.0f}%", 100 * r.mfu) : "";
   const std::string data = fmt::format("data {:.0f}%", r.step_s > 0 ? 100.0 * r.data_wait_s / r.step_s : 0.0);
   const std::string memory = fmt::format("mem {:.1f} GiB", double(r.memory_bytes) / double(int64_t{1} << 30));
   const std::string eta = "ETA " + duration(eta_s);
   const std::vector<std::vector<std::string>> forms = {
-      {head, learning, speed, density_text(r.density, true), data, memory, eta},
-      {head, learning, speed, density_text(r.density, false), data, memory, eta},
+      {head, learning, speed, mfu, density_text(r.density, true), data, memory, eta},
+      {head, learning, speed, mfu, density_text(r.density, false), data, memory, eta},
       {head, learning, speed, density_text(r.density, false), eta},
       {head, learning, speed, eta},
       {head, loss, grad, speed, eta},

@@ -22,6 +22,7 @@ struct ProgressReport {
   double step_s = 0;
   double data_wait_s = 0;  // of step_s
   int64_t memory_bytes = 0;
+  double mfu = 0;  // model's FLOPs over what the GPUs could do in step_s (0..1); 0: not known
 };
 
 // The line, at most `columns` wide (0: any): a narrow one leaves out the partitions' densities first, then memory and

@@ -25,13 +25,16 @@ uint64_t hash_name(std::string_view name) {
   return hash;
 }
 
-RandomStream::RandomStream(uint64_t seed, std::string_view stream, uint64_t index) : index_(index) {
+std::array<uint32_t, 2> stream_key(uint64_t seed, std::string_view stream) {
   // Seed and stream share the 64-bit key: mixed by one Philox block, so that near seeds give unrelated keys.
   const uint64_t name = hash_name(stream);
   const auto mixed = philox4x32({uint32_t(seed), uint32_t(seed >> 32), uint32_t(name), uint32_t(name >> 32)},
                                 {0x766D6F62u, 0x61726E67u});
-  key_ = {mixed[0], mixed[1]};
+  return {mixed[0], mixed[1]};
 }
+
+RandomStream::RandomStream(uint64_t seed, std::string_view stream, uint64_t index)
+    : key_(stream_key(seed, stream)), index_(index) {}
 
 uint64_t RandomStream::next_u64() {
   if (used_ >= 4) {

@@ -17,6 +17,9 @@ std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<u
 // 64-bit FNV-1a of a name; the same on every platform.
 uint64_t hash_name(std::string_view name);
 
+// The key that the blocks of a stream are made with.
+std::array<uint32_t, 2> stream_key(uint64_t seed, std::string_view stream);
+
 class RandomStream {
  public:
   // `index` is the global sample number, step number or whatever the stream is drawn for.

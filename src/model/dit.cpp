@@ -62,9 +62,16 @@ void ModelConfig::visit(ConfigVisitor& v) {
           "(docs/pretrained.md). Empty: random.");
   v.field("compute_dtype", compute_dtype, "Type of activations and matrix products.", one_of({"bf16", "fp32"}));
   v.field("weights_dtype", weights_dtype,
-          "How weights are kept. `fp32`: masters, which training of all weights needs. `bf16`, `fp8` (the matrices of "
-          "the blocks in e4m3 with scales, other matrices in bf16): a frozen base under LoRA, or sampling.",
+          "How weights are kept. `fp32`: masters. `bf16`: matrices in bf16, and training of all weights rounds them "
+          "stochastically; half the memory. `fp8` (the matrices of the blocks in e4m3 with scales, other matrices in "
+          "bf16): a frozen base under LoRA, or sampling.",
           one_of({"fp32", "bf16", "fp8"}));
+  v.field(
+      "linear_compute", linear_compute,
+      "Products of the blocks' linear maps. `fp8`: factors in e4m3 and, of gradients, e5m2, sums in fp32; on a GPU of "
+      "compute capability 8.9 or later (docs/numerics.md).",
+      one_of({"bf16", "fp8"}));
+  v.kind_fields("linear_compute", linear_compute, {{"fp8", [this](ConfigVisitor& of) { visit_fp8(of); }}});
   v.field(
       "pointwise", pointwise,
       "Norms, rotation and gated residuals. `auto`: on a GPU in bf16 one kernel each. `reference`: one ATen operation "
@@ -74,6 +81,13 @@ void ModelConfig::visit(ConfigVisitor& v) {
           "What backward computes again instead of keeping it. `block`: each block but its input, least memory. "
           "`attention`: the same without self attention. `none`: nothing. `auto`: on a GPU what does not fit into its "
           "memory, measured while training (docs/running.md); on a CPU `block`.");
+}
+
+void ModelConfig::visit_fp8(ConfigVisitor& v) {
+  v.field("fp8_scaling", fp8_scaling, "Values that share a scale: those of a `row` of a factor, or of the `tensor`.",
+          one_of({"row", "tensor"}));
+  v.field("fp8_maps", fp8_maps, "Maps that compute in fp8: `all` of a block's, or the two of its `feed_forward`.",
+          one_of({"all", "feed_forward"}));
 }
 
 void ModelConfig::validate() const {

@@ -33,10 +33,13 @@ struct ModelConfig {
   int64_t image_dim = 0;  // width of image tokens; 0: the model takes none
   std::vector<int64_t> patch_size = {1, 2, 2};
   double eps = 1e-6;
-  std::string weights;                 // folder or file with pretrained weights; empty: random from the seed
-  std::string compute_dtype = "bf16";  // bf16 | fp32
-  std::string weights_dtype = "fp32";  // fp32 | bf16 | fp8: how weights are kept; only fp32 ones can be trained
-  std::string pointwise = "auto";      // auto | reference: how norms, rotation and residuals run (common/pointwise.h)
+  std::string weights;                  // folder or file with pretrained weights; empty: random from the seed
+  std::string compute_dtype = "bf16";   // bf16 | fp32
+  std::string weights_dtype = "fp32";   // fp32 | bf16 | fp8: how weights are kept; fp8 ones cannot be trained
+  std::string linear_compute = "bf16";  // bf16 | fp8: products of the blocks' linear maps (common/fp8_linear.h)
+  std::string fp8_scaling = "row";      // row | tensor: values that share a scale
+  std::string fp8_maps = "all";         // all | feed_forward
+  std::string pointwise = "auto";       // auto | reference: how norms, rotation and residuals run (common/pointwise.h)
   Recompute recompute = Recompute::kAuto;  // what backward computes again (model/recompute_plan.h)
   // The weights that would state the sizes, where they are missing: then the sizes here mean nothing. Else empty.
   std::string missing_weights;
@@ -60,6 +63,8 @@ struct ModelConfig {
   }
 
  private:
+  void visit_fp8(ConfigVisitor& v);
+
   std::any own_;
 };
 

@@ -34,9 +34,10 @@ Expert make_expert(const RootConfig& config, const model::ModelConfig& model, co
                    const model::ModelConfig& teacher, uint64_t seed, at::Device device, dist::Mesh& mesh) {
   Expert out;
   const bool shared = mesh.sizes().state_ranks() > 1, trains_parts = shared && !lora.enabled();
+  const bool rounds = model.weights_dtype == "bf16" && !lora.enabled();
   if (shared)
-    out.shards = std::make_shared<dist::ShardedWeights>(mesh.state(), mesh.replicas(),
-                                                        trains_parts ? values_per_unit(config.train.optimizer) : 1);
+    out.shards = std::make_shared<dist::ShardedWeights>(
+        mesh.state(), mesh.replicas(), trains_parts ? values_per_unit(config.train.optimizer, rounds) : 1);
   out.dit = model::make_dit(model, config.attention, seed, device, out.shards.get());
   if (config.train.distill.weight > 0 && !lora.enabled()) {
     if (shared)
@@ -44,7 +45,15 @@ Expert make_expert(const RootConfig& config, const model::ModelConfig& model, co
     out.teacher = model::make_dit(teacher, config.attention, seed, device, out.teacher_shards.get());
   }
   attach_adapters(lora, model::architecture_of(model), *out.dit, seed, device);
-  out.optimizer = make_optimizer(config.train.optimizer, out.dit->trainable());
+  Placement placement{seed};
+  if (trains_parts) {
+    dist::Communicator& holders = mesh.state();
+    placement.part = holders.rank(), placement.parts = holders.size();
+    placement.exchange = [&holders](const at::Tensor& in, const at::Tensor& taken) {
+      holders.all_to_all(in, taken)->wait();
+    };
+  }
+  out.optimizer = make_optimizer(config.train.optimizer, out.dit->trainable(), placement);
   if (config.train.ema.enabled) out.ema = std::make_unique<Ema>(config.train.ema, out.dit->trainable());
   if (trains_parts) {
     out.sums = out.shards;
@@ -88,9 +97,8 @@ at::Tensor Expert::gradient_norm() const {
   return holders ? dist::norm_over_parts(*holders, norm) : norm;
 }
 
-void Expert::update(double lr, double norm, double max_norm) {
-  clip_gradients(dit->trainable(), norm, max_norm);
-  optimizer->step(lr);
+void Expert::update(double lr, const at::Tensor& norm, double max_norm, const at::Tensor& skip) {
+  optimizer->step({lr, clip_factor(norm, max_norm), skip});
   if (ema) ema->update(updates);
   updates += 1;
 }

@@ -38,8 +38,8 @@ struct Expert {
   // L2 norm of all gradients, a scalar on their device; no synchronisation with a GPU. Collective over `holders`.
   at::Tensor gradient_norm() const;
   // One step of the optimiser, with gradients whose norm is `norm` scaled down to `max_norm` (0: as they are), and of
-  // the average.
-  void update(double lr, double norm, double max_norm);
+  // the average. Where `skip`, a scalar, is not 0, no weight changes (Update). No synchronisation.
+  void update(double lr, const at::Tensor& norm, double max_norm, const at::Tensor& skip);
 };
 
 // Each with its model, adapters where lora.rank says so, optimiser and average (config/experts.h). What is drawn for an

@@ -12,23 +12,12 @@
 
 #include "config/root_config.h"
 #include "data/dataset.h"
-#include "train/batch.h"
 #include "train/cache/lazy_encoders.h"
+#include "train/micro_batch.h"
 
 namespace vmoba::train {
 
-struct MicroBatch {
-  // The part that trains one expert.
-  struct Part {
-    std::vector<int64_t> samples;  // global numbers
-    TrainingBatch batch;           // where there are samples
-  };
-  std::vector<Part> parts;         // by expert
-  std::vector<int64_t> samples;    // of all parts, in the stream's order
-  std::vector<std::string> clips;  // their paths, for messages
-};
-
-class MicroBatches {
+class MicroBatches final : public MicroBatchSource {
  public:
   // Everything must outlive it; `image` is null for models without image tokens. `samples` is the size of a micro
   // batch on this rank. A wait for data ends, with Stopped (train/signals.h), where `give_up` turns true.
@@ -36,10 +25,8 @@ class MicroBatches {
                const model::Codec& codec, const model::TextEncoder& text, const model::ImageEncoder* image,
                int64_t samples, at::Device device, std::function<bool()> give_up);
 
-  // The next one: what prepare() made, or made now. Throws what making it threw.
-  MicroBatch next();
-  // Makes the next one ahead. Called when the GPU has been given its work. An error waits for next().
-  void prepare();
+  MicroBatch next() override;
+  void prepare() override;
   // Time that the GPU, or a CPU's training, spent without work because no sample was there.
   double waited_s() const { return waited_s_; }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "config/device.h"
 #include "core/check.h"
 #include "core/log.h"
 
@@ -36,7 +37,8 @@ RecomputeBudget::Memory RecomputeBudget::memory() const {
   size_t free = 0, total = 0;
   VMOBA_CHECK(cudaMemGetInfo(&free, &total) == cudaSuccess, "expected the free memory of {}, found an error",
               device_.str());
-  return {int64_t(free) + stats.reserved_bytes[size_t(StatType::AGGREGATE)].current, allocated.current, allocated.peak};
+  const int64_t reach = int64_t(free) + stats.reserved_bytes[size_t(StatType::AGGREGATE)].current;
+  return {std::min(reach, device_memory_bytes(device_)), allocated.current, allocated.peak};
 }
 
 double RecomputeBudget::free_bytes() const {

@@ -1,7 +1,6 @@
 #include "train/trainer.h"
 
 #include <ATen/ATen.h>
-#include <c10/cuda/CUDACachingAllocator.h>
 
 #include <algorithm>
 #include <chrono>
@@ -18,6 +17,7 @@
 #include "train/agreement.h"
 #include "train/checkpoint/checkpoint_folder.h"
 #include "train/failed_clips.h"
+#include "train/forecast/device_rate.h"
 #include "train/optim/lr_schedule.h"
 #include "train/report/step_profile.h"
 #include "train/run_start.h"
@@ -27,10 +27,6 @@ namespace vmoba::train {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-at::ScalarType dtype_of(const std::string& name) {
-  return name == "bf16" ? at::kBFloat16 : at::kFloat;
-}
 
 double norm_of(const std::vector<double>& norms) {
   double norm = 0;
@@ -48,12 +44,11 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
       device_(dist::device_of_rank(prepare_device(config.run, world.local_size()), world)),
       mesh_(world, config.parallel, device_),
       share_(dist::batch_share(config.train, mesh_.sizes())),
-      compute_dtype_(dtype_of(config.model.compute_dtype)),
-      budget_(config.model, config.attention, 1.0 / double(mesh_.sizes().sequence), mesh_.sizes().state_ranks() > 1,
-              device_),
+      peak_flops_per_s_(peak_flops_per_s(device_)),
       loss_watch_(config.train.rewind.factor),
       saver_(config_, world, grace_, callbacks_, [this] { return parts(); }),
       stragglers_(config.parallel.report_every, world.hosts()) {
+  limit_gpu_memory(config_.run, device_);
   const auto limit = time_limit(config_.run.save_before, std::chrono::system_clock::now());
   if (limit) set_stop_time(*limit - std::chrono::milliseconds(int64_t(1e3 * config_.run.grace_s)));
   dist::check_sequence(config_);
@@ -74,166 +69,13 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
   open_cache(all);
   experts_ = make_experts(config_, device_, mesh_);
   if (mesh_.sizes().sequence > 1) sequence_ = dist::make_ulysses(mesh_.sequence());
+  step_ = std::make_unique<TrainingStep>(config_, world_, mesh_, share_, device_, experts_, sequence_.get());
   state_.seed = uint64_t(config_.seed);
 }
 
 Trainer::~Trainer() = default;
 
-std::optional<MicroBatch> Trainer::next_micro_batch() {
-  // Ranks that compute a sample together must compute with the same sizes, so that this one cannot stand in with zeros.
-  const bool others_count = world_.size() > 1, can_assist = mesh_.sizes().sequence == 1 && last_part_;
-  try {
-    if (!given_up_) return micro_batches_->next();
-  } catch (const Stopped&) {
-    if (!others_count || !can_assist) throw;
-  } catch (const data::NoUsableClip& e) {
-    if (!others_count || !can_assist) throw;
-    no_data_ = e.what();
-  }
-  given_up_ = true;
-  return std::nullopt;
-}
-
-at::Tensor Trainer::accumulate(StepInputs& inputs, const std::optional<MicroBatch>& micro_batch, int64_t pass,
-                               const attention::Stage& stage) {
-  world_.note(state_.step + 1, "computing");
-  at::Tensor loss = at::zeros({}, at::TensorOptions(device_).dtype(at::kDouble));
-  if (!micro_batch) {
-    for (size_t i = 0; i < experts_.size(); ++i)
-      if (experts_.size() == 1 || at_work(i, pass)) assist(experts_[i], *last_part_);
-    return loss;
-  }
-  const auto computed = std::find_if(micro_batch->parts.begin(), micro_batch->parts.end(),
-                                     [](const MicroBatch::Part& part) { return !part.samples.empty(); });
-  inputs.samples.insert(inputs.samples.end(), micro_batch->samples.begin(), micro_batch->samples.end());
-  inputs.clips.insert(inputs.clips.end(), micro_batch->clips.begin(), micro_batch->clips.end());
-  for (size_t i = 0; i < experts_.size(); ++i) {
-    if (!micro_batch->parts[i].samples.empty())
-      loss += accumulate_for(experts_[i], micro_batch->parts[i], stage);
-    else if (at_work(i, pass))
-      assist(experts_[i], *computed);
-  }
-  if (world_.size() > 1) last_part_ = *computed;
-  return loss / double(share_.micro);
-}
-
-bool Trainer::at_work(size_t expert, int64_t pass) const {
-  if (!experts_[expert].shards) return false;
-  const dist::MeshSizes& sizes = mesh_.sizes();
-  // Consecutive batch ranks, and so consecutive samples.
-  const int64_t chunk = pass * sizes.batch_ranks() + mesh_.data_rank() * sizes.shard;
-  const int64_t first = state_.next_sample + chunk * share_.micro;
-  for (int64_t sample = first; sample < first + sizes.shard * share_.micro; ++sample)
-    if (expert_of_sample(config_, sample) == expert) return true;
-  return false;
-}
-
-at::Tensor Trainer::accumulate_for(Expert& expert, const MicroBatch::Part& part, const attention::Stage& stage) {
-  const TrainingBatch& batch = part.batch;
-  const at::Tensor& latents = batch.input.latents_BCTHW;
-  const attention::Grid grid = expert.dit->grid(latents.size(2), latents.size(3), latents.size(4));
-  step_tokens_ += grid.tokens() * latents.size(0);
-  const int64_t text_tokens = batch.input.conditions.text.tokens_BLE.size(1);
-  model::ForwardOptions options{compute_dtype_, stage.dense, budget_.plan(grid, latents.size(0), text_tokens), &stats_,
-                                sequence_.get()};
-  options.sparsity = stage.sparsity;
-  const double of_teacher = config_.train.distill.weight;
-  const auto count = double(part.samples.size());
-  try {
-    const at::Tensor taught = of_teacher > 0 ? expert.teach(batch.input, options) : at::Tensor();
-    const at::Tensor velocity = expert.dit->forward(batch.input, options);
-    const at::Tensor loss =
-        taught.defined() ? distilled_loss(velocity, batch.noisy, taught, of_teacher) : flow_loss(velocity, batch.noisy);
-    (loss / (double(config_.train.global_batch) / count)).backward();
-    return loss.detach().to(at::kDouble) * count;
-  } catch (const c10::OutOfMemoryError&) {
-    log_warning("step {}: the device has no room for a pass of {} samples of {} tokens each", state_.step + 1,
-                part.samples.size(), grid.tokens());
-    throw;
-  }
-}
-
-void Trainer::assist(Expert& expert, const MicroBatch::Part& neighbour) {
-  model::DitInput input = neighbour.batch.input;
-  const auto& patch = config_.model.patch_size;
-  input.latents_BCTHW =
-      input.latents_BCTHW.narrow(0, 0, 1).narrow(2, 0, patch[0]).narrow(3, 0, patch[1]).narrow(4, 0, patch[2]);
-  input.timestep_BG = input.timestep_BG.view({input.timestep_BG.size(0), -1}).narrow(0, 0, 1).narrow(1, 0, 1);
-  input.conditions = model::narrow_samples(input.conditions, 0, 1);
-  const model::ForwardOptions options{compute_dtype_, /*dense=*/true, model::recompute_plan(config_.model), nullptr,
-                                      sequence_.get()};
-  if (config_.train.distill.weight > 0) expert.teach(input, options);
-  (expert.dit->forward(input, options).sum() * 0).backward();
-}
-
-bool Trainer::too_late_for(int64_t passes) const {
-  if (stop_signal() == 0) return false;
-  return double(passes) * step_s_ / double(share_.passes) > config_.run.grace_s / 2 - seconds_since_stop();
-}
-
-std::optional<std::vector<at::Tensor>> Trainer::run_passes(StepInputs& inputs) {
-  std::vector<std::optional<MicroBatch>> taken;
-  budget_.begin_step();
-  try {
-    return try_passes(inputs, taken);
-  } catch (const c10::OutOfMemoryError& error) {
-    // Other ranks wait for this one's part of the step: they cannot begin it again.
-    if (world_.size() > 1 || !budget_.give_up()) throw;
-    log_warning(
-        "step {}: the GPU's memory did not suffice for what backward was to keep (model.recompute auto); from "
-        "here on it computes blocks again, as with `block`",
-        state_.step + 1);
-  }
-  c10::cuda::CUDACachingAllocator::emptyCache();
-  stats_.clear();
-  step_tokens_ = 0;
-  inputs.samples.clear();
-  inputs.clips.clear();
-  return try_passes(inputs, taken);
-}
-
-std::optional<std::vector<at::Tensor>> Trainer::try_passes(StepInputs& inputs,
-                                                           std::vector<std::optional<MicroBatch>>& taken) {
-  const attention::Stage stage = attention::training_stage(config_.attention, state_.step);
-  for (Expert& expert : experts_) expert.begin_gradients();
-  // Sums overlap with backward only where all ranks run through the same experts in the same order.
-  dist::GradientSums* overlapped = experts_.size() == 1 ? experts_.front().sums.get() : nullptr;
-  std::vector<at::Tensor> losses;
-  for (int64_t pass = 0; pass < share_.passes; ++pass) {
-    const bool last = pass + 1 == share_.passes;
-    std::optional<dist::Vote> vote;  // the ranks learn of each other's wish while they compute
-    if (!last) vote.emplace(world_.control(), too_late_for(share_.passes - pass));
-    if (overlapped && last) overlapped->begin_last_pass();
-    if (pass == int64_t(taken.size())) {
-      world_.note(state_.step + 1, "waiting for data");
-      taken.push_back(next_micro_batch());
-    }
-    losses.push_back(accumulate(inputs, taken[size_t(pass)], pass, stage));
-    if (world_.size() > 1 || !budget_.can_give_up()) taken[size_t(pass)].reset();  // nobody computes it again
-    if (vote && (vote->any() || (world_.size() == 1 && too_late_for(share_.passes - pass - 1)))) return std::nullopt;
-    if ((last && state_.step + 1 == config_.train.steps) || given_up_) continue;
-    world_.note(state_.step + 1, "waiting for the data of the next pass");
-    micro_batches_->prepare();
-    world_.note(state_.step + 1, "computing");
-  }
-  for (size_t i = 0; i < experts_.size(); ++i)
-    if (inputs.experts[i]) experts_[i].finish_gradients();
-  return losses;
-}
-
-Trainer::StepNumbers Trainer::read_numbers(const std::vector<at::Tensor>& losses, const StepInputs& inputs) const {
-  std::vector<at::Tensor> values = losses;
-  for (size_t i = 0; i < experts_.size(); ++i) {
-    const at::Tensor norm = inputs.experts[i] ? experts_[i].gradient_norm() : at::zeros({});
-    values.push_back(norm.to(at::TensorOptions(device_).dtype(at::kDouble)));
-  }
-  const at::Tensor read = at::stack(values).cpu();
-  const double* begin = read.const_data_ptr<double>();
-  const double* norms = begin + losses.size();
-  return {{begin, norms}, {norms, begin + read.numel()}};
-}
-
-void Trainer::check_finite(const dist::StepTotals& totals, double norm, const StepInputs& inputs) {
+void Trainer::check_finite(const dist::StepTotals& totals, double norm) {
   if (std::isfinite(totals.loss) && std::isfinite(norm)) return;
   saver_.end(state_.step);  // the checkpoint to resume from
   // The rank that met it knows the clips; the others leave the word to it.
@@ -242,21 +84,23 @@ void Trainer::check_finite(const dist::StepTotals& totals, double norm, const St
       "step {}: expected a finite loss and gradient, found loss {} and gradient norm {}; samples {} of clips "
       "{}; the weights were not updated: lower train.optimizer.lr, look at these clips, or resume from the "
       "last checkpoint",
-      state_.step + 1, totals.loss, norm, fmt::join(inputs.samples, ", "), fmt::join(inputs.clips, ", "));
+      state_.step + 1, totals.loss, norm, fmt::join(step_->inputs().samples, ", "),
+      fmt::join(step_->inputs().clips, ", "));
 }
 
-dist::StepResult Trainer::step_result(const std::vector<double>& losses) const {
+dist::StepResult Trainer::step_result(const TrainingStep::Numbers& numbers) const {
   dist::StepResult result;
-  result.losses = losses;
-  const attention::AttentionStats::Sums attended = stats_.sums();
+  result.losses = numbers.losses;
+  const attention::AttentionStats::Sums& attended = numbers.attended;
   result.pairs = attended.by_partition;
   result.heads = config_.model.heads;
   result.pairs_by_head.resize(size_t(model::layer_count(config_.model) * config_.model.heads));
   for (const auto& [place, pairs] : attended.by_head)
     result.pairs_by_head[size_t(place.first * config_.model.heads + place.second)] = pairs;
   result.signal = stop_signal();
-  result.given_up = given_up_;
-  result.tokens = step_tokens_;
+  result.given_up = step_->given_up();
+  result.tokens = step_->tokens();
+  result.flops = step_->flops(attended);
   result.failed_clips = stream_->stats().failed_clips;
   result.memory_bytes = memory_in_use_bytes(device_);
   result.writing = saver_.progress() == CheckpointWriter::Progress::kWriting;
@@ -286,17 +130,16 @@ StepReport Trainer::report(const dist::StepTotals& totals, const std::vector<dou
 std::optional<StepReport> Trainer::train_step() {
   const Clock::time_point start = Clock::now();
   const double data_before = micro_batches_->waited_s(), others_before = world_.waited_s();
-  stats_.clear();
-  step_tokens_ = 0;
-  StepInputs inputs;
-  inputs.experts = experts_in_step(config_, state_.next_sample);
-  const auto passed = run_passes(inputs);
-  if (!passed) {
+  if (!step_->compute({state_.step, state_.next_sample, step_s_}, *micro_batches_)) {
     stop_signal_ = agreed_signal();
     return std::nullopt;
   }
-  const auto [losses, norms] = read_numbers(*passed, inputs);
-  dist::StepResult result = step_result(losses);
+  const double lr = learning_rate(config_.train.optimizer, state_.step, config_.train.steps);
+  // The device updates while the host waits for its numbers, unless these may call for going back.
+  const bool ahead = config_.train.rewind.times == 0 && !step_->anyone_gave_up();
+  if (ahead) step_->update(lr);
+  const TrainingStep::Numbers numbers = step_->numbers();
+  dist::StepResult result = step_result(numbers);
   result.data_wait_s = micro_batches_->waited_s() - data_before;
   result.own_s = seconds_since(start) - result.data_wait_s - (world_.waited_s() - others_before);
   world_.note(state_.step + 1, "ending the step");
@@ -305,15 +148,13 @@ std::optional<StepReport> Trainer::train_step() {
   if (totals.failed_clips != known_failures_ || totals.given_up) gather_failures();
   known_failures_ = totals.failed_clips;
   if (totals.given_up) return std::nullopt;
-  const bool spike = loss_watch_.is_spike(totals.loss, norm_of(norms));
+  const double norm = norm_of(numbers.norms);
+  const bool spike = loss_watch_.is_spike(totals.loss, norm);
   rewound_ = spike && rewind(totals.loss);
   if (rewound_) return std::nullopt;
-  check_finite(totals, norm_of(norms), inputs);
+  check_finite(totals, norm);
   loss_watch_.add(totals.loss);
-  const double lr = learning_rate(config_.train.optimizer, state_.step, config_.train.steps);
-  for (size_t i = 0; i < experts_.size(); ++i)
-    if (inputs.experts[i]) experts_[i].update(lr, norms[i], config_.train.optimizer.max_grad_norm);
-  budget_.end_step();
+  if (!ahead) step_->update(lr);
   state_.step += 1;
   if (!spike) sane_step_ = state_.step;
   state_.next_sample += config_.train.global_batch;
@@ -321,9 +162,10 @@ std::optional<StepReport> Trainer::train_step() {
   if (totals.write_failed) saver_.give_up();
   if (const std::string text = stragglers_.add(totals); !text.empty() && world_.rank() == 0) log_info("{}", text);
 
-  StepReport out = report(totals, norms, lr);
+  StepReport out = report(totals, numbers.norms, lr);
   out.step_s = step_s_ = seconds_since(start);
   out.tokens_per_s = double(totals.tokens) / out.step_s;
+  if (peak_flops_per_s_ > 0) out.mfu = totals.flops / (out.step_s * peak_flops_per_s_ * double(world_.size()));
   return out;
 }
 
@@ -343,8 +185,8 @@ std::optional<StepReport> Trainer::profiled_step() {
 }
 
 void Trainer::gather_failures() {
-  FailedClips found =
-      gather_failed_clips(world_.control(), plan_, config_.data, stream_->failures(), no_data_, state_.next_sample);
+  FailedClips found = gather_failed_clips(world_.control(), plan_, config_.data, stream_->failures(), step_->no_data(),
+                                          state_.next_sample);
   state_.failed_clips = std::move(found.to_repeat);
   failed_files_ = found.files;
   failure_ = found.refusal;

@@ -19,11 +19,11 @@
 #include "train/expert.h"
 #include "train/loss_watch.h"
 #include "train/micro_batches.h"
-#include "train/recompute_budget.h"
 #include "train/report/callback.h"
 #include "train/resume.h"
 #include "train/run_saver.h"
 #include "train/signals.h"
+#include "train/training_step.h"
 #include "train/validation/held_out_loss.h"
 
 namespace vmoba::train {
@@ -41,11 +41,6 @@ class Trainer {
   int run(const ResumeRequest& resume);
 
  private:
-  struct StepInputs {
-    std::vector<int64_t> samples;
-    std::vector<std::string> clips;  // paths, for messages
-    std::vector<bool> experts;       // which of them have samples in this step, on any rank
-  };
   // Of this run; all ranks have planned the same clips when it returns.
   RunRecord make_record();
   void open_cache(const data::ClipPlan& plan);
@@ -74,37 +69,9 @@ class Trainer {
   // anything.
   std::optional<StepReport> train_step();
   std::optional<StepReport> profiled_step();
-  // Mean loss of one micro batch (a tensor, so that nobody waits for it yet) after its forward and backward: one of
-  // each expert that has samples in it. Gradients add up to those of the mean over train.global_batch, for each expert
-  // with the others' samples counted as zero, once they are summed over passes and ranks.
-  at::Tensor accumulate(StepInputs& inputs, const std::optional<MicroBatch>& micro_batch, int64_t pass,
-                        const attention::Stage& stage);
-  // The next micro batch. Where there is none because of a stop or because no clip can be read, and other ranks count
-  // on this one, nothing: the step is given up when it ends. Throws Stopped or data::NoUsableClip where that cannot be.
-  std::optional<MicroBatch> next_micro_batch();
-  // Whether ranks that hold the experts' parts with this one compute with this expert in the pass.
-  bool at_work(size_t expert, int64_t pass) const;
-  // Summed loss of samples that train one expert.
-  at::Tensor accumulate_for(Expert& expert, const MicroBatch::Part& part, const attention::Stage& stage);
-  // A forward and backward on the least input, cut from that of `neighbour`, that adds zeros to the expert's gradients:
-  // this rank's share of gathering its weights and summing its gradients for ranks that have samples for it.
-  void assist(Expert& expert, const MicroBatch::Part& neighbour);
-  // The losses of this rank's passes, on the device; gradients are complete when it returns. Nothing where all ranks
-  // have agreed between two passes to give the step up.
-  std::optional<std::vector<at::Tensor>> run_passes(StepInputs& inputs);
-  // One try: computes what was `taken` before, and takes the rest.
-  std::optional<std::vector<at::Tensor>> try_passes(StepInputs& inputs, std::vector<std::optional<MicroBatch>>& taken);
-  // Whether a stop leaves no time for so many passes more.
-  bool too_late_for(int64_t passes) const;
-  // Losses and gradient norms on the host. The step's one wait for the device: clipping and the finite check, which
-  // come before the update, need them.
-  struct StepNumbers {
-    std::vector<double> losses, norms;  // of each pass; of each expert, 0 where the step does not train it
-  };
-  StepNumbers read_numbers(const std::vector<at::Tensor>& losses, const StepInputs& inputs) const;
-  dist::StepResult step_result(const std::vector<double>& losses) const;
+  dist::StepResult step_result(const TrainingStep::Numbers& numbers) const;
   // Throws on all ranks where the step's loss or gradient is not finite, after a checkpoint that is under way.
-  void check_finite(const dist::StepTotals& totals, double norm, const StepInputs& inputs);
+  void check_finite(const dist::StepTotals& totals, double norm);
   StepReport report(const dist::StepTotals& totals, const std::vector<double>& norms, double lr) const;
   // All ranks learn which clips have failed on any of them; too many end the run. Collective.
   void gather_failures();
@@ -125,7 +92,6 @@ class Trainer {
   at::Device device_;
   dist::Mesh mesh_;
   dist::BatchShare share_;
-  at::ScalarType compute_dtype_;
   data::ClipPlan plan_, held_out_plan_;
   std::vector<Expert> experts_;
   std::unique_ptr<EncodeCache> cache_;  // null without
@@ -133,12 +99,12 @@ class Trainer {
   std::unique_ptr<CachedTextEncoder> text_;
   std::unique_ptr<LazyImageEncoder> image_;            // null for models without image tokens
   std::unique_ptr<model::SequenceParallel> sequence_;  // where ranks share samples
+  std::unique_ptr<TrainingStep> step_;
+  double peak_flops_per_s_;  // of a GPU; 0: not known
   std::unique_ptr<data::SampleStream> stream_;
   std::unique_ptr<MicroBatches> micro_batches_;  // from the stream
   std::unique_ptr<HeldOutLoss> held_out_;        // null without held-out clips
-  RecomputeBudget budget_;
   Callbacks callbacks_;
-  attention::AttentionStats stats_;
   std::unique_ptr<FolderLock> lock_;  // of the first rank
   RunFolder folder_;
   RunRecord record_;
@@ -149,15 +115,11 @@ class Trainer {
   RunSaver saver_;
   // As agreed by all ranks: a checkpoint is under way, and nobody writes any more or somebody failed.
   bool save_written_ = false;
-  int64_t step_tokens_ = 0;
-  double step_s_ = 0;                          // of the last step
-  int stop_signal_ = 0;                        // as agreed by all ranks
-  std::optional<MicroBatch::Part> last_part_;  // of an earlier pass
-  bool given_up_ = false;                      // the step, by this rank
-  std::string no_data_;                        // why, where it was for want of data
-  int64_t known_failures_ = 0;                 // sum over the ranks at the last look
-  int64_t failed_files_ = 0;                   // distinct, of all ranks
-  std::string failure_;                        // why the run must end, as agreed by all ranks; "" where it need not
+  double step_s_ = 0;           // of the last step
+  int stop_signal_ = 0;         // as agreed by all ranks
+  int64_t known_failures_ = 0;  // sum over the ranks at the last look
+  int64_t failed_files_ = 0;    // distinct, of all ranks
+  std::string failure_;         // why the run must end, as agreed by all ranks; "" where it need not
   dist::StragglerReport stragglers_;
 };
 

@@ -139,7 +139,7 @@ TEST_CASE("vmoba-convert and vmoba-train say what is wrong") {
   refused({kConvert, transformers() + "/t2v", out, "--layout", "comfyui"}, ".safetensors");
   refused(lora_run(out, {"lora.targets=[to_z]"}), "to_z");
   refused(lora_run(out, {"lora.formats=[gguf]"}), "gguf");
-  refused(lora_run(out, {"lora.rank=0", "model.weights_dtype=bf16"}), "model.weights_dtype");
+  refused(lora_run(out, {"lora.rank=0", "model.weights_dtype=fp8"}), "model.weights_dtype");
   refused(lora_run(out, {"lora.init_from=" + temporary.path() + "/none"}), "found nothing");
 }
 

@@ -371,3 +371,26 @@ TEST_CASE("adapters go on beside the weights that they were trained with, wherev
   CHECK(contains(run(2, keys(moved, {"train.steps=8", "--resume", "latest", "lora.alpha=8"})),
                  "lora.alpha: expected 0 as in the checkpoint, found 8"));
 }
+
+TEST_CASE("every optimiser, and weights in bf16, go on bit by bit") {
+  const std::vector<std::vector<std::string>> kinds = {
+      {"train.optimizer.type=adamw_8bit"},
+      {"train.optimizer.type=muon"},
+      {"model.weights_dtype=bf16"},
+      {"model.weights_dtype=bf16", "train.optimizer.type=adamw_8bit", "train.ema.enabled=true"}};
+  for (const std::vector<std::string>& keys : kinds) {
+    INFO(keys.front());
+    const TemporaryFolder folder;
+    const auto train = [&](const char* name, std::vector<std::string> extra) {
+      extra.insert(extra.end(), keys.begin(), keys.end());
+      extra.insert(extra.end(), {"train.checkpoint_every=0", "train.validate_every=0"});
+      run(0, command(folder.path() + name, extra));
+    };
+    train("/whole", {"train.steps=6"});
+    train("/halves", {"train.steps=3"});
+    train("/halves", {"train.steps=6", "--resume", "latest"});
+    for (const std::string& file : {kWeights, std::string("/state/optimizer.safetensors")})
+      CHECK(same_bytes(folder.path() + "/whole/checkpoint-6" + file, folder.path() + "/halves/checkpoint-6" + file));
+    CHECK(metrics(folder.path() + "/whole").back()["loss"] == metrics(folder.path() + "/halves").back()["loss"]);
+  }
+}

@@ -319,6 +319,19 @@ TEST_CASE("a dry run names all that is missing at once, and prints the memory wi
   }
 }
 
+TEST_CASE("the dry run says whether a GPU suffices and what to set") {
+  const auto dry_run = [](const std::string& gib) {
+    return run_process({kTrain, "--config", VMOBA_SOURCE_DIR "/configs/wan2.1_1.3b_finetune.yaml", "--dry-run",
+                        "--gpu-gib", gib})
+        .output;
+  };
+  CHECK(contains(dry_run("200"), "--gpu-gib            fits"));
+  const std::string small = dry_run("16");
+  INFO(small);
+  CHECK(contains(small, "--gpu-gib            does not fit"));
+  CHECK(contains(small, "train.optimizer.type=adamw_8bit"));
+}
+
 TEST_CASE("a large model does not start on a CPU by accident") {
   const TemporaryFolder folder;
   const std::vector<std::string> keys = {"model.layers=30", "model.heads=12", "model.head_dim=128",

@@ -37,7 +37,10 @@ TEST_CASE("a foreign key is answered with its place here, in a file and on the c
   CHECK(contains(refused("model.ckpt_path=/x"), "here it is model.weights"));
   CHECK(contains(refused("num-inference-steps=20"), "here it is sample.steps"));
   CHECK(contains(refused("lora.lora_alpha=2"), "here it is lora.alpha"));
-  CHECK(contains(refused("optimizer_type=adamw8bit"), "the optimiser is AdamW"));
+  CHECK(contains(refused("optimizer_type=adamw8bit"), "here it is train.optimizer.type"));
+  CHECK(contains(refused("train.optimizer.momentum=0.9"), "unknown key"));  // of muon alone
+  CHECK(load_root_config("", {"train.optimizer.type=muon", "train.optimizer.momentum=0.9"}).train.optimizer.momentum ==
+        0.9);
   CHECK(contains(refused("train.lr=1"), "did you mean 'train.optimizer.lr'?"));
   const TemporaryFolder folder;
   const std::string path = folder.path() + "/run.yaml";

@@ -34,6 +34,7 @@ const std::map<std::string, std::vector<std::string>>& allowed_project_includes(
       {"attention", {"attention/", "core/"}},
       {"model/kernels", {"model/kernels/"}},
       {"model", {"model/", "attention/attention.h", "core/"}},
+      {"train/kernels", {"train/kernels/"}},
       {"data", {"data/", "core/"}},
       {"config", {"config/", "model/", "attention/attention.h", "data/", "core/"}},
       {"sample", {"sample/", "config/", "model/", "attention/attention.h", "data/video_writer.h", "core/"}},
@@ -50,7 +51,8 @@ const std::map<std::string, std::vector<std::string>>& allowed_train_includes() 
       {"checkpoint", {"train/checkpoint/", "train/expert.h"}},
       {"dist", {"train/dist/", "train/signals.h"}},
       {"forecast", {"train/forecast/", "train/optim/", "train/dist/mesh_sizes.h", "train/dist/link_model.h"}},
-      {"optim", {"train/optim/"}},
+      {"kernels", {"train/kernels/"}},
+      {"optim", {"train/optim/", "train/kernels/"}},
       {"report", {"train/report/"}},
       {"validation",
        {"train/validation/", "train/expert.h", "train/batch.h", "train/report/callback.h", "train/dist/mesh.h",
@@ -93,6 +95,7 @@ std::string method_of(const std::string& path) {
 
 std::string folder_of(const std::string& path) {
   if (path.starts_with("model/kernels/")) return "model/kernels";
+  if (path.starts_with("train/kernels/")) return "train/kernels";
   if (!method_of(path).empty()) return "attention/a method";
   const std::string room = inner_folder(path, "attention");
   return room.empty() ? path.substr(0, path.find('/')) : "attention/" + room;
@@ -272,7 +275,8 @@ std::map<std::string, std::string> house() {
           {"src/train/dist/nccl.cpp", "#include <nccl.h>\n#include <mpi.h>\n"},
           {"src/train/dist/world.h", "#include \"core/check.h\"\n"},
           {"src/train/forecast/rank_memory.cpp", "#include \"train/dist/mesh_sizes.h\"\n"},
-          {"src/train/optim/optimizer.h", "#include \"model/dit.h\"\n"},
+          {"src/train/kernels/updates.h", "#include <cuda_runtime_api.h>\n"},
+          {"src/train/optim/optimizer.h", "#include \"model/dit.h\"\n#include \"train/kernels/updates.h\"\n"},
           {"src/train/report/callback.h", "#include \"core/check.h\"\n"},
           {"src/train/validation/videos.cpp", "#include \"train/expert.h\"\n"},
           {"apps/main_guard.h", "#include <CLI/CLI.hpp>\n"},
@@ -323,6 +327,9 @@ TEST_CASE("each broken rule is found") {
       {"src/model/x.cpp", "#include \"attention/vmoba/config.h\"", "model does not see it"},
       {"src/model/kernels/x.cu", "#include <ATen/ATen.h>", "kernels do not see torch"},
       {"src/model/kernels/x.cu", "#include \"model/dit.h\"", "kernels does not see it"},
+      {"src/train/kernels/x.cu", "#include <ATen/ATen.h>", "kernels do not see torch"},
+      {"src/train/kernels/x.cpp", "#include \"core/check.h\"", "kernels does not see it"},
+      {"src/train/report/x.cpp", "#include \"train/kernels/updates.h\"", "train/report does not see it"},
       {"src/attention/x.cpp", "#include \"model/dit.h\"", "attention does not see it"},
       {"src/model/x.cpp", "#include \"attention/block/engine.h\"", "model does not see it"},
       {"src/model/x.cpp", "#include \"attention/kernels/kernels.h\"", "model does not see it"},

@@ -37,6 +37,12 @@ TEST_CASE("the line names everything where there is room") {
         "all 0.28 | data 5% | mem 1.5 GiB | ETA 12m34s");
 }
 
+TEST_CASE("the line names the share of the GPU's peak where it is known") {
+  ProgressReport r = report(120);
+  r.mfu = 0.4567;
+  CHECK(contains(format_progress(r, 754, 0), "12.3k tokens/s | MFU 46% | density"));
+}
+
 TEST_CASE("a narrow terminal gets a shorter line that never wraps") {
   for (int columns = 1; columns < 200; ++columns)
     CHECK(format_progress(report(120), 754, columns).size() <= size_t(columns));

@@ -1,4 +1,5 @@
-// Checkpoints: what is on disk, what survives damage, what a mismatch says. The model is a stand-in with two tensors.
+// Checkpoints: what is on disk, what survives damage, what a mismatch says. The model is a stand-in with two tensors,
+// and a matrix in bf16 for optimisers that keep blocks of values.
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -15,7 +16,7 @@
 #include "train/checkpoint/checksums.h"
 #include "train/checkpoint/run_folder.h"
 #include "train/loss_watch.h"
-#include "train/optim/adamw.h"
+#include "train/optim/optimizer.h"
 
 using namespace vmoba;
 using namespace vmoba::train;
@@ -25,9 +26,11 @@ namespace {
 
 class TwoTensors : public model::Dit {
  public:
-  explicit TwoTensors(double value) {
+  explicit TwoTensors(double value, bool large) {
     parameters_ = {{"a.weight", at::full({3, 2}, value).requires_grad_()},
                    {"b.bias", at::full({4}, 2 * value).requires_grad_()}};
+    if (!large) return;
+    parameters_.push_back({"blocks.0.c.weight", at::full({64, 65}, value).to(at::kBFloat16).requires_grad_()});
   }
   at::Tensor forward(const model::DitInput& input, const model::ForwardOptions&) override {
     return input.latents_BCTHW;
@@ -43,10 +46,12 @@ class TwoTensors : public model::Dit {
 };
 
 struct Run {
-  explicit Run(double value, size_t count = 1) : experts(count) {
+  explicit Run(double value, size_t count = 1, const std::string& optimizer = "adamw") : experts(count) {
+    OptimizerConfig config;
+    config.type = optimizer;
     for (Expert& expert : experts) {
-      expert.dit = std::make_unique<TwoTensors>(value);
-      expert.optimizer = std::make_unique<AdamW>(OptimizerConfig{}, expert.dit->parameters());
+      expert.dit = std::make_unique<TwoTensors>(value, optimizer != "adamw");
+      expert.optimizer = make_optimizer(config, expert.dit->parameters());
       expert.ema = std::make_unique<Ema>(EmaConfig{true, 0.9}, expert.dit->parameters());
       value += 0.25;
     }
@@ -57,7 +62,7 @@ struct Run {
   void update(size_t expert, double gradient) {
     for (const model::Parameter& p : parameters(expert))
       p.tensor.mutable_grad() = at::full_like(p.tensor, gradient).detach();
-    experts[expert].update(/*lr=*/1e-2, /*norm=*/0, /*max_norm=*/0);
+    experts[expert].update(/*lr=*/1e-2, /*norm=*/at::zeros({}), /*max_norm=*/0, /*skip=*/{});
   }
   std::vector<Expert> experts;
 };
@@ -109,6 +114,23 @@ TEST_CASE("a checkpoint gives back everything, bit by bit") {
   Run c(0.1);
   c.update(0, 0.5);
   CHECK_FALSE(at::equal(c.parameters()[0].tensor, a.parameters()[0].tensor));
+}
+
+TEST_CASE("8-bit moments, momentum and weights in bf16 come back bit by bit") {
+  for (const char* optimizer : {"adamw_8bit", "muon"}) {
+    INFO(optimizer);
+    const test::TemporaryFolder folder;
+    Run a(0.1, 1, optimizer), b(7.0, 1, optimizer);
+    a.update(0, 0.5);
+    const std::string path = save_checkpoint(folder.path(), {3, 12, 9}, a.parts(), 0);
+    load_checkpoint(path, b.parts());
+    require_equal(a, b, 0);
+    a.update(0, -0.3);
+    b.update(0, -0.3);
+    require_equal(a, b, 0);
+    Run other(7.0);
+    CHECK_FALSE(message_of([&] { load_checkpoint(path, other.parts()); }).empty());
+  }
 }
 
 TEST_CASE("two experts are saved and come back each with its own number of updates") {

@@ -4,7 +4,10 @@
 #include "support/catch.h"
 #include "support/messages.h"
 #include "support/process.h"
+#include "train/forecast/device_rate.h"
 #include "train/forecast/estimate.h"
+#include "train/forecast/memory_advice.h"
+#include "train/forecast/step_flops.h"
 
 using namespace vmoba;
 using namespace vmoba::train;
@@ -114,6 +117,44 @@ TEST_CASE("all weights: fp32 masters, gradients and moments") {
   CHECK(e.total_bytes() - e.activations_bytes == 16 * kParameters);
 }
 
+TEST_CASE("weights in bf16 and 8-bit moments") {
+  const RunEstimate e = estimate(
+      {"lora.rank=0", "model.weights_dtype=bf16", "train.optimizer.type=adamw_8bit", "train.ema.enabled=true"});
+  const int64_t kept = 2 * (kBlocks * kBlockMatrices + kOtherMatrices) + kFp32Bytes;
+  CHECK(e.weights_bytes == kept);
+  CHECK(e.gradients_bytes == kept);
+  CHECK(e.ema_bytes == 4 * kParameters);
+  // Two bytes a value and two scales of 4 bytes for each 256; tensors below 4,096 values are too few to count.
+  CHECK(double(e.optimizer_bytes) == Approx(double(kParameters) * (2 + 8.0 / 256)).epsilon(1e-5));
+  const RunEstimate muon = estimate({"lora.rank=0", "model.weights_dtype=fp32", "train.optimizer.type=muon"});
+  CHECK(muon.optimizer_bytes == 8 * kParameters - 4 * kBlocks * kBlockMatrices);
+}
+
+TEST_CASE("a run that does not fit is told what to set, until it does") {
+  const RootConfig whole = shipped("wan2.1_14b_lora.yaml", {"lora.rank=0", "model.weights_dtype=fp32",
+                                                            "train.ema.enabled=false", "model.recompute=none"});
+  const auto buckets = configured_buckets(whole);
+  const auto text = [&](const RootConfig& config, double gib) {
+    return fit_to_text(config, buckets, int64_t(gib * double(1 << 30)), "--gpu-gib");
+  };
+  CHECK(contains(text(whole, 1000), "fits"));
+  CHECK_FALSE(contains(text(whole, 1000), "not"));
+  const std::string on_h200 = text(whole, 139.8);
+  CHECK(contains(on_h200, "does not fit"));
+  CHECK(on_h200.find("model.recompute=auto") < on_h200.find("train.optimizer.type=adamw_8bit"));
+  CHECK(on_h200.find("train.optimizer.type=adamw_8bit") < on_h200.find("model.weights_dtype=bf16"));
+  CHECK(contains(on_h200, "GiB: fits"));
+  CHECK_FALSE(contains(on_h200, "lora.rank"));  // not needed
+  CHECK(contains(text(whole, 1), "parallel.shard"));
+  // Each change is one that the configuration leaves open.
+  const RootConfig small = shipped("wan2.1_14b_lora.yaml", {"model.weights_dtype=fp8", "train.ema.enabled=false"});
+  for (const MemoryAdvice& advice : memory_advice(small)) {
+    CHECK_FALSE(contains(advice.keys, "fp8"));
+    CHECK_FALSE(contains(advice.keys, "lora.rank"));
+  }
+  CHECK(contains(memory_keys(whole), "model.recompute=auto; train.optimizer.type=adamw_8bit"));
+}
+
 TEST_CASE("FLOPs of a step: frozen weights take part in backward by their inputs only") {
   constexpr double S = 21 * 30 * 52, T = 512, r = kRank;  // tokens of 81 frames of 480x832, of the text
   // Forward, two for each product and addition: maps of a block that the tokens go through and that the text does, both
@@ -152,6 +193,34 @@ TEST_CASE("FLOPs of a step: frozen weights take part in backward by their inputs
   const double last = 2 * S * r * double(E + F);
   CHECK(step({kept, "lora.targets=[blocks.39.ffn.net.2]"}).backward ==
         Approx(2 * S * double(E * F) + behind + 2 * last).epsilon(1e-12));
+}
+
+TEST_CASE("the work of a sample follows its density, and a GPU's peak gives its least time") {
+  const RootConfig config = shipped("wan2.1_14b_lora.yaml", {"lora.rank=0", "model.weights_dtype=fp32"});
+  const attention::Grid grid{21, 30, 52};
+  const SampleWork work = sample_work(config, grid, 512);
+  const auto forward = [&](double density) {
+    return model::forward_flops(config.model, config.attention, grid, 512, density);
+  };
+  CHECK(work.flops(1) == Approx(3 * forward(1)));
+  // Of all layers, dense ones have density 1: these share of layers is sparse.
+  int64_t sparse = 0;
+  for (int64_t i = 0; i < config.model.layers; ++i) {
+    const attention::LayerAttention layer = attention::layer_attention(config.attention, i, false);
+    sparse += attention::layer_flops(layer, grid, 40, 128, 0.5) < attention::layer_flops(layer, grid, 40, 128, 1);
+  }
+  const double share = double(sparse) / double(config.model.layers);
+  CHECK(work.flops(1 - share + 0.2 * share) == Approx(3 * forward(0.2)));
+  CHECK(work.flops(1) - work.attention(1) == Approx(work.products));
+
+  CHECK(peak_flops_per_s(std::string("NVIDIA H200")) == 989e12);
+  CHECK(peak_flops_per_s(std::string("NVIDIA H100 PCIe")) == 756e12);
+  CHECK(peak_flops_per_s(std::string("NVIDIA A100-SXM4-80GB")) == 312e12);
+  CHECK(peak_flops_per_s(std::string("a GPU to come")) == 0);
+  CHECK(peak_flops_per_s(at::Device(at::kCPU)) == 0);
+  CHECK(least_seconds(work, 1, 0) == 0);
+  CHECK(least_seconds({780, 0, 0, 0}, 1, 1000) == Approx(1));
+  CHECK(least_seconds({0, 480, 0, 0}, 1, 1000) == Approx(1));  // 480 * 3.5 / 3 at 560
 }
 
 TEST_CASE("two experts: twice the state, once the activations") {

@@ -40,8 +40,7 @@ TEST_CASE("AdamW with clipping follows torch.optim.AdamW") {
       parameters[i].tensor.mutable_grad() = file.tensor(fmt::format("grad.{}.{}", step, i)).clone();
     const double norm = gradient_norm(parameters).item<double>();
     CHECK(norm == Approx(file.tensor("norms")[step].item<double>()).epsilon(1e-6));
-    clip_gradients(parameters, norm, 1.0);
-    optimizer.step(3e-3);
+    optimizer.step({3e-3, clip_factor(at::scalar_tensor(norm, at::kDouble), 1.0)});
     // One step moves a weight by about lr; fp32 rounding of weights near 1 is 1.2e-7 per step.
     for (int i = 0; i < 2; ++i)
       CHECK(max_difference(parameters[i].tensor.detach(), file.tensor(fmt::format("after.{}.{}", step, i))) < 1e-6);

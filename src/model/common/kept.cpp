@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "model/common/fp8_linear.h"
 #include "model/common/lt_product.h"
 #include "model/common/pointwise.h"
 
@@ -146,15 +147,20 @@ at::Tensor plain_linear(const at::Tensor& x, const KeptMap& map, const Kept& kep
 
 std::vector<at::Tensor> kept_linears(const ModelConfig& config, const at::Tensor& x, const std::vector<KeptMap>& maps,
                                      Kept& kept) {
+  const auto all = [&](const auto& takes) {
+    return std::all_of(maps.begin(), maps.end(), [&](const KeptMap& map) { return takes(map); });
+  };
+  const bool fp8 = all([&](const KeptMap& map) { return takes_fp8(config, x, map); });
   std::vector<at::Tensor> out;
-  if (std::all_of(maps.begin(), maps.end(), [&](const KeptMap& map) { return takes_fused(config, x, map.map); })) {
+  if (fp8 || all([&](const KeptMap& map) { return takes_fused(config, x, map.map); })) {
     variable_list weights, biases, known;
     for (const KeptMap& map : maps) {
       weights.push_back(weight_in(map.map, x.scalar_type()));
       biases.push_back(map.map.bias.to(x.scalar_type()));
       known.push_back(kept.fetch(map.name));
     }
-    out = FusedLinears::apply(x, at::TensorList(weights), at::TensorList(biases), known);
+    out = fp8 ? fp8_linears(config, x, weights, biases, known)
+              : FusedLinears::apply(x, at::TensorList(weights), at::TensorList(biases), known);
   } else {
     for (const KeptMap& map : maps) out.push_back(plain_linear(x, map, kept));
   }
@@ -167,7 +173,8 @@ at::Tensor kept_linear(const ModelConfig& config, const at::Tensor& x, const Kep
 }
 
 at::Tensor kept_gelu_linear(const ModelConfig& config, const at::Tensor& x, const KeptMap& map, Kept& kept) {
-  if (!takes_fused(config, x, map.map)) return kept_linear(config, at::gelu(x, "tanh"), map, kept);
+  if (takes_fp8(config, x, map) || !takes_fused(config, x, map.map))
+    return kept_linear(config, at::gelu(x, "tanh"), map, kept);
   std::optional<at::Tensor> known;
   if (const at::Tensor found = kept.fetch(map.name); found.defined()) known = found;
   const at::ScalarType dtype = x.scalar_type();

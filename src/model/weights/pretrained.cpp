@@ -92,13 +92,13 @@ Parameter draw_one(const ParameterSpec& spec, at::ScalarType dtype, uint64_t see
   return {spec.name, std::move(quantised), std::move(scale)};
 }
 
-// As the model holds it: cut to this rank's part; fp32 values can be trained.
+// As the model holds it: cut to this rank's part; all but fp8 values can be trained.
 Parameter kept(Parameter parameter, WeightShards* shards) {
   if (shards != nullptr) {
     parameter.whole_shape = parameter.tensor.sizes().vec();
     parameter.tensor = shards->own_part(parameter.tensor);
   }
-  if (parameter.tensor.scalar_type() == at::kFloat) parameter.tensor.requires_grad_(true);
+  if (!is_fp8(parameter.tensor.scalar_type())) parameter.tensor.requires_grad_(true);
   return parameter;
 }
 

@@ -181,11 +181,11 @@ void ShardedWeights::begin_step() {
   for (Unit& unit : units_) {
     unit.summed = false;
     int64_t count = 0;
-    at::TensorOptions options;
+    at::TensorOptions options = at::TensorOptions(at::kFloat);
     for (const model::ShardedParameter& p : unit.parameters) {
       if (!p.part.requires_grad()) continue;
-      VMOBA_CHECK(count == 0 || options.dtype() == p.part.dtype(), "expected trained parameters of one type");
-      options = p.part.options().requires_grad(false);
+      options = options.device(p.part.device());
+      if (p.part.scalar_type() == at::kDouble) options = options.dtype(at::kDouble);
       count += p.part.numel();
     }
     if (count == 0) continue;

@@ -14,12 +14,13 @@ namespace {
 
 // Names that attention::AttentionStats knows.
 constexpr std::array<const char*, 4> kLayerKinds = {"temporal", "spatial", "spatiotemporal", "full"};
-constexpr size_t kFixed = 9;
+constexpr size_t kFixed = 10;
 
 std::vector<double> pack(const StepResult& result) {
-  std::vector<double> out = {double(result.signal),       double(result.tokens),       double(result.failed_clips),
-                             double(result.memory_bytes), result.data_wait_s,          result.own_s,
-                             double(result.writing),      double(result.write_failed), double(result.given_up)};
+  std::vector<double> out = {
+      double(result.signal),   double(result.tokens), double(result.failed_clips), double(result.memory_bytes),
+      result.data_wait_s,      result.own_s,          double(result.writing),      double(result.write_failed),
+      double(result.given_up), result.flops};
   for (const char* kind : kLayerKinds) {
     const auto found = result.pairs.find(kind);
     out.push_back(found == result.pairs.end() ? 0 : found->second.first);
@@ -82,6 +83,7 @@ StepTotals exchange_step(World& world, const MeshSizes& sizes, const StepResult&
     if (rank % sizes.sequence != 0) continue;  // shares its samples with the rank before it
     totals.tokens += int64_t(values[1]);
     totals.failed_clips += int64_t(values[2]);
+    totals.flops += values[9];
   }
   totals.density = densities(pairs);
   if (result.heads > 0) totals.density_by_layer = layer_densities(pairs_over_ranks_LN2(world, result));

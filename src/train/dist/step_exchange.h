@@ -26,6 +26,7 @@ struct StepResult {
   bool given_up = false;                       // the step, for want of data
   double data_wait_s = 0;
   double own_s = 0;  // of the step, waits for data or other ranks left out
+  double flops = 0;  // of training on its samples
 };
 
 struct StepTotals {
@@ -36,6 +37,7 @@ struct StepTotals {
   int64_t tokens = 0, failed_clips = 0;
   int64_t memory_bytes = 0;                    // greatest of the ranks
   double data_wait_s = 0;                      // longest
+  double flops = 0;                            // of the step's samples
   bool writing = false, write_failed = false;  // any rank
   bool given_up = false;                       // any rank: nobody may update
   int bad_loss_rank = -1;                      // the first whose loss is not finite

@@ -2,12 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 
 #include "config/clip_geometry.h"
 #include "core/check.h"
-#include "model/adapter/lora.h"
 #include "train/forecast/rank_memory.h"
+#include "train/forecast/step_flops.h"
 
 namespace vmoba::train {
 namespace {
@@ -26,38 +25,6 @@ attention::AttentionConfig full_attention(attention::AttentionConfig config) {
 double assumed_density(const RootConfig& config, const std::vector<data::Bucket>& buckets) {
   const attention::Grid grid = buckets.empty() ? attention::Grid{} : grid_of(config, buckets.back());
   return attention::expected_density(config.attention, grid, model::layer_count(config.model));
-}
-
-std::map<std::string, int64_t> adapters_of(const RootConfig& config) {
-  if (!config.lora.enabled()) return {};
-  return model::adapter_values(config.lora, model::architecture_of(config.model),
-                               model::parameter_shapes(config.model));
-}
-
-struct StepFlops {
-  double forward = 0, backward = 0;
-  double total() const { return forward + backward; }
-};
-
-// Backward costs twice the forward, once for the gradients of inputs and once for those of weights; attention's 2.5
-// times is within this figure's accuracy. Recomputation adds one. Frozen weights need no gradients of their own, nor do
-// conditions and what comes before the first adapter.
-StepFlops step_flops(const RootConfig& config, const std::map<std::string, int64_t>& adapters,
-                     const std::vector<model::ForwardWork>& work) {
-  const bool frozen = config.lora.enabled();
-  StepFlops out;
-  bool reached = !frozen;
-  for (const model::ForwardWork& piece : work) {
-    const auto found = adapters.find(piece.module);
-    const double adapter = found == adapters.end() ? 0 : 2 * piece.rows * double(found->second);
-    reached |= found != adapters.end();
-    out.forward += piece.flops + adapter;
-    if (!reached) continue;
-    const double gradients = !frozen || piece.module.empty() ? 2 : piece.on_tokens ? 1 : 0;
-    out.backward += gradients * piece.flops + 2 * adapter;
-    if (recomputes(config)) out.backward += piece.flops + adapter;
-  }
-  return out;
 }
 
 void add_memory(const RootConfig& config, RunEstimate& out) {
@@ -104,10 +71,12 @@ RunEstimate estimate_run(const RootConfig& config, const std::vector<data::Bucke
   for (const data::Bucket& bucket : buckets) {
     const attention::Grid grid = grid_of(config, bucket);
     const int64_t text = config.text.max_tokens;
+    const bool again = recomputes(config);
     const attention::AttentionConfig full = full_attention(config.attention);
-    const StepFlops of_full = step_flops(config, adapters, model::forward_work(config.model, full, grid, text, 1));
+    const StepFlops of_full =
+        step_flops(config, adapters, model::forward_work(config.model, full, grid, text, 1), again);
     const StepFlops of_sparse = step_flops(
-        config, adapters, model::forward_work(config.model, config.attention, grid, text, out.assumed_density));
+        config, adapters, model::forward_work(config.model, config.attention, grid, text, out.assumed_density), again);
     const double taught = config.train.distill.weight > 0 ? of_full.forward : 0;
     out.buckets.push_back({bucket, of_full.total() + taught, of_sparse.total() + taught, of_sparse.backward});
     out.tokens = std::max(out.tokens, grid.tokens());

@@ -23,10 +23,10 @@ struct RunEstimate {
   int64_t trained = 0;         // values of one expert that the optimiser changes
   double assumed_density = 1;  // of sparse layers: tau, or k/blocks (the measured one is in the log of the run)
   std::vector<BucketEstimate> buckets;
-  int64_t tokens = 0;           // of a sample of the largest bucket
-  int64_t weights_bytes = 0;    // as model.weights_dtype keeps them: fp32 masters, or LoRA's frozen base
-  int64_t adapters_bytes = 0;   // LoRA's fp32 masters
-  int64_t gradients_bytes = 0;  // fp32
+  int64_t tokens = 0;          // of a sample of the largest bucket
+  int64_t weights_bytes = 0;   // as model.weights_dtype keeps them: what is trained, or LoRA's frozen base
+  int64_t adapters_bytes = 0;  // LoRA's fp32 masters
+  int64_t gradients_bytes = 0;
   int64_t optimizer_bytes = 0;  // its state
   int64_t ema_bytes = 0;
   int64_t activations_bytes = 0;  // largest bucket, micro batch; one expert computes at a time

@@ -19,13 +19,11 @@ int64_t width_of(const std::string& dtype) {
   return int64_t(c10::elementSize(model::scalar_type(dtype)));
 }
 
-// Of what is trained and of fp32 bases 4.
 int64_t kept_width(const RootConfig& config) {
-  if (!config.lora.enabled()) return 4;
   return width_of(config.model.weights_dtype);
 }
 
-// What an optimiser changes, without values: fp32 masters of all parameters, or the adapters beside them.
+// What an optimiser changes, without values: all parameters, or the adapters beside them.
 std::vector<model::Parameter> trained_shapes(const RootConfig& config) {
   const std::vector<model::Parameter> parameters = model::parameter_shapes(config.model);
   std::map<std::string, int64_t> adapters;
@@ -36,7 +34,7 @@ std::vector<model::Parameter> trained_shapes(const RootConfig& config) {
     out.push_back({name, at::empty(shape, at::TensorOptions(at::kMeta).dtype(at::kFloat))});
   };
   for (const model::Parameter& p : parameters) {
-    if (!config.lora.enabled()) add(p.name, p.shape());
+    if (!config.lora.enabled()) out.push_back(p);
     const std::string module = p.name.substr(0, p.name.rfind('.'));
     if (!p.name.ends_with(".weight") || !adapters.contains(module)) continue;
     add(module + ".lora_A.weight", {config.lora.rank, p.shape()[1]});
@@ -90,9 +88,12 @@ RankMemory rank_memory(const RootConfig& config, const dist::MeshSizes& sizes, i
   const auto part = [parts](int64_t values) { return (values + parts - 1) / parts; };
   const int64_t trained = model.experts * (lora ? model.trainable : part(model.trainable));
   RankMemory out;
-  out.weights = 4 * trained + (lora ? model.experts * part(model.kept_bytes) : 0);
+  // Matrices in bf16 are trained as they are kept, and a rank that holds all of them has their gradients in bf16.
+  const bool narrow = !lora && config.model.weights_dtype == "bf16";
+  out.weights = narrow ? model.experts * part(model.kept_bytes)
+                       : 4 * trained + (lora ? model.experts * part(model.kept_bytes) : 0);
   if (config.train.distill.weight > 0 && !lora) out.weights += model.experts * width * part(model.parameters);
-  out.gradients = 4 * trained;
+  out.gradients = narrow && parts == 1 ? model.experts * model.kept_bytes : 4 * trained;
   out.optimizer = model.experts * optimizer_bytes(config.train.optimizer, trained_shapes(config), lora ? 1 : parts);
   out.ema = config.train.ema.enabled ? 4 * trained : 0;
   if (parts > 1) {

@@ -29,8 +29,8 @@ int64_t carried_width(const RootConfig& config);
 
 // Bytes, of all experts together; one computes at a time.
 struct RankMemory {
-  int64_t weights = 0;    // fp32 masters; with LoRA the frozen base as it is kept
-  int64_t gradients = 0;  // fp32
+  int64_t weights = 0;    // as model.weights_dtype keeps them, and adapters in fp32
+  int64_t gradients = 0;  // fp32; of weights in bf16 that one rank holds alone, bf16
   int64_t optimizer = 0;  // its state
   int64_t ema = 0;        // fp32
   int64_t working = 0;    // weights in the compute dtype and gradients of the units at hand

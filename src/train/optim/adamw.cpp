@@ -5,7 +5,7 @@
 namespace vmoba::train {
 
 std::vector<StateLayout> adamw_state(const OptimizerConfig&, const model::Parameter& parameter) {
-  const at::ScalarType dtype = parameter.tensor.scalar_type();
+  const at::ScalarType kept = parameter.tensor.scalar_type(), dtype = kept == at::kBFloat16 ? at::kFloat : kept;
   return {{"exp_avg", dtype}, {"exp_avg_sq", dtype}};
 }
 
@@ -18,12 +18,18 @@ AdamW::AdamW(const OptimizerConfig& config, const std::vector<model::Parameter>&
     steps_.push_back(at::zeros({}, at::TensorOptions(p.tensor.device()).dtype(at::kFloat)));
 }
 
-void AdamW::step(double lr) {
+void AdamW::step(const Update& update) {
   const at::NoGradGuard no_grad;
+  const std::vector<at::Tensor> gradients = this->gradients();
+  if (gradients.empty()) return;
+  if (update.gradient_factor.defined())
+    at::_foreach_mul_(gradients, update.gradient_factor.to(gradients.front().scalar_type()));
+  std::optional<at::Tensor> skip;
+  if (update.skip.defined()) skip = update.skip.to(at::kFloat);
   at::_foreach_add_(steps_, 1);
-  at::_fused_adamw_(parameters(), gradients(), exp_avg_, exp_avg_sq_, /*max_exp_avg_sqs=*/{}, steps_, lr,
+  at::_fused_adamw_(parameters(), gradients, exp_avg_, exp_avg_sq_, /*max_exp_avg_sqs=*/{}, steps_, update.lr,
                     config_.betas[0], config_.betas[1], config_.weight_decay, config_.eps, /*amsgrad=*/false,
-                    /*maximize=*/false);
+                    /*maximize=*/false, /*grad_scale=*/{}, /*found_inf=*/skip);
 }
 
 void AdamW::set_steps(int64_t steps_done) {

@@ -1,4 +1,5 @@
-// AdamW with decoupled weight decay (Loshchilov & Hutter, 1711.05101), by ATen's fused kernel.
+// AdamW with decoupled weight decay (Loshchilov & Hutter, 1711.05101), by ATen's fused kernel. Parameters in bf16 take
+// CompactAdamW.
 #pragma once
 #include <vector>
 
@@ -6,13 +7,14 @@
 
 namespace vmoba::train {
 
-// Two moments, "exp_avg" and "exp_avg_sq", in the parameter's type.
+// Two moments, "exp_avg" and "exp_avg_sq", in the parameter's type, of bf16 in fp32.
 std::vector<StateLayout> adamw_state(const OptimizerConfig& config, const model::Parameter& parameter);
 
 class AdamW final : public Optimizer {
  public:
   AdamW(const OptimizerConfig& config, const std::vector<model::Parameter>& parameters);
-  void step(double lr) override;
+  using Optimizer::step;
+  void step(const Update& update) override;
   void set_steps(int64_t steps_done) override;
 
  private:

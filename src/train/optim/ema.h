@@ -21,13 +21,15 @@ class Ema {
   std::vector<model::NamedTensor> weights() const;
   // The average, in the parameters' order, to be read or overwritten.
   const std::vector<at::Tensor>& tensors() { return average_; }
-  // Exchanges weights and average (values, not storage); call twice to undo. For validation with the average.
+  // Exchanges weights and average (values, not storage); call twice to undo. For validation with the average. Weights
+  // in bf16 are set aside instead: they could not hold the average.
   void swap();
 
  private:
   EmaConfig config_;
   std::vector<model::Parameter> parameters_;
   std::vector<at::Tensor> average_;
+  std::vector<at::Tensor> replaced_;  // weights in bf16 between two swaps
 };
 
 }  // namespace vmoba::train

@@ -21,10 +21,10 @@ at::Tensor gradient_norm(const std::vector<model::Parameter>& parameters) {
   return at::linalg_vector_norm(at::stack(at::_foreach_norm(gradients, 2)));
 }
 
-void clip_gradients(const std::vector<model::Parameter>& parameters, double norm, double max_norm) {
-  if (max_norm <= 0 || norm + 1e-6 <= max_norm) return;
+at::Tensor clip_factor(const at::Tensor& norm, double max_norm) {
+  if (max_norm <= 0) return {};
   const at::NoGradGuard no_grad;
-  at::_foreach_mul_(gradients_of(parameters), max_norm / (norm + 1e-6));
+  return (max_norm / (norm.to(at::kDouble) + 1e-6)).clamp_max(1);
 }
 
 }  // namespace vmoba::train

@@ -2,37 +2,56 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <map>
 
 #include "core/registry.h"
 #include "train/optim/adamw.h"
+#include "train/optim/compact_adamw.h"
+#include "train/optim/muon.h"
 
 namespace vmoba::train {
 namespace {
 
+using Parameters = std::vector<model::Parameter>;
+
 struct Kind {
-  std::unique_ptr<Optimizer> (*make)(const OptimizerConfig&, const std::vector<model::Parameter>&);
+  std::unique_ptr<Optimizer> (*make)(const OptimizerConfig&, const Parameters&, const Placement&);
   std::vector<StateLayout> (*state)(const OptimizerConfig&, const model::Parameter&);
-  int64_t (*values_per_unit)(const OptimizerConfig&);
+  int64_t values_per_unit;  // for what is kept; rounding may ask for more
 };
 
-template <typename Kept>
-std::unique_ptr<Optimizer> make(const OptimizerConfig& config, const std::vector<model::Parameter>& parameters) {
-  return std::make_unique<Kept>(config, parameters);
+std::unique_ptr<Optimizer> make_adamw(const OptimizerConfig& config, const Parameters& parameters,
+                                      const Placement& placement) {
+  const bool rounds = std::any_of(parameters.begin(), parameters.end(),
+                                  [](const model::Parameter& p) { return p.tensor.scalar_type() == at::kBFloat16; });
+  if (!rounds) return std::make_unique<AdamW>(config, parameters);
+  return std::make_unique<CompactAdamW>(config, parameters, placement,
+                                        [&](const model::Parameter& p) { return adamw_state(config, p); });
 }
 
-int64_t any_values(const OptimizerConfig&) {
-  return 1;
+std::unique_ptr<Optimizer> make_adamw_8bit(const OptimizerConfig& config, const Parameters& parameters,
+                                           const Placement& placement) {
+  return std::make_unique<CompactAdamW>(config, parameters, placement,
+                                        [&](const model::Parameter& p) { return adamw_8bit_state(config, p); });
 }
 
-// One line per optimiser. The second one brings the key train.optimizer.type.
+std::unique_ptr<Optimizer> make_muon(const OptimizerConfig& config, const Parameters& parameters,
+                                     const Placement& placement) {
+  return std::make_unique<Muon>(config, parameters, placement);
+}
+
+// One line per optimiser.
 const Registry<Kind>& optimizers() {
-  static const Registry<Kind> table("train.optimizer.type", {{"adamw", {make<AdamW>, adamw_state, any_values}}});
+  static const Registry<Kind> table("train.optimizer.type",
+                                    {{"adamw", {make_adamw, adamw_state, 1}},
+                                     {"adamw_8bit", {make_adamw_8bit, adamw_8bit_state, updates::kScaleValues}},
+                                     {"muon", {make_muon, muon_state, 1}}});
   return table;
 }
 
-const Kind& chosen(const OptimizerConfig&) {
-  return optimizers().find("adamw");
+const Kind& chosen(const OptimizerConfig& config) {
+  return optimizers().find(config.type);
 }
 
 }  // namespace
@@ -71,16 +90,16 @@ std::vector<at::Tensor> Optimizer::state_of(const std::string& name) const {
 }
 
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerConfig& config,
-                                          const std::vector<model::Parameter>& parameters) {
-  return chosen(config).make(config, parameters);
+                                          const std::vector<model::Parameter>& parameters, const Placement& placement) {
+  return chosen(config).make(config, parameters, placement);
 }
 
 std::vector<StateLayout> optimizer_state(const OptimizerConfig& config, const model::Parameter& parameter) {
   return chosen(config).state(config, parameter);
 }
 
-int64_t values_per_unit(const OptimizerConfig& config) {
-  return chosen(config).values_per_unit(config);
+int64_t values_per_unit(const OptimizerConfig& config, bool rounds) {
+  return std::max(chosen(config).values_per_unit, rounds ? updates::kDrawValues : int64_t{1});
 }
 
 int64_t optimizer_bytes(const OptimizerConfig& config, const std::vector<model::Parameter>& parameters, int64_t ranks) {

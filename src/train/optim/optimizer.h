@@ -2,7 +2,8 @@
 //
 // An optimiser says what it keeps of a parameter before it exists (StateLayout), and keeps exactly that: checkpoints,
 // the parts that ranks hold and the memory forecast read the description. State lives on the parameters' device.
-// Parameters are borrowed, whole or this rank's part of them (model/weight_shards.h).
+// Parameters are borrowed, whole or this rank's part of them (model/weight_shards.h). Those in bf16 are rounded
+// stochastically: the draws depend on (seed, parameter, number of the update, place in the whole parameter) alone.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -28,6 +29,24 @@ struct StateLayout {
   int64_t entries(int64_t values) const { return (values + values_per_entry - 1) / values_per_entry; }
 };
 
+// Where the parameters lie, and what their rounding is drawn from.
+struct Placement {
+  uint64_t seed = 0;
+  // Ranks that hold the parameters together, a part each, and this one's number among them.
+  int64_t part = 0, parts = 1;
+  // Between them: slice r of `out` [parts * n] <- this rank's slice of rank r's `in` [parts * n]. Collective; empty for
+  // one rank.
+  std::function<void(const at::Tensor& in, const at::Tensor& out)> exchange = {};
+};
+
+// What an update needs beside gradients. Tensors are fp32 or fp64 scalars on the parameters' device.
+struct Update {
+  double lr = 0;
+  at::Tensor gradient_factor = {};  // of every gradient; undefined: 1
+  // Where it is not 0, no parameter changes; the state is then worth nothing until it is loaded again. Undefined: 0.
+  at::Tensor skip = {};
+};
+
 class Optimizer {
  public:
   virtual ~Optimizer() = default;
@@ -35,7 +54,9 @@ class Optimizer {
   Optimizer& operator=(const Optimizer&) = delete;
 
   // One update from the parameters' .grad; a parameter without one counts as zero gradient. No synchronisation.
-  virtual void step(double lr) = 0;
+  // Gradients may be changed.
+  virtual void step(const Update& update) = 0;
+  void step(double lr) { step(Update{lr}); }
   // The number of updates that the state comes from.
   virtual void set_steps(int64_t steps_done) = 0;
   void zero_grad();
@@ -63,11 +84,13 @@ class Optimizer {
 };
 
 // The configured optimiser, and without making it: what it keeps of a parameter (name, shape and type count, values do
-// not), and how many consecutive values of a flattened parameter must lie on one rank together, where ranks hold parts.
+// not), and how many consecutive values of a flattened parameter must lie on one rank together, where ranks hold parts
+// (`rounds`: parameters are in bf16).
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerConfig& config,
-                                          const std::vector<model::Parameter>& parameters);
+                                          const std::vector<model::Parameter>& parameters,
+                                          const Placement& placement = {});
 std::vector<StateLayout> optimizer_state(const OptimizerConfig& config, const model::Parameter& parameter);
-int64_t values_per_unit(const OptimizerConfig& config);
+int64_t values_per_unit(const OptimizerConfig& config, bool rounds);
 
 // Bytes of state that a rank keeps where `ranks` ranks hold the parameters together.
 int64_t optimizer_bytes(const OptimizerConfig& config, const std::vector<model::Parameter>& parameters, int64_t ranks);

@@ -63,6 +63,7 @@ class MetricsCallback final : public Callback {
                                      {"data_wait_s", report.data_wait_s},
                                      {"memory_bytes", report.memory_bytes},
                                      {"failed_clips", report.failed_clips}};
+    if (report.mfu > 0) record["mfu"] = std::round(report.mfu * 1e5) / 1e5;
     for (const auto& [name, norm] : report.grad_norm_by_expert) record["grad_norm_" + name] = norm;
     gpu_s_ += report.step_s * double(report.ranks);
     record["samples"] = report.samples;
@@ -122,6 +123,7 @@ class TensorboardCallback final : public Callback {
                                                           {"train/grad_norm", report.grad_norm},
                                                           {"speed/tokens_per_s", report.tokens_per_s},
                                                           {"speed/data_wait_s", report.data_wait_s}};
+    if (report.mfu > 0) values.emplace_back("speed/mfu", report.mfu);
     for (const auto& [name, norm] : report.grad_norm_by_expert) values.emplace_back("train/grad_norm_" + name, norm);
     for (const auto& [name, value] : report.density) values.emplace_back("density/" + name, value);
     if (report.held_out) {

@@ -52,7 +52,7 @@ class BlockState final : public Optimizer {
       : Optimizer(parameters, [](const model::Parameter&) {
           return std::vector<StateLayout>{{"moment", at::kFloat}, {"scale", at::kFloat, kValues}};
         }) {}
-  void step(double) override {}
+  void step(const Update&) override {}
   void set_steps(int64_t) override {}
 };
 

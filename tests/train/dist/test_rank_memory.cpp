@@ -58,7 +58,7 @@ Memory memory_of(const RootConfig& config, dist::Mesh& mesh) {
     expert.dit->forward(input, {at::kFloat, false, model::recompute_plan(config.model)}).square().mean().backward();
   }
   if (expert.sums) expert.sums->finish();
-  expert.update(1e-4, expert.gradient_norm().item<double>(), 1);
+  expert.update(1e-4, expert.gradient_norm(), 1, {});
   return {double(allocated_bytes() - before), double(rank_memory(config, mesh.sizes(), 0, 1).state())};
 }
 

@@ -120,8 +120,7 @@ class Run {
   // `holders`: ranks that hold the parameters together, or null.
   void update(Communicator* holders = nullptr) {
     const at::Tensor norm = gradient_norm(parameters());
-    clip_gradients(parameters(), (holders ? norm_over_parts(*holders, norm) : norm).item<double>(), 1.0);
-    optimizer_->step(3e-3);
+    optimizer_->step({3e-3, clip_factor(holders ? norm_over_parts(*holders, norm) : norm, 1.0)});
   }
   const std::vector<model::Parameter>& parameters() const { return dit_->parameters(); }
 

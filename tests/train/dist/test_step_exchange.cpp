@@ -26,6 +26,7 @@ TEST_CASE("the totals of a step are the same on every rank", "[mpi]") {
   mine.memory_bytes = 100 - rank;
   mine.data_wait_s = rank;
   mine.own_s = 2;
+  mine.flops = 5;
   const StepTotals totals = exchange_step(world, sizes, mine);
   double loss = 0, attended = 0;
   for (int r = 0; r < ranks; ++r) loss += 0.1 * (r + 1) / (2.0 * ranks);
@@ -46,6 +47,7 @@ TEST_CASE("the totals of a step are the same on every rank", "[mpi]") {
   CHECK(totals.failed_clips == ranks * (ranks - 1) / 2);
   CHECK(totals.memory_bytes == 100);
   CHECK(totals.data_wait_s == ranks - 1);
+  CHECK(totals.flops == 5 * ranks);
   CHECK(totals.bad_loss_rank == -1);
 
   if (rank == ranks - 1) mine.losses[1] = std::numeric_limits<double>::quiet_NaN();
@@ -58,6 +60,7 @@ TEST_CASE("the totals of a step are the same on every rank", "[mpi]") {
   const StepTotals shared = exchange_step(world, {1, 1, ranks}, mine);
   CHECK(shared.loss == 1.5);
   CHECK(shared.tokens == 1000);
+  CHECK(shared.flops == 5);
   CHECK(shared.density.at("temporal") == attended / (100.0 * ranks));
 }
 
