@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/check.h"
+#include "core/json.h"
 #include "model/wan/wan_config.h"
 #include "model/weights/weight_files.h"
 
@@ -17,6 +18,7 @@ constexpr const char* kClassName = "WanTransformer3DModel";
 constexpr const char* kOriginalClassName = "WanModel";
 constexpr int64_t kPublishedHeadDim = 128;
 constexpr int64_t kMostBlocks = 10000;
+constexpr int64_t kMostStated = 1 << 20;  // layers, channels or tokens
 
 json from_original(const json& original, const std::string& path) {
   json out = {{"_class_name", kClassName}};
@@ -35,7 +37,7 @@ json from_original(const json& original, const std::string& path) {
   take("cross_attn_norm", "cross_attn_norm");
   const auto whole = [&](const char* key) {
     VMOBA_CHECK_INPUT(original[key].is_number_unsigned() && original[key].get<int64_t>() > 0,
-                      "expected a positive whole number {} in '{}', found {}", key, path, original[key].dump());
+                      "expected a positive whole number {} in '{}', found {}", key, path, json_text(original[key]));
     return original[key].get<int64_t>();
   };
   if (original.contains("dim") && original.contains("num_heads"))
@@ -92,9 +94,11 @@ int64_t head_dim_of(const json& beside, int64_t width, const std::set<std::strin
 }
 
 // What the tensors cannot tell where some of them are missing: config.json's number, else theirs.
-int64_t stated(const json& beside, const char* key, int64_t of_tensors) {
-  const json value = beside.value(key, json());
-  return value.is_number_integer() && value.get<int64_t>() > 0 ? value.get<int64_t>() : of_tensors;
+int64_t stated(const json& beside, const char* key, int64_t of_tensors, const std::string& folder) {
+  const auto value = json_count(beside.value(key, json()));
+  VMOBA_CHECK_INPUT(value.value_or(0) <= kMostStated, "expected {} of at most {} in the config.json of '{}', found {}",
+                    key, kMostStated, folder, value.value_or(0));
+  return value.value_or(0) > 0 ? *value : of_tensors;
 }
 
 }  // namespace
@@ -113,7 +117,10 @@ void read_wan_sizes(const WeightFiles& files, const json& beside, const std::set
                     "expected a width that is a multiple of the head size {}, found {} in '{}'; name the size "
                     "(model.head_dim, or --head-dim of vmoba-convert)",
                     head_dim, width, files.folder());
-  config.layers = stated(beside, "num_layers", shapes.blocks());
+  config.layers = stated(beside, "num_layers", shapes.blocks(), files.folder());
+  VMOBA_CHECK_INPUT(config.layers <= kMostBlocks,
+                    "expected num_layers of at most {} in the config.json of '{}', found {}", kMostBlocks,
+                    files.folder(), config.layers);
   config.heads = width / head_dim;
   config.head_dim = head_dim;
   config.patch_size = {shapes.size(patch, 5, 2), shapes.size(patch, 5, 3), shapes.size(patch, 5, 4)};
@@ -122,13 +129,15 @@ void read_wan_sizes(const WeightFiles& files, const json& beside, const std::set
   config.out_channels = shapes.size("proj_out.weight", 2, 0) / patch_values;
   config.text_dim = shapes.size("condition_embedder.text_embedder.linear_1.weight", 2, 1);
   const bool takes_image = shapes.has_any(image);
-  config.image_dim = stated(beside, "image_dim", takes_image ? shapes.size(image + "norm1.weight", 1, 0) : 0);
+  config.image_dim =
+      stated(beside, "image_dim", takes_image ? shapes.size(image + "norm1.weight", 1, 0) : 0, files.folder());
   if (const json eps = beside.value("eps", json()); eps.is_number()) config.eps = eps.get<double>();
   WanConfig& wan = config.own<WanConfig>();
   wan.ffn_dim = shapes.size("blocks.0.ffn.net.0.proj.weight", 2, 0);
   wan.freq_dim = shapes.size("condition_embedder.time_embedder.linear_1.weight", 2, 1);
   wan.image_pos_tokens =
-      stated(beside, "pos_embed_seq_len", shapes.has(image + "pos_embed") ? shapes.size(image + "pos_embed", 3, 1) : 0);
+      stated(beside, "pos_embed_seq_len", shapes.has(image + "pos_embed") ? shapes.size(image + "pos_embed", 3, 1) : 0,
+             files.folder());
   const json norm = beside.value("cross_attn_norm", json());
   wan.cross_attn_norm = norm.is_boolean() ? norm.get<bool>() : shapes.blocks_have("norm2");
 }

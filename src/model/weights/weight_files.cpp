@@ -10,8 +10,8 @@
 #include <set>
 
 #include "core/check.h"
-#include "core/file.h"
 #include "core/file_kind.h"
+#include "core/json.h"
 #include "model/common/linear.h"
 
 namespace vmoba::model {
@@ -34,24 +34,18 @@ constexpr const char* kFp8Marker = "scaled_fp8";
 constexpr const char* kOtherModels[] = {"first_stage_model.", "vae.",         "text_encoders.",
                                         "cond_stage_model.",  "clip_vision.", "conditioner."};
 
-std::string or_something_else(const std::string& path) {
-  const std::string kind = what_is_this(path);
-  return kind.empty() || kind == "a JSON text" ? "something else" : kind;
-}
-
 // Names of tensors to names of files.
 std::map<std::string, std::string> weight_map(const fs::path& index) {
-  const json parsed =
-      json::parse(read_file(index.string(), kMaxIndexBytes, "an index of weight files"), nullptr, false);
+  const json parsed = read_json(index.string(), kMaxIndexBytes, "an index of weight files");
   VMOBA_CHECK_INPUT(parsed.is_object(), "expected an index of weight files at '{}' to be a JSON object, found {}",
-                    index.string(), or_something_else(index.string()));
+                    index.string(), parsed.type_name());
   const auto map = parsed.find("weight_map");
   VMOBA_CHECK_INPUT(map != parsed.end() && map->is_object() && !map->empty(),
                     "expected a 'weight_map' of names to files in '{}', found none", index.string());
   std::map<std::string, std::string> out;
   for (const auto& [name, file] : map->items()) {
     VMOBA_CHECK_INPUT(file.is_string() && fs::path(file.get<std::string>()).filename() == file.get<std::string>(),
-                      "expected a file name for '{}' in '{}', found {}", name, index.string(), file.dump());
+                      "expected a file name for '{}' in '{}', found {}", name, index.string(), json_text(file));
     out[name] = file.get<std::string>();
   }
   return out;
@@ -63,7 +57,8 @@ std::vector<std::string> shards_of(const fs::path& index) {
   std::vector<std::string> files;
   for (const std::string& name : names) {
     files.push_back((index.parent_path() / name).string());
-    if (!fs::exists(files.back())) missing.insert(name);
+    std::error_code error;  // of a name that is too long
+    if (!fs::exists(files.back(), error)) missing.insert(name);
   }
   VMOBA_CHECK_INPUT(missing.empty(), "expected the {} files that '{}' names, found {} missing: {}; get them as well",
                     names.size(), index.string(), missing.size(), fmt::join(missing, ", "));
@@ -146,7 +141,8 @@ bool ends_with_any(const std::string& name, const char* const (&suffixes)[kCount
 }
 
 // Copies a mapped tensor piece by piece, giving pages back on the way.
-void copy_mapped(const TensorFile& file, const std::string& stored_name, const at::Tensor& out) {
+void copy_mapped(const TensorFile& file, const std::string& stored_name, const at::Tensor& out,
+                 WorkProgress& progress) {
   constexpr int64_t kPieceValues = 4 << 20;
   const at::Tensor mapped = file.tensor(stored_name).view(-1), flat = out.view(-1);
   const int64_t value_bytes = int64_t(mapped.element_size());
@@ -154,6 +150,7 @@ void copy_mapped(const TensorFile& file, const std::string& stored_name, const a
     const int64_t count = std::min(kPieceValues, mapped.numel() - first);
     flat.narrow(0, first, count).copy_(mapped.narrow(0, first, count));
     file.release(stored_name, first * value_bytes, (first + count) * value_bytes);
+    progress.add(count * value_bytes);
   }
 }
 
@@ -265,6 +262,15 @@ void WeightFiles::find_scales() {
   }
 }
 
+WorkProgress& WeightFiles::progress() const {
+  if (!progress_) {
+    int64_t bytes = 0;
+    for (const auto& [name, entry] : entries_) bytes += info(name).end - info(name).begin;
+    progress_ = std::make_unique<WorkProgress>(fmt::format("loading weights from {}", folder_), bytes);
+  }
+  return *progress_;
+}
+
 const TensorInfo& WeightFiles::info(const std::string& name) const {
   const Entry& entry = entries_.at(name);
   return files_[entry.file]->tensors().at(entry.stored_name);
@@ -277,10 +283,11 @@ at::Tensor WeightFiles::read(const std::string& name, at::ScalarType dtype, at::
   at::Tensor out;
   if (entry.scale_name.empty()) {
     out = at::empty(mapped.sizes(), mapped.options().dtype(dtype).device(device));
-    copy_mapped(file, entry.stored_name, out);
+    copy_mapped(file, entry.stored_name, out, progress());
   } else {
     out = scaled_weight(mapped, file.tensor(entry.scale_name), dtype).to(device);
     file.release(entry.stored_name);
+    progress().add(int64_t(mapped.nbytes()));
   }
   return out;
 }
@@ -291,7 +298,7 @@ WeightFiles::Scaled WeightFiles::read_stored(const std::string& name, at::Device
   const at::Tensor mapped = file.tensor(entry.stored_name);
   Scaled out;
   out.tensor = at::empty(mapped.sizes(), mapped.options().device(device));
-  copy_mapped(file, entry.stored_name, out.tensor);
+  copy_mapped(file, entry.stored_name, out.tensor, progress());
   if (!entry.scale_name.empty()) out.scale = file.tensor(entry.scale_name).to(at::kFloat).clone().to(device);
   return out;
 }

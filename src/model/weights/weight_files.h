@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/work_progress.h"
 #include "model/weights/name_table.h"
 #include "model/weights/tensor_file.h"
 
@@ -55,11 +56,13 @@ class WeightFiles {
  private:
   void add_file(size_t number, const std::string& path);
   void find_scales();
+  WorkProgress& progress() const;  // of the tensors read
 
   std::string folder_;
   Layout layout_;
   std::vector<std::unique_ptr<TensorFile>> files_;
   std::map<std::string, Entry> entries_;
+  mutable std::unique_ptr<WorkProgress> progress_;
 };
 
 }  // namespace vmoba::model
