@@ -80,14 +80,12 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
 Trainer::~Trainer() = default;
 
 std::optional<MicroBatch> Trainer::next_micro_batch() {
-  // Ranks that compute a sample together must compute with the same sizes, so that this one cannot stand in with zeros.
-  const bool others_count = world_.size() > 1, can_assist = mesh_.sizes().sequence == 1 && last_part_;
   try {
     if (!given_up_) return micro_batches_->next();
   } catch (const Stopped&) {
-    if (!others_count || !can_assist) throw;
+    if (world_.size() == 1) throw;
   } catch (const data::NoUsableClip& e) {
-    if (!others_count || !can_assist) throw;
+    if (world_.size() == 1) throw;
     no_data_ = e.what();
   }
   given_up_ = true;
@@ -115,6 +113,12 @@ at::Tensor Trainer::accumulate(StepInputs& inputs, const std::optional<MicroBatc
   }
   if (world_.size() > 1) last_part_ = *computed;
   return loss / double(share_.micro);
+}
+
+// Ranks that compute a sample together must compute with the same sizes, and before the first pass there are none: a
+// rank without data cannot stand in with zeros.
+bool Trainer::all_need_data() const {
+  return world_.size() > 1 && (mesh_.sizes().sequence > 1 || !last_part_);
 }
 
 bool Trainer::at_work(size_t expert, int64_t pass) const {
@@ -194,14 +198,16 @@ std::optional<std::vector<at::Tensor>> Trainer::try_passes(StepInputs& inputs,
   dist::GradientSums* overlapped = experts_.size() == 1 ? experts_.front().sums.get() : nullptr;
   std::vector<at::Tensor> losses;
   for (int64_t pass = 0; pass < share_.passes; ++pass) {
-    const bool last = pass + 1 == share_.passes;
+    const bool last = pass + 1 == share_.passes, together = all_need_data();
     std::optional<dist::Vote> vote;  // the ranks learn of each other's wish while they compute
-    if (!last) vote.emplace(world_.control(), too_late_for(share_.passes - pass));
-    if (overlapped && last) overlapped->begin_last_pass();
+    if (!last && !together) vote.emplace(world_.control(), too_late_for(share_.passes - pass));
     if (pass == int64_t(taken.size())) {
       world_.note(state_.step + 1, "waiting for data");
       taken.push_back(next_micro_batch());
     }
+    const bool no_way = given_up_ || (!last && too_late_for(share_.passes - pass));
+    if (together && dist::Vote(world_.control(), no_way).any()) return std::nullopt;
+    if (overlapped && last) overlapped->begin_last_pass();
     losses.push_back(accumulate(inputs, taken[size_t(pass)], pass, dense));
     if (world_.size() > 1 || !budget_.can_give_up()) taken[size_t(pass)].reset();  // nobody computes it again
     if (vote && (vote->any() || (world_.size() == 1 && too_late_for(share_.passes - pass - 1)))) return std::nullopt;
@@ -287,6 +293,7 @@ std::optional<StepReport> Trainer::train_step() {
   const auto passed = run_passes(inputs);
   if (!passed) {
     stop_signal_ = agreed_signal();
+    if (world_.size() > 1) gather_failures();
     return std::nullopt;
   }
   const auto [losses, norms] = read_numbers(*passed, inputs);
@@ -408,13 +415,8 @@ int Trainer::run(const ResumeRequest& resume) {
     try {
       report = state_.step + 1 == config_.run.profile_step ? profiled_step() : train_step();
     } catch (const Stopped&) {
-      VMOBA_CHECK(world_.size() == 1,
-                  "stopped by {}: expected data for the step that ranks compute together, found none; the run ends "
-                  "without saving: continue with --resume latest",
-                  stop_reason(stop_signal()));
       stop_signal_ = stop_signal();
     } catch (const data::NoUsableClip& e) {
-      if (world_.size() > 1) throw;
       failure_ = e.what();
     }
     if (rewound_) continue;

@@ -81,6 +81,8 @@ class Trainer {
   // The next micro batch. Where there is none because of a stop or because no clip can be read, and other ranks count
   // on this one, nothing: the step is given up when it ends. Throws Stopped or data::NoUsableClip where that cannot be.
   std::optional<MicroBatch> next_micro_batch();
+  // Whether a pass begins only where every rank has its samples.
+  bool all_need_data() const;
   // Whether ranks that hold the experts' parts with this one compute with this expert in the pass.
   bool at_work(size_t expert, int64_t pass) const;
   // Summed loss of samples that train one expert.
