@@ -1,6 +1,8 @@
 #include "model/text_encoder.h"
 
+#include "core/check.h"
 #include "core/registry.h"
+#include "model/long_captions.h"
 #include "model/text/hash_text_encoder.h"
 #include "model/text/umt5_text_encoder.h"
 
@@ -11,6 +13,7 @@ struct TextEncoderKind {
   std::unique_ptr<TextEncoder> (*make)(const TextEncoderConfig&, at::Device);
   int64_t (*check)(const TextEncoderConfig&);
   std::vector<std::string> (*files)(const TextEncoderConfig&);
+  TokenCounter (*counter)(const TextEncoderConfig&);
 };
 
 std::vector<std::string> no_files(const TextEncoderConfig&) {
@@ -20,8 +23,8 @@ std::vector<std::string> no_files(const TextEncoderConfig&) {
 // One line per text encoder.
 const Registry<TextEncoderKind>& text_encoders() {
   static const Registry<TextEncoderKind> table(
-      "text.type", {{"hash", {make_hash_text_encoder, check_hash_text_encoder, no_files}},
-                    {"umt5", {make_umt5_text_encoder, check_umt5_text_encoder, umt5_files}}});
+      "text.type", {{"hash", {make_hash_text_encoder, check_hash_text_encoder, no_files, hash_token_counter}},
+                    {"umt5", {make_umt5_text_encoder, check_umt5_text_encoder, umt5_files, umt5_token_counter}}});
   return table;
 }
 
@@ -57,6 +60,21 @@ int64_t check_text_encoder(const TextEncoderConfig& config) {
 
 std::vector<std::string> text_encoder_files(const TextEncoderConfig& config) {
   return text_encoders().find(config.type).files(config);
+}
+
+int64_t count_long_captions(const TextEncoderConfig& config, const std::vector<std::string>& captions) {
+  TokenCounter count;
+  int64_t out = 0;
+  for (const std::string& caption : captions) {
+    if (int64_t(caption.size()) + 2 <= config.max_tokens) continue;  // a byte or more each, but for two
+    try {
+      if (!count) count = text_encoders().find(config.type).counter(config);
+    } catch (const Error&) {
+      return 0;
+    }
+    out += count(caption) > config.max_tokens ? 1 : 0;
+  }
+  return out;
 }
 
 }  // namespace vmoba::model
