@@ -26,8 +26,13 @@ at::ScalarType output_dtype(const std::string& name, at::ScalarType stored) {
 void check_out(const ConvertOptions& options, const std::string& in) {
   const bool folder = !options.out.ends_with(".safetensors");
   std::error_code error;
+  // A path that does not exist yet may become the input's: "new/../in", "in/new/..".
+  const auto place = [&](const fs::path& path) {
+    const fs::path whole = fs::weakly_canonical(path, error);
+    return whole.has_filename() ? whole : whole.parent_path();
+  };
   const auto check = [&](const fs::path& written, const std::string& input) {
-    VMOBA_CHECK_INPUT(!fs::equivalent(options.out, written, error),
+    VMOBA_CHECK_INPUT(!fs::equivalent(options.out, written, error) && place(options.out) != place(written),
                       "expected an output other than the input '{}', found '{}'; name another file or folder", input,
                       options.out);
   };
@@ -73,12 +78,16 @@ std::vector<TensorToWrite> converted_tensors(const ConvertOptions& options, cons
   for (const auto& [name, entry] : files.entries()) {
     const TensorInfo& info = files.info(name);
     const at::ScalarType dtype = output_dtype(options.dtype, info.dtype);
-    const auto read = [&files, &deltas, name = name, dtype] {
+    const auto read = [&files, &deltas, name = name, stored = entry.stored_name, dtype, in = options.in] {
       const auto found = deltas.find(name);
-      if (found == deltas.end()) return files.read(name, dtype, at::kCPU);
-      at::Tensor weight = files.read(name, at::kFloat, at::kCPU);
-      apply_deltas(found->second, weight);
-      return weight.to(dtype);
+      at::Tensor weight = files.read(name, found == deltas.end() ? dtype : at::kFloat, at::kCPU);
+      if (found != deltas.end()) apply_deltas(found->second, weight);
+      weight = weight.to(dtype);
+      VMOBA_CHECK_INPUT(at::isfinite(weight).all().item<bool>(),
+                        "expected finite values in '{}' of '{}', found others; get the file again, or, where they are "
+                        "beyond the range of {}, take --dtype fp32",
+                        stored, in, at::toString(dtype));
+      return weight;
     };
     tensors.push_back({layout.from_diffusers(name).value(), dtype, info.shape, read});
   }
