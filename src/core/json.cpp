@@ -110,9 +110,10 @@ json read_json(const std::string& path, int64_t max_bytes, const std::string& wh
   const std::string text = read_file(path, max_bytes, what);
   try {
     return parse_json(text, path);
-  } catch (const Error&) {
+  } catch (const Error& error) {
     const std::string kind = what_is_this(path);
-    if (kind.empty() || kind == "a JSON text" || kind.starts_with("a text that begins with")) throw;
+    if (kind.empty() || kind == "a JSON text" || kind.starts_with("a text that begins with"))
+      throw_input("{}; the file should be {}", error.what(), what);
     throw_input("expected {} at '{}', found {}", what, path, kind);
   }
 }

@@ -88,4 +88,5 @@ TEST_CASE("a file of another kind in the place of JSON is named with its cure") 
   CHECK(contains(refusal_of([&] { read_json(path, 1000, "an index"); }), "git lfs pull"));
   std::ofstream(path) << "{\"a\": [1, 2}";
   CHECK(contains(refusal_of([&] { read_json(path, 1000, "an index"); }), path + ":1:12"));
+  CHECK(contains(refusal_of([&] { read_json(path, 1000, "an index"); }), "should be an index"));
 }
