@@ -1,12 +1,12 @@
 // vmoba-eval: held-out loss of a checkpoint under several attentions, with paired differences, and samples from equal
 // noise (docs/quality.md).
 #include <iostream>
-#include <nlohmann/json.hpp>
 
 #include "apps/eval/job.h"
 #include "apps/main_guard.h"
 #include "config/device.h"
 #include "core/file.h"
+#include "core/json.h"
 #include "core/log.h"
 
 namespace {
@@ -46,7 +46,7 @@ int evaluate(const apps::EvalArguments& a) {
   const train::Baseline baseline = baseline_of(a.against, evaluation);
   const std::vector<apps::ComparedSample> samples = apps::compare_samples(a, config, source, model, settings);
   if (!a.json.empty()) {
-    auto out = nlohmann::ordered_json::parse(train::evaluation_to_json(evaluation, baseline));
+    auto out = parse_ordered_json(train::evaluation_to_json(evaluation, baseline), "the evaluation");
     if (!samples.empty()) out["samples"] = to_json(samples);
     write_file_atomically(a.json, out.dump(1, ' ', false, nlohmann::json::error_handler_t::replace));
   }

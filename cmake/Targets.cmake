@@ -2,6 +2,7 @@
 # vmoba_app(NAME SOURCES ... LINKS ...)                 program in build/bin
 # vmoba_test(NAME [TORCH] SOURCES ... LINKS ... [LABELS ...])  one Catch2 program, one ctest entry for its plain
 #   cases and one more for each of the tags [slow], [fuzz], [gpu], [mpi] that SLOW/FUZZ/GPU flags announce
+# vmoba_checked_test(NAME SANITIZE s SOURCES ... CHECKED ... LINKS ...)   test program for `ctest -C sanitize`
 
 # Warnings from the flow of inlined code: GCC 13 sees them inside libtorch's headers (vector<bool>::reserve in
 # autograd::Function::apply), where nothing is wrong. They stay warnings under VMOBA_WERROR.
@@ -82,9 +83,7 @@ function(vmoba_test name)
   endif()
   _vmoba_executable(${name} ${torch} SOURCES ${A_SOURCES} LINKS ${A_LINKS} vmoba_test_main)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/tests")
-  target_include_directories(${name} PRIVATE "${CMAKE_SOURCE_DIR}/tests")
-  target_compile_definitions(${name} PRIVATE VMOBA_FIXTURES="${CMAKE_SOURCE_DIR}/tests/fixtures"
-    VMOBA_SOURCE_DIR="${CMAKE_SOURCE_DIR}" VMOBA_BIN_DIR="${CMAKE_BINARY_DIR}/bin" VMOBA_PYTHON="${CMAKE_SOURCE_DIR}/.venv-tests/bin/python")
+  _vmoba_test_definitions(${name})
   if(NOT A_TIMEOUT)
     set(A_TIMEOUT 600)
   endif()
@@ -97,4 +96,49 @@ function(vmoba_test name)
       set_tests_properties(${name}_${tag} PROPERTIES LABELS "${tag}" TIMEOUT 7200 ENVIRONMENT "${A_ENV}")
     endif()
   endforeach()
+endfunction()
+
+function(_vmoba_test_definitions target)
+  target_include_directories(${target} PRIVATE "${CMAKE_SOURCE_DIR}/tests")
+  target_compile_definitions(${target} PRIVATE VMOBA_FIXTURES="${CMAKE_SOURCE_DIR}/tests/fixtures"
+    VMOBA_SOURCE_DIR="${CMAKE_SOURCE_DIR}" VMOBA_BIN_DIR="${CMAKE_BINARY_DIR}/bin" VMOBA_PYTHON="${CMAKE_SOURCE_DIR}/.venv-tests/bin/python")
+endfunction()
+
+# vmoba_checked_test(NAME SANITIZE address,undefined|thread SOURCES tests CHECKED files LINKS libraries [ENV ...])
+#   The files CHECKED, of libraries, are compiled once more with the sanitizers, as are the tests; all else comes from
+#   the libraries as they are. That takes minutes where the presets sanitize and tsan, which check everything, take the
+#   better part of an hour. Not part of `all`: `cmake --build build --target vmoba_checked`. ctest runs the plain cases
+#   under the configuration and label `sanitize`.
+function(vmoba_checked_test name)
+  cmake_parse_arguments(A "" "SANITIZE" "SOURCES;CHECKED;LINKS;ENV" ${ARGN})
+  list(TRANSFORM A_CHECKED PREPEND "${CMAKE_SOURCE_DIR}/")
+  set(core ${A_CHECKED})
+  list(FILTER core INCLUDE REGEX "/src/core/")
+  list(FILTER A_CHECKED EXCLUDE REGEX "/src/core/")
+  add_library(${name}_core OBJECT EXCLUDE_FROM_ALL ${core})
+  target_link_libraries(${name}_core PRIVATE yaml-cpp spdlog::spdlog_header_only PkgConfig::XXHASH
+    nlohmann_json::nlohmann_json)
+  target_compile_definitions(${name}_core PRIVATE FMT_HEADER_ONLY=1)
+  add_library(${name}_rest OBJECT EXCLUDE_FROM_ALL ${A_CHECKED} ${A_SOURCES})
+  target_link_libraries(${name}_rest PRIVATE ${A_LINKS} PkgConfig::LIBAV PkgConfig::SENTENCEPIECE CLI11::CLI11 Catch2::Catch2
+    nlohmann_json::nlohmann_json)
+  target_include_directories(${name}_rest PRIVATE "${CMAKE_SOURCE_DIR}")
+  target_precompile_headers(${name}_rest PRIVATE "${CMAKE_SOURCE_DIR}/cmake/pch.h")
+  _vmoba_test_definitions(${name}_rest)
+  if(Catch2_VERSION VERSION_GREATER_EQUAL 3)
+    target_compile_definitions(${name}_rest PRIVATE VMOBA_CATCH2_V3)
+  endif()
+  add_executable(${name} EXCLUDE_FROM_ALL $<TARGET_OBJECTS:${name}_core> $<TARGET_OBJECTS:${name}_rest>)
+  set_target_properties(${name} PROPERTIES LINKER_LANGUAGE CXX RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/tests")
+  target_link_libraries(${name} PRIVATE ${A_LINKS} vmoba_test_main PkgConfig::SENTENCEPIECE)
+  target_link_options(${name} PRIVATE -fsanitize=${A_SANITIZE} "LINKER:--push-state,--no-as-needed" "-lstdc++" "LINKER:--pop-state")
+  foreach(part core rest)
+    target_include_directories(${name}_${part} PRIVATE "${CMAKE_SOURCE_DIR}/src")
+    # Assertions of the standard library find what sanitizers cannot see: an index beyond a vector's size.
+    target_compile_options(${name}_${part} PRIVATE -O1 -g1 -fno-omit-frame-pointer -D_GLIBCXX_ASSERTIONS
+      -fsanitize=${A_SANITIZE} -fno-sanitize-recover=all)
+  endforeach()
+  add_dependencies(vmoba_checked ${name})
+  add_test(NAME ${name} COMMAND ${name} "~[fuzz]~[slow]" CONFIGURATIONS sanitize WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")
+  set_tests_properties(${name} PROPERTIES LABELS sanitize TIMEOUT 1800 ENVIRONMENT "${A_ENV}")
 endfunction()

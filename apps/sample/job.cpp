@@ -14,6 +14,7 @@
 #include "core/log.h"
 #include "data/dataset.h"
 #include "data/picture.h"
+#include "data/video_reader.h"
 #include "model/adapter/lora_file.h"
 #include "model/weights/safetensors.h"
 #include "train/checkpoint/checkpoint.h"
@@ -77,12 +78,25 @@ bool is_checkpoint(const std::string& folder) {
   return train::is_lora_checkpoint(folder) || fs::is_directory(folder + "/transformer");
 }
 
-void check_whole(const std::string& folder) {
+// The weights that are read; what else the checkpoint holds may be damaged.
+void check_whole(const SampleArguments& a) {
+  const std::string& folder = a.checkpoint;
   if (!fs::exists(train::manifest_path(folder))) return;  // weights that somebody put together
-  const std::string weights = train::is_lora_checkpoint(folder) ? "state/lora" : "transformer";
-  const std::vector<std::string> problems = train::checkpoint_problems(folder, 0, 1, /*finite=*/true, weights);
+  std::vector<std::string> problems;
+  for (size_t i = 0; i < trained_experts(folder); ++i) {
+    const std::string path = train::weights_path(folder, i, train::is_lora_checkpoint(folder), takes_average(a));
+    const std::string read = path.substr(folder.size() + 1) + (fs::is_directory(path) ? "/" : "");
+    for (std::string& problem : train::checkpoint_problems(folder, 0, 1, /*finite=*/true, read))
+      problems.push_back(std::move(problem));
+  }
   VMOBA_CHECK_INPUT(problems.empty(), "--checkpoint: '{}' is damaged: {}; take another one", folder,
                     fmt::join(problems, "; "));
+}
+
+// Headers alone, before anything large is loaded.
+void check_loras(const SampleArguments& a, const RootConfig& config) {
+  for (const std::string& text : a.loras)
+    model::named_transformers(model::lora_source(text).path, model::architecture_of(config.model));
 }
 
 // The named tensors of a file; others are refused, so that a misspelt one is not silently drawn instead.
@@ -102,6 +116,16 @@ std::vector<at::Tensor> read_tensors(const std::string& path, const std::vector<
 at::Tensor read_image(const std::string& path, const SampleConfig& config) {
   if (path.empty()) return {};
   return data::to_unit_range(data::read_picture(path, 0, config.height, config.width));
+}
+
+void check_image(const std::string& path) {
+  if (path.empty()) return;
+  VMOBA_CHECK_INPUT(fs::exists(path), "expected an image at '{}', found {}", path, what_is_this(path));
+  try {
+    data::VideoReader(path, /*threads=*/1);
+  } catch (const data::MediaError& e) {
+    throw_input("expected an image or video at '{}', found {}", path, e.what());
+  }
 }
 
 // A file of tensors with 'latents' alone, or with 'latents' among the embeddings.
@@ -153,7 +177,7 @@ SampleArguments with_checkpoint(SampleArguments a) {
 RootConfig sample_config(const SampleArguments& a) {
   VMOBA_CHECK_INPUT(a.checkpoint.empty() != a.config.empty(), "expected --checkpoint or --config, found {}",
                     a.config.empty() ? "neither" : "both");
-  if (!a.checkpoint.empty()) check_whole(a.checkpoint);
+  if (!a.checkpoint.empty()) check_whole(a);
   RootConfig config =
       load_root_config(a.checkpoint.empty() ? a.config : a.checkpoint + "/state/config.yaml", a.overrides);
   if (a.seed) config.sample.seed = *a.seed >= 0 ? *a.seed : drawn_seed();
@@ -164,6 +188,7 @@ RootConfig sample_config(const SampleArguments& a) {
                       "{}: expected pretrained weights to sample from, found none; set it or give --checkpoint",
                       config.experts.empty() ? "model.weights" : fmt::format("experts[{}].weights", i));
   clip_geometry(config);  // codec and model agree
+  check_loras(a, config);
   return config;
 }
 
@@ -210,15 +235,14 @@ std::vector<VideoOrder> sample_orders(const SampleArguments& a, const RootConfig
     orders = read_prompts(a.prompts, common);
   }
   const bool only_latents = a.out.empty() && !a.output_latents.empty();
-  const std::vector<std::string> names = output_names(a.out.empty() ? "sample.mp4" : a.out, orders);
+  const std::vector<std::string> names =
+      output_names(a.out.empty() ? "sample.mp4" : a.out, orders, /*of_file=*/!a.prompts.empty());
   const model::CodecShape codec = model::codec_shape(config.codec);
   for (size_t i = 0; i < orders.size(); ++i) {
     orders[i].out = only_latents ? "" : names[i];
     if (!only_latents) check_video_output(names[i], orders[i].settings.frames);
     sample::check_sample(orders[i].settings, codec, nullptr);
-    for (const std::string& image : {orders[i].image, orders[i].last_image})
-      VMOBA_CHECK_INPUT(image.empty() || fs::exists(image), "expected an image at '{}', found {}", image,
-                        what_is_this(image));
+    for (const std::string& image : {orders[i].image, orders[i].last_image}) check_image(image);
   }
   if (!a.output_latents.empty()) check_output_folder(a.output_latents);
   std::vector<VideoOrder> own;

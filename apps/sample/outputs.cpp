@@ -13,9 +13,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
+bool is_folder(const std::string& out) {
+  return out.ends_with('/') || fs::is_directory(out) || fs::path(out).extension().empty();
+}
+
 std::string numbered(const std::string& out, size_t number) {
   const fs::path path = out;
-  if (out.ends_with('/') || fs::is_directory(path)) return (path / fmt::format("{:03d}.mp4", number)).string();
+  if (is_folder(out)) return (path / fmt::format("{:03d}.mp4", number)).string();
   const std::string stem = path.stem().string(), extension = path.extension().string();
   // Before a picture's number, so that the pictures of one video sort together.
   const std::string name = stem.find('%') != std::string::npos ? fmt::format("{:03d}-{}{}", number, stem, extension)
@@ -25,12 +29,13 @@ std::string numbered(const std::string& out, size_t number) {
 
 }  // namespace
 
-std::vector<std::string> output_names(const std::string& out, const std::vector<VideoOrder>& orders) {
+std::vector<std::string> output_names(const std::string& out, const std::vector<VideoOrder>& orders, bool of_file) {
   std::vector<std::string> names;
   std::set<std::string> seen;
   for (size_t i = 0; i < orders.size(); ++i) {
     const std::string& own = orders[i].out;
-    names.push_back(!own.empty() ? own : orders.size() == 1 ? out : numbered(out, i));
+    const bool alone = orders.size() == 1 && !(of_file && is_folder(out));
+    names.push_back(!own.empty() ? own : alone ? out : numbered(out, i));
     VMOBA_CHECK_INPUT(seen.insert(names.back()).second, "expected another name for each video, found '{}' twice",
                       names.back());
   }

@@ -2,13 +2,13 @@
 
 #include <charconv>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <random>
 #include <set>
 
 #include "core/check.h"
 #include "core/config.h"
 #include "core/file.h"
+#include "core/json.h"
 
 namespace vmoba::apps {
 namespace {
@@ -116,8 +116,7 @@ VideoOrder from_object(const json& object, VideoOrder order, const std::string& 
     order.prompt = object.get<std::string>();
     return finished(std::move(order), where);
   }
-  VMOBA_CHECK_INPUT(object.is_object(), "{}: expected an object or a text, found {}", where,
-                    object.dump().substr(0, 60));
+  VMOBA_CHECK_INPUT(object.is_object(), "{}: expected an object or a text, found {}", where, json_text(object));
   std::vector<std::string> known;
   for (const Setting& setting : settings()) known.insert(known.end(), setting.names.begin(), setting.names.end());
   for (const auto& [key, value] : object.items()) {
@@ -130,18 +129,10 @@ VideoOrder from_object(const json& object, VideoOrder order, const std::string& 
     VMOBA_CHECK_INPUT(found != nullptr, "{}: unknown key '{}'{}", where, key,
                       near.empty() ? "" : fmt::format("; did you mean '{}'?", near));
     VMOBA_CHECK_INPUT(value.is_string() || value.is_number(), "{}: expected a text or number for '{}', found {}", where,
-                      key, value.dump().substr(0, 60));
+                      key, json_text(value));
     found->set(order, value.is_string() ? value.get<std::string>() : value.dump(), fmt::format("{}: {}", where, key));
   }
   return finished(std::move(order), where);
-}
-
-json parsed(const std::string& text, const std::string& where) {
-  try {
-    return json::parse(text);
-  } catch (const json::exception& e) {
-    throw_input("{}: expected JSON, found: {}", where, e.what());
-  }
 }
 
 std::vector<std::string> lines_of(const std::string& text) {
@@ -161,13 +152,14 @@ std::vector<VideoOrder> from_lines(const std::string& text, const VideoOrder& co
   for (size_t i = 0; i < lines.size(); ++i) {
     if (lines[i].empty() || lines[i].starts_with('#')) continue;
     const std::string where = fmt::format("{}:{}", path, i + 1);
-    out.push_back(objects ? from_object(parsed(lines[i], where), common, where) : from_line(lines[i], common, where));
+    out.push_back(objects ? from_object(parse_json(lines[i], path, int64_t(i) + 1), common, where)
+                          : from_line(lines[i], common, where));
   }
   return out;
 }
 
 std::vector<VideoOrder> from_json(const std::string& text, const VideoOrder& common, const std::string& path) {
-  const json whole_file = parsed(text, path);
+  const json whole_file = parse_json(text, path);
   const json& list = whole_file.is_object() && whole_file.contains("data") ? whole_file["data"] : whole_file;
   VMOBA_CHECK_INPUT(list.is_array(), "{}: expected a list of objects, or one named data, found something else", path);
   std::vector<VideoOrder> out;

@@ -1,6 +1,7 @@
 #include "config/root_config.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "config/experts.h"
 #include "config/foreign_keys.h"
@@ -57,6 +58,20 @@ void RootConfig::validate() const {
 
 namespace {
 
+// Shells leave "~" alone behind "key=", and YAML knows none: a folder of that name would be made.
+void expand_home(RootConfig& config) {
+  const char* home = std::getenv("HOME");
+  if (home == nullptr) return;
+  std::vector<std::string*> paths = {&config.run.dir,        &config.data.path,     &config.validation.path,
+                                     &config.model.weights,  &config.codec.weights, &config.text.weights,
+                                     &config.text.tokenizer, &config.cache.dir,     &config.image_encoder.weights,
+                                     &config.lora.init_from};
+  for (data::DataSetConfig& set : config.data.sets) paths.push_back(&set.path);
+  for (ExpertConfig& expert : config.experts) paths.insert(paths.end(), {&expert.weights, &expert.lora});
+  for (std::string* path : paths)
+    if (*path == "~" || path->starts_with("~/")) path->replace(0, 1, home);
+}
+
 std::set<std::string> keys_of_group(const std::set<std::string>& keys, const std::string& group) {
   std::set<std::string> out;
   for (const std::string& key : keys)
@@ -108,6 +123,7 @@ RootConfig load_root_config(const std::string& path, const std::vector<std::stri
   RetiredKeys retired = retired_keys();
   const std::set<std::string> given = load_known_keys(path, overrides, retired, config);
   adopt_retired_keys(retired, config);
+  expand_home(config);
   const std::string& weights = config.experts.empty() ? config.model.weights : config.experts.front().weights;
   model::take_stated_sizes(config.model, weights, keys_of_group(given, "model"));
   take_published_sampling(config.sample, config.model, keys_of_group(given, "sample"));

@@ -1,9 +1,12 @@
 #include "config/run_plan.h"
 
+#include <set>
+
 #include "config/clip_geometry.h"
 #include "core/check.h"
 #include "core/log.h"
 #include "data/hold_out.h"
+#include "model/long_captions.h"
 
 namespace vmoba {
 namespace {
@@ -21,6 +24,19 @@ data::ClipPlan used_clips(const RootConfig& config, const data::ClipPlan& held_o
   return data::validation_clips(held_out, config.validation.clips);
 }
 
+// Of captions of several clips of a file, each counts once.
+void note_long_captions(const RootConfig& config, data::ClipPlan& plan) {
+  std::set<std::string> captions;
+  for (const data::Clip& clip : plan.clips) captions.insert(clip.caption);
+  const int64_t cut = model::count_long_captions(config.text, {captions.begin(), captions.end()});
+  if (cut == 0) return;
+  plan.notes.push_back(fmt::format(
+      "{} of {} captions are longer than text.max_tokens ({}) and are cut there; shorten them, or raise the "
+      "key where the model knows more tokens",
+      cut, captions.size(), config.text.max_tokens));
+  log_warning("data: {}", plan.notes.back());
+}
+
 }  // namespace
 
 data::ClipPlan RunPlan::all() const {
@@ -31,6 +47,7 @@ RunPlan plan_run(const RootConfig& config, const std::function<void(int64_t, int
   const ValidateConfig& validation = config.validation;
   RunPlan out;
   out.training = data::plan_clips(config.data, clip_geometry(config), progress);
+  note_long_captions(config, out.training);
   if (!validation.enabled()) return out;
   data::SplitPlan split;
   if (validation.path.empty()) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <filesystem>
 #include <set>
 #include <sstream>
 #include <string_view>
@@ -14,6 +15,7 @@
 #include "core/config_override.h"
 #include "core/config_text.h"
 #include "core/config_yaml.h"
+#include "core/file_kind.h"
 #include "core/unknown_key.h"
 
 namespace vmoba {
@@ -337,7 +339,15 @@ std::set<std::string> load_config(const std::string& path, const std::vector<std
                                   const VisitFunction& visit, RetiredKeys* retired) {
   if (path.empty()) return parse_config("", "defaults", overrides, visit, retired);
   const std::string text = read_config_text(path);
-  return parse_config(text, path, overrides, visit, retired);
+  try {
+    return parse_config(text, path, overrides, visit, retired);
+  } catch (const UnknownKey&) {
+    throw;
+  } catch (const Error&) {
+    const std::string kind = std::filesystem::is_regular_file(path) ? what_is_this(path) : "";
+    if (kind.empty() || kind == "a JSON text" || kind.starts_with("a text that begins with")) throw;
+    throw_input("expected a configuration in YAML at '{}', found {}", path, kind);
+  }
 }
 
 }  // namespace vmoba

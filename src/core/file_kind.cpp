@@ -69,6 +69,31 @@ bool is_text(std::string_view bytes) {
   return true;
 }
 
+bool has_line(std::string_view text, std::string_view line) {
+  for (size_t at = text.find(line); at != std::string_view::npos; at = text.find(line, at + 1))
+    if (at == 0 || text[at - 1] == '\n') return true;
+  return false;
+}
+
+// Configurations of other tools, each known by its sections.
+std::string kind_of_toml(std::string_view text) {
+  if (has_line(text, "[[datasets]]"))
+    return "a data set of musubi-tuner (TOML); write it as YAML: video_directory or video_jsonl_file as data.path or, "
+           "of "
+           "several, under data.sets, target_frames as data.frames, resolution as data.width and data.height "
+           "(docs/data.md)";
+  if (has_line(text, "[[directory]]"))
+    return "a data set of diffusion-pipe (TOML); write it as YAML: the path of a [[directory]] as data.path or, of "
+           "several, under data.sets, num_repeats as repeats, frame_buckets as data.frames (docs/data.md)";
+  if (has_line(text, "[adapter]") || (has_line(text, "[model]") && has_line(text, "[optimizer]")))
+    return "a configuration of diffusion-pipe (TOML); write it as YAML: ckpt_path as model.weights, rank of [adapter] "
+           "as "
+           "lora.rank, lr of [optimizer] as train.optimizer.lr (docs/config.md)";
+  for (const std::string_view section : {"[general]", "[model]", "[optimizer]", "[network]", "[training]"})
+    if (has_line(text, section)) return "a TOML text; write it as YAML (docs/config.md)";
+  return "";
+}
+
 // Of a text: a download that brought a message in place of the file, above all.
 std::string kind_of_text(std::string_view bytes) {
   const size_t first = bytes.find_first_not_of("\xEF\xBB\xBF \t\r\n");
@@ -82,6 +107,7 @@ std::string kind_of_text(std::string_view bytes) {
   if (beginning.starts_with("<?xml") || beginning.starts_with("<error"))
     return "an XML text, such as a server's refusal" + kAgain;
   const std::string_view line = text.substr(0, std::min<size_t>(text.find('\n'), 40));
+  if (const std::string toml = kind_of_toml(text); !toml.empty()) return toml;
   if (text.starts_with('{') || text.starts_with('[')) return "a JSON text";
   return fmt::format("a text that begins with '{}'; name another file, or download it again", line);
 }

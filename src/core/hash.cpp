@@ -11,6 +11,7 @@
 
 #include "core/check.h"
 #include "core/file_kind.h"
+#include "core/work_progress.h"
 
 namespace vmoba {
 namespace {
@@ -68,7 +69,11 @@ uint64_t file_hash(const std::string& path) {
   std::vector<char> chunk(kFileChunkBytes);
   ContentHash hash;
   size_t count = 0;
-  while ((count = std::fread(chunk.data(), 1, chunk.size(), file.get())) > 0) hash.add(chunk.data(), count);
+  WorkProgress progress(fmt::format("hashing '{}'", path), int64_t(info.st_size));
+  while ((count = std::fread(chunk.data(), 1, chunk.size(), file.get())) > 0) {
+    hash.add(chunk.data(), count);
+    progress.add(int64_t(count));
+  }
   VMOBA_CHECK_INPUT(std::ferror(file.get()) == 0, "expected to read '{}', found: {}", path, std::strerror(errno));
   return hash.value();
 }

@@ -1,9 +1,10 @@
 // The plan for scripts (JSON) and for people (text).
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "data/clip_plan.h"
+#include "data/clip_plan_print.h"
 
 namespace vmoba::data {
 namespace {
@@ -39,6 +40,14 @@ nlohmann::json to_json(const Clip& clip, const Bucket& bucket) {
   return out;
 }
 
+// Of files whose own frames do not suffice; a frame or two in ten may come twice.
+int64_t slow_clips(const ClipPlan& plan) {
+  constexpr double kEnough = 0.8;
+  return std::count_if(plan.clips.begin(), plan.clips.end(), [](const Clip& clip) {
+    return !clip.is_image && clip.frames > 1 && clip.source_fps < kEnough * clip.fps;
+  });
+}
+
 }  // namespace
 
 std::vector<std::string> plan_remarks(const ClipPlan& plan) {
@@ -53,6 +62,7 @@ std::vector<std::string> plan_remarks(const ClipPlan& plan) {
       "clips are HDR (PQ or HLG) and train with its curve, which looks flat; convert them to SDR first");
   say(plan.gapped_files, "videos have gaps in their clock; clips lie between them");
   say(plan.retimed_clips, "clips are taken at the rate of their manifest, which is not their file's");
+  say(slow_clips(plan), "clips are of files with fewer frames a second than data.fps and show frames several times");
   out.insert(out.end(), plan.notes.begin(), plan.notes.end());
   return out;
 }
@@ -70,6 +80,15 @@ std::string plan_to_json(const ClipPlan& plan) {
   for (const Bucket& bucket : plan.buckets) out["buckets"].push_back(to_json(bucket));
   // File names need not be UTF-8.
   return out.dump(1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+std::string clip_to_json(const ClipPlan& plan, const Clip& clip, const std::string& path) {
+  const Bucket& bucket = plan.buckets[static_cast<size_t>(clip.bucket)];
+  nlohmann::json out = to_json(clip, bucket);
+  out["path"] = path;
+  out["bucket"] = to_json(bucket);
+  out["bucket"].erase("clips");
+  return out.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
 std::string plan_to_text(const ClipPlan& plan) {

@@ -10,6 +10,7 @@
 
 #include "core/check.h"
 #include "core/file.h"
+#include "core/file_kind.h"
 #include "core/log.h"
 #include "core/storage.h"
 #include "data/manifest_text.h"
@@ -282,6 +283,11 @@ Manifest read_manifest(const DataConfig& config) {
     if (!fs::is_directory(path)) log_info("data: reading the manifest {}", path.string());
   }
   if (format == "auto") format = fs::is_directory(path) ? "folder" : format_of(path);
+  VMOBA_CHECK_INPUT(
+      format != "folder" || fs::is_directory(path) || !contains(kSideExtensions, lower_extension(path)),
+      "expected a folder, a media file or a manifest (.jsonl, .json, .csv, .tsv, .txt) at data.path '{}', "
+      "found {}",
+      path.string(), what_is_this(path.string()));
   if (format == "folder") return read_folder(config);
 
   ManifestText text = read_text(path, format, config);

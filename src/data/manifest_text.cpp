@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <array>
-#include <nlohmann/json.hpp>
+#include <optional>
 
 #include "core/check.h"
 #include "core/json.h"
@@ -139,16 +139,20 @@ std::string without_nan(std::string_view text) {
   return out;
 }
 
-// Discarded where it is no JSON.
-json parse_leniently(std::string_view text) {
-  json out = json::parse(text, nullptr, false);
-  if (out.is_discarded()) out = json::parse(without_nan(text), nullptr, false);
-  return out;
+// Nothing where it is no JSON.
+std::optional<json> parse_leniently(std::string_view text) {
+  std::optional<json> out = try_parse_json(text);
+  return out ? out : try_parse_json(without_nan(text));
 }
 
 json parse_document(std::string_view text, const std::string& origin) {
-  if (json out = parse_leniently(text); !out.is_discarded()) return out;
+  if (std::optional<json> out = parse_leniently(text)) return *std::move(out);
   return vmoba::parse_json(without_nan(text), origin);
+}
+
+bool is_json(std::string_view text, json::value_t type) {
+  const std::optional<json> parsed = parse_leniently(text);
+  return parsed && parsed->type() == type;
 }
 
 // Lines on which the elements of the array that starts at or after `from` begin. `text` is valid JSON.
@@ -218,7 +222,7 @@ bool is_jsonl(std::string_view text) {
   text = trim(text);
   const size_t end = text.find('\n');
   if (!text.starts_with('{') || end == std::string_view::npos) return false;
-  return parse_leniently(trim(text.substr(0, end))).is_object();
+  return is_json(trim(text.substr(0, end)), json::value_t::object);
 }
 
 }  // namespace
@@ -226,7 +230,7 @@ bool is_jsonl(std::string_view text) {
 ManifestText parse_jsonl(std::string_view text, const ManifestColumns& columns) {
   ManifestText out;
   text = without_bom(text);
-  if (trim(text).starts_with('[') && parse_leniently(text).is_array()) return parse_json(text, "a list", columns);
+  if (trim(text).starts_with('[') && is_json(text, json::value_t::array)) return parse_json(text, "a list", columns);
   int64_t line = 0;
   while (!text.empty()) {
     ++line;
@@ -239,11 +243,10 @@ ManifestText parse_jsonl(std::string_view text, const ManifestColumns& columns) 
           fmt::format("expected a line of at most {} bytes, found {}", kMaxManifestLine_bytes, row.size()));
       continue;
     }
-    const json object = parse_leniently(row);
-    if (object.is_discarded())
-      add(out, {"", "", false, line, true, {}}, "expected a JSON object on one line, found broken JSON");
+    if (const std::optional<json> object = parse_leniently(row))
+      add_object(out, *object, line, columns);
     else
-      add_object(out, object, line, columns);
+      add(out, {"", "", false, line, true, {}}, "expected a JSON object on one line, found broken JSON");
   }
   return out;
 }

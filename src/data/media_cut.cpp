@@ -27,7 +27,13 @@ constexpr std::array kFrameSpans = {"cut", "frame_idx"};
 constexpr std::array kRates = {"fps", "source_fps"};
 constexpr std::array kRepeats = {"repeats", "num_repeats"};
 
+// Also a ratio: "30000/1001".
 std::optional<double> number_of(std::string_view text) {
+  if (const size_t slash = text.find('/'); slash != std::string_view::npos) {
+    if (text.find('/', slash + 1) != std::string_view::npos) return std::nullopt;
+    const auto above = number_of(text.substr(0, slash)), below = number_of(text.substr(slash + 1));
+    return above && below && *below > 0 ? std::optional<double>(*above / *below) : std::nullopt;
+  }
   while (!text.empty() && text.front() == ' ') text.remove_prefix(1);
   while (!text.empty() && text.back() == ' ') text.remove_suffix(1);
   double out = 0;
@@ -94,12 +100,14 @@ class CutReader {
 
   // The first of `keys` that is given, within [low, high].
   template <size_t N>
-  void read(const std::array<const char*, N>& keys, bool is_time, double low, double high, double& out) {
+  void read(const std::array<const char*, N>& keys, bool is_time, double low, double high, double& out,
+            bool whole = false) {
     for (const char* key : keys) {
       const json* value = value_of_(key);
       if (!is_given(value)) continue;
       const auto number = scalar(*value, is_time);
-      if (!number || !(*number >= low && *number <= high)) return fail(key, is_time ? "a time" : "a number", *value);
+      if (!number || !(*number >= low && *number <= high) || (whole && *number != std::floor(*number)))
+        return fail(key, is_time ? "a time" : whole ? "a whole number" : "a number", *value);
       out = *number;
       return;
     }
@@ -107,7 +115,7 @@ class CutReader {
   template <size_t N>
   void read(const std::array<const char*, N>& keys, double low, double high, int64_t& out) {
     double number = static_cast<double>(out);
-    read(keys, false, low, high, number);
+    read(keys, false, low, high, number, /*whole=*/true);
     out = std::llround(number);
   }
   // The numbers of a list of `count`, each at least 0; false where it is not given.

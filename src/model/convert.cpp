@@ -26,8 +26,13 @@ at::ScalarType output_dtype(const std::string& name, at::ScalarType stored) {
 void check_out(const ConvertOptions& options, const std::string& in) {
   const bool folder = !options.out.ends_with(".safetensors");
   std::error_code error;
+  // A path that does not exist yet may become the input's: "new/../in", "in/new/..".
+  const auto place = [&](const fs::path& path) {
+    const fs::path whole = fs::weakly_canonical(path, error);
+    return whole.has_filename() ? whole : whole.parent_path();
+  };
   const auto check = [&](const fs::path& written, const std::string& input) {
-    VMOBA_CHECK_INPUT(!fs::equivalent(options.out, written, error),
+    VMOBA_CHECK_INPUT(!fs::equivalent(options.out, written, error) && place(options.out) != place(written),
                       "expected an output other than the input '{}', found '{}'; name another file or folder", input,
                       options.out);
   };
@@ -93,10 +98,15 @@ std::vector<TensorToWrite> converted_tensors(const ConvertOptions& options, cons
         dtype = c10::promoteTypes(dtype, output_dtype(options.dtype, files.info(parameter).dtype));
       }
     }
-    const auto read = [&files, &deltas, held, rows = place.rows, dtype] {
+    const auto read = [&files, &deltas, held, rows = place.rows, dtype, stored = entry.stored_name, in = options.in] {
       std::vector<at::Tensor> parameters;
       for (const std::string& parameter : held) parameters.push_back(changed(files, deltas, parameter, dtype));
-      return joined_rows(parameters, rows);
+      const at::Tensor out = joined_rows(parameters, rows);
+      VMOBA_CHECK_INPUT(at::isfinite(out).all().item<bool>(),
+                        "expected finite values in '{}' of '{}', found others; get the file again, or, where they are "
+                        "beyond the range of {}, take --dtype fp32",
+                        stored, in, at::toString(dtype));
+      return out;
     };
     tensors.push_back({place.name, dtype, shape, read});
   }

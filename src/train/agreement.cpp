@@ -7,12 +7,12 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "config/resume_rules.h"
 #include "core/check.h"
 #include "core/hash.h"
 #include "core/yaml_values.h"
+#include "data/clip_plan_print.h"
 #include "model/text_encoder.h"
 #include "model/weights/model_folder.h"
 #include "model/weights/weight_files.h"
@@ -169,16 +169,12 @@ const RootConfig& require_same_config(dist::World& world, const RootConfig& conf
 
 Facts clip_facts(const data::ClipPlan& plan, const std::string& data_path) {
   const fs::path base = fs::is_directory(data_path) ? fs::path(data_path) : fs::path(data_path).parent_path();
-  const auto json = nlohmann::json::parse(data::plan_to_json(plan));
   Facts out;
-  for (nlohmann::json clip : json.at("clips")) {
-    const std::string path = clip.at("path").get<std::string>();
-    const fs::path inside = fs::path(path).lexically_relative(base);
+  for (const data::Clip& clip : plan.clips) {
+    const fs::path inside = fs::path(clip.path).lexically_relative(base);
     const bool below = !inside.empty() && !inside.string().starts_with("..");
-    clip["path"] = below ? inside.string() : path;
-    clip["bucket"] = json.at("buckets").at(clip.at("bucket").get<size_t>());
-    clip["bucket"].erase("clips");
-    out.emplace_back(fmt::format("clip {}", out.size() + 1), clip.dump());
+    out.emplace_back(fmt::format("clip {}", out.size() + 1),
+                     data::clip_to_json(plan, clip, below ? inside.string() : clip.path));
   }
   return out;
 }

@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <utility>
+
+#include "core/json.h"
 
 namespace vmoba::train {
 namespace {
@@ -19,7 +20,7 @@ std::map<std::pair<int64_t, int64_t>, data::ClipFailure> gather(dist::Communicat
   const std::string text = mine.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   std::map<std::pair<int64_t, int64_t>, data::ClipFailure> out;
   for (const std::string& of_rank : dist::all_gather_text(ranks, text))
-    for (const nlohmann::json& one : nlohmann::json::parse(of_rank))
+    for (const nlohmann::json& one : parse_json(of_rank, "the failed clips of a rank"))
       out[{one[0].get<int64_t>(), one[1].get<int64_t>()}] = {one[0].get<int64_t>(), one[1].get<int64_t>(),
                                                              one[2].get<bool>(), one[3].get<std::string>()};
   return out;

@@ -132,6 +132,7 @@ std::optional<StepReport> Trainer::train_step() {
   const double data_before = micro_batches_->waited_s(), others_before = world_.waited_s();
   if (!step_->compute({state_.step, state_.next_sample, step_s_}, *micro_batches_)) {
     stop_signal_ = agreed_signal();
+    if (world_.size() > 1) gather_failures();
     return std::nullopt;
   }
   const double lr = learning_rate(config_.train.optimizer, state_.step, config_.train.steps);
@@ -256,13 +257,8 @@ int Trainer::run(const ResumeRequest& resume) {
     try {
       report = state_.step + 1 == config_.run.profile_step ? profiled_step() : train_step();
     } catch (const Stopped&) {
-      VMOBA_CHECK(world_.size() == 1,
-                  "stopped by {}: expected data for the step that ranks compute together, found none; the run ends "
-                  "without saving: continue with --resume latest",
-                  stop_reason(stop_signal()));
       stop_signal_ = stop_signal();
     } catch (const data::NoUsableClip& e) {
-      if (world_.size() > 1) throw;
       failure_ = e.what();
     }
     if (rewound_) continue;

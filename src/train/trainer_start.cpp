@@ -38,7 +38,8 @@ RunRecord Trainer::make_record() {
   out.version = program_version();
   out.clip_plan = clips_hash(clips);
   out.clips = int64_t(clips.size());
-  out.run = hash_text(content_hash(run_identity(config_) + out.clip_plan));
+  const std::string drawn = dist::all_gather_text(world_.control(), world_.rank() == 0 ? drawn_id() : "").front();
+  out.run = hash_text(content_hash(run_identity(config_) + out.clip_plan)) + "-" + drawn;
   return out;
 }
 

@@ -31,14 +31,12 @@ TrainingStep::TrainingStep(const RootConfig& config, dist::World& world, dist::M
               device) {}
 
 std::optional<MicroBatch> TrainingStep::next_micro_batch(MicroBatchSource& source) {
-  // Ranks that compute a sample together must compute with the same sizes, so that this one cannot stand in with zeros.
-  const bool others_count = world_.size() > 1, can_assist = mesh_.sizes().sequence == 1 && last_part_;
   try {
     if (!given_up_) return source.next();
   } catch (const Stopped&) {
-    if (!others_count || !can_assist) throw;
+    if (world_.size() == 1) throw;
   } catch (const data::NoUsableClip& e) {
-    if (!others_count || !can_assist) throw;
+    if (world_.size() == 1) throw;
     no_data_ = e.what();
   }
   given_up_ = true;
@@ -66,6 +64,10 @@ at::Tensor TrainingStep::accumulate(const std::optional<MicroBatch>& micro_batch
   }
   if (world_.size() > 1) last_part_ = *computed;
   return loss / double(share_.micro);
+}
+
+bool TrainingStep::all_need_data() const {
+  return world_.size() > 1 && (mesh_.sizes().sequence > 1 || !last_part_);
 }
 
 bool TrainingStep::at_work(size_t expert, int64_t pass) const {
@@ -168,14 +170,16 @@ std::optional<TrainingStep::Losses> TrainingStep::try_passes(MicroBatchSource& s
   dist::GradientSums* overlapped = experts_.size() == 1 ? experts_.front().sums.get() : nullptr;
   Losses losses;
   for (int64_t pass = 0; pass < share_.passes; ++pass) {
-    const bool last = pass + 1 == share_.passes;
+    const bool last = pass + 1 == share_.passes, together = all_need_data();
     std::optional<dist::Vote> vote;  // the ranks learn of each other's wish while they compute
-    if (!last) vote.emplace(world_.control(), too_late_for(share_.passes - pass));
-    if (overlapped && last) overlapped->begin_last_pass();
+    if (!last && !together) vote.emplace(world_.control(), too_late_for(share_.passes - pass));
     if (pass == int64_t(taken.size())) {
       world_.note(place_.step + 1, "waiting for data");
       taken.push_back(next_micro_batch(source));
     }
+    const bool no_way = given_up_ || (!last && too_late_for(share_.passes - pass));
+    if (together && dist::Vote(world_.control(), no_way).any()) return std::nullopt;
+    if (overlapped && last) overlapped->begin_last_pass();
     losses.push_back(accumulate(taken[size_t(pass)], pass, stage));
     if (world_.size() > 1 || !budget_.can_give_up()) taken[size_t(pass)].reset();  // nobody computes it again
     if (vote && (vote->any() || (world_.size() == 1 && too_late_for(share_.passes - pass - 1)))) return std::nullopt;

@@ -72,6 +72,9 @@ class TrainingStep {
   // each expert that has samples in it. Gradients add up to those of the mean over train.global_batch, for each expert
   // with the others' samples counted as zero, once they are summed over passes and ranks.
   at::Tensor accumulate(const std::optional<MicroBatch>& micro_batch, int64_t pass, const attention::Stage& stage);
+  // Whether a pass begins only where every rank has its samples: ranks that compute a sample together must compute with
+  // the same sizes, and before the first pass there are none, so that a rank without data cannot stand in with zeros.
+  bool all_need_data() const;
   // Whether ranks that hold the experts' parts with this one compute with this expert in the pass.
   bool at_work(size_t expert, int64_t pass) const;
   // Summed loss of samples that train one expert.

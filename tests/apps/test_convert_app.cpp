@@ -1,6 +1,7 @@
 // vmoba-convert and LoRA runs of vmoba-train against the real packages (wan_weights_parity.py); exact resume.
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -141,6 +142,27 @@ TEST_CASE("vmoba-convert and vmoba-train say what is wrong") {
   refused(lora_run(out, {"lora.formats=[gguf]"}), "gguf");
   refused(lora_run(out, {"lora.rank=0", "model.weights_dtype=fp8"}), "model.weights_dtype");
   refused(lora_run(out, {"lora.init_from=" + temporary.path() + "/none"}), "found nothing");
+}
+
+TEST_CASE("an input is not overwritten by a path that becomes it, and values that are not finite are no output") {
+  const TemporaryFolder folder;
+  const std::string in = folder.path() + "/in", file = in + "/diffusion_pytorch_model.safetensors";
+  fs::copy(transformers() + "/t2v", in, fs::copy_options::recursive);
+  std::string bytes = read_text(file);
+  for (const std::string out : {"/missing/../in", "/in/.", "/in/missing/.."}) {
+    const ProcessResult result = run_process({kConvert, in, folder.path() + out, "--layout", "original"});
+    INFO(result.output);
+    CHECK(result.exit_code == 2);
+    CHECK((read_text(file) == bytes));  // not printed
+  }
+  const std::string nan("\x00\x00\xc0\x7f", 4);
+  bytes.replace(bytes.size() - 4, 4, nan);
+  std::ofstream(file, std::ios::binary) << bytes;
+  const ProcessResult result = run_process({kConvert, in, folder.path() + "/out", "--layout", "diffusers"});
+  INFO(result.output);
+  CHECK(result.exit_code == 2);
+  CHECK(result.output.find("expected finite values in '") != std::string::npos);
+  CHECK_FALSE(fs::exists(folder.path() + "/out/diffusion_pytorch_model.safetensors"));
 }
 
 TEST_CASE("an output that another process writes is left alone") {

@@ -120,6 +120,18 @@ TEST_CASE("a checkpoint of another folder goes on beside nothing of what was the
   CHECK(steps_in(from) == std::vector<int64_t>{4, 8, 12});
 }
 
+TEST_CASE("equal runs have ids of their own and files of the same bytes; a resume keeps the id") {
+  const TemporaryFolder folder;
+  const std::string dir = twelve_steps(folder), other = folder.path() + "/other";
+  run(0, command(other, {"train.steps=4"}));
+  const std::string one = manifest(dir + "/checkpoint-4")["run"], two = manifest(other + "/checkpoint-4")["run"];
+  CHECK(one != two);
+  CHECK(one.substr(0, one.find('-')) == two.substr(0, two.find('-')));
+  CHECK(same_bytes(dir + "/checkpoint-4" + kWeights, other + "/checkpoint-4" + kWeights));
+  run(0, command(other, {"train.steps=6", "--resume", "latest"}));
+  CHECK(manifest(other + "/checkpoint-6")["run"] == two);
+}
+
 TEST_CASE("two processes do not share a run folder") {
   const TemporaryFolder folder;
   const std::string dir = folder.path() + "/run", log = folder.path() + "/log";

@@ -149,6 +149,48 @@ TEST_CASE("a file of prompts makes a video of each line with one load") {
   must(sampled({"--prompts", prompts, "--out", folder.path() + "/half/", "--rank", "1", "--ranks", "2"}));
   CHECK_FALSE(fs::exists(folder.path() + "/half/000.mp4"));
   CHECK(fs::exists(folder.path() + "/half/001.mp4"));
+  // A name without an end is a folder, for one video of a file too.
+  std::ofstream(prompts) << "a red lift\n";
+  must(sampled({"--prompts", prompts, "--out", folder.path() + "/made"}));
+  CHECK(fs::exists(folder.path() + "/made/000.mp4"));
+}
+
+TEST_CASE("images and LoRA files are looked at before anything is loaded") {
+  const TemporaryFolder folder;
+  const std::string text = folder.path() + "/x.png", out = folder.path() + "/v.mp4";
+  std::ofstream(text) << "<!DOCTYPE html><html>Sign in</html>";
+  const auto refused = [&](const std::vector<std::string>& extra, const std::string& says) {
+    const ProcessResult result = sampled(extra);
+    INFO(result.output);
+    CHECK(result.exit_code == 2);
+    CHECK(contains(result.output, says));
+    CHECK_FALSE(contains(result.output, "weights: "));
+  };
+  std::ofstream(folder.path() + "/p.jsonl")
+      << "{\"prompt\": \"a\"}\n{\"prompt\": \"b\", \"image\": \"" << text << "\"}\n";
+  refused({"--prompts", folder.path() + "/p.jsonl", "--out", out}, "web page");
+  refused({"--prompt", "a", "--out", out, "--lora", text}, "HTML page");
+  refused({"--prompt", "a", "--out", out, "--lora", folder.path() + "/none.safetensors"}, "none.safetensors");
+}
+
+TEST_CASE("only the weights that are sampled must be whole") {
+  const TemporaryFolder folder;
+  const std::string run = folder.path() + "/run", checkpoint = run + "/checkpoint-1";
+  must(run_process({VMOBA_BIN_DIR "/vmoba-train", "--config", VMOBA_FIXTURES "/train/tiny.yaml", "run.dir=" + run,
+                    "train.steps=1", "train.tensorboard=false"}));
+  const std::string average = checkpoint + "/transformer_ema/diffusion_pytorch_model.safetensors";
+  std::string bytes = read_text(average);
+  bytes.back() = char(bytes.back() ^ 1);
+  std::ofstream(average, std::ios::binary) << bytes;
+  const std::vector<std::string> command = {kSample, "--checkpoint",           checkpoint,      "--prompt", "x",
+                                            "--out", folder.path() + "/v.mp4", "sample.steps=1"};
+  const ProcessResult averaged = run_process(command);
+  INFO(averaged.output);
+  CHECK(averaged.exit_code == 2);
+  CHECK(contains(averaged.output, "transformer_ema"));
+  std::vector<std::string> trained = command;
+  trained.push_back("--no-ema");
+  must(run_process(trained));
 }
 
 TEST_CASE("JSON prompts, as a list, named data, or lines") {

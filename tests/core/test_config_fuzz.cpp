@@ -1,5 +1,5 @@
-// Mutated and truncated configurations: an error or values, never a crash, a hang or wild memory. Run it under the asan
-// and ubsan presets too.
+// Mutated and truncated configurations: an error or values, never a crash, a hang or wild memory. The program
+// fuzz_readers runs it with sanitizers, too.
 #include <chrono>
 
 #include "core/check.h"

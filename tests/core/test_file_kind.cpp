@@ -74,6 +74,29 @@ TEST_CASE("a safetensors file and unknown bytes are no other kind") {
   CHECK(kind_of(padded("\x01\x02\x03")).empty());
 }
 
+TEST_CASE("configurations of other tools are named, with where their values go") {
+  const std::string musubi = "[general]\nresolution = [960, 544]\n\n[[datasets]]\nvideo_directory = \"/x\"\n";
+  CHECK(contains(kind_of(musubi), "a data set of musubi-tuner"));
+  CHECK(contains(kind_of(musubi), "data.path"));
+  CHECK(contains(kind_of("# comment\nresolutions = [512]\n[[directory]]\npath = '/x'\n"),
+                 "a data set of diffusion-pipe"));
+  const std::string pipe = "output_dir = '/x'\n[model]\ntype = 'wan'\nckpt_path = '/y'\n[adapter]\nrank = 32\n";
+  CHECK(contains(kind_of(pipe), "a configuration of diffusion-pipe"));
+  CHECK(contains(kind_of("[training]\nlr = 1\n"), "TOML"));
+  CHECK(contains(kind_of("[1, 2]"), "JSON"));  // no section
+
+  const test::TemporaryFolder folder;
+  const std::string path = folder.path() + "/dataset.toml";
+  int64_t steps = 0;
+  const auto load = [&] { load_config(path, {}, [&](ConfigVisitor& v) { v.field("steps", steps, "Steps."); }); };
+  std::ofstream(path) << musubi;
+  CHECK(contains(test::refusal_of(load), "found a data set of musubi-tuner"));
+  std::ofstream(path) << padded("\x89PNG\r\n");
+  CHECK(contains(test::refusal_of(load), "found a PNG picture"));
+  std::ofstream(path) << "steps: many\n";  // YAML that is wrong keeps its line
+  CHECK(contains(test::refusal_of(load), "dataset.toml:1: steps"));
+}
+
 TEST_CASE("a configuration may come out of a pipe, and a pipe without a writer ends in an error") {
   const test::TemporaryFolder folder;
   const std::string fifo = folder.path() + "/fifo";

@@ -1,4 +1,4 @@
-#include "data/clip_plan.h"
+#include "data/clip_plan_print.h"
 
 #include <ATen/ATen.h>
 
@@ -383,6 +383,38 @@ TEST_CASE("The printed plan, for scripts and for people") {
   for (const Clip& clip : plan.clips) CHECK(text.find(clip.path) != std::string::npos);
   for (const DroppedClip& dropped : plan.dropped)
     CHECK(text.find(dropped.path + ": " + dropped.reason) != std::string::npos);
+}
+
+TEST_CASE("A clip on one line, whose hash is that of the clips of a run") {
+  ClipPlan plan;
+  plan.buckets = {{17, 32, 64, 40, 9}};
+  Clip clip;
+  clip.path = "/there/caf\xE9.mp4";
+  clip.caption = "a \"gold\" mirror";
+  clip.start_s = 1.5;
+  clip.fps = 16;
+  clip.frames = 17;
+  clip.source_width = 64;
+  clip.source_height = 48;
+  clip.source_fps = 24;
+  clip.source_duration_s = 4;
+  plan.clips = {clip};
+  // Written by hand from what earlier versions hashed: keys in order, whole seconds with a point.
+  CHECK(clip_to_json(plan, plan.clips.front(), "x.mp4") ==
+        R"({"bucket":{"frames":17,"height":32,"tokens":40,"width":64},"caption":"a \"gold\" mirror","fps":16.0,)"
+        R"("frames":17,"is_image":false,"path":"x.mp4","repeats":1,"source_duration_s":4.0,"source_fps":24.0,)"
+        R"("source_height":48,"source_width":64,"start_s":1.5,"tokens":40})");
+  CHECK(clip_to_json(plan, plan.clips.front(), clip.path).find("caf\xEF\xBF\xBD.mp4") != std::string::npos);
+}
+
+TEST_CASE("Files with fewer frames a second than the clips are counted") {
+  const TemporaryFolder folder;
+  make_moving_video(folder.path() + "/slow.mp4", 6, "64x48", "2", {"-c:v", "libx264", "-pix_fmt", "yuv420p"});
+  make_video(folder.path() + "/same.mp4", 30);
+  const auto remarks = plan_remarks(plan_clips(config_of(folder.path(), {5, 17}), kGeometry));
+  CHECK(std::any_of(remarks.begin(), remarks.end(), [](const std::string& text) {
+    return starts_with(text, "1 clips are of files with fewer frames a second than data.fps");
+  }));
 }
 
 TEST_CASE("The shipped sample clips are all usable") {

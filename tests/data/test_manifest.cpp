@@ -6,6 +6,7 @@
 #include "core/check.h"
 #include "data/media_files.h"
 #include "support/catch.h"
+#include "support/messages.h"
 #include "support/process.h"
 
 using namespace vmoba::data;
@@ -204,6 +205,16 @@ TEST_CASE("A single media file is a data set") {
   const Manifest out = read(folder.path() + "/a.mp4");
   REQUIRE(out.entries.size() == 1);
   CHECK(out.entries[0].caption == "alone");
+}
+
+TEST_CASE("A file that is neither media nor manifest is refused, other tools' data sets by name") {
+  const TemporaryFolder folder;
+  DataConfig config;
+  config.path = folder.path() + "/dataset.toml";
+  write_bytes(config.path, "[[datasets]]\nvideo_directory = '/x'\n");
+  const std::string text = vmoba::test::refusal_of([&] { read_manifest(config); });
+  CHECK(text.find("musubi-tuner") != std::string::npos);
+  CHECK(text.find("data.sets") != std::string::npos);
 }
 
 TEST_CASE("What is not there is an input error that names it") {

@@ -208,6 +208,7 @@ TEST_CASE("What a line says of time, picture, rate and repeats") {
   rate.repeats = 3;
   CHECK(cut("\"fps\": 12.5, \"num_repeats\": 3") == rate);
   CHECK(cut("\"source_fps\": \"12.5\", \"repeats\": \"3\"") == rate);
+  CHECK(cut("\"fps\": \"25/2\", \"num_repeats\": 3.0") == rate);  // as ffprobe writes rates
   CHECK(cut("\"start\": null, \"cut\": [], \"crop\": NaN, \"fps\": \"\"") == MediaCut{});
 
   const auto rows =
@@ -231,6 +232,10 @@ TEST_CASE("A part that makes no sense is a problem with its key") {
                                                                 {"\"crop\": [0, 5]", "'crop'"},
                                                                 {"\"fps\": -5", "'fps'"},
                                                                 {"\"repeats\": 0", "'repeats'"},
+                                                                {"\"repeats\": 2.5", "'repeats'"},
+                                                                {"\"start_frame\": 1.5", "'start_frame'"},
+                                                                {"\"fps\": \"24/0\"", "'fps'"},
+                                                                {"\"fps\": \"24/1/1\"", "'fps'"},
                                                                 {"\"start_frame\": 9, \"end_frame\": 9", "end after"}};
   for (const auto& [text, word] : bad) {
     INFO(text);
@@ -246,9 +251,10 @@ TEST_CASE("Deep nesting and long lines are problems, not crashes") {
       deep + "\n{\"path\": \"" + std::string(kMaxManifestLine_bytes, 'a') + "\"}\n{\"path\": \"ok\"}\n", {});
   CHECK(out.problems.size() == 2);
   CHECK(out.records.size() == 1);
-  const auto nested = parse_json(deep + std::string(deep.size(), ']'), "m.json", {});
-  CHECK(nested.records.empty());
-  CHECK(nested.problems.size() == 1);
+  CHECK_THROWS_AS(parse_json(deep + std::string(deep.size(), ']'), "m.json", {}), vmoba::Error);
+  // Values of a line are copied and printed level by level.
+  const auto cut = parse_jsonl("{\"path\": \"a\", \"cut\": " + deep + std::string(deep.size(), ']') + "}", {});
+  CHECK(cut.problems.size() == 1);
 }
 
 namespace {

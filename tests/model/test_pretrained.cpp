@@ -135,7 +135,7 @@ TEST_CASE("LoRA files and damaged indices are refused by name") {
     std::ofstream(index) << text;
     return refusal(folder);
   };
-  CHECK(contains(with_index("{"), "JSON object"));
+  CHECK(contains(with_index("{"), "expected JSON in"));
   CHECK(contains(with_index("[]"), "JSON object"));
   CHECK(contains(with_index("{}"), "weight_map"));
   CHECK(contains(with_index(R"({"weight_map":{"a":1}})"), "file name for 'a'"));

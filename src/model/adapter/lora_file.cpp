@@ -13,6 +13,7 @@
 #include "core/check.h"
 #include "core/file.h"
 #include "core/file_kind.h"
+#include "core/json.h"
 #include "core/log.h"
 #include "core/registry.h"
 #include "model/adapter/fused_maps.h"
@@ -33,7 +34,7 @@ constexpr const char* kPeftFile = "adapter_model.safetensors";
 constexpr const char* kPeftConfig = "adapter_config.json";
 
 ordered_json parsed_settings(const std::string& text, const std::string& origin) {
-  ordered_json parsed = ordered_json::parse(text, nullptr, false);
+  ordered_json parsed = parse_ordered_json(text, origin);
   VMOBA_CHECK_INPUT(parsed.is_object(), "expected a JSON object of settings in {}, found something else", origin);
   return parsed;
 }

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "core/check.h"
+#include "core/json.h"
 
 namespace vmoba::model {
 namespace {
@@ -59,9 +60,9 @@ void check_initialisation(const ordered_json& values, const std::string& origin)
   if (found == values.end() || !found->is_string()) return;
   const std::set<std::string> plain = {"gaussian", "eva", "orthogonal"};
   VMOBA_CHECK_INPUT(plain.contains(found->get<std::string>()),
-                    "expected a LoRA that leaves the base weights as they are, found init_lora_weights '{}' in {}; "
+                    "expected a LoRA that leaves the base weights as they are, found init_lora_weights {} in {}; "
                     "save it with peft's path_initial_model_for_weight_conversion",
-                    found->get<std::string>(), origin);
+                    json_text(*found), origin);
 }
 
 void check_fields(const ordered_json& values, const std::string& origin) {
@@ -69,12 +70,12 @@ void check_fields(const ordered_json& values, const std::string& origin) {
   VMOBA_CHECK_INPUT(type == values.end() || *type == "LORA",
                     "expected the peft_type LORA in {}, found {}; adapters of "
                     "this kind are not read",
-                    origin, type->dump());
+                    origin, json_text(*type));
   check_initialisation(values, origin);
   for (const auto& [key, value] : values.items())
     VMOBA_CHECK_INPUT(silent_fields().contains(key) || key == "init_lora_weights" || !says_something(value),
                       "expected settings of a plain LoRA in {}, found {} {}, which is not read here", origin, key,
-                      value.dump());
+                      json_text(value));
 }
 
 // Where Python's expressions and C++'s agree, so that none is taken for another one.
@@ -130,7 +131,7 @@ PeftSettings::PeftSettings(ordered_json values, std::string origin)
 double PeftSettings::number(const char* key, double otherwise) const {
   const auto found = values_.find(key);
   if (found == values_.end() || found->is_null()) return otherwise;
-  VMOBA_CHECK_INPUT(found->is_number(), "expected a number {} in {}, found {}", key, origin_, found->dump());
+  VMOBA_CHECK_INPUT(found->is_number(), "expected a number {} in {}, found {}", key, origin_, json_text(*found));
   return found->get<double>();
 }
 
@@ -138,11 +139,11 @@ double PeftSettings::matched(const char* patterns, const std::string& module, do
   const auto found = values_.find(patterns);
   if (found == values_.end() || found->is_null()) return otherwise;
   VMOBA_CHECK_INPUT(found->is_object(), "expected an object of patterns {} in {}, found {}", patterns, origin_,
-                    found->dump());
+                    json_text(*found));
   for (const auto& [pattern, value] : found->items()) {
     if (!matches(pattern, module, origin_)) continue;
     VMOBA_CHECK_INPUT(value.is_number(), "expected a number for '{}' of {} in {}, found {}", pattern, patterns, origin_,
-                      value.dump());
+                      json_text(value));
     return value.get<double>();
   }
   return otherwise;

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "core/check.h"
+#include "core/work_progress.h"
 #include "model/codec/codec_checks.h"
 #include "model/codec/tiling.h"
 #include "model/codec/wan_vae_network.h"
@@ -46,8 +47,8 @@ class WanVae : public Codec {
   at::Tensor to_pixels(const at::Tensor& patches_FHWP) const;
   at::Tensor encode_region(const at::Tensor& video_CFHW) const;
   using ChunkSink = std::function<void(int64_t first_frame, const at::Tensor& patches_FHWP)>;
-  void decode_chunks(const at::Tensor& latents_THWZ, const ChunkSink& sink) const;
-  at::Tensor decode_region(const at::Tensor& latents_THWZ) const;
+  void decode_chunks(const at::Tensor& latents_THWZ, const ChunkSink& sink, WorkProgress& progress) const;
+  at::Tensor decode_region(const at::Tensor& latents_THWZ, WorkProgress& progress) const;
 
   CodecShape shape_;
   int64_t patch_;
@@ -110,23 +111,25 @@ at::Tensor WanVae::encode(const at::Tensor& video_BCFHW) const {
 }
 
 // Latents, not normalised -> patches, not clamped, chunk after chunk.
-void WanVae::decode_chunks(const at::Tensor& latents_THWZ, const ChunkSink& sink) const {
+void WanVae::decode_chunks(const at::Tensor& latents_THWZ, const ChunkSink& sink, WorkProgress& progress) const {
   FrameMemory memory;
   for (int64_t t = 0; t < latents_THWZ.size(0); ++t) {
     const at::Tensor chunk = latents_THWZ.narrow(0, t, 1).to(options_).contiguous();
     sink(t == 0 ? 0 : shape_.frames(t), decoder_(chunk, memory));
+    progress.add(1);
   }
 }
 
 // The same in one piece [F, H, W, P], fp32.
-at::Tensor WanVae::decode_region(const at::Tensor& latents_THWZ) const {
+at::Tensor WanVae::decode_region(const at::Tensor& latents_THWZ, WorkProgress& progress) const {
   const int64_t scale = shape_.spatial_stride / patch_;
   const at::Tensor patches_FHWP = at::empty({shape_.frames(latents_THWZ.size(0)), latents_THWZ.size(1) * scale,
                                              latents_THWZ.size(2) * scale, 3 * patch_ * patch_},
                                             options_.dtype(at::kFloat));
-  decode_chunks(latents_THWZ, [&](int64_t frame, const at::Tensor& chunk) {
+  const auto keep = [&](int64_t frame, const at::Tensor& chunk) {
     patches_FHWP.narrow(0, frame, chunk.size(0)).copy_(chunk);
-  });
+  };
+  decode_chunks(latents_THWZ, keep, progress);
   return patches_FHWP;
 }
 
@@ -137,18 +140,22 @@ at::Tensor WanVae::decode(const at::Tensor& latents_BCTHW) const {
   const at::TensorOptions fp32 = options_.dtype(at::kFloat);
   const at::Tensor video_BCFHW = at::empty(
       {latents_BCTHW.size(0), 3, shape_.frames(latents_BCTHW.size(2)), height * stride, width * stride}, fp32);
+  const bool in_tiles = tiled(height * stride, width * stride);
+  const Tiling tiling = {tile_ / stride, (tile_ - overlap_) / stride, stride / patch_, 1};
+  const auto steps = [&](int64_t size) { return in_tiles ? (size + tiling.stride - 1) / tiling.stride : 1; };
+  WorkProgress progress("decoding", latents_BCTHW.size(0) * latents_BCTHW.size(2) * steps(height) * steps(width),
+                        in_tiles ? "latent frames of tiles" : "latent frames");
   for (int64_t b = 0; b < latents_BCTHW.size(0); ++b) {
     const at::Tensor latents_THWZ = latents_BCTHW[b].to(fp32).permute({1, 2, 3, 0}) * deviation_Z_ + mean_Z_;
     const ChunkSink write = [&, video_CFHW = video_BCFHW[b]](int64_t frame, const at::Tensor& patches) {
       video_CFHW.narrow(1, frame, patches.size(0)).copy_(to_pixels(patches.clamp(-1, 1)));
     };
-    if (!tiled(height * stride, width * stride)) {
-      decode_chunks(latents_THWZ, write);
+    if (!in_tiles) {
+      decode_chunks(latents_THWZ, write, progress);
       continue;
     }
-    const Tiling tiling = {tile_ / stride, (tile_ - overlap_) / stride, stride / patch_, 1};
     write(0, run_tiled(height, width, tiling, [&](int64_t y, int64_t x, int64_t rows, int64_t columns) {
-            return decode_region(latents_THWZ.narrow(1, y, rows).narrow(2, x, columns));
+            return decode_region(latents_THWZ.narrow(1, y, rows).narrow(2, x, columns), progress);
           }));
   }
   return video_BCFHW;

@@ -40,7 +40,7 @@ void read_field(const json& from, const char* key, const std::string& path, T& v
   try {
     value = found->get<T>();
   } catch (const json::exception&) {
-    throw_input("expected a {} of the usual type in '{}', found {}", key, path, found->dump().substr(0, 100));
+    throw_input("expected a {} of the usual type in '{}', found {}", key, path, json_text(*found));
   }
 }
 

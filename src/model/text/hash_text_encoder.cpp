@@ -101,6 +101,10 @@ int64_t check_hash_text_encoder(const TextEncoderConfig& config) {
   return config.dim;
 }
 
+TokenCounter hash_token_counter(const TextEncoderConfig&) {
+  return [](const std::string& caption) { return int64_t(split_words(caption).size()) + 1; };
+}
+
 std::unique_ptr<TextEncoder> make_hash_text_encoder(const TextEncoderConfig& config, at::Device device) {
   check_hash_text_encoder(config);
   return std::make_unique<HashTextEncoder>(config, device);

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "model/long_captions.h"
 #include "model/text_encoder.h"
 
 namespace vmoba::model {
@@ -18,5 +19,6 @@ std::vector<std::string> split_words(const std::string& prompt);
 // Both throw Error(kInput) where weights or a tokenizer are given: there is nothing to load.
 std::unique_ptr<TextEncoder> make_hash_text_encoder(const TextEncoderConfig& config, at::Device device);
 int64_t check_hash_text_encoder(const TextEncoderConfig& config);
+TokenCounter hash_token_counter(const TextEncoderConfig& config);
 
 }  // namespace vmoba::model

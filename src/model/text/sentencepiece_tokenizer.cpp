@@ -70,7 +70,7 @@ void read_config(const fs::path& file, int64_t pieces, SpecialTokens& specials) 
                             token.contains("content") && token["content"].is_string() &&
                             !token["content"].get_ref<const std::string&>().empty() && id < pieces + kMaxSentinels,
                         "expected ids and contents in added_tokens_decoder of '{}', found '{}': {}", file.string(), key,
-                        token.dump());
+                        json_text(token));
       specials.add(token["content"].get<std::string>(), id);
     }
     return;

@@ -1,6 +1,8 @@
 #include "model/text_encoder.h"
 
+#include "core/check.h"
 #include "core/registry.h"
+#include "model/long_captions.h"
 #include "model/text/hash_text_encoder.h"
 #include "model/text/hunyuan15_text_encoder.h"
 #include "model/text/hunyuan_text_encoder.h"
@@ -13,6 +15,7 @@ struct TextEncoderKind {
   std::unique_ptr<TextEncoder> (*make)(const TextEncoderConfig&, at::Device);
   int64_t (*check)(const TextEncoderConfig&);
   std::vector<std::string> (*files)(const TextEncoderConfig&);
+  TokenCounter (*counter)(const TextEncoderConfig&);            // null: not counted
   int64_t max_tokens = 512;                                     // as published
   void (*visit)(TextEncoderConfig&, ConfigVisitor&) = nullptr;  // keys of its own
 };
@@ -45,11 +48,12 @@ void visit_glyphs(TextEncoderConfig& config, ConfigVisitor& v) {
 const Registry<TextEncoderKind>& text_encoders() {
   static const Registry<TextEncoderKind> table(
       "text.type",
-      {{"hash", {make_hash_text_encoder, check_hash_text_encoder, no_files, 512, visit_hash}},
-       {"hunyuan", {make_hunyuan_text_encoder, check_hunyuan_text_encoder, hunyuan_text_files, 256, visit_clip}},
+      {{"hash", {make_hash_text_encoder, check_hash_text_encoder, no_files, hash_token_counter, 512, visit_hash}},
+       {"hunyuan",
+        {make_hunyuan_text_encoder, check_hunyuan_text_encoder, hunyuan_text_files, nullptr, 256, visit_clip}},
        {"hunyuan_15",
-        {make_hunyuan15_text_encoder, check_hunyuan15_text_encoder, hunyuan15_text_files, 1000, visit_glyphs}},
-       {"umt5", {make_umt5_text_encoder, check_umt5_text_encoder, umt5_files}}});
+        {make_hunyuan15_text_encoder, check_hunyuan15_text_encoder, hunyuan15_text_files, nullptr, 1000, visit_glyphs}},
+       {"umt5", {make_umt5_text_encoder, check_umt5_text_encoder, umt5_files, umt5_token_counter}}});
   return table;
 }
 
@@ -99,6 +103,23 @@ int64_t published_max_tokens(const TextEncoderConfig& config) {
 
 std::vector<std::string> text_encoder_files(const TextEncoderConfig& config) {
   return text_encoders().find(config.type).files(config);
+}
+
+int64_t count_long_captions(const TextEncoderConfig& config, const std::vector<std::string>& captions) {
+  const auto counter = text_encoders().find(config.type).counter;
+  if (counter == nullptr) return 0;
+  TokenCounter count;
+  int64_t out = 0;
+  for (const std::string& caption : captions) {
+    if (int64_t(caption.size()) + 2 <= config.max_tokens) continue;  // a byte or more each, but for two
+    try {
+      if (!count) count = counter(config);
+    } catch (const Error&) {
+      return 0;
+    }
+    out += count(caption) > config.max_tokens ? 1 : 0;
+  }
+  return out;
 }
 
 }  // namespace vmoba::model

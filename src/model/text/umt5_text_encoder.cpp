@@ -117,6 +117,15 @@ int64_t check_umt5_text_encoder(const TextEncoderConfig& config) {
   return shape.width;
 }
 
+TokenCounter umt5_token_counter(const TextEncoderConfig& config) {
+  const auto tokenizer = std::make_shared<SentencePieceTokenizer>(
+      find_tokenizer(config, WeightFiles(weights_folder(config), umt5_layouts())));
+  constexpr int64_t kAny = int64_t{1} << 40;
+  return [tokenizer](const std::string& caption) {
+    return int64_t(tokenizer->encode(clean_prompt(caption), kAny).size());
+  };
+}
+
 std::vector<std::string> umt5_files(const TextEncoderConfig& config) {
   const std::string folder = weights_folder(config);
   std::vector<std::string> files = find_weight_files(folder);

@@ -4,6 +4,7 @@
 #pragma once
 #include <memory>
 
+#include "model/long_captions.h"
 #include "model/text_encoder.h"
 
 namespace vmoba::model {
@@ -13,6 +14,9 @@ std::unique_ptr<TextEncoder> make_umt5_text_encoder(const TextEncoderConfig& con
 
 // What make_umt5_text_encoder checks, from headers alone; the width of the embeddings.
 int64_t check_umt5_text_encoder(const TextEncoderConfig& config);
+
+// Loads the tokenizer, no weights.
+TokenCounter umt5_token_counter(const TextEncoderConfig& config);
 
 // Weight files and, where it is not inside them, the tokenizer's.
 std::vector<std::string> umt5_files(const TextEncoderConfig& config);

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/check.h"
+#include "core/json.h"
 #include "model/wan/wan_config.h"
 #include "model/weights/stored_shapes.h"
 
@@ -33,7 +34,7 @@ json from_original(const json& original, const std::string& path) {
   take("cross_attn_norm", "cross_attn_norm");
   const auto whole = [&](const char* key) {
     VMOBA_CHECK_INPUT(original[key].is_number_unsigned() && original[key].get<int64_t>() > 0,
-                      "expected a positive whole number {} in '{}', found {}", key, path, original[key].dump());
+                      "expected a positive whole number {} in '{}', found {}", key, path, json_text(original[key]));
     return original[key].get<int64_t>();
   };
   if (original.contains("dim") && original.contains("num_heads"))
@@ -66,7 +67,7 @@ void read_wan_sizes(const WeightFiles& files, const json& beside, const std::set
                     "expected a width that is a multiple of the head size {}, found {} in '{}'; name the size "
                     "(model.head_dim, or --head-dim of vmoba-convert)",
                     head_dim, width, files.folder());
-  config.layers = stated_or(beside, "num_layers", shapes.blocks("blocks."));
+  config.layers = stated_or(beside, "num_layers", shapes.blocks("blocks."), kMostBlocks);
   config.heads = width / head_dim;
   config.head_dim = head_dim;
   config.patch_size = {shapes.size(patch, 5, 2), shapes.size(patch, 5, 3), shapes.size(patch, 5, 4)};

@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "core/check.h"
-#include "core/file.h"
+#include "core/json.h"
 #include "model/weight_shards.h"
 #include "model/weights/fp8.h"
 #include "model/weights/tensor_mismatch.h"
@@ -29,13 +29,14 @@ std::string config_path(const std::string& folder) {
 // Keys that both have must have equal values; keys that begin with '_' are bookkeeping.
 void check_config(const std::string& folder, const ModelConfig& config) {
   const Architecture& architecture = architecture_of(config);
-  const json found = config_beside(folder, architecture), expected = json::parse(architecture.config_json(config));
+  const json found = config_beside(folder, architecture);
+  const json expected = parse_json(architecture.config_json(config), "the configured model");
   for (const auto& [key, value] : expected.items()) {
     if (key.starts_with('_') || !found.contains(key) || found[key] == value) continue;
     throw_input(
         "expected {} {} as the model: group of the configuration says, found {} in '{}'; make the group agree "
         "with the weights",
-        key, value.dump(), found[key].dump(), config_path(folder));
+        key, json_text(value), json_text(found[key]), config_path(folder));
   }
 }
 
@@ -115,7 +116,7 @@ at::ScalarType kept_dtype(const ParameterSpec& spec, const ModelConfig& config) 
 json config_beside(const std::string& folder, const Architecture& architecture) {
   const std::string path = config_path(folder);
   if (!fs::exists(path)) return json::object();
-  const json found = json::parse(read_file(path, kMaxConfigBytes, "a model configuration"), nullptr, false);
+  const json found = read_json(path, kMaxConfigBytes, "a model configuration");
   VMOBA_CHECK_INPUT(found.is_object(),
                     "expected a model configuration at '{}' to be a JSON object, found something else", path);
   return architecture.diffusers_config(found, path);

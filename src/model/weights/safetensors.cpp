@@ -15,6 +15,7 @@
 #include "core/file_descriptor.h"
 #include "core/file_kind.h"
 #include "core/mapped_file.h"
+#include "core/work_progress.h"
 #include "model/weights/safetensors_header.h"
 
 namespace vmoba::model {
@@ -242,11 +243,15 @@ std::map<std::string, uint64_t> write_safetensors(const std::string& path, const
   PendingFile file(path);
   file.write(header.data(), header.size());
   std::map<std::string, uint64_t> checksums;
+  int64_t total = 0;
+  for (const TensorToWrite* source : order) total += source->bytes();
+  WorkProgress progress(fmt::format("writing '{}'", path), total);
   for (const TensorToWrite* source : order) {
     const at::Tensor bytes = source->read().detach().cpu().resolve_conj().resolve_neg().contiguous();
     VMOBA_CHECK(bytes.scalar_type() == source->dtype && bytes.sizes() == at::IntArrayRef(source->shape),
                 "expected '{}' of '{}' in the announced type and shape, found another", source->name, path);
     file.write(bytes.const_data_ptr(), bytes.nbytes());
+    progress.add(int64_t(bytes.nbytes()));
     checksums[source->name] = bytes_checksum(bytes.const_data_ptr(), bytes.nbytes());
   }
   file.commit();

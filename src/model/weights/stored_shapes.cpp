@@ -5,13 +5,9 @@
 #include <nlohmann/json.hpp>
 
 #include "core/check.h"
+#include "core/json.h"
 
 namespace vmoba::model {
-namespace {
-
-constexpr int64_t kMostBlocks = 10000;
-
-}  // namespace
 
 bool StoredShapes::has_any(const std::string& beginning) const {
   const auto next = files_.entries().lower_bound(beginning);
@@ -43,9 +39,11 @@ bool StoredShapes::blocks_have(const std::string& prefix, const std::string& par
   });
 }
 
-int64_t stated_or(const nlohmann::json& beside, const char* key, int64_t of_tensors) {
-  const nlohmann::json value = beside.value(key, nlohmann::json());
-  return value.is_number_integer() && value.get<int64_t>() > 0 ? value.get<int64_t>() : of_tensors;
+int64_t stated_or(const nlohmann::json& beside, const char* key, int64_t of_tensors, int64_t most) {
+  const int64_t value = json_count(beside.value(key, nlohmann::json())).value_or(0);
+  VMOBA_CHECK_INPUT(value <= most, "expected {} of at most {} in the config.json beside the weights, found {}", key,
+                    most, value);
+  return value > 0 ? value : of_tensors;
 }
 
 }  // namespace vmoba::model

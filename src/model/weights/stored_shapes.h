@@ -27,7 +27,11 @@ class StoredShapes {
   std::string kind_;
 };
 
-// What the tensors cannot tell where some of them are missing: config.json's number, else theirs.
-int64_t stated_or(const nlohmann::json& beside, const char* key, int64_t of_tensors);
+constexpr int64_t kMostBlocks = 10000;
+constexpr int64_t kMostStated = 1 << 20;  // channels or tokens
+
+// What the tensors cannot tell where some of them are missing: config.json's number, else theirs. Throws Error(kInput)
+// where it is above `most`.
+int64_t stated_or(const nlohmann::json& beside, const char* key, int64_t of_tensors, int64_t most = kMostStated);
 
 }  // namespace vmoba::model

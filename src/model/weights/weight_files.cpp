@@ -6,12 +6,13 @@
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <regex>
 #include <set>
 
 #include "core/check.h"
-#include "core/file.h"
 #include "core/file_kind.h"
+#include "core/json.h"
 #include "model/common/linear.h"
 
 namespace vmoba::model {
@@ -34,24 +35,18 @@ constexpr const char* kFp8Marker = "scaled_fp8";
 constexpr const char* kOtherModels[] = {"first_stage_model.", "vae.",         "text_encoders.",
                                         "cond_stage_model.",  "clip_vision.", "conditioner."};
 
-std::string or_something_else(const std::string& path) {
-  const std::string kind = what_is_this(path);
-  return kind.empty() || kind == "a JSON text" ? "something else" : kind;
-}
-
 // Names of tensors to names of files.
 std::map<std::string, std::string> weight_map(const fs::path& index) {
-  const json parsed =
-      json::parse(read_file(index.string(), kMaxIndexBytes, "an index of weight files"), nullptr, false);
+  const json parsed = read_json(index.string(), kMaxIndexBytes, "an index of weight files");
   VMOBA_CHECK_INPUT(parsed.is_object(), "expected an index of weight files at '{}' to be a JSON object, found {}",
-                    index.string(), or_something_else(index.string()));
+                    index.string(), parsed.type_name());
   const auto map = parsed.find("weight_map");
   VMOBA_CHECK_INPUT(map != parsed.end() && map->is_object() && !map->empty(),
                     "expected a 'weight_map' of names to files in '{}', found none", index.string());
   std::map<std::string, std::string> out;
   for (const auto& [name, file] : map->items()) {
     VMOBA_CHECK_INPUT(file.is_string() && fs::path(file.get<std::string>()).filename() == file.get<std::string>(),
-                      "expected a file name for '{}' in '{}', found {}", name, index.string(), file.dump());
+                      "expected a file name for '{}' in '{}', found {}", name, index.string(), json_text(file));
     out[name] = file.get<std::string>();
   }
   return out;
@@ -63,7 +58,8 @@ std::vector<std::string> shards_of(const fs::path& index) {
   std::vector<std::string> files;
   for (const std::string& name : names) {
     files.push_back((index.parent_path() / name).string());
-    if (!fs::exists(files.back())) missing.insert(name);
+    std::error_code error;  // of a name that is too long
+    if (!fs::exists(files.back(), error)) missing.insert(name);
   }
   VMOBA_CHECK_INPUT(missing.empty(), "expected the {} files that '{}' names, found {} missing: {}; get them as well",
                     names.size(), index.string(), missing.size(), fmt::join(missing, ", "));
@@ -146,7 +142,8 @@ bool ends_with_any(const std::string& name, const char* const (&suffixes)[kCount
 }
 
 // Copies values [first, first + out.numel()) of a mapped tensor piece by piece, giving pages back on the way.
-void copy_mapped(const TensorFile& file, const std::string& stored_name, int64_t first, const at::Tensor& out) {
+void copy_mapped(const TensorFile& file, const std::string& stored_name, int64_t first, const at::Tensor& out,
+                 WorkProgress& progress) {
   constexpr int64_t kPieceValues = 4 << 20;
   const at::Tensor mapped = file.tensor(stored_name).view(-1), flat = out.view(-1);
   const int64_t value_bytes = int64_t(mapped.element_size());
@@ -154,20 +151,22 @@ void copy_mapped(const TensorFile& file, const std::string& stored_name, int64_t
     const int64_t count = std::min(kPieceValues, flat.numel() - at), begin = first + at;
     flat.narrow(0, at, count).copy_(mapped.narrow(0, begin, count));
     file.release(stored_name, begin * value_bytes, (begin + count) * value_bytes);
+    progress.add(count * value_bytes);
   }
 }
 
 // The parameter in the type and on the device of `options`.
-at::Tensor copy_of(const TensorFile& file, const WeightFiles::Entry& entry, const at::TensorOptions& options) {
+at::Tensor copy_of(const TensorFile& file, const WeightFiles::Entry& entry, const at::TensorOptions& options,
+                   WorkProgress& progress) {
   const at::Tensor out = at::empty(entry.info.shape, options);
   if (entry.rows.empty()) {
-    copy_mapped(file, entry.stored_name, 0, out);
+    copy_mapped(file, entry.stored_name, 0, out, progress);
     return out;
   }
   int64_t done = 0;
   for (const RowRun& run : entry.rows) {
     const at::Tensor part = out.narrow(0, done, run.count);
-    copy_mapped(file, entry.stored_name, run.count == 0 ? 0 : run.first * (part.numel() / run.count), part);
+    copy_mapped(file, entry.stored_name, run.count == 0 ? 0 : run.first * (part.numel() / run.count), part, progress);
     done += run.count;
   }
   return out;
@@ -309,6 +308,19 @@ void WeightFiles::find_rows() {
   }
 }
 
+WorkProgress& WeightFiles::progress() const {
+  if (!progress_) {
+    int64_t bytes = 0;
+    for (const auto& [name, entry] : entries_) {
+      const std::vector<int64_t>& shape = entry.info.shape;
+      bytes +=
+          std::accumulate(shape.begin(), shape.end(), int64_t(c10::elementSize(entry.info.dtype)), std::multiplies<>());
+    }
+    progress_ = std::make_unique<WorkProgress>(fmt::format("loading weights from {}", folder_), bytes);
+  }
+  return *progress_;
+}
+
 at::Tensor WeightFiles::scale_of(const Entry& entry) const {
   const at::Tensor scale = files_[entry.file]->tensor(entry.scale_name);
   if (entry.rows.empty() || scale.numel() == 1) return scale;
@@ -318,10 +330,11 @@ at::Tensor WeightFiles::scale_of(const Entry& entry) const {
 at::Tensor WeightFiles::read(const std::string& name, at::ScalarType dtype, at::Device device) const {
   const Entry& entry = entries_.at(name);
   const TensorFile& file = *files_[entry.file];
-  if (entry.scale_name.empty()) return copy_of(file, entry, at::TensorOptions(device).dtype(dtype));
+  if (entry.scale_name.empty()) return copy_of(file, entry, at::TensorOptions(device).dtype(dtype), progress());
   const at::Tensor own = own_rows(file.tensor(entry.stored_name), entry);
   const at::Tensor out = scaled_weight(own, scale_of(entry), dtype).to(device);
   file.release(entry.stored_name);
+  progress().add(int64_t(own.nbytes()));
   return out;
 }
 
@@ -329,7 +342,7 @@ WeightFiles::Scaled WeightFiles::read_stored(const std::string& name, at::Device
   const Entry& entry = entries_.at(name);
   const TensorFile& file = *files_[entry.file];
   Scaled out;
-  out.tensor = copy_of(file, entry, at::TensorOptions(device).dtype(entry.info.dtype));
+  out.tensor = copy_of(file, entry, at::TensorOptions(device).dtype(entry.info.dtype), progress());
   if (!entry.scale_name.empty()) out.scale = scale_of(entry).to(at::kFloat).clone().to(device);
   return out;
 }

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/work_progress.h"
 #include "model/weights/name_table.h"
 #include "model/weights/tensor_file.h"
 
@@ -62,11 +63,13 @@ class WeightFiles {
     return files_[entry.file]->tensors().at(entry.stored_name);
   }
   at::Tensor scale_of(const Entry& entry) const;
+  WorkProgress& progress() const;  // of the tensors read
 
   std::string folder_;
   Layout layout_;
   std::vector<std::unique_ptr<TensorFile>> files_;
   std::map<std::string, Entry> entries_;
+  mutable std::unique_ptr<WorkProgress> progress_;
 };
 
 }  // namespace vmoba::model

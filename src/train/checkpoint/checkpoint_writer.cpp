@@ -66,7 +66,7 @@ CheckpointWriter::~CheckpointWriter() {
 }
 
 std::map<std::string, std::string> CheckpointWriter::file_metadata() const {
-  return {{"step", std::to_string(step_)}, {"run", manifest_.record.run}};
+  return {{"step", std::to_string(step_)}, {"run", kind_of_run(manifest_.record.run)}};
 }
 
 void CheckpointWriter::plan(const CheckpointParts& parts, std::vector<Planned>& files) const {

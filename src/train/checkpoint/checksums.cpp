@@ -7,7 +7,6 @@
 #include <filesystem>
 #include <fstream>
 #include <mutex>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <thread>
 
@@ -15,7 +14,9 @@
 #include "core/failure.h"
 #include "core/file.h"
 #include "core/hash.h"
+#include "core/json.h"
 #include "core/parallel.h"
+#include "core/work_progress.h"
 #include "model/weights/safetensors.h"
 #include "train/checkpoint/checkpoint_folder.h"
 #include "train/checkpoint/manifest.h"
@@ -47,15 +48,18 @@ Checksums read_checksums(const std::string& folder, const std::string& expected_
   const std::string text = read_file(path, kMaxChecksumsBytes, "a checkpoint's checksums");
   VMOBA_CHECK_INPUT(hash_text(content_hash(text)) == expected_hash,
                     "expected the checksums in '{}' that state/trainer.json names, found others", path);
-  const json info = json::parse(text);
-  Checksums out;
-  for (const auto& [name, file] : info.items()) {
-    FileChecksum& checksum = out[name];
-    checksum.bytes = file.at("bytes").get<int64_t>();
-    checksum.hash = file.at("hash").get<std::string>();
-    if (file.contains("tensors")) checksum.tensors = file["tensors"].get<std::map<std::string, std::string>>();
-  }
-  return out;
+  const json info = parse_json(text, path);
+  VMOBA_CHECK_INPUT(info.is_object(), "expected an object of files in '{}', found {}", path, info.type_name());
+  return use_json(path, [&] {
+    Checksums out;
+    for (const auto& [name, file] : info.items()) {
+      FileChecksum& checksum = out[name];
+      checksum.bytes = file.at("bytes").get<int64_t>();
+      checksum.hash = file.at("hash").get<std::string>();
+      if (file.contains("tensors")) checksum.tensors = file["tensors"].get<std::map<std::string, std::string>>();
+    }
+    return out;
+  });
 }
 
 // A file of tensors that belongs to another step or run says so itself.
@@ -67,13 +71,14 @@ std::string stranger(const model::SafetensorsFile& file, const Manifest& manifes
   const std::string step = value("step"), run = value("run");
   if (!step.empty() && step != std::to_string(manifest.state.step))
     return fmt::format("expected a file of step {}, found one of step {}", manifest.state.step, step);
-  if (!run.empty() && !manifest.record.run.empty() && run != manifest.record.run)
-    return fmt::format("expected a file of run {}, found one of run {}", manifest.record.run, run);
+  const std::string own = kind_of_run(manifest.record.run);
+  if (!run.empty() && !own.empty() && run != own)
+    return fmt::format("expected a file of run {}, found one of run {}", own, run);
   return "";
 }
 
 std::string tensor_problem(const model::SafetensorsFile& file, const std::string& name, const std::string& expected,
-                           bool finite) {
+                           bool finite, WorkProgress& progress) {
   if (!file.contains(name)) return fmt::format("expected the tensor '{}', found none of that name", name);
   const model::TensorInfo& info = file.tensors().at(name);
   const at::Tensor flat = file.tensor(name).reshape(-1);
@@ -86,6 +91,7 @@ std::string tensor_problem(const model::SafetensorsFile& file, const std::string
     if (finite && at::isFloatingType(info.dtype))
       bad += chunk.numel() - at::isfinite(chunk.to(at::kFloat)).sum().item<int64_t>();
     file.release(name, first * width, (first + chunk.numel()) * width);
+    progress.add(chunk.numel() * width);
   }
   if (!expected.empty() && hash_text(sum) != expected)
     return fmt::format("expected the tensor '{}' as it was written, found other bytes", name);
@@ -114,9 +120,15 @@ class Verifier {
   std::vector<std::string> run(int64_t part, int64_t parts) {
     std::vector<Unit> own;
     for (size_t i = size_t(part); i < units_.size(); i += size_t(parts)) own.push_back(units_[i]);
-    for (const Unit& unit : own) open(unit);
+    int64_t bytes = 0;
+    for (const Unit& unit : own) {
+      open(unit);
+      bytes += bytes_of(unit);
+    }
+    progress_.emplace(fmt::format("comparing {} with its checksums", folder_), bytes);
     const int64_t threads = std::clamp<int64_t>(std::thread::hardware_concurrency(), 1, 8);
     for_each_part(int64_t(own.size()), threads, [&](int64_t i) { check(own[size_t(i)]); });
+    progress_.reset();
     std::sort(problems_.begin(), problems_.end());
     return problems_;
   }
@@ -127,6 +139,15 @@ class Verifier {
     auto& place = files_[*unit.file];
     // A file that does not open is named by the one whose share it is as a whole.
     failure_of([&] { place.emplace(folder_ + "/" + *unit.file); });
+  }
+
+  // Of the values of a tensor.
+  int64_t bytes_of(const Unit& unit) const {
+    if (unit.tensor == nullptr) return 0;
+    const std::optional<model::SafetensorsFile>& file = files_.at(*unit.file);
+    if (!file || !file->contains(*unit.tensor)) return 0;
+    const model::TensorInfo& info = file->tensors().at(*unit.tensor);
+    return info.end - info.begin;
   }
 
   void check(const Unit& unit) {
@@ -158,10 +179,10 @@ class Verifier {
     return "";
   }
 
-  std::string tensor_problem_of(const Unit& unit) const {
+  std::string tensor_problem_of(const Unit& unit) {
     const std::optional<model::SafetensorsFile>& file = files_.at(*unit.file);
     if (!file || !stranger(*file, manifest_).empty()) return "";  // said of the file as a whole
-    return tensor_problem(*file, *unit.tensor, *unit.expected, finite_);
+    return tensor_problem(*file, *unit.tensor, *unit.expected, finite_, *progress_);
   }
 
   const std::string& folder_;
@@ -170,6 +191,7 @@ class Verifier {
   bool finite_;
   std::vector<Unit> units_;
   std::map<std::string, std::optional<model::SafetensorsFile>> files_;
+  std::optional<WorkProgress> progress_;
   std::mutex mutex_;
   std::vector<std::string> problems_;
 };

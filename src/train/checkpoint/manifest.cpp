@@ -1,17 +1,18 @@
 #include "train/checkpoint/manifest.h"
 
-#include <nlohmann/json.hpp>
-
 #include "core/check.h"
-#include "core/file.h"
 #include "core/hash.h"
+#include "core/json.h"
+#include "core/storage.h"
 
 namespace vmoba::train {
 namespace {
 
 using nlohmann::json;
 
+constexpr int64_t kMaxStateBytes = 64 << 20;
 constexpr const char* kHash = "hash";  // of the file's other fields
+constexpr const char* kDamaged = "the checkpoint is damaged, resume from another one";
 
 std::string hash_of(json info) {
   info.erase(kHash);
@@ -32,7 +33,7 @@ std::string text_of(const json& info, const char* key) {
 
 int64_t count_of(const json& info, const char* key) {
   const auto found = info.find(key);
-  return found != info.end() && found->is_number_unsigned() ? found->get<int64_t>() : 0;
+  return found == info.end() ? 0 : json_count(*found).value_or(0);
 }
 
 // Optimiser steps that each expert has made; checkpoints of earlier versions, which have one, do not say.
@@ -40,7 +41,7 @@ std::vector<int64_t> updates_of(const json& info, int64_t step) {
   const auto found = info.find("updates");
   if (found == info.end()) return {step};
   std::vector<int64_t> updates;
-  for (const json& count : *found) updates.push_back(count.is_number_unsigned() ? count.get<int64_t>() : -1);
+  for (const json& count : *found) updates.push_back(json_count(count).value_or(-1));
   return updates;
 }
 
@@ -67,7 +68,7 @@ std::vector<data::ClipFailure> failed_clips_of(const json& info) {
   if (found == info.end() || !found->is_array()) return out;
   for (const json& entry : *found) {
     const auto count = [&](const char* key) {
-      return entry.is_object() && entry.contains(key) && entry[key].is_number_unsigned();
+      return entry.is_object() && entry.contains(key) && json_count(entry[key]).has_value();
     };
     if (count("clip") && count("sample"))
       out.push_back(
@@ -86,7 +87,21 @@ json failed_to_json(const std::vector<data::ClipFailure>& failures) {
   return out;
 }
 
+json read_state(const std::string& path) {
+  try {
+    return read_json(path, kMaxStateBytes, "a checkpoint's state");
+  } catch (const StorageError&) {
+    throw;
+  } catch (const Error& e) {
+    throw_input("{}; {}", e.what(), kDamaged);
+  }
+}
+
 }  // namespace
+
+std::string kind_of_run(const std::string& run) {
+  return run.substr(0, run.find('-'));
+}
 
 std::string manifest_path(const std::string& folder) {
   return folder + "/state/trainer.json";
@@ -117,18 +132,14 @@ std::string manifest_to_json(const Manifest& manifest) {
 
 Manifest read_manifest(const std::string& folder) {
   const std::string path = manifest_path(folder);
-  const std::string text = read_file(path, 64 << 20, "a checkpoint's state");
-  const json info = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  const auto is_count = [&](const char* key) { return info.contains(key) && info[key].is_number_unsigned(); };
-  VMOBA_CHECK_INPUT(info.is_object() && is_count("step") && is_count("next_sample") && is_count("seed"),
-                    "expected step, next_sample and seed in '{}', found something else; the checkpoint is damaged, "
-                    "resume from another one",
-                    path);
+  const json info = read_state(path);
+  const auto is_count = [&](const char* key) { return info.contains(key) && json_count(info[key]).has_value(); };
+  VMOBA_CHECK_INPUT(info.is_object() && is_count("step") && is_count("next_sample") && info.contains("seed") &&
+                        info["seed"].is_number_unsigned(),
+                    "expected step, next_sample and seed in '{}', found something else; {}", path, kDamaged);
   const bool hashed = info.contains(kHash) || count_of(info, "format") >= 2;  // earlier versions wrote none
   VMOBA_CHECK_INPUT(!hashed || text_of(info, kHash) == hash_of(info),
-                    "expected '{}' as it was written, found another content; the checkpoint is damaged, resume from "
-                    "another one",
-                    path);
+                    "expected '{}' as it was written, found another content; {}", path, kDamaged);
   Manifest out;
   out.state = {info["step"].get<int64_t>(), info["next_sample"].get<int64_t>(), info["seed"].get<uint64_t>(),
                count_of(info, "skipped_samples"), failed_clips_of(info)};

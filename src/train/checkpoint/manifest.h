@@ -25,7 +25,7 @@ struct ConfigChange {
 
 // Which run a checkpoint belongs to.
 struct RunRecord {
-  std::string run;          // id: the same for runs that begin with the same configuration and clips
+  std::string run;          // id: hash of configuration and clips, '-', what was drawn when the run was started
   std::string folder;       // id of the run folder that it was written to
   int64_t parent_step = 0;  // the checkpoint that training went on from; 0: none
   std::string version;      // of the program
@@ -34,6 +34,9 @@ struct RunRecord {
   std::string base;                   // hash of the frozen weights beside adapters; "" without
   std::vector<ConfigChange> changes;  // since the run began, in order
 };
+
+// The first part of a run's id. Files of tensors carry it, so that equal runs write equal bytes.
+std::string kind_of_run(const std::string& run);
 
 struct Manifest {
   TrainerState state;

@@ -4,12 +4,13 @@
 
 #include <chrono>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <random>
 
 #include "core/check.h"
 #include "core/file.h"
 #include "core/hash.h"
+#include "core/json.h"
+#include "core/storage.h"
 #include "train/checkpoint/checkpoint_folder.h"
 
 namespace vmoba::train {
@@ -21,15 +22,26 @@ std::string record_path(const std::string& run_dir) {
   return (fs::path(run_dir) / "run.json").string();
 }
 
-// No other folder's, on whatever host it began.
+constexpr const char* kCure = "remove the file: then no checkpoint that is there is ever removed";
+
+nlohmann::json read_record(const std::string& path) {
+  try {
+    return read_json(path, 1 << 20, "a run's record");
+  } catch (const StorageError&) {
+    throw;
+  } catch (const Error& e) {
+    throw_input("{}; {}", e.what(), kCure);
+  }
+}
+
+}  // namespace
+
 std::string drawn_id() {
   std::random_device device;
   std::string text = std::to_string(std::chrono::system_clock::now().time_since_epoch().count());
   for (int i = 0; i < 4; ++i) text += fmt::format(" {}", device());
   return hash_text(content_hash(text + fmt::format(" {}", ::getpid())));
 }
-
-}  // namespace
 
 RunFolder read_run_folder(const std::string& run_dir) {
   const std::string path = record_path(run_dir);
@@ -38,16 +50,13 @@ RunFolder read_run_folder(const std::string& run_dir) {
     out.id = drawn_id();
     return out;
   }
-  const auto info = nlohmann::json::parse(read_file(path, 1 << 20, "a run's record"), nullptr, false);
+  const nlohmann::json info = read_record(path);
   const bool good = info.is_object() && info.contains("folder") && info["folder"].is_string() &&
                     info.contains("starts") && info["starts"].is_array();
-  VMOBA_CHECK_INPUT(good,
-                    "expected the id of the run's folder in '{}', found something else; remove the file: then no "
-                    "checkpoint that is there is ever removed",
-                    path);
+  VMOBA_CHECK_INPUT(good, "expected the id of the run's folder in '{}', found something else; {}", path, kCure);
   out.id = info["folder"].get<std::string>();
   for (const auto& step : info["starts"])
-    if (step.is_number_unsigned()) out.starts.insert(step.get<int64_t>());
+    if (const auto number = json_count(step)) out.starts.insert(*number);
   return out;
 }
 

@@ -13,6 +13,9 @@ struct RunFolder {
   std::set<int64_t> starts;  // checkpoints from which a branch began; never removed
 };
 
+// An id that no other has, on whatever host it is drawn.
+std::string drawn_id();
+
 // Of a folder without a record (of an earlier version, or a run that begins): a new id. Throws Error(kInput) where the
 // record is damaged.
 RunFolder read_run_folder(const std::string& run_dir);

@@ -19,7 +19,7 @@ double number_in(const nlohmann::json& object, const char* key, double least, co
   const bool good = found != object.end() && found->is_number() && found->get<double>() >= least &&
                     std::isfinite(found->get<double>());
   VMOBA_CHECK_INPUT(good, "{}: expected a file of `vmoba-bench comm --json` with a number {} of at least {}, found {}",
-                    path, key, least, found == object.end() ? "none" : found->dump());
+                    path, key, least, found == object.end() ? "none" : json_text(*found));
   return found->get<double>();
 }
 

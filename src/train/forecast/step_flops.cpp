@@ -53,8 +53,7 @@ SampleWork sample_work(const RootConfig& config, const attention::Grid& grid, in
   out.sparse_attention = flops(1, false) - flops(0, false);
   const int64_t layers = model::layer_count(config.model);
   for (int64_t i = 0; i < layers; ++i)
-    out.sparse_layers +=
-        layer_attention(config.attention, i, /*dense=*/false).sparse() ? 1.0 / double(layers) : 0;
+    out.sparse_layers += layer_attention(config.attention, i, /*dense=*/false).sparse() ? 1.0 / double(layers) : 0;
   return out;
 }
 

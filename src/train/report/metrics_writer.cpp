@@ -2,11 +2,11 @@
 
 #include <filesystem>
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "core/check.h"
 #include "core/file.h"
+#include "core/json.h"
 #include "core/log.h"
 
 namespace vmoba::train {
@@ -17,10 +17,10 @@ constexpr std::chrono::seconds kSyncInterval{1};
 
 // The object of one line, if it is one and names a step.
 std::optional<nlohmann::json> parse_line(std::string_view line) {
-  nlohmann::json record = nlohmann::json::parse(line, nullptr, false);
-  if (!record.is_object()) return std::nullopt;
-  const auto step = record.find("step");
-  if (step == record.end() || !step->is_number_integer()) return std::nullopt;
+  std::optional<nlohmann::json> record = try_parse_json(line);
+  if (!record || !record->is_object()) return std::nullopt;
+  const auto step = record->find("step");
+  if (step == record->end() || !step->is_number_integer()) return std::nullopt;
   return record;
 }
 

@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/check.h"
-#include "core/file.h"
+#include "core/json.h"
 #include "train/validation/evaluation.h"
 #include "train/validation/paired_difference.h"
 
@@ -78,10 +78,27 @@ std::string evaluation_to_text(const Evaluation& evaluation, const Baseline& bas
   return out + "\n";
 }
 
+namespace {
+
+// [clip][noise level]
+std::vector<std::vector<double>> losses_of(const nlohmann::json& setting, const Evaluation& evaluation,
+                                           const std::string& path) {
+  auto losses = setting.at("losses").get<std::vector<std::vector<double>>>();
+  const bool whole = losses.size() == evaluation.clips.size() &&
+                     std::all_of(losses.begin(), losses.end(),
+                                 [&](const auto& of_clip) { return of_clip.size() == evaluation.sigmas.size(); });
+  VMOBA_CHECK_INPUT(whole, "'{}': expected losses of {} clips at {} noise levels, found others; evaluate again", path,
+                    evaluation.clips.size(), evaluation.sigmas.size());
+  return losses;
+}
+
+}  // namespace
+
 Baseline read_baseline(const std::string& path, const std::string& name, const Evaluation& evaluation) {
-  const nlohmann::json file = nlohmann::json::parse(read_file(path, kMaxFileBytes, "an evaluation"), nullptr, false);
-  try {
-    VMOBA_CHECK_INPUT(file.is_object(), "'{}': expected what vmoba-eval --json wrote, found something else", path);
+  const nlohmann::json file = read_json(path, kMaxFileBytes, "an evaluation (vmoba-eval --json)");
+  return use_json(path, [&]() -> Baseline {
+    VMOBA_CHECK_INPUT(file.is_object(), "'{}': expected what vmoba-eval --json wrote, found {}", path,
+                      file.type_name());
     const auto same = [&](const char* key, const auto& mine) {
       VMOBA_CHECK_INPUT(file.at(key) == nlohmann::json(mine),
                         "'{}': expected the {} of this evaluation, found others; evaluate both with the same --data, "
@@ -95,14 +112,11 @@ Baseline read_baseline(const std::string& path, const std::string& name, const E
     for (const nlohmann::json& setting : file.at("settings")) {
       known.push_back(setting.at("name").get<std::string>());
       if (!name.empty() && known.back() != name) continue;
-      return {fmt::format("{} of {}", known.back(), path),
-              {known.back(), setting.at("losses").get<std::vector<std::vector<double>>>()}};
+      return {fmt::format("{} of {}", known.back(), path), {known.back(), losses_of(setting, evaluation, path)}};
     }
     throw_input("'{}': expected a setting named {}, found {}", path, name.empty() ? "anything" : name,
                 fmt::join(known, ", "));
-  } catch (const nlohmann::json::exception& e) {
-    throw_input("'{}': expected what vmoba-eval --json wrote, found {}", path, e.what());
-  }
+  });
 }
 
 }  // namespace vmoba::train
