@@ -240,6 +240,33 @@ TEST_CASE("published sizes of HunyuanVideo: every name and shape") {
   }
 }
 
+TEST_CASE("work of the published HunyuanVideos, forward, as counted from their shapes") {
+  // PFLOP of maps and attention of 129x720x1280 with 256 text tokens, and of 1.5 with 121x720x1280 and 300.
+  ModelConfig config;
+  config.architecture = kHunyuan;
+  config.layers = 20;
+  config.heads = 24;
+  const double first = forward_flops(config, full_attention(), {33, 45, 80}, 256, 1);
+  CHECK(first == Approx(1.62e15 + 10.45e15).epsilon(0.003));
+  config = ModelConfig();
+  config.architecture = kHunyuan15;
+  config.layers = 54;
+  config.heads = 16;
+  config.in_channels = 65;
+  config.out_channels = 32;
+  config.text_dim = 3584;
+  config.image_dim = 1152;
+  config.patch_size = {1, 1, 1};
+  CHECK(forward_flops(config, full_attention(), {31, 45, 80}, 300, 1) == Approx(0.61e15 + 5.54e15).epsilon(0.005));
+  // What a block can keep is named as its maps, attention once.
+  std::map<std::string, int64_t> kept;
+  for (const ForwardWork& work : forward_work(config, full_attention(), {1, 2, 2}, 3, 1))
+    if (work.result.starts_with("transformer_blocks.7.")) ++kept[work.result.substr(21)];
+  CHECK(kept.size() == 13);
+  CHECK(kept["attn"] == 1);
+  CHECK(kept["attn.to_add_out"] == 1);
+}
+
 TEST_CASE("wrong conditions of HunyuanVideo are refused with what fits") {
   const SafetensorsFile fixture = hunyuan_tensors("hunyuan_t2v");
   const auto model = make_dit(hunyuan_t2v_config(), full_attention(), 0, at::kCPU);

@@ -99,10 +99,10 @@ void HunyuanDit::check_conditions(const Conditions& conditions, int64_t batch) c
   check_tokens("text embeddings", tokens, batch, config_.text_dim, "model.text_dim");
   VMOBA_CHECK_INPUT(tokens.size(1) > 0, "expected text of at least 1 token, found none");
   check_lengths("text", text.length_B, batch, 1, tokens.size(1));
-  VMOBA_CHECK_INPUT(
-      pooled.defined() == (hunyuan.pooled_dim > 0), "expected {}, found {}",
-      hunyuan.pooled_dim > 0 ? "a pooled text (text.type hunyuan makes one)" : "text without a pooled one",
-      pooled.defined() ? "one" : "none");
+  VMOBA_CHECK_INPUT(pooled.defined() == (hunyuan.pooled_dim > 0), "expected {}, found {}",
+                    hunyuan.pooled_dim > 0 ? "a pooled text (text.type hunyuan makes one, hash with text.pooled_dim)"
+                                           : "text without a pooled one",
+                    pooled.defined() ? "one" : "none");
   VMOBA_CHECK_INPUT(
       !pooled.defined() || (pooled.dim() == 2 && pooled.size(0) == batch && pooled.size(1) == hunyuan.pooled_dim),
       "expected a pooled text [{}, {}] (model.pooled_dim), found {}", batch, hunyuan.pooled_dim,
