@@ -466,7 +466,8 @@ std::string broken_contract(const Reader& reader, const std::string& folder) {
     const std::string what = error.what();
     if (error.kind() != ErrorKind::kInput) return "another kind of error: " + what;
     if (what.size() < kShort || what.size() > kLong) return "a message of " + std::to_string(what.size()) + " bytes";
-    const bool names = what.find(folder) != std::string::npos || std::regex_search(what, std::regex("^[a-z_]+\\.[a-z_]+"));
+    const bool names =
+        what.find(folder) != std::string::npos || std::regex_search(what, std::regex("^[a-z_]+\\.[a-z_]+"));
     return names ? "" : "a message that names no file and no key: " + what;
   } catch (const std::exception& error) {
     return std::string("an exception of another type: ") + error.what();

@@ -15,8 +15,8 @@ struct Reader {
 
 const std::vector<Reader>& readers();
 
-// What reading `folder` comes to: "" where the reader takes or refuses it as it should, else what is wrong: an exception
-// other than Error(kInput), or a message without words, without the name of a file or key, or of many pages.
+// What reading `folder` comes to: "" where the reader takes or refuses it as it should, else what is wrong: an
+// exception other than Error(kInput), or a message without words, without the name of a file or key, or of many pages.
 std::string broken_contract(const Reader& reader, const std::string& folder);
 
 // The message of the refusal; "" where it is taken.
