@@ -21,7 +21,8 @@ void SampleConfig::visit(ConfigVisitor& v) {
           "Shift of the noise schedule; higher spends more steps on the layout (3 to 5 for "
           "480p). Not set: 7 for hunyuan_video.",
           above(0.0));
-  v.field("scheduler", scheduler, "Solver. Not set: `euler` for HunyuanVideo.", one_of({"unipc", "euler"}));
+  v.field("scheduler", scheduler, "Solver. `even_euler` takes even steps, shifted once (not set: HunyuanVideo's).",
+          one_of({"unipc", "euler", "even_euler"}));
   v.field("schedule", schedule,
           "Noise levels of `unipc`: `wan` as in Wan's own repositories (and diffusers up to 0.35), `diffusers` as in "
           "diffusers from 0.37 on.",

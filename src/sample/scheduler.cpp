@@ -43,10 +43,23 @@ class EulerScheduler : public Scheduler {
  public:
   // Spaced between the ends of the shifted training schedule and then shifted once more: the lower end carries the
   // shift twice. That is what FlowMatchEulerDiscreteScheduler does, and so what published samples were made with.
-  EulerScheduler(int64_t steps, double shift) {
+  static std::unique_ptr<EulerScheduler> between_ends(int64_t steps, double shift) {
+    std::vector<double> levels;
     const double highest = float(shifted(1.0, shift)), lowest = float(shifted(1.0 / kTrainTimesteps, shift));
-    for (double t : linspace(highest * kTrainTimesteps, lowest * kTrainTimesteps, steps)) {
-      const float sigma = float(shifted(t / kTrainTimesteps, shift));
+    for (double t : linspace(highest * kTrainTimesteps, lowest * kTrainTimesteps, steps))
+      levels.push_back(t / kTrainTimesteps);
+    return std::make_unique<EulerScheduler>(levels, shift);
+  }
+  // Even steps from 1 to 0, shifted once: HunyuanVideo's pipelines.
+  static std::unique_ptr<EulerScheduler> even(int64_t steps, double shift) {
+    std::vector<double> levels;
+    for (int64_t i = 0; i < steps; ++i) levels.push_back(1.0 - double(i) / double(steps));
+    return std::make_unique<EulerScheduler>(levels, shift);
+  }
+
+  EulerScheduler(const std::vector<double>& levels, double shift) {
+    for (const double level : levels) {
+      const float sigma = float(shifted(level, shift));
       sigmas_.push_back(sigma);
       timesteps_.push_back(sigma * float(kTrainTimesteps));
     }
@@ -163,7 +176,8 @@ std::unique_ptr<Scheduler> make_scheduler(const std::string& name, int64_t steps
                     "expected 1 to {} sampling steps, found {}; change sample.steps", kTrainTimesteps, steps);
   VMOBA_CHECK_INPUT(std::isfinite(shift) && shift > 0, "expected a shift above 0, found {}; change sample.shift",
                     shift);
-  if (name == "euler") return std::make_unique<EulerScheduler>(steps, shift);
+  if (name == "euler") return EulerScheduler::between_ends(steps, shift);
+  if (name == "even_euler") return EulerScheduler::even(steps, shift);
   VMOBA_CHECK_INPUT(schedule == "wan" || schedule == "diffusers",
                     "expected the schedule 'wan' or 'diffusers', found '{}'; change sample.schedule", schedule);
   // Wan's begins at the last of its 1000 training levels, which it keeps in fp32, and ends at 0; diffusers' goes from 1
@@ -171,7 +185,7 @@ std::unique_ptr<Scheduler> make_scheduler(const std::string& name, int64_t steps
   constexpr double kLast = 1.0 - 1.0 / kTrainTimesteps;
   if (name == "unipc" && schedule == "wan") return std::make_unique<UniPcScheduler>(float(kLast), 0.0, steps, shift);
   if (name == "unipc") return std::make_unique<UniPcScheduler>(1.0, 1.0 / kTrainTimesteps, steps, shift);
-  throw_input("expected the scheduler 'unipc' or 'euler', found '{}'; change sample.scheduler", name);
+  throw_input("expected the scheduler 'unipc', 'euler' or 'even_euler', found '{}'; change sample.scheduler", name);
 }
 
 }  // namespace vmoba::sample

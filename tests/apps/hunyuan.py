@@ -6,24 +6,35 @@ hunyuan.py compare FOLDER JOBS
                              samples each job of the JSON file in diffusers; prints for each the largest difference from
                              the job's latents, and how far those of the untrained transformer are
 """
+import inspect
 import json
 import sys
 from pathlib import Path
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, HunyuanVideoPipeline, HunyuanVideoTransformer3DModel
+from diffusers.loaders import lora_conversion_utils, lora_pipeline
 from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "scripts"))
 from random_wan import randomise  # noqa: E402
 
 STEPS, GUIDANCE, SHIFT = 4, 6.0, 7.0
+HEADS, HEAD_DIM = 2, 8
+
+
+def accept_small_width():
+    """diffusers' converter of original LoRA names has the published width written into it."""
+    scope = dict(vars(lora_conversion_utils))
+    source = inspect.getsource(lora_conversion_utils._convert_hunyuan_video_lora_to_diffusers)
+    exec(source.replace("3072", str(HEADS * HEAD_DIM)), scope)
+    lora_pipeline._convert_hunyuan_video_lora_to_diffusers = scope["_convert_hunyuan_video_lora_to_diffusers"]
 
 
 def make(folder):
     torch.manual_seed(0)
     randomise(HunyuanVideoTransformer3DModel(
-        in_channels=16, out_channels=16, num_attention_heads=2, attention_head_dim=8, num_layers=2,
+        in_channels=16, out_channels=16, num_attention_heads=HEADS, attention_head_dim=HEAD_DIM, num_layers=2,
         num_single_layers=2, num_refiner_layers=1, text_embed_dim=32, pooled_projection_dim=12,
         rope_axes_dim=(4, 2, 2))).save_pretrained(f"{folder}/transformer")
     mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0, 0]])
@@ -48,6 +59,7 @@ def sample(folder, transformer, lora=None):
 
 
 def compare(folder, jobs):
+    accept_small_width()
     base = f"{folder}/transformer"
     before = sample(folder, base)
     for job in json.loads(Path(jobs).read_text()):

@@ -42,7 +42,7 @@ void add_sizes(Architecture& row, const std::vector<std::string>& keys) {
 Architecture hunyuan_architecture() {
   Architecture out = shared_row();
   out.visit = visit_hunyuan;
-  out.sampling = {.guidance = 1, .shift = 7, .fps = 24, .scheduler = "euler"};
+  out.sampling = {.guidance = 1, .shift = 7, .fps = 24, .scheduler = "even_euler"};
   out.blocks = {"transformer_blocks.", "single_transformer_blocks."};
   out.published_weights =
       "the folder transformer/ of hunyuanvideo-community/HunyuanVideo (or -I2V) on Hugging Face, or ComfyUI's single "
@@ -56,7 +56,7 @@ Architecture hunyuan_architecture() {
 Architecture hunyuan_15_architecture() {
   Architecture out = shared_row();
   out.visit = visit_hunyuan_15;
-  out.sampling = {.guidance = 6, .shift = 5, .fps = 24, .scheduler = "euler"};  // of the weights for 480p
+  out.sampling = {.guidance = 6, .shift = 5, .fps = 24, .scheduler = "even_euler"};  // of the weights for 480p
   out.blocks = {"transformer_blocks."};
   out.published_weights =
       "the folder transformer/ of a hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-... repository on Hugging Face, "
