@@ -50,6 +50,14 @@ void use_trained_weights(const SampleArguments& a, RootConfig& config) {
     config.experts[i].weights = trained(i);
 }
 
+// A file of --lora and the expert that it names.
+model::LoraSource lora_for(const std::string& text, size_t experts) {
+  model::LoraSource source = model::lora_source(text);
+  VMOBA_CHECK_INPUT(source.expert.value_or(0) < experts, "--lora: expected an expert of 1 .. {} before ':', found '{}'",
+                    experts, text);
+  return source;
+}
+
 // The files of --lora by expert. A file of two transformers ("transformer_2.") serves both.
 std::vector<std::vector<model::AdapterFile>> added_loras(const SampleArguments& a, const RootConfig& config,
                                                          at::Device device) {
@@ -61,9 +69,7 @@ std::vector<std::vector<model::AdapterFile>> added_loras(const SampleArguments& 
   const model::Architecture& architecture = model::architecture_of(config.model);
   std::vector<std::vector<model::AdapterFile>> out(expert_count(config));
   for (const std::string& text : texts) {
-    const model::LoraSource source = model::lora_source(text);
-    VMOBA_CHECK_INPUT(source.expert.value_or(0) < out.size(),
-                      "--lora: expected an expert of 1 .. {} before ':', found '{}'", out.size(), text);
+    const model::LoraSource source = lora_for(text, out.size());
     std::set<size_t> named = model::named_transformers(source.path, architecture);
     if (source.expert || out.size() == 1) named.clear();
     for (const size_t i : named.empty() ? std::set<size_t>{source.expert.value_or(0)} : named) {
@@ -96,7 +102,7 @@ void check_whole(const SampleArguments& a) {
 // Headers alone, before anything large is loaded.
 void check_loras(const SampleArguments& a, const RootConfig& config) {
   for (const std::string& text : a.loras)
-    model::named_transformers(model::lora_source(text).path, model::architecture_of(config.model));
+    model::named_transformers(lora_for(text, expert_count(config)).path, model::architecture_of(config.model));
 }
 
 // The named tensors of a file; others are refused, so that a misspelt one is not silently drawn instead.

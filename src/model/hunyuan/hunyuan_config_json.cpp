@@ -97,7 +97,7 @@ void read_hunyuan_sizes(const WeightFiles& files, const json& beside, const std:
                     files.folder());
   config.heads = width / head_dim;
   config.head_dim = head_dim;
-  config.layers = stated_or(beside, "num_layers", shapes.blocks("transformer_blocks."), kMostBlocks);
+  config.layers = shapes.stated_or(beside, "num_layers", shapes.blocks("transformer_blocks."), kMostBlocks);
   config.patch_size = {shapes.size(patch, 5, 2), shapes.size(patch, 5, 3), shapes.size(patch, 5, 4)};
   config.in_channels = shapes.size(patch, 5, 1);
   const int64_t patch_values = config.patch_size[0] * config.patch_size[1] * config.patch_size[2];
@@ -105,8 +105,8 @@ void read_hunyuan_sizes(const WeightFiles& files, const json& beside, const std:
   config.text_dim = shapes.size("context_embedder.proj_in.weight", 2, 1);
   HunyuanConfig& hunyuan = hunyuan_of(config);
   hunyuan.ffn_dim = shapes.size("transformer_blocks.0.ff.net.0.proj.weight", 2, 0);
-  hunyuan.refiner_layers = stated_or(beside, "num_refiner_layers",
-                                     shapes.blocks("context_embedder.token_refiner.refiner_blocks."), kMostBlocks);
+  hunyuan.refiner_layers = shapes.stated_or(
+      beside, "num_refiner_layers", shapes.blocks("context_embedder.token_refiner.refiner_blocks."), kMostBlocks);
   read_rope(beside, hunyuan);
   if (is_hunyuan_15(config)) {
     hunyuan.glyph_dim = shapes.size("context_embedder_2.norm.weight", 1, 0);
@@ -116,7 +116,7 @@ void read_hunyuan_sizes(const WeightFiles& files, const json& beside, const std:
   }
   config.image_dim = 0;
   hunyuan.single_layers =
-      stated_or(beside, "num_single_layers", shapes.blocks("single_transformer_blocks."), kMostBlocks);
+      shapes.stated_or(beside, "num_single_layers", shapes.blocks("single_transformer_blocks."), kMostBlocks);
   hunyuan.pooled_dim = shapes.size(pooled, 2, 1);
   hunyuan.guidance_embed = shapes.has_any("time_text_embed.guidance_embedder.");
   read_image_condition(beside, config, hunyuan);

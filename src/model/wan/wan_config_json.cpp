@@ -67,7 +67,7 @@ void read_wan_sizes(const WeightFiles& files, const json& beside, const std::set
                     "expected a width that is a multiple of the head size {}, found {} in '{}'; name the size "
                     "(model.head_dim, or --head-dim of vmoba-convert)",
                     head_dim, width, files.folder());
-  config.layers = stated_or(beside, "num_layers", shapes.blocks("blocks."), kMostBlocks);
+  config.layers = shapes.stated_or(beside, "num_layers", shapes.blocks("blocks."), kMostBlocks);
   config.heads = width / head_dim;
   config.head_dim = head_dim;
   config.patch_size = {shapes.size(patch, 5, 2), shapes.size(patch, 5, 3), shapes.size(patch, 5, 4)};
@@ -76,13 +76,13 @@ void read_wan_sizes(const WeightFiles& files, const json& beside, const std::set
   config.out_channels = shapes.size("proj_out.weight", 2, 0) / patch_values;
   config.text_dim = shapes.size("condition_embedder.text_embedder.linear_1.weight", 2, 1);
   const bool takes_image = shapes.has_any(image);
-  config.image_dim = stated_or(beside, "image_dim", takes_image ? shapes.size(image + "norm1.weight", 1, 0) : 0);
+  config.image_dim = shapes.stated_or(beside, "image_dim", takes_image ? shapes.size(image + "norm1.weight", 1, 0) : 0);
   if (const json eps = beside.value("eps", json()); eps.is_number()) config.eps = eps.get<double>();
   WanConfig& wan = config.own<WanConfig>();
   wan.ffn_dim = shapes.size("blocks.0.ffn.net.0.proj.weight", 2, 0);
   wan.freq_dim = shapes.size("condition_embedder.time_embedder.linear_1.weight", 2, 1);
-  wan.image_pos_tokens = stated_or(beside, "pos_embed_seq_len",
-                                   shapes.has(image + "pos_embed") ? shapes.size(image + "pos_embed", 3, 1) : 0);
+  wan.image_pos_tokens = shapes.stated_or(beside, "pos_embed_seq_len",
+                                          shapes.has(image + "pos_embed") ? shapes.size(image + "pos_embed", 3, 1) : 0);
   const json norm = beside.value("cross_attn_norm", json());
   wan.cross_attn_norm = norm.is_boolean() ? norm.get<bool>() : shapes.blocks_have("blocks.", "norm2");
 }

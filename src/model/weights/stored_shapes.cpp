@@ -39,10 +39,10 @@ bool StoredShapes::blocks_have(const std::string& prefix, const std::string& par
   });
 }
 
-int64_t stated_or(const nlohmann::json& beside, const char* key, int64_t of_tensors, int64_t most) {
+int64_t StoredShapes::stated_or(const nlohmann::json& beside, const char* key, int64_t of_tensors, int64_t most) const {
   const int64_t value = json_count(beside.value(key, nlohmann::json())).value_or(0);
-  VMOBA_CHECK_INPUT(value <= most, "expected {} of at most {} in the config.json beside the weights, found {}", key,
-                    most, value);
+  VMOBA_CHECK_INPUT(value <= most, "expected {} of at most {} in the config.json of '{}', found {}", key, most,
+                    files_.folder(), value);
   return value > 0 ? value : of_tensors;
 }
 

@@ -8,6 +8,9 @@
 
 namespace vmoba::model {
 
+constexpr int64_t kMostBlocks = 10000;
+constexpr int64_t kMostStated = 1 << 20;  // channels or tokens
+
 class StoredShapes {
  public:
   // `kind` names the model in messages ("Wan"). `files` must outlive it.
@@ -21,17 +24,14 @@ class StoredShapes {
   int64_t blocks(const std::string& prefix) const;
   // Whether a tensor behind `prefix` has the part between dots in its name.
   bool blocks_have(const std::string& prefix, const std::string& part) const;
+  // What the tensors cannot tell where some of them are missing: the number of config.json (`beside`), else theirs.
+  // Throws Error(kInput) where it is above `most`.
+  int64_t stated_or(const nlohmann::json& beside, const char* key, int64_t of_tensors,
+                    int64_t most = kMostStated) const;
 
  private:
   const WeightFiles& files_;
   std::string kind_;
 };
-
-constexpr int64_t kMostBlocks = 10000;
-constexpr int64_t kMostStated = 1 << 20;  // channels or tokens
-
-// What the tensors cannot tell where some of them are missing: config.json's number, else theirs. Throws Error(kInput)
-// where it is above `most`.
-int64_t stated_or(const nlohmann::json& beside, const char* key, int64_t of_tensors, int64_t most = kMostStated);
 
 }  // namespace vmoba::model

@@ -30,6 +30,12 @@ const Named kNamed[] = {
     {"blocks.2.q.weight", {70, 90}}, {"blocks.3.q.weight", {70, 90}}, {"blocks.0.up.weight", {30, 50}},
     {"head.weight", {61, 83}},       {"blocks.0.bias", {90}},         {"blocks.0.one", {1}}};
 
+// torch's fused AdamW rounds the values behind the last whole vector of a part in another way: in each of three steps
+// of rate 1e-2 some units in the last place of the value and of the update.
+bool nearly_equal(const at::Tensor& found, const at::Tensor& expected) {
+  return at::allclose(found, expected, /*rtol=*/3 * 0x1p-22, /*atol=*/3 * 1e-2 * 0x1p-21);
+}
+
 }  // namespace
 
 TEST_CASE("ranks that hold parts update as one rank does", "[mpi]") {
@@ -63,7 +69,9 @@ TEST_CASE("ranks that hold parts update as one rank does", "[mpi]") {
       }
       for (size_t i = 0; i < whole.size(); ++i) {
         INFO(whole[i].name);
-        CHECK(at::equal(parts[i].tensor.detach(), shards.own_part(whole[i].tensor)));
+        const at::Tensor found = parts[i].tensor.detach(), expected = shards.own_part(whole[i].tensor.detach());
+        CHECK((std::string(type) == "adamw" && dtype == at::kFloat ? nearly_equal(found, expected)
+                                                                   : at::equal(found, expected)));
       }
     }
   }
