@@ -189,6 +189,7 @@ TEST_CASE("damaged files are refused with the reason") {
   CHECK(contains(refusal(with_length(R"({"__metadata__":{"a":1}})")), "the number 1"));
   CHECK(contains(refusal(with_length(R"({"__metadata__":{"a":"1","a":"2"}})")), "twice"));
   const std::string entry = R"({"dtype":"U8","shape":[2],"data_offsets":[0,2]})";
+  CHECK(contains(refusal(with_length("{\"a\\u0000b\":" + entry + "}", "xx")), "one behind 'a'; the file is damaged"));
   CHECK(contains(refusal(with_length("{\"a\":" + entry + ",\"a\":" + entry + "}", "xx")), "'a' twice"));
   CHECK(contains(refusal(with_length("{\"a\":" + entry + ",\"b\":" + entry + "}", "xx")), "begin at data byte 2"));
   CHECK(contains(refusal(with_length("{\"a\":" + std::string(100000, '[') + "}")), "a list"));

@@ -108,6 +108,10 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool key(string_t& value) override {
+    // It would cut every message that quotes the name.
+    VMOBA_CHECK_INPUT(value.find('\0') == string_t::npos,
+                      "expected names without a zero byte in '{}', found one behind '{}'; the file is damaged", origin_,
+                      value.c_str());
     if (place_ == Place::kRoot) {
       const bool repeated = value == "__metadata__" ? has_metadata_ : header_.tensors.contains(value);
       VMOBA_CHECK_INPUT(!repeated, "expected distinct names in '{}', found '{}' twice", origin_, value);
