@@ -104,17 +104,19 @@ Reader index() {
           }};
 }
 
+void read_model(const std::string& folder) {
+  model::ModelConfig config;
+  config.weights = folder;
+  model::take_stated_sizes(config, folder, {});
+  config.validate();
+  model::check_weights(config);
+}
+
 Reader model_config() {
   return {"configuration of a transformer",
           [](const std::string& folder) { copy_all(kModels + "wan_t2v", folder); },
           {"config.json"},
-          [](const std::string& folder) {
-            model::ModelConfig config;
-            config.weights = folder;
-            model::take_stated_sizes(config, folder, {});
-            config.validate();
-            model::check_weights(config);
-          }};
+          read_model};
 }
 
 Reader original_config() {
@@ -126,13 +128,7 @@ Reader original_config() {
                            "freq_dim": 16, "in_dim": 4, "out_dim": 4, "text_len": 512, "eps": 1e-06})");
           },
           {"config.json"},
-          [](const std::string& folder) {
-            model::ModelConfig config;
-            config.weights = folder;
-            model::take_stated_sizes(config, folder, {});
-            config.validate();
-            model::check_weights(config);
-          }};
+          read_model};
 }
 
 Reader vae_config() {
