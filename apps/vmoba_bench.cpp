@@ -16,6 +16,7 @@
 #include "apps/bench/paper_comparison.h"
 #include "apps/bench/step_bench.h"
 #include "apps/main_guard.h"
+#include "apps/published_sizes.h"
 #include "attention/method.h"
 #include "attention/vmoba/config.h"
 #include "config/root_config.h"
@@ -203,7 +204,8 @@ int step_benchmark(StepArguments a, train::dist::World& world) {
   bench::StepOptions& o = a.options;
   RootConfig& config = o.config;
   const int64_t layers = config.model.layers;
-  bench::set_model_size(config.model, a.model);
+  apps::set_published_sizes(a.model, config.model);
+  if (config.model.architecture != "wan") config.text.max_tokens = 256;
   if (layers > 0) config.model.layers = layers;
   o.grid = parse_grid(a.grid);
   config.train.micro_batch = config.train.global_batch;
@@ -231,7 +233,8 @@ void add_step_options(CLI::App& command, StepArguments& a) {
   model.layers = 0;  // those of --model
   command.add_option("overrides", a.overrides,
                      "Keys of a configuration: train.optimizer.type=muon model.weights_dtype=bf16 parallel.shard=2");
-  command.add_option("--model", a.model, "Sizes of Wan: 1.3b | 5b | 14b");
+  command.add_option("--model", a.model, "Sizes of Wan: 1.3b | 5b | 14b, or of hunyuan_video | hunyuan_video_15")
+      ->check(CLI::IsMember(apps::published_names()));
   command.add_option("--layers", model.layers, "Layers, other than --model has")->check(CLI::PositiveNumber);
   command.add_option("--grid", a.grid, "Latent patches TxHxW");
   command.add_option("--batch", o.config.train.global_batch, "Samples of a step, in one pass")

@@ -9,14 +9,14 @@
 #include <chrono>
 #include <cmath>
 #include <iostream>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "config/device.h"
 #include "core/check.h"
 #include "core/elapsed.h"
-#include "model/wan/wan_config.h"
+#include "model/conditioning.h"
+#include "model/hunyuan/hunyuan_config.h"
 #include "train/dist/rank_device.h"
 #include "train/dist/step_exchange.h"
 #include "train/dist/ulysses.h"
@@ -30,9 +30,26 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-struct Size {
-  int64_t layers, heads, ffn_dim, channels;
-};
+// A fresh model's gates and head are zeros: then gradients are zeros too, and a GPU multiplies these with less power
+// than what training gives it.
+void fill_zero_maps(const std::vector<model::Parameter>& parameters) {
+  const at::NoGradGuard no_grad;
+  for (const model::Parameter& p : parameters) {
+    if (p.tensor.dim() < 2 || p.tensor.numel() == 0 || p.tensor.to(at::kFloat).any().item<bool>()) continue;
+    const at::Tensor values = at::randn(p.tensor.sizes(), p.tensor.options().dtype(at::kFloat).requires_grad(false));
+    p.tensor.copy_(p.scale.defined() ? values : 0.02 * values);
+    if (p.scale.defined()) p.scale.fill_(0.02);
+  }
+}
+
+// Text of a width that the model takes; a prompt without letters to write has no glyphs.
+model::TextEmbedding random_text(const RootConfig& config, int64_t samples, const at::TensorOptions& on_device) {
+  model::TextEmbedding out;
+  out.tokens_BLE = at::randn({samples, config.text.max_tokens, config.model.text_dim}, on_device);
+  if (config.model.architecture == model::kHunyuan)
+    out.pooled_BP = at::randn({samples, model::hunyuan_of(config.model).pooled_dim}, on_device);
+  return out;
+}
 
 // The same clip for every sample; noise, timestep and condition are drawn as for any other.
 class ClipInMemory final : public train::MicroBatchSource {
@@ -47,7 +64,7 @@ class ClipInMemory final : public train::MicroBatchSource {
     const attention::Grid& g = options.grid;
     clip_.x0_BCTHW =
         at::randn({micro, config_.model.out_channels, g.t * patch[0], g.h * patch[1], g.w * patch[2]}, on_device);
-    clip_.text.tokens_BLE = at::randn({micro, config_.text.max_tokens, config_.model.text_dim}, on_device);
+    clip_.text = random_text(config_, micro, on_device);
   }
 
   train::MicroBatch next() override {
@@ -60,6 +77,7 @@ class ClipInMemory final : public train::MicroBatchSource {
     for (int64_t i = 0; i < micro_; ++i) part.samples.push_back(next_ + i);
     next_ += stride_;
     part.batch = train::make_batch(config_.train.flow, uint64_t(config_.seed), part.samples, clip_);
+    model::tell_guidance(config_.model, config_.train.flow.embedded_guidance, part.batch.input);
     out.samples = part.samples;
     out.parts.push_back(std::move(part));
     prepared_ = std::move(out);
@@ -84,7 +102,9 @@ class Run {
         experts_(train::make_experts(options_.config, device_, mesh_)),
         sequence_(mesh_.sizes().sequence > 1 ? train::dist::make_ulysses(mesh_.sequence()) : nullptr),
         clips_(options_, mesh_, share_.micro, device_),
-        step_(options_.config, world, mesh_, share_, device_, experts_, sequence_.get()) {}
+        step_(options_.config, world, mesh_, share_, device_, experts_, sequence_.get()) {
+    for (const train::Expert& expert : experts_) fill_zero_maps(expert.dit->parameters());
+  }
 
   // Of this rank, within run.gpu_memory_gib.
   static at::Device device_of(const StepOptions& options, train::dist::World& world) {
@@ -176,20 +196,10 @@ StepCase bench_backend(const StepOptions& options, const std::string& backend, t
 
 }  // namespace
 
-void set_model_size(model::ModelConfig& model, const std::string& name) {
-  const std::map<std::string, Size> sizes = {
-      {"1.3b", {30, 12, 8960, 16}}, {"5b", {30, 24, 14336, 48}}, {"14b", {40, 40, 13824, 16}}};
-  const auto found = sizes.find(name);
-  VMOBA_CHECK_INPUT(found != sizes.end(), "--model: expected 1.3b, 5b or 14b, found '{}'", name);
-  model.layers = found->second.layers;
-  model.heads = found->second.heads;
-  model.own<model::WanConfig>().ffn_dim = found->second.ffn_dim;
-  model.in_channels = model.out_channels = found->second.channels;
-}
-
 std::vector<StepCase> bench_steps(const StepOptions& options, train::dist::World& world) {
   const model::ModelConfig& m = options.config.model;
-  VMOBA_CHECK_INPUT(m.task == "t2v" && m.image_dim == 0 && options.config.experts.empty(),
+  const bool image = m.task != "t2v" || (m.image_dim > 0 && m.architecture != model::kHunyuan15);
+  VMOBA_CHECK_INPUT(!image && options.config.experts.empty(),
                     "vmoba-bench step: expected text to video with one transformer, found task {}, image_dim {} and {} "
                     "experts",
                     m.task, m.image_dim, options.config.experts.size());

@@ -32,9 +32,6 @@ struct StepCase {
   int64_t peak_bytes = 0;
 };
 
-// Sizes of a published Wan: "1.3b", "5b" or "14b"; throws Error(kInput) for another name.
-void set_model_size(model::ModelConfig& model, const std::string& name);
-
 // Collective over the ranks of `world`.
 std::vector<StepCase> bench_steps(const StepOptions& options, train::dist::World& world);
 void print_steps(const std::vector<StepCase>& cases);

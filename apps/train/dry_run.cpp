@@ -5,7 +5,7 @@
 #include <iostream>
 
 #include "apps/main_guard.h"
-#include "apps/train/published_sizes.h"
+#include "apps/published_sizes.h"
 #include "config/clip_geometry.h"
 #include "config/device.h"
 #include "config/experts.h"

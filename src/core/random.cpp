@@ -5,18 +5,14 @@
 #include <numeric>
 #include <utility>
 
+#include "core/philox.h"
+
 namespace vmoba {
 
 std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> c, std::array<uint32_t, 2> k) {
-  constexpr uint64_t kMul0 = 0xD2511F53, kMul1 = 0xCD9E8D57;
-  constexpr uint32_t kWeyl0 = 0x9E3779B9, kWeyl1 = 0xBB67AE85;
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = kMul0 * c[0], p1 = kMul1 * c[2];
-    c = {uint32_t(p1 >> 32) ^ c[1] ^ k[0], uint32_t(p1), uint32_t(p0 >> 32) ^ c[3] ^ k[1], uint32_t(p0)};
-    k[0] += kWeyl0;
-    k[1] += kWeyl1;
-  }
-  return c;
+  const PhiloxBlock block =
+      philox_block(uint64_t(c[0]) | (uint64_t(c[1]) << 32), uint64_t(c[2]) | (uint64_t(c[3]) << 32), k[0], k[1]);
+  return {block.words[0], block.words[1], block.words[2], block.words[3]};
 }
 
 uint64_t hash_name(std::string_view name) {
@@ -49,7 +45,7 @@ uint64_t RandomStream::next_u64() {
 }
 
 double RandomStream::uniform() {
-  return double(next_u64() >> 11) * 0x1.0p-53;
+  return unit_interval(next_u64());
 }
 
 double RandomStream::normal() {

@@ -49,6 +49,31 @@ TEST_CASE("check runs cases by name") {
   CHECK(bench("check --case published-temporal") == 2);
 }
 
+TEST_CASE("step times published models, made smaller") {
+  const std::string small =
+      " --grid 3x4x8 --repeats 1 --warmup 1 run.device=cpu model.layers=2 model.heads=2 model.ffn_dim=64"
+      " text.max_tokens=8 attention.preset=cubes attention.spatiotemporal_chunk=[3,2,4] attention.density=0.25"
+      " --backends full vmoba --json vmoba_bench_test.json";
+  for (const std::string& model :
+       {std::string("14b"), std::string("hunyuan_video model.single_layers=2 lora.rank=4 model.weights_dtype=fp8"),
+        std::string("hunyuan_video_15 model.weights_dtype=bf16 train.optimizer.type=adamw_8bit")}) {
+    INFO(model);
+    REQUIRE(bench("step --model " + model + small) == 0);
+    std::ifstream file("vmoba_bench_test.json");
+    const nlohmann::json cases = nlohmann::json::parse(file).at("cases");
+    REQUIRE(cases.size() == 2);
+    CHECK(cases[0].at("density") == 1);
+    CHECK(cases[1].at("density").get<double>() < 0.5);
+    for (const nlohmann::json& one : cases) {
+      CHECK(one.at("tokens") == 96);
+      CHECK(one.at("step_ms").at("median").get<double>() > 0);
+    }
+  }
+  CHECK(bench("step --model 2b" + small) == 2);
+  CHECK(output().find("hunyuan_video_15") != std::string::npos);
+  std::remove("vmoba_bench_test.json");
+}
+
 TEST_CASE("wrong usage and missing input are exit code 2, a file that cannot be written 1") {
   CHECK(bench("--help") == 0);
   CHECK(bench("") == 2);

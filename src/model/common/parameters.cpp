@@ -2,29 +2,37 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
 
 #include <algorithm>
 #include <cmath>
 
+#include "core/check.h"
 #include "core/parallel.h"
 #include "core/random.h"
+#include "model/kernels/uniform_draw.h"
 
 namespace vmoba::model {
 namespace {
 
 // Values are drawn in chunks with a stream index each, so that threads can share a tensor.
-constexpr int64_t kChunkValues = 1 << 16;
+using draws::kChunkValues;
 
 double draw(RandomStream& random, const Init& init) {
-  switch (init.kind) {
-    case Init::Kind::kConstant:
-      return init.scale;
-    case Init::Kind::kNormal:
-      return init.scale * random.normal();
-    case Init::Kind::kUniform:
-      return init.scale * (2 * random.uniform() - 1);
-  }
-  return 0;
+  if (init.kind == Init::Kind::kNormal) return init.scale * random.normal();
+  return init.scale * (2 * random.uniform() - 1);
+}
+
+// The values of draw() in each chunk's stream, drawn on a GPU.
+void draw_uniform_there(const ParameterSpec& spec, uint64_t seed, const std::string& stream, const at::Tensor& out) {
+  const c10::cuda::CUDAGuard guard(out.device());
+  const auto key = stream_key(seed, stream);
+  const draws::Uniform call{{key[0], key[1]}, spec.init.scale, out.numel(), out.mutable_data_ptr<float>()};
+  const cudaError_t error = draws::draw_uniform(call, c10::cuda::getCurrentCUDAStream(out.device().index()).stream());
+  VMOBA_CHECK(error == cudaSuccess, "{}: expected the GPU to draw its values, found: {}", spec.name,
+              cudaGetErrorString(error));
 }
 
 }  // namespace
@@ -49,10 +57,17 @@ int64_t ParameterSpec::numel() const {
 }
 
 at::Tensor draw_parameter(const ParameterSpec& spec, uint64_t seed, at::Device device) {
+  const std::string stream = "init/" + spec.name;
+  const auto there = at::TensorOptions(device).dtype(at::kFloat);
+  if (spec.init.kind == Init::Kind::kConstant) return at::full(spec.shape, spec.init.scale, there).requires_grad_(true);
+  if (device.is_cuda() && spec.init.kind == Init::Kind::kUniform) {
+    const at::Tensor drawn = at::empty(spec.shape, there);
+    draw_uniform_there(spec, seed, stream, drawn);
+    return drawn.requires_grad_(true);
+  }
   at::Tensor tensor = at::empty(spec.shape, at::kFloat);
   float* values = tensor.data_ptr<float>();
   const int64_t count = tensor.numel();
-  const std::string stream = "init/" + spec.name;
   for_each_part((count + kChunkValues - 1) / kChunkValues, at::get_num_threads(), [&](int64_t chunk) {
     RandomStream random(seed, stream, uint64_t(chunk));
     const int64_t end = std::min(count, (chunk + 1) * kChunkValues);

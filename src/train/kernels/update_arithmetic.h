@@ -5,13 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/philox.h"
 #include "train/kernels/updates.h"
-
-#if defined(__CUDACC__)
-#define VMOBA_BOTH __host__ __device__ __forceinline__
-#else
-#define VMOBA_BOTH inline
-#endif
 
 namespace vmoba::updates {
 
@@ -30,26 +25,13 @@ VMOBA_BOTH float from_bfloat16(uint16_t x) {
 }
 
 struct Draws {
-  uint32_t words[4];
+  PhiloxBlock block;
   // 16 bits for value `i` of kDrawValues.
-  VMOBA_BOTH uint32_t of(int i) const { return (words[i / 2] >> (16 * (i % 2))) & 0xFFFFu; }
+  VMOBA_BOTH uint32_t of(int i) const { return (block.words[i / 2] >> (16 * (i % 2))) & 0xFFFFu; }
 };
 
-// Philox4x32-10, as core/random.h has it: counter (group of values, step).
 VMOBA_BOTH Draws draw(uint64_t group, uint64_t step, const uint32_t (&key)[2]) {
-  uint32_t c[4] = {uint32_t(group), uint32_t(group >> 32), uint32_t(step), uint32_t(step >> 32)};
-  uint32_t k0 = key[0], k1 = key[1];
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = uint64_t(0xD2511F53u) * c[0], p1 = uint64_t(0xCD9E8D57u) * c[2];
-    const uint32_t c1 = c[1], c3 = c[3];
-    c[0] = uint32_t(p1 >> 32) ^ c1 ^ k0;
-    c[1] = uint32_t(p1);
-    c[2] = uint32_t(p0 >> 32) ^ c3 ^ k1;
-    c[3] = uint32_t(p0);
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
-  }
-  return {{c[0], c[1], c[2], c[3]}};
+  return {philox_block(group, step, key[0], key[1])};
 }
 
 // One of the two neighbours in bf16, the nearer one the likelier, so that the mean over draws is x. `bits` are 16
