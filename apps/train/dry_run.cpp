@@ -136,7 +136,7 @@ void DryRunArguments::add_to(CLI::App& app) {
   app.add_option("--comm", comm,
                  "--ranks: costs of links, file of `vmoba-bench comm --json`; one of a host, one of several")
       ->needs(count);
-  app.add_option("--tflops", tflops, "--ranks: TFLOP/s that one rank reaches in training steps (370)")
+  app.add_option("--tflops", tflops, "--ranks: TFLOP/s that one rank reaches in training steps (440)")
       ->check(CLI::PositiveNumber)
       ->needs(count);
   app.add_option(

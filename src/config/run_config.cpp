@@ -28,6 +28,12 @@ void RunConfig::visit(ConfigVisitor& v) {
           "program's start (`3h50m`, `45m`, `7200s`), or `slurm` for the end that Slurm gives the job; empty: none.");
 }
 
+const Choices<Gather>& choices_of(Gather) {
+  static const Choices<Gather> table("parallel.gather",
+                                     {{Gather::kAuto, "auto"}, {Gather::kAgain, "again"}, {Gather::kOnce, "once"}});
+  return table;
+}
+
 void ParallelConfig::visit(ConfigVisitor& v) {
   v.field("data", data,
           "Copies of the training state, on shard x sequence ranks each; 0 fills in what the number of ranks leaves.",
@@ -40,6 +46,11 @@ void ParallelConfig::visit(ConfigVisitor& v) {
           "Ranks that compute each sample together (Ulysses): its tokens are split, around self attention its heads; a "
           "divisor of model.heads.",
           at_least(1));
+  v.field("gather", gather,
+          "Where ranks hold the weights together: `again` gathers a block's for forward and again where backward "
+          "computes it again, the least memory; `once` keeps what a step has gathered until its backward has ended, "
+          "the whole model in compute_dtype on each rank; `auto` is `once` on GPUs where that takes at most half of "
+          "the memory that the second step leaves free.");
   v.field("timeout_s", timeout_s,
           "Seconds that a rank may keep the others waiting, or be silent, before the whole job ends.",
           between(1, 86400));

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "core/choice.h"
 #include "core/config.h"
 
 namespace vmoba {
@@ -23,11 +24,16 @@ struct RunConfig {
   void visit(ConfigVisitor& v);
 };
 
+// parallel.gather: how often ranks that hold the weights together gather a block's in a step.
+enum class Gather { kAuto, kAgain, kOnce };
+const Choices<Gather>& choices_of(Gather);
+
 // The `parallel:` group: how the ranks of a job share the work (src/train/dist/mesh.h).
 struct ParallelConfig {
   int64_t data = 0;  // 0: what the number of ranks leaves
   int64_t shard = 1;
   int64_t sequence = 1;
+  Gather gather = Gather::kAuto;
   double timeout_s = 45;
   double start_timeout_s = 1800;
   int64_t report_every = 100;

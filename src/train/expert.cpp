@@ -77,6 +77,8 @@ void Expert::begin_gradients() {
     sums->begin_step();
   else
     optimizer->zero_grad();
+  const bool frozen = shards && static_cast<dist::GradientSums*>(shards.get()) != sums.get();
+  if (frozen) shards->begin_step();
 }
 
 at::Tensor Expert::teach(const model::DitInput& input, model::ForwardOptions options) const {
@@ -90,6 +92,10 @@ at::Tensor Expert::teach(const model::DitInput& input, model::ForwardOptions opt
 
 void Expert::finish_gradients() {
   if (sums) sums->finish();
+}
+
+void Expert::drop_gathered() {
+  if (shards) shards->drop_gathered();
 }
 
 at::Tensor Expert::gradient_norm() const {

@@ -29,12 +29,14 @@ struct Expert {
   dist::Communicator* copies = nullptr;
   int64_t updates = 0;  // optimiser steps that changed it
 
-  // Gradients become zero, or none.
+  // Gradients become zero, or none; where ranks hold the model together, its weights are gathered anew.
   void begin_gradients();
   // The teacher's velocity under full attention, without gradients; collective where ranks hold it together.
   at::Tensor teach(const model::DitInput& input, model::ForwardOptions options) const;
   // Sums gradients over ranks; collective.
   void finish_gradients();
+  // Frees gathered weights that a step has kept, whether its gradients were finished or not.
+  void drop_gathered();
   // L2 norm of all gradients, a scalar on their device; no synchronisation with a GPU. Collective over `holders`.
   at::Tensor gradient_norm() const;
   // One step of the optimiser, with gradients whose norm is `norm` scaled down to `max_norm` (0: as they are), and of

@@ -8,12 +8,10 @@
 #include "config/device.h"
 #include "core/check.h"
 #include "core/log.h"
+#include "train/forecast/memory_advice.h"
 
 namespace vmoba::train {
 namespace {
-
-// Of the memory, left to the allocator's gaps and to libraries.
-constexpr double kReserve = 0.07;
 
 double gib(double bytes) {
   return bytes / double(1 << 30);
@@ -22,13 +20,8 @@ double gib(double bytes) {
 }  // namespace
 
 RecomputeBudget::RecomputeBudget(const model::ModelConfig& config, const attention::AttentionConfig& attention,
-                                 double share, bool sharded, at::Device device)
-    : config_(config),
-      attention_(attention),
-      share_(share),
-      sharded_(sharded),
-      device_(device),
-      fixed_(model::recompute_plan(config)) {}
+                                 dist::Mesh& mesh, at::Device device)
+    : config_(config), attention_(attention), mesh_(mesh), device_(device), fixed_(model::recompute_plan(config)) {}
 
 RecomputeBudget::Memory RecomputeBudget::memory() const {
   using c10::CachingAllocator::StatType;
@@ -45,7 +38,13 @@ double RecomputeBudget::free_bytes() const {
   const Memory now = memory();
   // What has been added since, by an optimiser's state of another expert for example, stays.
   const int64_t grown = std::max<int64_t>(0, now.allocated - measured_.allocated);
-  return (1 - kReserve) * double(now.available) - double(measured_.peak + grown);
+  const double own = double(usable_bytes(now.available)) - double(measured_.peak + grown) - held_;
+  return mesh_.sizes().sequence > 1 ? dist::least_number(mesh_.sequence(), device_, own) : own;
+}
+
+double RecomputeBudget::unused_bytes() const {
+  const Memory now = memory();
+  return double(usable_bytes(now.available)) - double(now.peak);
 }
 
 void RecomputeBudget::begin_step() {
@@ -62,8 +61,9 @@ const model::RecomputePlan& RecomputeBudget::plan(const attention::Grid& grid, i
   const std::tuple key(grid.t, grid.h, grid.w, samples, text_tokens);
   if (const auto found = fitted_.find(key); found != fitted_.end()) return found->second;
   const double free = free_bytes();
-  const model::FittedPlan fitted =
-      model::fit_plan(config_, attention_, grid, {double(samples), share_, text_tokens, !sharded_}, free);
+  const model::PassShape pass{double(samples), 1.0 / double(mesh_.sizes().sequence), text_tokens,
+                              /*whole_blocks=*/mesh_.sizes().state_ranks() == 1 || held_ > 0};
+  const model::FittedPlan fitted = model::fit_plan(config_, attention_, grid, pass, free);
   log_info("recompute: for {}x{}x{} tokens backward keeps {}: {:.1f} of {:.1f} GiB that were free", grid.t, grid.h,
            grid.w, fitted.plan.describe(), gib(fitted.bytes), gib(std::max(0.0, free)));
   return fitted_[key] = fitted.plan;
@@ -74,6 +74,7 @@ void RecomputeBudget::end_step() {
   if (!fits_memory() || kept_ || steps_ < 2 || step_tokens_ <= measured_tokens_) return;
   measured_tokens_ = step_tokens_;
   measured_ = memory();
+  measured_.peak -= int64_t(held_);
   fitted_.clear();
 }
 

@@ -1,8 +1,9 @@
 // model.recompute: auto on a GPU. What blocks keep for backward fills the memory that training leaves free.
 //
 // A size of pass that has not run yet runs with `block`, the least memory. The step in which it ran gives the peak, and
-// from then on passes of that size and smaller ones keep what fits into the rest (model::fit_plan). Values do not
-// depend on what is kept. With other values of model.recompute, and on a CPU, the plan is always model::recompute_plan.
+// from then on passes of that size and smaller ones keep what fits into the rest (model::fit_plan). Ranks that compute
+// a sample together keep the same: what is computed again exchanges its tokens again. Values do not depend on what is
+// kept. With other values of model.recompute, and on a CPU, the plan is always model::recompute_plan.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -12,18 +13,24 @@
 
 #include "attention/attention.h"
 #include "model/dit.h"
+#include "train/dist/mesh.h"
 
 namespace vmoba::train {
 
 class RecomputeBudget {
  public:
-  // `share`: of a sample's tokens that this rank computes; `sharded`: ranks hold the model together.
-  RecomputeBudget(const model::ModelConfig& config, const attention::AttentionConfig& attention, double share,
-                  bool sharded, at::Device device);
+  // `mesh` must outlive it.
+  RecomputeBudget(const model::ModelConfig& config, const attention::AttentionConfig& attention, dist::Mesh& mesh,
+                  at::Device device);
 
   // Memory is measured from here to end_step().
   void begin_step();
-  // For a pass of `samples` samples over `grid` with `text_tokens` each.
+  // Ranks hold the model together, and from the next step on its gathered weights stay: so many bytes.
+  void hold_weights(double bytes) { held_ = bytes; }
+  // Of a GPU's memory, above the most that was taken since begin_step(): of the whole process where model.recompute is
+  // not `auto`.
+  double unused_bytes() const;
+  // For a pass of `samples` samples over `grid` with `text_tokens` each. Collective over the ranks that share samples.
   const model::RecomputePlan& plan(const attention::Grid& grid, int64_t samples, int64_t text_tokens);
   // The optimiser has changed the weights. The first step makes its state, so that the second is the first to count.
   void end_step();
@@ -43,9 +50,9 @@ class RecomputeBudget {
 
   model::ModelConfig config_;
   attention::AttentionConfig attention_;
-  double share_;
-  bool sharded_;
+  dist::Mesh& mesh_;
   at::Device device_;
+  double held_ = 0;  // gathered weights, from the next step on
   model::RecomputePlan fixed_;
   std::map<std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>, model::RecomputePlan> fitted_;
   int64_t steps_ = 0;

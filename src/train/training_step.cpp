@@ -27,8 +27,35 @@ TrainingStep::TrainingStep(const RootConfig& config, dist::World& world, dist::M
       compute_dtype_(model::scalar_type(config.model.compute_dtype)),
       experts_(experts),
       sequence_(sequence),
-      budget_(config.model, config.attention, 1.0 / double(mesh.sizes().sequence), mesh.sizes().state_ranks() > 1,
-              device) {}
+      budget_(config.model, config.attention, mesh, device) {
+  if (config.parallel.gather == Gather::kOnce) keep_gathered();
+}
+
+void TrainingStep::keep_gathered() {
+  double bytes = 0;
+  for (Expert& expert : experts_) {
+    if (!expert.shards) continue;
+    expert.shards->keep_gathered(true);
+    bytes += double(expert.shards->gathered_bytes(compute_dtype_));
+  }
+  budget_.hold_weights(bytes);
+}
+
+void TrainingStep::decide_gathers() {
+  if (gathers_decided_ || config_.parallel.gather != Gather::kAuto || mesh_.sizes().state_ranks() == 1 ||
+      !device_.is_cuda() || ++steps_ < 2)
+    return;
+  gathers_decided_ = true;
+  double bytes = 0;
+  for (const Expert& expert : experts_)
+    if (expert.shards) bytes += double(expert.shards->gathered_bytes(compute_dtype_));
+  const double free = dist::least_number(mesh_.state(), device_, budget_.unused_bytes());
+  constexpr double kGib = 1 << 30;
+  if (bytes > free / 2) return;
+  keep_gathered();
+  log_info("gathered weights stay within a step (parallel.gather auto): {:.1f} of {:.1f} GiB that were free",
+           bytes / kGib, free / kGib);
+}
 
 std::optional<MicroBatch> TrainingStep::next_micro_batch(MicroBatchSource& source) {
   try {
@@ -190,6 +217,7 @@ std::optional<TrainingStep::Losses> TrainingStep::try_passes(MicroBatchSource& s
   }
   for (size_t i = 0; i < experts_.size(); ++i)
     if (inputs_.experts[i]) experts_[i].finish_gradients();
+  for (Expert& expert : experts_) expert.drop_gathered();
   return losses;
 }
 
@@ -198,7 +226,10 @@ bool TrainingStep::compute(const Place& place, MicroBatchSource& source) {
   forget_passes();
   inputs_.experts = experts_in_step(config_, place.next_sample);
   const auto losses = run_passes(source);
-  if (losses) send_numbers(*losses);
+  if (losses)
+    send_numbers(*losses);
+  else
+    for (Expert& expert : experts_) expert.drop_gathered();
   return losses.has_value();
 }
 
@@ -225,6 +256,7 @@ void TrainingStep::update(double lr) {
   for (size_t i = 0; i < experts_.size(); ++i)
     if (inputs_.experts[i]) experts_[i].update(lr, norms_[i], config_.train.optimizer.max_grad_norm, skip_);
   budget_.end_step();
+  decide_gathers();
 }
 
 TrainingStep::Numbers TrainingStep::numbers() {

@@ -92,6 +92,10 @@ class TrainingStep {
   // Norms, the flag that keeps weights as they are, and all numbers on their way to the host.
   void send_numbers(const Losses& losses);
   void count(const attention::Grid& grid, int64_t text_tokens, int64_t samples);
+  // Ranks that hold the model together keep what a step gathers (parallel.gather); `auto` after the second step, when
+  // every rank knows how much memory is left. Collective over them.
+  void decide_gathers();
+  void keep_gathered();
   double density(const attention::AttentionStats::Sums& attended) const;
 
   const RootConfig& config_;
@@ -103,6 +107,8 @@ class TrainingStep {
   std::vector<Expert>& experts_;
   model::SequenceParallel* sequence_;
   RecomputeBudget budget_;
+  bool gathers_decided_ = false;
+  int64_t steps_ = 0;
   attention::AttentionStats stats_;
   Place place_;
   Inputs inputs_;

@@ -72,6 +72,13 @@ std::vector<double> all_gather_numbers(Communicator& ranks, const std::vector<do
   return {begin, begin + all.numel()};
 }
 
+double least_number(Communicator& ranks, const at::Device& device, double value) {
+  const at::Tensor mine = at::full({1}, value, at::TensorOptions(device).dtype(at::kDouble));
+  const at::Tensor all = at::empty({ranks.size()}, mine.options());
+  ranks.all_gather(mine, all)->wait();
+  return all.min().item<double>();
+}
+
 void barrier(Communicator& ranks) {
   all_gather_numbers(ranks, {0});
 }

@@ -3,6 +3,9 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
+#include <utility>
+
 #include "core/check.h"
 
 namespace vmoba::train::dist {
@@ -83,7 +86,7 @@ at::Tensor ShardedWeights::own_part(const at::Tensor& whole) const {
 }
 
 size_t ShardedWeights::add_unit(std::vector<model::ShardedParameter> parameters) {
-  units_.push_back({std::move(parameters), {}, false});
+  units_.emplace_back().parameters = std::move(parameters);
   return units_.size() - 1;
 }
 
@@ -106,17 +109,8 @@ ShardedWeights::GatheredUnit ShardedWeights::launch(size_t unit, at::ScalarType 
   return out;
 }
 
-std::vector<at::Tensor> ShardedWeights::whole_parameters(size_t unit, at::ScalarType compute_dtype, bool again) {
-  const at::NoGradGuard no_grad;
-  GatheredUnit gathered;
-  if (ahead_ && ahead_->unit == unit && ahead_->compute_dtype == compute_dtype) {
-    gathered = std::move(*ahead_);
-    early_gathers_ += 1;
-  } else {
-    gathered = launch(unit, compute_dtype);
-  }
-  ahead_.reset();
-  const auto& parameters = units_[unit].parameters;
+std::vector<at::Tensor> ShardedWeights::await(GatheredUnit gathered) {
+  const auto& parameters = units_[gathered.unit].parameters;
   std::vector<at::Tensor> out(parameters.size());
   for (Gathering& gathering : gathered.gatherings) {
     gathering.work->wait();
@@ -129,10 +123,48 @@ std::vector<at::Tensor> ShardedWeights::whole_parameters(size_t unit, at::Scalar
     }
     gathering.flat.reset();
   }
-  // Begun here and not before, so that two gathered units exist at most. Unit 0 stays, backward ends with unit 1.
-  const size_t next = again ? unit - 1 : unit + 1;
-  if (next > 0 && next < units_.size()) ahead_ = std::make_unique<GatheredUnit>(launch(next, compute_dtype));
   return out;
+}
+
+bool ShardedWeights::holds(size_t unit, at::ScalarType compute_dtype) const {
+  return !units_[unit].whole.empty() && units_[unit].whole_dtype == compute_dtype;
+}
+
+void ShardedWeights::begin_next(size_t unit, at::ScalarType compute_dtype, bool again) {
+  const size_t next = again ? unit - 1 : unit + 1;
+  // Unit 0 stays, backward ends with unit 1.
+  if (next == 0 || next >= units_.size() || holds(next, compute_dtype)) return;
+  ahead_ = std::make_unique<GatheredUnit>(launch(next, compute_dtype));
+}
+
+std::vector<at::Tensor> ShardedWeights::whole_parameters(size_t number, at::ScalarType compute_dtype, bool again) {
+  const at::NoGradGuard no_grad;
+  Unit& unit = units_.at(number);
+  std::vector<at::Tensor> out;
+  if (holds(number, compute_dtype)) {
+    out = unit.whole;
+  } else if (ahead_ && ahead_->unit == number && ahead_->compute_dtype == compute_dtype) {
+    out = await(*std::exchange(ahead_, nullptr));
+    early_gathers_ += 1;
+  } else {
+    ahead_.reset();
+    out = await(launch(number, compute_dtype));
+  }
+  if (keeping_) unit.whole = out, unit.whole_dtype = compute_dtype;
+  // Begun here and not before, so that two gathered units exist at most where none is kept.
+  begin_next(number, compute_dtype, again);
+  if (!keeping_) return out;
+  // Other tensors of the same values each time: autograd gives them a history.
+  for (at::Tensor& whole : out) whole = whole.detach();
+  return out;
+}
+
+int64_t ShardedWeights::gathered_bytes(at::ScalarType compute_dtype) const {
+  int64_t bytes = 0;
+  for (const Unit& unit : units_)
+    for (const model::ShardedParameter& p : unit.parameters)
+      bytes += count_of(p.shape) * int64_t(c10::elementSize(travel_dtype(p, compute_dtype)));
+  return bytes;
 }
 
 std::vector<at::Tensor> ShardedWeights::gather(size_t unit, at::TensorList parts, at::ScalarType compute_dtype,
@@ -177,6 +209,8 @@ void ShardedWeights::sum_over_copies(Unit& unit) {
 
 void ShardedWeights::begin_step() {
   last_pass_ = false;
+  drop_gathered();
+  keeping_ = keeps_;
   ahead_.reset();  // holds values of before the update
   for (Unit& unit : units_) {
     unit.summed = false;
@@ -211,7 +245,13 @@ void ShardedWeights::finish() {
   for (Unit& unit : units_) sum_over_copies(unit);
   for (const WorkPtr& sum : copy_sums_) sum->wait();
   copy_sums_.clear();
+  drop_gathered();
   last_pass_ = false;
+}
+
+void ShardedWeights::drop_gathered() {
+  keeping_ = false;
+  for (Unit& unit : units_) unit.whole.clear();
 }
 
 at::Tensor norm_over_parts(Communicator& ranks, const at::Tensor& norm_of_part) {

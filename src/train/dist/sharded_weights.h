@@ -1,9 +1,11 @@
 // model::WeightShards over a group of ranks that hold one copy of a model together, and the sums of its gradients.
 //
 // Whole parameters of a unit are gathered in one all_gather for each of their types, begun while the unit before
-// computes, and freed with the graph that used them. Backward sums a unit's gradients in fp32 over the group in one
-// reduce_scatter, which goes on while the next unit's backward computes; in a step's last pass the parts' gradients are
-// then summed over the other copies' ranks. Owns gathered parameters and gradients; borrows the groups.
+// computes, and freed with the graph that used them; or kept from their first use in a step to its finish()
+// (keep_gathered), so that backward gathers nothing and need not compute again for want of weights. Backward sums a
+// unit's gradients in fp32 over the group in one reduce_scatter, which goes on while the next unit's backward computes;
+// in a step's last pass the parts' gradients are then summed over the other copies' ranks. Owns gathered parameters and
+// gradients; borrows the groups.
 #pragma once
 #include <memory>
 #include <vector>
@@ -27,6 +29,14 @@ class ShardedWeights final : public model::WeightShards, public GradientSums {
   size_t add_unit(std::vector<model::ShardedParameter> parameters) override;
   std::vector<at::Tensor> gather(size_t unit, at::TensorList parts, at::ScalarType compute_dtype, bool again) override;
 
+  // Whether a step keeps what it has gathered, to finish() or drop_gathered(). Counts from the next step on; the same
+  // on all ranks.
+  void keep_gathered(bool keep) { keeps_ = keep; }
+  // Frees what the step keeps. Until the next step nothing is kept: other weights may lie in the parts.
+  void drop_gathered();
+  // Bytes of all units' whole parameters as they travel.
+  int64_t gathered_bytes(at::ScalarType compute_dtype) const;
+
   void begin_step() override;
   void begin_last_pass() override;
   void finish() override;
@@ -39,8 +49,10 @@ class ShardedWeights final : public model::WeightShards, public GradientSums {
 
   struct Unit {
     std::vector<model::ShardedParameter> parameters;
-    at::Tensor gradient;  // of all parts that are trained, one behind the other; undefined where none is
-    bool summed = false;  // over the copies, in this step
+    at::Tensor gradient;            // of all parts that are trained, one behind the other; undefined where none is
+    bool summed = false;            // over the copies, in this step
+    std::vector<at::Tensor> whole;  // what the step keeps of it
+    at::ScalarType whole_dtype = at::kFloat;  // compute dtype of `whole`
   };
   // Parameters of one type under way.
   struct Gathering {
@@ -63,6 +75,9 @@ class ShardedWeights final : public model::WeightShards, public GradientSums {
 
   GatheredUnit launch(size_t unit, at::ScalarType compute_dtype);
   std::vector<at::Tensor> whole_parameters(size_t unit, at::ScalarType compute_dtype, bool again);
+  std::vector<at::Tensor> await(GatheredUnit gathered);
+  bool holds(size_t unit, at::ScalarType compute_dtype) const;
+  void begin_next(size_t unit, at::ScalarType compute_dtype, bool again);
   void scatter(size_t unit, const std::vector<at::Tensor>& gradients);
   void settle();
   void sum_over_copies(Unit& unit);
@@ -75,6 +90,8 @@ class ShardedWeights final : public model::WeightShards, public GradientSums {
   std::unique_ptr<Scattering> scattering_;
   std::vector<WorkPtr> copy_sums_;
   bool last_pass_ = false;
+  bool keeps_ = false;    // from the next step on
+  bool keeping_ = false;  // within a step that keeps
   int64_t early_gathers_ = 0;
 };
 

@@ -11,19 +11,13 @@
 namespace vmoba::train {
 namespace {
 
-attention::Grid grid_of(const RootConfig& config, const data::Bucket& bucket) {
-  const data::ClipGeometry g = clip_geometry(config);
-  return {1 + (bucket.frames - 1) / g.temporal_stride, bucket.height / g.pixel_multiple,
-          bucket.width / g.pixel_multiple};
-}
-
 attention::AttentionConfig full_attention(attention::AttentionConfig config) {
   config.backend = "full";
   return config;
 }
 
 double assumed_density(const RootConfig& config, const std::vector<data::Bucket>& buckets) {
-  const attention::Grid grid = buckets.empty() ? attention::Grid{} : grid_of(config, buckets.back());
+  const attention::Grid grid = buckets.empty() ? attention::Grid{} : bucket_grid(config, buckets.back());
   return attention::expected_density(config.attention, grid, model::layer_count(config.model));
 }
 
@@ -64,21 +58,30 @@ std::vector<data::Bucket> configured_buckets(const RootConfig& config) {
   return out;
 }
 
+attention::Grid bucket_grid(const RootConfig& config, const data::Bucket& bucket) {
+  const data::ClipGeometry g = clip_geometry(config);
+  return {1 + (bucket.frames - 1) / g.temporal_stride, bucket.height / g.pixel_multiple,
+          bucket.width / g.pixel_multiple};
+}
+
 RunEstimate estimate_run(const RootConfig& config, const std::vector<data::Bucket>& buckets) {
   RunEstimate out;
   out.assumed_density = assumed_density(config, buckets);
   const std::map<std::string, int64_t> adapters = adapters_of(config);
   for (const data::Bucket& bucket : buckets) {
-    const attention::Grid grid = grid_of(config, bucket);
+    const attention::Grid grid = bucket_grid(config, bucket);
     const int64_t text = config.text.max_tokens;
     const bool again = recomputes(config);
     const attention::AttentionConfig full = full_attention(config.attention);
     const StepFlops of_full =
         step_flops(config, adapters, model::forward_work(config.model, full, grid, text, 1), again);
-    const StepFlops of_sparse = step_flops(
-        config, adapters, model::forward_work(config.model, config.attention, grid, text, out.assumed_density), again);
+    const std::vector<model::ForwardWork> sparse =
+        model::forward_work(config.model, config.attention, grid, text, out.assumed_density);
+    const StepFlops of_sparse = step_flops(config, adapters, sparse, again);
+    const StepFlops not_again = step_flops(config, adapters, sparse, false);
     const double taught = config.train.distill.weight > 0 ? of_full.forward : 0;
-    out.buckets.push_back({bucket, of_full.total() + taught, of_sparse.total() + taught, of_sparse.backward});
+    out.buckets.push_back({bucket, of_full.total() + taught, of_sparse.total() + taught, of_sparse.backward,
+                           again ? of_sparse.total() - not_again.total() : 0});
     out.tokens = std::max(out.tokens, grid.tokens());
   }
   add_memory(config, out);

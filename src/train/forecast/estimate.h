@@ -14,6 +14,7 @@ struct BucketEstimate {
   double flops_full = 0;    // one optimiser step's FLOPs per sample, full attention everywhere
   double flops_sparse = 0;  // with the configured attention at the assumed density
   double backward = 0;      // the part of flops_sparse that backward does, recomputation included
+  double recomputed = 0;    // the part of flops_sparse that computes forward again
 };
 
 // Of all experts together, but where it says otherwise.
@@ -34,6 +35,9 @@ struct RunEstimate {
     return weights_bytes + adapters_bytes + gradients_bytes + optimizer_bytes + ema_bytes + activations_bytes;
   }
 };
+
+// Tokens of a bucket's clips, as the model sees them.
+attention::Grid bucket_grid(const RootConfig& config, const data::Bucket& bucket);
 
 RunEstimate estimate_run(const RootConfig& config, const std::vector<data::Bucket>& buckets);
 std::string estimate_to_text(const RootConfig& config, const RunEstimate& estimate);

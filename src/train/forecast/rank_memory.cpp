@@ -99,7 +99,8 @@ RankMemory rank_memory(const RootConfig& config, const dist::MeshSizes& sizes, i
   if (parts > 1) {
     const int64_t block = model.largest_block, own = part(block);
     const int64_t gathered = model.outer + 2 * block + own;
-    out.working = carried_width(config) * (recomputes(config) ? gathered : model.parameters);
+    const bool again = recomputes(config) && config.parallel.gather != Gather::kOnce;
+    out.working = carried_width(config) * (again ? gathered : model.parameters);
     if (!lora) out.working += width * block + 4 * (block + own);
   } else if (width != kept_width(config)) {
     out.working = width * model.largest_block;

@@ -5,6 +5,8 @@
 #include <numeric>
 
 #include "core/check.h"
+#include "train/forecast/memory_advice.h"
+#include "train/forecast/step_flops.h"
 
 namespace vmoba::train {
 namespace {
@@ -61,7 +63,8 @@ PassCosts sharded_pass(const RootConfig& config, const ModelSizes& model, const 
                        double pass_s, bool last_pass) {
   const double blocks = double(model::layer_count(config.model)), outer = double(model.outer);
   const double block = double(model.parameters - model.outer) / blocks;
-  const double gathers = recomputes(config) ? 2 : 1, width = double(carried_width(config));
+  const bool again = recomputes(config) && config.parallel.gather != Gather::kOnce;
+  const double gathers = again ? 2 : 1, width = double(carried_width(config));
   Traffic state(o.cluster, neighbours(sizes.state_ranks(), o.cluster.ranks_per_host));
   double first = state.add(Collective::kAllGather, width * outer, 1);
   first += state.add(Collective::kAllGather, width * block, gathers * blocks);
@@ -106,6 +109,20 @@ BucketEstimate costliest(const RunEstimate& run) {
   for (const BucketEstimate& bucket : run.buckets)
     if (bucket.flops_sparse > out.flops_sparse) out = bucket;
   return out;
+}
+
+// FLOPs of training on a sample, with what a rank computes again.
+double sample_flops(const RootConfig& config, const RunEstimate& run, const BucketEstimate& sample,
+                    const ModeEstimate& mode, const ScaleOptions& options) {
+  if (config.model.recompute != model::Recompute::kAuto || sample.recomputed == 0) return sample.flops_sparse;
+  const attention::Grid grid = bucket_grid(config, sample.bucket);
+  const int64_t text = config.text.max_tokens;
+  const double free = double(usable_bytes(options.memory_bytes)) - double(mode.memory.total());
+  const model::PassShape pass{double(mode.share.micro), 1.0 / double(mode.mode.sizes.sequence), text};
+  const model::FittedPlan fitted = model::fit_plan(config.model, config.attention, grid, pass, free);
+  const std::vector<model::ForwardWork> work =
+      model::forward_work(config.model, config.attention, grid, text, run.assumed_density);
+  return sample.flops_sparse - sample.recomputed * (1 - recomputed_share(config, work, fitted.plan));
 }
 
 bool can_share_heads(RootConfig config, int64_t sequence) {
@@ -166,7 +183,7 @@ ModeEstimate estimate_mode(const RootConfig& config, const RunEstimate& run, con
   out.memory = rank_memory(config, sizes, run.tokens, out.share.micro);
   const BucketEstimate sample = costliest(run);
   const double s_per_flop = double(out.share.samples) / double(sizes.sequence) / options.flops_per_s;
-  out.compute_s = sample.flops_sparse * s_per_flop;
+  out.compute_s = sample_flops(config, run, sample, out, options) * s_per_flop;
   const double passes = double(out.share.passes), pass_s = out.compute_s / passes;
   const auto add = [&](const PassCosts& costs, double count) {
     out.sent_bytes += count * costs.sent_bytes;

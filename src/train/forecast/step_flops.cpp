@@ -31,6 +31,22 @@ StepFlops step_flops(const RootConfig& config, const std::map<std::string, int64
   return out;
 }
 
+double recomputed_share(const RootConfig& config, const std::vector<model::ForwardWork>& work,
+                        const model::RecomputePlan& plan) {
+  const model::Architecture& architecture = model::architecture_of(config.model);
+  std::map<std::string, int64_t> number;  // of each block, in the order of computing
+  double all = 0, again = 0;
+  for (const model::ForwardWork& piece : work) {
+    const std::string block = model::block_of(architecture, piece.result);
+    if (block.empty()) continue;
+    const int64_t index = number.emplace(block, int64_t(number.size())).first->second;
+    const model::RecomputePolicy policy = plan.of_block(index);
+    all += piece.flops;
+    if (policy.enabled && !policy.kept.contains(piece.result.substr(block.size()))) again += piece.flops;
+  }
+  return all > 0 ? again / all : 0;
+}
+
 double SampleWork::attention(double density) const {
   if (sparse_layers == 0) return other_attention;
   const double sparse = std::clamp((density - (1 - sparse_layers)) / sparse_layers, 0.0, 1.0);

@@ -25,6 +25,10 @@ struct StepFlops {
 StepFlops step_flops(const RootConfig& config, const std::map<std::string, int64_t>& adapters,
                      const std::vector<model::ForwardWork>& work, bool recomputed);
 
+// Share of the forward FLOPs of a model's blocks that backward computes again under `plan`, 0 .. 1.
+double recomputed_share(const RootConfig& config, const std::vector<model::ForwardWork>& work,
+                        const model::RecomputePlan& plan);
+
 // Of training on one sample, without recomputation: what MFU counts.
 struct SampleWork {
   double products = 0;          // of linear maps

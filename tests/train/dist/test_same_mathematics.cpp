@@ -207,6 +207,8 @@ Outcome train_together(World& world, const RootConfig& config, bool token_runs, 
   const BatchShare share = batch_share(config.train, mesh.sizes());
   const auto ulysses = mesh.sizes().sequence > 1 ? make_ulysses(mesh.sequence()) : nullptr;
   ShardedWeights shards(mesh.state(), mesh.replicas());
+  const bool keeps = config.parallel.gather == Gather::kOnce;
+  shards.keep_gathered(keeps);
   Run run(config, token_runs, device, held_together ? &shards : nullptr);
   std::optional<GradientBuckets> buckets;
   if (!held_together) buckets.emplace(run.parameters(), mesh.everyone(), /*bucket_bytes=*/20000);
@@ -224,7 +226,8 @@ Outcome train_together(World& world, const RootConfig& config, bool token_runs, 
     losses.push_back(exchange_step(world, mesh.sizes(), mine).loss);
     run.update(held_together ? &mesh.state() : nullptr);
   }
-  if (held_together) CHECK(shards.early_gathers() >= kSteps * share.passes * model::layer_count(config.model));
+  const int64_t gathers = kSteps * (keeps ? 1 : share.passes) * model::layer_count(config.model);
+  if (held_together) CHECK(shards.early_gathers() >= gathers);
   Outcome out = outcome_of(run, losses, held_together ? &mesh.state() : nullptr);
   // Pairs are of this rank's samples and heads.
   StepResult all;
@@ -265,6 +268,7 @@ void check_every_way(World& world, at::Device device) {
         if (world.size() % inner != 0 || inner % sequence != 0) continue;
         variant.config.parallel.sequence = sequence;
         variant.config.parallel.shard = inner / sequence;
+        variant.config.parallel.gather = sequence % 2 == 0 ? Gather::kOnce : Gather::kAgain;
         // Ranks of a sequence hold everything each where a LoRA run's adapters are trained.
         const bool sparse = variant.config.attention.backend == "vmoba";
         const bool held_together = inner > 1 && (variant.config.parallel.shard > 1 || sparse);

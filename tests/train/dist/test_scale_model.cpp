@@ -208,6 +208,25 @@ TEST_CASE("communication and efficiency of each way by arithmetic") {
   CHECK(of({16, 1, 1}).global_batch == 16);
 }
 
+TEST_CASE("recomputation takes time where the memory keeps nothing") {
+  RootConfig config = small_config();
+  config.model.recompute = model::Recompute::kAuto;
+  const RunEstimate run = estimate_run(config, configured_buckets(config));
+  const BucketEstimate& sample = run.buckets.front();
+  REQUIRE(sample.recomputed > 0.2 * sample.flops_sparse);
+  ScaleOptions options;
+  options.flops_per_s = 1e9;
+  const auto seconds = [&](int64_t bytes) {
+    options.memory_bytes = bytes;
+    return estimate_mode(config, run, {"", {1, 1, 1}}, options).compute_s / double(config.train.global_batch);
+  };
+  CHECK(seconds(0) == Approx(sample.flops_sparse / 1e9));
+  // Everything is kept.
+  CHECK(seconds(int64_t{79} << 30) == Approx((sample.flops_sparse - sample.recomputed) / 1e9).epsilon(0.02));
+  config.model.recompute = model::Recompute::kBlock;
+  CHECK(seconds(int64_t{79} << 30) == Approx(sample.flops_sparse / 1e9));
+}
+
 TEST_CASE("slow links take what computing cannot hide") {
   const RootConfig config = small_config();
   ScaleOptions options;

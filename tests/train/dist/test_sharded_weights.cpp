@@ -38,9 +38,10 @@ struct Held {
   }
 };
 
-void check_gather_and_sum(Communicator& ranks, at::Device device, int64_t values_per_unit = 1) {
+void check_gather_and_sum(Communicator& ranks, at::Device device, int64_t values_per_unit = 1, bool keep = false) {
   const auto alone = make_single_communicator();
   ShardedWeights shards(ranks, *alone, values_per_unit);
+  shards.keep_gathered(keep);
   const Held held(shards, device, true), later(shards, device, true);
   for (const at::Tensor& part : held.parts()) CHECK(part.numel() % values_per_unit == 0);
   REQUIRE(shards.add_unit(held.parameters) == 0);
@@ -69,7 +70,7 @@ void check_gather_and_sum(Communicator& ranks, at::Device device, int64_t values
       CHECK(at::equal(later.parameters[i].part.grad(), shards.own_part(at::full_like(later.whole[i], others))));
     }
   }
-  CHECK(shards.early_gathers() == 4);
+  CHECK(shards.early_gathers() == (keep ? 2 : 4));  // of unit 1: in each step, or in each pass
 }
 
 // Counts the bytes of CPU tensors while it lives. One at a time.
@@ -150,6 +151,39 @@ TEST_CASE("two gathered units exist at most, and gradients of one", "[mpi]") {
 
 TEST_CASE("whole parameters come from their parts, gradients go to them", "[mpi]") {
   check_gather_and_sum(world().control(), at::kCPU);
+}
+
+TEST_CASE("a step that keeps what it gathers gives the same parameters and sums", "[mpi]") {
+  check_gather_and_sum(world().control(), at::kCPU, 1, /*keep=*/true);
+}
+
+TEST_CASE("kept parameters are those of the step, and of no weights after it", "[mpi]") {
+  const auto alone = make_single_communicator();
+  ShardedWeights shards(world().control(), *alone);
+  const Held held(shards, at::kCPU, true);
+  shards.add_unit(held.parameters);
+  CHECK(shards.gathered_bytes(at::kBFloat16) == 2 * 15 + 4 * (7 + 1));
+  const auto first_value = [&](bool again) {
+    return shards.gather(0, held.parts(), at::kFloat, again)[0].flatten()[0].item<float>();
+  };
+  const auto add_one = [&] {
+    const at::NoGradGuard no_grad;
+    for (const at::Tensor& part : held.parts()) part.add_(1);
+  };
+  shards.keep_gathered(true);
+  shards.begin_step();
+  CHECK(first_value(false) == 1);
+  add_one();
+  CHECK(first_value(true) == 1);  // kept
+  shards.drop_gathered();
+  CHECK(first_value(false) == 2);
+  add_one();
+  CHECK(first_value(false) == 3);  // between steps nothing is kept
+  shards.begin_step();
+  CHECK(first_value(false) == 3);
+  add_one();
+  shards.finish();
+  CHECK(first_value(false) == 4);
 }
 
 TEST_CASE("parts of whole runs of values give the same parameters and sums", "[mpi]") {
