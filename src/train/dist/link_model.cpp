@@ -91,7 +91,7 @@ CommMeasurement read_comm_measurement(const std::string& path) {
 
 Cluster Cluster::nvlink4_and_ndr() {
   Cluster out;
-  out.inside.fill({8e-6, 0.8 * 450e9});
+  out.inside.fill({75e-6, 0.8 * 450e9});
   out.between.fill({15e-6, 0.9 * 50e9});
   out.source = "assumed: NVLink 4 at 80 % of 450 GB/s, InfiniBand NDR at 90 % of 50 GB/s per GPU";
   return out;
