@@ -70,6 +70,9 @@ class StructureCheck : public YAML::EventHandler {
 
   void scalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, const std::string& value) {
     check_plain(mark, tag, anchor);
+    // It would cut every message that quotes the text, and every path.
+    VMOBA_CHECK_INPUT(value.find('\0') == std::string::npos, "{}: expected text, found a zero byte behind '{}'",
+                      at(mark), shown(value.c_str()));
     if (open_.empty() || !open_.back().is_map) return;
     Collection& map = open_.back();
     if (map.expects_key) {

@@ -52,23 +52,29 @@ class Refusal : public nlohmann::json_sax<json> {
   std::string reason_;
 };
 
-// The byte (from 1) that opens one level too many; 0 where none does.
-size_t too_deep(std::string_view text) {
+// What JSON allows and is refused here. A zero character would cut every message that quotes its text.
+struct Unwanted {
+  size_t byte = 0;  // from 1; 0: nothing
+  std::string what;
+};
+
+Unwanted find_unwanted(std::string_view text) {
   int64_t depth = 0;
   bool in_string = false;
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
     if (in_string && c == '\\') {
+      if (text.substr(i, 6) == "\\u0000") return {i + 1, "a zero character (\\u0000); take it out"};
       ++i;
     } else if (c == '"') {
       in_string = !in_string;
     } else if (!in_string && (c == '[' || c == '{')) {
-      if (++depth > kMaxJsonDepth) return i + 1;
+      if (++depth > kMaxJsonDepth) return {i + 1, fmt::format("more than {} levels", kMaxJsonDepth)};
     } else if (!in_string && (c == ']' || c == '}')) {
       --depth;
     }
   }
-  return 0;
+  return {};
 }
 
 [[noreturn]] void refuse(std::string_view text, const std::string& origin, int64_t first_line, size_t byte,
@@ -82,8 +88,8 @@ size_t too_deep(std::string_view text) {
 
 template <typename Json>
 Json parse(std::string_view text, const std::string& origin, int64_t first_line) {
-  if (const size_t byte = too_deep(text); byte > 0)
-    refuse(text, origin, first_line, byte, fmt::format("more than {} levels", kMaxJsonDepth));
+  if (const Unwanted unwanted = find_unwanted(text); unwanted.byte > 0)
+    refuse(text, origin, first_line, unwanted.byte, unwanted.what);
   Json out = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!out.is_discarded()) return out;
   const Refusal refusal(text);
@@ -101,7 +107,7 @@ nlohmann::ordered_json parse_ordered_json(std::string_view text, const std::stri
 }
 
 std::optional<json> try_parse_json(std::string_view text) {
-  if (too_deep(text) > 0) return std::nullopt;
+  if (find_unwanted(text).byte > 0) return std::nullopt;
   json out = json::parse(text, nullptr, /*allow_exceptions=*/false);
   return out.is_discarded() ? std::nullopt : std::optional<json>(std::move(out));
 }

@@ -15,7 +15,8 @@ namespace vmoba {
 constexpr int64_t kMaxJsonDepth = 100;
 
 // `origin` names the text: a path, or "the metadata of <path>". The message says `<origin>:<line>:<column>`, where the
-// text begins at line `first_line`. Deeper nesting than kMaxJsonDepth and numbers beyond double's range are refused.
+// text begins at line `first_line`. Deeper nesting than kMaxJsonDepth, numbers beyond double's range and
+// zero characters are refused.
 nlohmann::json parse_json(std::string_view text, const std::string& origin, int64_t first_line = 1);
 
 // The same with the keys of objects in their order.

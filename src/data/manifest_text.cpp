@@ -212,6 +212,8 @@ std::string caption_problem(std::string_view caption) {
           i);
     i += length;
   }
+  if (const size_t zero = caption.find('\0'); zero != std::string_view::npos)
+    return fmt::format("expected a caption of text, found a zero byte at offset {}", zero);
   return "";
 }
 

@@ -69,8 +69,11 @@ int matrix_of(AVColorSpace space, bool is_image, int width, int height) {
     case AVCOL_SPC_UNSPECIFIED:
     case AVCOL_SPC_RESERVED:
       return !is_image && (width >= 1280 || height > 576) ? SWS_CS_ITU709 : SWS_CS_ITU601;
-    default:
-      throw MediaError(fmt::format("unsupported: colour matrix '{}'", av_color_space_name(space)));
+    default: {
+      const char* name = av_color_space_name(space);  // null for numbers of no matrix
+      throw MediaError(name != nullptr ? fmt::format("unsupported: colour matrix '{}'", name)
+                                       : fmt::format("corrupt: a colour matrix of number {}", int(space)));
+    }
   }
 }
 

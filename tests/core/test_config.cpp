@@ -126,6 +126,7 @@ TEST_CASE("duplicate keys, anchors, merge keys, tags and second documents are re
   CHECK(contains(refusal("inner: {depth: 1, depth: 2}"), "'depth' again"));
   CHECK(contains(refusal("items: [{depth: 1, depth: 2}]"), "'depth' again"));
   CHECK(parsed("steps: 1\ninner: {depth: 2}\nitems: [{depth: 3}, {depth: 4}]").items.size() == 2);  // not the same map
+  CHECK(contains(refusal("name: x\nwords: [\"a\\0b\"]"), "2: expected text, found a zero byte behind 'a'"));
   CHECK(contains(refusal("words: [&x a, b]"), "anchor"));
   CHECK(contains(refusal("inner: &x {depth: 1}"), "anchor"));
   CHECK(contains(refusal("words: &x\n  - *x\n"), "anchor"));

@@ -58,6 +58,13 @@ TEST_CASE("a thousand levels are refused where they begin, brackets in texts are
   CHECK(parse_json(text, "x.json")[0].get<std::string>().size() == 2001);
 }
 
+TEST_CASE("a zero character, which would cut every message that quotes it, is refused where it stands") {
+  CHECK(contains(refusal_of([&] { parse_json("{\"a\":\n \"b\\u0000c\"}", "x.json"); }), "x.json:2:4"));
+  CHECK(contains(refusal_of([&] { parse_ordered_json("{\"\\u0000\": 1}", "x.json"); }), "zero character"));
+  CHECK_FALSE(try_parse_json("[\"\\u0000\"]"));
+  CHECK(parse_json("[\"\\\\u0000\"]", "x.json")[0] == "\\u0000");  // a backslash and letters
+}
+
 TEST_CASE("a text that begins further down counts its lines from there; a long token is cut") {
   CHECK(contains(refusal_of([&] { parse_json("{\n]", "x.jsonl", 7); }), "x.jsonl:8:1"));
   const std::string long_token = refusal_of([&] { parse_json("[\"" + std::string(1 << 20, 'y'), "x.json"); });

@@ -150,6 +150,33 @@ TEST_CASE("Stills in containers of videos are images") {
   CHECK_FALSE(probe_media(kPictures + "holds.gif").is_image);
 }
 
+TEST_CASE("A colour matrix that does not exist is damage, not a failure of the run") {
+  const TemporaryFolder folder;
+  const std::string path = folder.path() + "/still.avif";
+  std::string bytes = read_bytes(kPictures + "still.avif");
+  // AV1's sequence header: primaries 1, transfer 13 and matrix 6, 8 bits each at no byte's beginning.
+  const auto bit = [&](size_t at) { return bytes[at / 8] >> (7 - at % 8) & 1; };
+  const auto number = [&](size_t at, size_t bits) {
+    uint64_t out = 0;
+    for (size_t i = 0; i < bits; ++i) out = out << 1 | uint64_t(bit(at + i));
+    return out;
+  };
+  size_t place = 8 * bytes.find("mdat");
+  while (number(place, 24) != 0x010D06) REQUIRE(++place + 24 < 8 * bytes.size());
+  for (size_t i = 0; i < 8; ++i) {
+    const size_t at = place + 16 + i;
+    bytes[at / 8] = char((bytes[at / 8] & ~(1 << (7 - at % 8))) | (200 >> (7 - i) & 1) << (7 - at % 8));
+  }
+  write_bytes(path, bytes);
+  std::string reason;
+  try {
+    picture(path, 32, 32);
+  } catch (const MediaError& error) {
+    reason = error.what();
+  }
+  CHECK(reason.find("corrupt: a colour matrix of number") == 0);
+}
+
 TEST_CASE("What libav cannot read says so and names a way out") {
   const TemporaryFolder folder;
   const std::string animated = reason_of(kPictures + "animated.webp");

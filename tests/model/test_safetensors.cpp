@@ -47,7 +47,8 @@ std::string refusal(const std::string& bytes) {
 
 int run_python(const TemporaryFolder& folder, const std::string& program) {
   spit(folder.path() + "/program.py", program);
-  return std::system((std::string(VMOBA_PYTHON) + " " + folder.path() + "/program.py" + " " + folder.path() + "/").c_str());
+  return std::system(
+      (std::string(VMOBA_PYTHON) + " " + folder.path() + "/program.py" + " " + folder.path() + "/").c_str());
 }
 
 const std::vector<at::ScalarType> kAllDtypes = {at::kBool,
@@ -143,7 +144,8 @@ save_file(expected, folder + "theirs.safetensors", metadata={"format": "np"})
   const SafetensorsFile theirs(folder.path() + "/theirs.safetensors");
   for (const auto& [name, tensor] : tensors) CHECK(theirs.tensor(name).equal(tensor));
   CHECK(theirs.metadata().at("format") == "np");
-  CHECK(vmoba::test::read_text(folder.path() + "/ours.safetensors") == vmoba::test::read_text(folder.path() + "/theirs.safetensors"));
+  CHECK(vmoba::test::read_text(folder.path() + "/ours.safetensors") ==
+        vmoba::test::read_text(folder.path() + "/theirs.safetensors"));
 }
 
 TEST_CASE("a header length that is no multiple of 8 is read through an aligned copy") {
@@ -162,7 +164,8 @@ TEST_CASE("damaged files are refused with the reason") {
   };
   CHECK(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})", 8).empty());
   CHECK(contains(refusal(""), "empty"));
-  CHECK(contains(refusal(std::string("\0\0\0\0\0\0\0\x10", 8) + "{}"), "a length field (byte 0) of 1152921504606846976"));
+  CHECK(
+      contains(refusal(std::string("\0\0\0\0\0\0\0\x10", 8) + "{}"), "a length field (byte 0) of 1152921504606846976"));
   CHECK(contains(refusal(with_length("[]")), "expected '{'"));
   CHECK(contains(refusal(with_length("{\"a\"")), "JSON"));
   CHECK(contains(refusal(with_length("{} x")), "JSON"));
@@ -190,6 +193,8 @@ TEST_CASE("damaged files are refused with the reason") {
   CHECK(contains(refusal(with_length(R"({"__metadata__":{"a":"1","a":"2"}})")), "twice"));
   const std::string entry = R"({"dtype":"U8","shape":[2],"data_offsets":[0,2]})";
   CHECK(contains(refusal(with_length("{\"a\\u0000b\":" + entry + "}", "xx")), "one behind 'a'; the file is damaged"));
+  CHECK(
+      contains(refusal(with_length("{\"__metadata__\":{\"k\":\"v\\u0000\"}}")), "one behind 'v'; the file is damaged"));
   CHECK(contains(refusal(with_length("{\"a\":" + entry + ",\"a\":" + entry + "}", "xx")), "'a' twice"));
   CHECK(contains(refusal(with_length("{\"a\":" + entry + ",\"b\":" + entry + "}", "xx")), "begin at data byte 2"));
   CHECK(contains(refusal(with_length("{\"a\":" + std::string(100000, '[') + "}")), "a list"));

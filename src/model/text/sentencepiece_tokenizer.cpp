@@ -103,16 +103,28 @@ std::vector<std::string_view> split_at_space(std::string_view text) {
 
 struct SentencePieceTokenizer::State {
   State(const std::string& model, const std::string& origin) {
-    const sentencepiece::util::Status status = processor.LoadFromSerializedProto(model);
-    const std::string kind = status.ok() ? "" : what_is_this(origin);
-    VMOBA_CHECK_INPUT(status.ok(), "text.tokenizer: expected a SentencePiece model at '{}', found: {}", origin,
-                      kind.empty() ? status.ToString() : kind);
+    const std::string problem = loaded(model);
+    const std::string kind = problem.empty() ? "" : what_is_this(origin);
+    VMOBA_CHECK_INPUT(problem.empty(), "text.tokenizer: expected a SentencePiece model at '{}', found: {}", origin,
+                      kind.empty() ? problem : kind);
     end = processor.eos_id();
     unknown = processor.unk_id();
     VMOBA_CHECK_INPUT(end >= 0 && unknown >= 0,
                       "text.tokenizer: expected a T5 model with </s> and <unk> at '{}', found none", origin);
     for (int id = 0; id < processor.GetPieceSize(); ++id)
       if (processor.IsControl(id) || processor.IsUnknown(id)) specials.add(processor.IdToPiece(id), id);
+  }
+
+  // What is wrong, or "". The library throws exceptions of its own for pieces that a damaged model holds.
+  std::string loaded(const std::string& model) {
+    try {
+      const sentencepiece::util::Status status = processor.LoadFromSerializedProto(model);
+      return status.ok() ? "" : status.ToString();
+    } catch (const std::bad_alloc&) {
+      throw;
+    } catch (const std::exception& error) {
+      return fmt::format("a damaged one ({})", error.what());
+    }
   }
 
   // Ids of a stretch without special tokens. A run of byte pieces spells unknown characters.

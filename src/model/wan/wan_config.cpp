@@ -16,14 +16,14 @@ void visit_wan(ModelConfig& config, ConfigVisitor& v) {
 void validate_wan(const ModelConfig& config) {
   const WanConfig& wan = config.own<WanConfig>();
   VMOBA_CHECK_INPUT(config.head_dim % 2 == 0 && config.head_dim >= 6,
-                    "expected model.head_dim to be even and at least 6 (rotary embedding over t, h, w), found {}",
+                    "model.head_dim: expected an even number of at least 6 (rotary embedding over t, h, w), found {}",
                     config.head_dim);
   VMOBA_CHECK_INPUT(config.image_dim == 0 || config.task == "i2v" || config.task == "flf2v",
                     "model.task: expected i2v or flf2v for a model with image tokens (model.image_dim {}), found {}",
                     config.image_dim, config.task);
-  VMOBA_CHECK_INPUT(wan.freq_dim % 2 == 0, "expected model.freq_dim to be even, found {}", wan.freq_dim);
+  VMOBA_CHECK_INPUT(wan.freq_dim % 2 == 0, "model.freq_dim: expected an even number, found {}", wan.freq_dim);
   VMOBA_CHECK_INPUT(config.image_dim > 0 || wan.image_pos_tokens == 0,
-                    "expected model.image_pos_tokens 0 for a model without image tokens (model.image_dim 0), found {}",
+                    "model.image_pos_tokens: expected 0 for a model without image tokens (model.image_dim 0), found {}",
                     wan.image_pos_tokens);
 }
 

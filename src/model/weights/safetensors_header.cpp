@@ -77,6 +77,7 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool string(string_t& value) override {
+    check_text(value);
     if (place_ == Place::kMetadata && has_key_) {
       VMOBA_CHECK_INPUT(header_.metadata.emplace(field_, value).second,
                         "expected distinct metadata keys in '{}', found '{}' twice", origin_, field_);
@@ -108,10 +109,7 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool key(string_t& value) override {
-    // It would cut every message that quotes the name.
-    VMOBA_CHECK_INPUT(value.find('\0') == string_t::npos,
-                      "expected names without a zero byte in '{}', found one behind '{}'; the file is damaged", origin_,
-                      value.c_str());
+    check_text(value);
     if (place_ == Place::kRoot) {
       const bool repeated = value == "__metadata__" ? has_metadata_ : header_.tensors.contains(value);
       VMOBA_CHECK_INPUT(!repeated, "expected distinct names in '{}', found '{}' twice", origin_, value);
@@ -158,6 +156,15 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
 
  private:
   enum class Place { kStart, kRoot, kMetadata, kTensor, kShape, kOffsets, kEnd };
+
+  // A zero byte would cut every message that quotes the text.
+  void check_text(const std::string& value) const {
+    const size_t zero = value.find('\0');
+    VMOBA_CHECK_INPUT(
+        zero == std::string::npos,
+        "expected names and texts without a zero byte in '{}', found one behind '{}'; the file is damaged", origin_,
+        value.substr(zero - std::min<size_t>(zero, 40), std::min<size_t>(zero, 40)));
+  }
 
   bool tensor_key(const std::string& value) {
     constexpr std::array<const char*, 3> kKeys = {"dtype", "shape", "data_offsets"};
