@@ -102,10 +102,15 @@ TEST_CASE("what another host left counts by its heartbeat, though the kernel giv
     holder.kill();
     replace_host(path);
     std::atomic<bool> done{false};
-    // Somebody whose locks are not seen here beats on.
+    // Somebody whose locks are not seen here beats on, as a holder does: in place, so that the file is never empty.
+    const auto beat = [&](std::ios::openmode mode, int number) {
+      std::fstream(path, std::ios::out | std::ios::binary | mode)
+          << fmt::format("host: elsewhere\npid: 4\nsince: then\nheartbeat: {:06}\n", number);
+    };
+    beat(std::ios::trunc, 0);
     std::thread other([&] {
-      for (int i = 0; !done; ++i) {
-        std::ofstream(path, std::ios::binary) << "host: elsewhere\npid: 4\nsince: then\nheartbeat: " << i << "\n";
+      for (int i = 1; !done; ++i) {
+        beat(std::ios::in, i);
         std::this_thread::sleep_for(std::chrono::milliseconds(50));
       }
     });
