@@ -1,6 +1,7 @@
 // Byte-level BPE against the `tokenizers` package.
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 
 #include "core/file.h"
 #include "model/bpe_fixture.h"
@@ -181,6 +182,23 @@ TEST_CASE("damaged vocabularies are refused with what is wrong") {
   CHECK(test::contains(file("{"), "x.json"));
   CHECK(test::contains(file("{}"), "'model' not found"));
   CHECK(test::contains(file(R"({"model": {"type": "Unigram"}})"), "expected a BPE model, found Unigram"));
+}
+
+TEST_CASE("the file at fault is named: merges, configuration, or a vocabulary of another family") {
+  const test::TemporaryFolder temp;
+  for (const char* file : {"vocab.json", "merges.txt", "tokenizer_config.json"})
+    fs::copy_file(test::kBpeFixture + "/qwen/" + file, temp.path() + "/" + file);
+  const auto refusal = [&](const BpeRules& rules) {
+    return test::refusal_of([&] { BpeTokenizer::load(temp.path(), "tokenizer", rules, "text.tokenizer"); });
+  };
+  CHECK(refusal(qwen2_rules()).empty());
+  CHECK(test::contains(refusal(llama3_rules()), "text.tokenizer: expected the vocabulary of LLaMA-3"));
+  CHECK(test::contains(refusal(llama3_rules()), temp.path() + "/vocab.json"));
+  std::ofstream(temp.path() + "/tokenizer_config.json") << "{\"added_tokens_decoder\": {\"x\": 1}}";
+  CHECK(test::contains(refusal(qwen2_rules()), temp.path() + "/tokenizer_config.json"));
+  std::ofstream(temp.path() + "/merges.txt") << std::string(100'000, 'y') << "\n";
+  CHECK(test::contains(refusal(qwen2_rules()), temp.path() + "/merges.txt"));
+  CHECK(refusal(qwen2_rules()).size() < 400);
 }
 
 TEST_CASE("a text of one endless piece takes little time") {

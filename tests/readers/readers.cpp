@@ -21,7 +21,10 @@
 #include "model/codec.h"
 #include "model/dit.h"
 #include "model/image_encoder.h"
+#include "model/long_captions.h"
+#include "model/text/bpe_tokenizer.h"
 #include "model/text/sentencepiece_tokenizer.h"
+#include "model/text_encoder.h"
 #include "model/weights/safetensors.h"
 #include "model/weights/stated_sizes.h"
 #include "model/weights/weight_files.h"
@@ -104,12 +107,15 @@ Reader index() {
           }};
 }
 
-void read_model(const std::string& folder) {
-  model::ModelConfig config;
+void read_weights(model::ModelConfig config, const std::string& folder) {
   config.weights = folder;
   model::take_stated_sizes(config, folder, {});
   config.validate();
   model::check_weights(config);
+}
+
+void read_model(const std::string& folder) {
+  read_weights({}, folder);
 }
 
 Reader model_config() {
@@ -153,6 +159,94 @@ Reader clip_config() {
             config.weights = folder;
             model::make_image_encoder(config, at::kCPU);
           }};
+}
+
+Reader model_folder(const std::string& fixture) {
+  return {"configuration and weights of " + fixture,
+          [=](const std::string& folder) { copy_all(kModels + fixture, folder); },
+          {"config.json", "diffusion_pytorch_model.safetensors"},
+          [=](const std::string& folder) {
+            model::ModelConfig config;
+            config.architecture = fixture.starts_with("hunyuan_15") ? "hunyuan_video_15" : "hunyuan_video";
+            if (!fixture.ends_with("t2v")) config.task = "i2v";
+            read_weights(config, folder);
+          }};
+}
+
+Reader original_hunyuan() {
+  return {"configuration of an original HunyuanVideo",
+          [](const std::string& folder) {
+            fs::copy(kModels + "hunyuan_t2v_original.safetensors", folder + "/model.safetensors");
+            write_text(folder + "/config.json",
+                       R"({"_class_name": "HYVideoDiffusionTransformer", "heads_num": 2, "hidden_size": 16,
+                           "mm_double_blocks_depth": 2, "mm_single_blocks_depth": 3, "mlp_width_ratio": 4,
+                           "rope_dim_list": [4, 2, 2], "rope_theta": 256, "guidance_embed": true})");
+          },
+          {"config.json"},
+          [](const std::string& folder) {
+            model::ModelConfig config;
+            config.architecture = "hunyuan_video";
+            read_weights(config, folder);
+          }};
+}
+
+Reader vae(const std::string& type, const std::string& fixture) {
+  return {"VAE " + type,
+          [=](const std::string& folder) { copy_all(kModels + fixture, folder); },
+          {"config.json", "diffusion_pytorch_model.safetensors"},
+          [=](const std::string& folder) {
+            model::CodecConfig config;
+            config.type = type;
+            config.weights = folder;
+            model::codec_shape(config);
+            model::make_codec(config, at::kCPU);
+          }};
+}
+
+Reader siglip() {
+  return {"SigLIP",
+          [](const std::string& folder) { copy_all(kModels + "siglip/image_encoder", folder); },
+          {"config.json", "model.safetensors"},
+          [](const std::string& folder) {
+            model::ImageEncoderConfig config;
+            config.type = "siglip";
+            config.weights = folder;
+            model::make_image_encoder(config, at::kCPU);
+          }};
+}
+
+// Both encoders of a type, each with its tokenizer.
+Reader hunyuan_text(const std::string& type, const std::string& language, const std::string& second,
+                    std::vector<std::string> files) {
+  const bool clip = type == "hunyuan";
+  return {"text encoder " + type,
+          [=](const std::string& folder) {
+            for (const char* part : {"text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"})
+              fs::create_directories(folder + "/" + part);
+            copy_all(kModels + "hunyuan_text/" + language, folder + "/text_encoder");
+            copy_all(kModels + "hunyuan_text/" + second, folder + "/text_encoder_2");
+            copy_all(kModels + "bpe/" + (clip ? "llama" : "qwen"), folder + "/tokenizer");
+            if (clip) copy_all(kModels + "bpe/clip", folder + "/tokenizer_2");
+          },
+          std::move(files),
+          [=](const std::string& folder) {
+            model::TextEncoderConfig config;
+            config.type = type;
+            config.weights = folder;
+            config.dtype = "fp32";
+            model::make_text_encoder(config, at::kCPU)->encode({"a gold mirror \u4e2d <|eot_id|>", ""});
+            model::count_long_captions(config, {std::string(300, 'y')});
+          }};
+}
+
+Reader bpe_ranks() {
+  return {
+      "tiktoken's ranks",
+      [](const std::string& folder) { fs::copy(kModels + "bpe/llama/tokenizer.model", folder + "/tokenizer.model"); },
+      {"tokenizer.model"},
+      [](const std::string& folder) {
+        model::BpeTokenizer::load(folder, "tokenizer", model::llama3_rules(), "text.tokenizer").encode("a gold mirror");
+      }};
 }
 
 Reader tokenizer() {
@@ -394,6 +488,22 @@ std::vector<Reader> make_readers() {
       original_config(),
       vae_config(),
       clip_config(),
+      model_folder("hunyuan_t2v"),
+      model_folder("hunyuan_replace"),
+      model_folder("hunyuan_15_i2v"),
+      original_hunyuan(),
+      vae("hunyuan_vae", "hunyuan_vae"),
+      vae("hunyuan_15_vae", "hunyuan15_vae"),
+      siglip(),
+      hunyuan_text("hunyuan", "text_encoder", "text_encoder_2",
+                   {"text_encoder/config.json", "text_encoder/model.safetensors.index.json",
+                    "text_encoder/model-00001-of-00002.safetensors", "text_encoder_2/config.json",
+                    "text_encoder_2/model.safetensors", "tokenizer/tokenizer.json", "tokenizer_2/vocab.json",
+                    "tokenizer_2/merges.txt"}),
+      hunyuan_text("hunyuan_15", "qwen", "byt5",
+                   {"text_encoder/config.json", "text_encoder_2/config.json", "text_encoder_2/model.safetensors",
+                    "tokenizer/vocab.json", "tokenizer/merges.txt", "tokenizer/tokenizer_config.json"}),
+      bpe_ranks(),
       tokenizer(),
       lora("LoRA of peft", "adapter_model.safetensors", "base_model.model." + block + "lora_A.weight",
            "base_model.model." + block + "lora_B.weight", {}, {}, settings),

@@ -16,7 +16,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr const char* kType = "hunyuan15_vae";
+constexpr const char* kType = "hunyuan_15_vae";
 constexpr int64_t kMaxConfigBytes = 1 << 20;
 
 const CodecFileKind& hunyuan15_vae_files() {
@@ -53,7 +53,7 @@ Hunyuan15VaeConfig read_config(const CodecWeights& weights) {
                           {"upsample_match_channel", true}};
       for (const auto& [key, value] : fixed.items())
         VMOBA_CHECK_INPUT(config.value(key, value) == value, "'{}': expected {} {} of a HunyuanVideo 1.5 VAE, found {}",
-                          file, key, value.dump(), config[key].dump());
+                          file, key, json_text(value), json_text(config[key]));
       const std::string kind = config.value("_class_name", "AutoencoderKLHunyuanVideo15");
       VMOBA_CHECK_INPUT(kind == "AutoencoderKLHunyuanVideo15" || kind == "AutoencoderKLConv3D",
                         "'{}': expected the configuration of a HunyuanVideo 1.5 VAE, found that of {}", file, kind);

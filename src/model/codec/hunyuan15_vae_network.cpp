@@ -73,19 +73,20 @@ std::string side_part(const std::string& part, bool encoder) {
 
 void Hunyuan15VaeConfig::validate(const std::string& origin) const {
   VMOBA_CHECK_INPUT(block_out_channels.size() == kStages && layers_per_block >= 1 && layers_per_block <= 64 &&
-                        latent_channels >= 1 && scaling_factor > 0,
-                    "'{}': expected block_out_channels of {} stages, layers_per_block of 1 to 64, latent_channels and "
-                    "scaling_factor above 0, found {}, {}, {} and {}",
-                    origin, kStages, block_out_channels.size(), layers_per_block, latent_channels, scaling_factor);
+                        latent_channels >= 1 && latent_channels <= kMostChannels && scaling_factor > 0,
+                    "'{}': expected block_out_channels of {} stages, layers_per_block of 1 to 64, latent_channels of 1 "
+                    "to {} and scaling_factor above 0, found {}, {}, {} and {}",
+                    origin, kStages, kMostChannels, block_out_channels.size(), layers_per_block, latent_channels,
+                    scaling_factor);
   for (size_t i = 0; i < kStages; ++i) {
     const int64_t width = block_out_channels[i];
     const int64_t next = block_out_channels[std::min(i + 1, kStages - 1)];
     // Channels are packed and unpacked in groups of 4 or 8, and repeated whole.
-    VMOBA_CHECK_INPUT(
-        width >= 8 && width <= kMostChannels && width % 8 == 0 && 8 * width % next == 0 && 8 * next % width == 0,
-        "'{}': expected block_out_channels of 8 to {} in multiples of 8 that differ by factors of 2, "
-        "found {} and {}",
-        origin, kMostChannels, width, next);
+    const bool sound = width >= 8 && width <= kMostChannels && next >= 8 && next <= kMostChannels;
+    VMOBA_CHECK_INPUT(sound && width % 8 == 0 && 8 * width % next == 0 && 8 * next % width == 0,
+                      "'{}': expected block_out_channels of 8 to {} in multiples of 8 that differ by factors of 2, "
+                      "found {} and {}",
+                      origin, kMostChannels, width, next);
   }
   VMOBA_CHECK_INPUT(block_out_channels.back() % (2 * latent_channels) == 0,
                     "'{}': expected the last of block_out_channels to be a multiple of twice latent_channels ({}), "

@@ -27,7 +27,7 @@ void check_fixed(const json& config, const std::string& path) {
                       {"mid_block_add_attention", true}};
   for (const auto& [key, value] : fixed.items())
     VMOBA_CHECK_INPUT(config.value(key, value) == value, "'{}': expected {} {} of a HunyuanVideo VAE, found {}", path,
-                      key, value.dump(), config[key].dump());
+                      key, json_text(value), json_text(config[key]));
 }
 
 HunyuanVaeConfig from_json(const std::string& path) {

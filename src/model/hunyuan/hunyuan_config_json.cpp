@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/check.h"
+#include "core/json.h"
 #include "model/hunyuan/hunyuan_config.h"
 #include "model/weights/stored_shapes.h"
 
@@ -32,7 +33,7 @@ json from_original(const json& original, const std::string& path) {
   take("use_meanflow", "use_meanflow");
   const auto whole = [&](const char* key) {
     VMOBA_CHECK_INPUT(original[key].is_number_unsigned() && original[key].get<int64_t>() > 0,
-                      "expected a positive whole number {} in '{}', found {}", key, path, original[key].dump());
+                      "expected a positive whole number {} in '{}', found {}", key, path, json_text(original[key]));
     return original[key].get<int64_t>();
   };
   if (original.contains("hidden_size") && original.contains("heads_num"))

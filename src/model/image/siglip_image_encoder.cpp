@@ -25,6 +25,7 @@ constexpr const char* kKey = "image_encoder.weights";
 constexpr const char* kPatch = "embeddings.patch_embedding.weight";
 constexpr const char* kPosition = "embeddings.position_embedding.weight";
 constexpr int64_t kMaxConfigBytes = 1 << 20;
+constexpr int64_t kMostPixels = 1 << 14;
 
 struct SiglipOptions {
   int64_t pixels = 384;  // a side of the model's images
@@ -43,9 +44,11 @@ SiglipOptions read_options(const EncoderWeights& weights) {
     options.block.heads = config.value("num_attention_heads", options.block.heads);
     options.block.eps = config.value("layer_norm_eps", options.block.eps);
     const std::string activation = config.value("hidden_act", "gelu_pytorch_tanh");
-    VMOBA_CHECK_INPUT(activation == "gelu_pytorch_tanh" && options.block.heads > 0 && options.pixels > 0,
-                      "{}: expected hidden_act gelu_pytorch_tanh, heads and an image_size in '{}', found {}, {} and {}",
-                      kKey, file.string(), activation, options.block.heads, options.pixels);
+    VMOBA_CHECK_INPUT(activation == "gelu_pytorch_tanh" && options.block.heads > 0 && options.pixels > 0 &&
+                          options.pixels <= kMostPixels,
+                      "{}: expected hidden_act gelu_pytorch_tanh, heads and an image_size of 1 to {} in '{}', found "
+                      "{}, {} and {}",
+                      kKey, kMostPixels, file.string(), activation.substr(0, 100), options.block.heads, options.pixels);
     return options;
   });
 }

@@ -137,7 +137,14 @@ BpeTokenizer::BpeTokenizer(BpeVocabulary vocabulary, const BpeRules& rules)
 
 BpeTokenizer BpeTokenizer::load(const std::string& path, const std::string& part, const BpeRules& rules,
                                 const std::string& key) {
-  return {read_vocabulary(find_file(path, part, key), rules.naming), rules};
+  const std::string file = find_file(path, part, key);
+  BpeTokenizer tokenizer(read_vocabulary(file, rules.naming), rules);
+  for (const std::string& mark : rules.marks)
+    VMOBA_CHECK_INPUT(tokenizer.find_special(mark),
+                      "{}: expected the vocabulary of {} with a token '{}' at '{}', found another one; use the "
+                      "tokenizer that came with the weights",
+                      key, rules.title, mark, file);
+  return tokenizer;
 }
 
 bool BpeTokenizer::is_in(const std::string& folder) {
@@ -148,9 +155,13 @@ std::vector<std::string> BpeTokenizer::files(const std::string& path, const std:
   return files_of(find_file(path, part, key));
 }
 
-int64_t BpeTokenizer::special(const std::string& content) const {
+std::optional<int64_t> BpeTokenizer::find_special(const std::string& content) const {
   const std::optional<int64_t> raw = vocabulary_.specials.id(content);
-  const std::optional<int64_t> id = raw ? raw : vocabulary_.normalized_specials.id(content);
+  return raw ? raw : vocabulary_.normalized_specials.id(content);
+}
+
+int64_t BpeTokenizer::special(const std::string& content) const {
+  const std::optional<int64_t> id = find_special(content);
   VMOBA_CHECK_INPUT(id,
                     "expected the vocabulary of {} with a token '{}', found another one; use the tokenizer that "
                     "came with the weights",

@@ -33,7 +33,8 @@ class BpeTokenizer {
   BpeTokenizer(BpeVocabulary vocabulary, const BpeRules& rules);
 
   // `path`: tokenizer.json, vocab.json (merges.txt beside it), tiktoken's ranks (tokenizer.model, *.tiktoken), or a
-  // folder that holds one of them, itself or in its folder `part`. `key` is what the user sets. Throws Error(kInput).
+  // folder that holds one of them, itself or in its folder `part`. `key` is what the user sets. Throws Error(kInput),
+  // also where the vocabulary lacks a mark of the family.
   static BpeTokenizer load(const std::string& path, const std::string& part, const BpeRules& rules,
                            const std::string& key);
   // Whether the folder itself holds one of them.
@@ -49,6 +50,7 @@ class BpeTokenizer {
   int64_t vocabulary_size() const { return vocabulary_.size; }
 
  private:
+  std::optional<int64_t> find_special(const std::string& content) const;
   void encode_stretch(std::string_view text, std::vector<int64_t>& out) const;
   void encode_pieces(std::string_view text, std::vector<int64_t>& out) const;
   void encode_piece(std::string_view piece, std::vector<int64_t>& out) const;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <filesystem>
 #include <functional>
 #include <optional>
 
@@ -19,9 +20,20 @@ constexpr size_t kMaxTokenBytes = 1024;  // cutting a token of ranks in two cost
 
 using Ids = std::unordered_map<std::string, int64_t>;
 
+// For messages: a token of a damaged file may be as long as the file.
+std::string cut(std::string_view token) {
+  constexpr size_t kMost = 100;
+  return token.size() > kMost ? std::string(token.substr(0, kMost)) + "..." : std::string(token);
+}
+
+// The path of a file beside that of the vocabulary.
+std::string beside(const std::string& origin, const char* name) {
+  return (std::filesystem::path(origin).parent_path() / name).string();
+}
+
 int64_t checked_id(int64_t id, const std::string& token, const std::string& origin) {
   VMOBA_CHECK_INPUT(id >= 0 && id < kMaxId, "'{}': expected ids from 0 to {}, found {} of '{}'", origin, kMaxId - 1, id,
-                    token);
+                    cut(token));
   return id;
 }
 
@@ -63,7 +75,8 @@ Ids read_vocab(const json& vocab, const std::string& origin) {
                     origin);
   Ids ids;
   for (const auto& [token, id] : vocab.items()) {
-    VMOBA_CHECK_INPUT(id.is_number_integer(), "'{}': expected an id of '{}', found {}", origin, token, id.dump());
+    VMOBA_CHECK_INPUT(id.is_number_integer(), "'{}': expected an id of '{}', found {}", origin, cut(token),
+                      json_text(id));
     ids[token] = checked_id(id.get<int64_t>(), token, origin);
   }
   return ids;
@@ -71,7 +84,8 @@ Ids read_vocab(const json& vocab, const std::string& origin) {
 
 int64_t id_of(const Ids& ids, const std::string& token, const std::string& why, const std::string& origin) {
   const auto found = ids.find(token);
-  VMOBA_CHECK_INPUT(found != ids.end(), "'{}': expected '{}' in the vocabulary ({}), found none", origin, token, why);
+  VMOBA_CHECK_INPUT(found != ids.end(), "'{}': expected '{}' in the vocabulary ({}), found none", origin, cut(token),
+                    why);
   return found->second;
 }
 
@@ -95,7 +109,7 @@ void add_merge_line(BpeVocabulary& out, const Ids& ids, std::string_view line, i
                     const std::string& origin) {
   const size_t blank = line.find(' ');
   VMOBA_CHECK_INPUT(blank != std::string_view::npos && line.find(' ', blank + 1) == std::string_view::npos,
-                    "'{}': expected two tokens in merge {}, found '{}'", origin, rank, std::string(line));
+                    "'{}': expected two tokens in merge {}, found '{}'", origin, rank, cut(line));
   add_merge(out, ids, std::string(line.substr(0, blank)), std::string(line.substr(blank + 1)), rank, origin);
 }
 
@@ -115,7 +129,7 @@ void add_special(BpeVocabulary& out, const json& token, int64_t id, const std::s
   VMOBA_CHECK_INPUT(!content.empty(), "'{}': expected the content of added token {}, found nothing", origin, id);
   for (const char* key : {"lstrip", "rstrip", "single_word"})
     VMOBA_CHECK_INPUT(!token.value(key, false), "'{}': expected {} false of added token '{}', found true", origin, key,
-                      content);
+                      cut(content));
   const bool normalized = token.value("normalized", !token.value("special", false));
   (normalized ? out.normalized_specials : out.specials).add(content, checked_id(id, content, origin));
   out.size = std::max(out.size, id + 1);
@@ -178,7 +192,7 @@ BpeVocabulary read_bpe_json(std::string_view text, const std::string& origin, co
   return use_json(origin, [&] {
     const json& model = file.at("model");
     const std::string type = model.value("type", "BPE");
-    VMOBA_CHECK_INPUT(type == "BPE", "'{}': expected a BPE model, found {}", origin, type);
+    VMOBA_CHECK_INPUT(type == "BPE", "'{}': expected a BPE model, found {}", origin, cut(type));
     const Ids ids = read_vocab(model.at("vocab"), origin);
     BpeVocabulary out;
     set_bytes(out, ids, naming.end_of_word, origin);
@@ -205,11 +219,13 @@ BpeVocabulary read_bpe_pair(std::string_view vocab, std::string_view merges, std
   BpeVocabulary out;
   set_bytes(out, ids, naming.end_of_word, origin);
   int64_t rank = 0;
+  const std::string merges_origin = beside(origin, "merges.txt");
   visit_lines(merges, [&](std::string_view line) {
-    if (!line.starts_with("#version")) add_merge_line(out, ids, line, rank++, origin);
+    if (!line.starts_with("#version")) add_merge_line(out, ids, line, rank++, merges_origin);
   });
-  const json stated = config.empty() ? json::object() : parse_json(config, origin);
-  return use_json(origin, [&] {
+  const std::string config_origin = beside(origin, "tokenizer_config.json");
+  const json stated = config.empty() ? json::object() : parse_json(config, config_origin);
+  return use_json(config_origin, [&] {
     if (!stated.is_object() || !stated.contains("added_tokens_decoder")) {
       add_named_specials(out, ids, naming.specials);
       return out;
@@ -218,8 +234,8 @@ BpeVocabulary read_bpe_pair(std::string_view vocab, std::string_view merges, std
       int64_t id = -1;
       const auto read = std::from_chars(key.data(), key.data() + key.size(), id);
       VMOBA_CHECK_INPUT(read.ptr == key.data() + key.size() && id >= 0,
-                        "'{}': expected ids in added_tokens_decoder, found '{}'", origin, key);
-      add_special(out, token, id, origin);
+                        "'{}': expected ids in added_tokens_decoder, found '{}'", config_origin, cut(key));
+      add_special(out, token, id, config_origin);
     }
     return out;
   });

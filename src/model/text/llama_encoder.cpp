@@ -57,10 +57,18 @@ LlamaKind stated_kind(LlamaKind kind, const json& config) {
   return kind;
 }
 
+// 0 of a number that is no count.
+int64_t count_of(const json& config, const std::string& key, int64_t otherwise) {
+  const auto found = config.find(key);
+  return found != config.end() && found->is_number() ? json_count(*found).value_or(0) : otherwise;
+}
+
 int64_t head_dim_of(const json& config, int64_t inner) {
   if (!config.is_object()) return kPublishedHeadDim;
-  const auto heads = int64_t(number_of(config, "num_attention_heads", 0));
-  return int64_t(number_of(config, "head_dim", heads > 0 ? double(inner / heads) : double(kPublishedHeadDim)));
+  constexpr int64_t kUnsaid = -1;
+  const int64_t heads = count_of(config, "num_attention_heads", kUnsaid);
+  const int64_t derived = heads > 0 ? inner / heads : heads == kUnsaid ? kPublishedHeadDim : 0;
+  return count_of(config, "head_dim", derived);
 }
 
 struct Part {
