@@ -13,8 +13,7 @@ namespace vmoba::model {
 using TokenCounter = std::function<int64_t(const std::string&)>;
 
 // How many of the captions have more than config.max_tokens tokens. Reads the tokenizer alone; 0 where it is not there,
-// as beside a cache that holds all embeddings, and
-// for encoders whose tokens are not counted.
+// as beside a cache that holds all embeddings.
 int64_t count_long_captions(const TextEncoderConfig& config, const std::vector<std::string>& captions);
 
 }  // namespace vmoba::model

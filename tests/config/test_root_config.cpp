@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "config/run_plan.h"
+#include "model/hunyuan_text_fixture.h"
 #include "model/long_captions.h"
 #include "support/catch.h"
 #include "support/messages.h"
@@ -48,6 +49,31 @@ TEST_CASE("captions beyond text.max_tokens are counted") {
   CHECK(model::count_long_captions(text, {"", "a", many}) == 1);
   text.tokenizer = "/nowhere";  // beside a complete cache
   CHECK(model::count_long_captions(text, {many}) == 0);
+}
+
+// Lengths from transformers, with the template's tokens behind the caption: of `hunyuan` 1, 2, 257 (256 words "a" and
+// one behind them), 401, 9, 9, 4, 6, 5; of `hunyuan_15` 10, 10, 304 (295 and 9), 509, 19, 20, 12, 14.
+TEST_CASE("captions of HunyuanVideo's encoders are counted by their own tokenizers, without the weights") {
+  struct Case {
+    std::string type, name, tokenizer;
+    std::vector<std::pair<int64_t, int64_t>> cut;  // text.max_tokens -> captions
+  };
+  const Case cases[] = {{"hunyuan", "llama", "llama", {{401, 0}, {257, 1}, {256, 2}, {8, 4}, {1, 8}}},
+                        {"hunyuan_15", "qwen", "qwen", {{509, 0}, {304, 1}, {303, 2}, {14, 4}, {13, 5}}}};
+  for (const Case& one : cases) {
+    model::TextEncoderConfig text;
+    text.type = one.type;
+    text.weights = test::kHunyuanText + (one.type == "hunyuan" ? "/text_encoder" : "/qwen");
+    text.tokenizer = test::kBpe + "/" + one.tokenizer;
+    const std::vector<std::string> prompts = test::hunyuan_case(one.name).at("prompts");
+    for (const auto& [tokens, cut] : one.cut) {
+      text.max_tokens = tokens;
+      INFO(one.type << " " << tokens);
+      CHECK(model::count_long_captions(text, prompts) == cut);
+    }
+    text.tokenizer = "/nowhere";
+    CHECK(model::count_long_captions(text, prompts) == 0);
+  }
 }
 
 TEST_CASE("the plan and the log say how many captions are cut") {

@@ -98,6 +98,10 @@ int64_t check_hunyuan15_text_encoder(const TextEncoderConfig& config) {
   return width;
 }
 
+TokenCounter hunyuan15_token_counter(const TextEncoderConfig& config) {
+  return prompt_token_counter(config, qwen_template());
+}
+
 std::vector<std::string> hunyuan15_text_files(const TextEncoderConfig& config) {
   std::vector<std::string> files = PromptLanguage::files(config, qwen_template());
   for (const std::string& file : weight_and_config_files(glyph_weights(config))) files.push_back(file);

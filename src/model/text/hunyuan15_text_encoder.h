@@ -4,6 +4,7 @@
 #pragma once
 #include <memory>
 
+#include "model/long_captions.h"
 #include "model/text_encoder.h"
 
 namespace vmoba::model {
@@ -14,6 +15,9 @@ std::unique_ptr<TextEncoder> make_hunyuan15_text_encoder(const TextEncoderConfig
 
 // What make_hunyuan15_text_encoder checks, from headers alone; the width of the embeddings.
 int64_t check_hunyuan15_text_encoder(const TextEncoderConfig& config);
+
+// Qwen's tokens of a caption.
+TokenCounter hunyuan15_token_counter(const TextEncoderConfig& config);
 
 // Weight files and the tokenizer.
 std::vector<std::string> hunyuan15_text_files(const TextEncoderConfig& config);

@@ -44,10 +44,7 @@ std::string clip_tokenizer_place(const TextEncoderConfig& config) {
 }
 
 BpeTokenizer clip_tokenizer(const TextEncoderConfig& config) {
-  BpeTokenizer tokenizer =
-      BpeTokenizer::load(clip_tokenizer_place(config), kClipTokenizerFolder, clip_rules(), kClipTokenizerKey);
-  for (const std::string& special : clip_rules().marks) tokenizer.special(special);
-  return tokenizer;
+  return BpeTokenizer::load(clip_tokenizer_place(config), kClipTokenizerFolder, clip_rules(), kClipTokenizerKey);
 }
 
 void check_clip(const TextEncoderConfig& config) {
@@ -106,6 +103,10 @@ int64_t check_hunyuan_text_encoder(const TextEncoderConfig& config) {
   int64_t width = 0;
   check_parts({[&] { width = PromptLanguage::check(config, llama_template()).width; }, [&] { check_clip(config); }});
   return width;
+}
+
+TokenCounter hunyuan_token_counter(const TextEncoderConfig& config) {
+  return prompt_token_counter(config, llama_template());
 }
 
 std::vector<std::string> hunyuan_text_files(const TextEncoderConfig& config) {

@@ -3,6 +3,7 @@
 #pragma once
 #include <memory>
 
+#include "model/long_captions.h"
 #include "model/text_encoder.h"
 
 namespace vmoba::model {
@@ -12,6 +13,9 @@ std::unique_ptr<TextEncoder> make_hunyuan_text_encoder(const TextEncoderConfig& 
 
 // What make_hunyuan_text_encoder checks, from headers alone; the width of the embeddings.
 int64_t check_hunyuan_text_encoder(const TextEncoderConfig& config);
+
+// LLaMA's tokens of a caption; CLIP sees its first 77, as published.
+TokenCounter hunyuan_token_counter(const TextEncoderConfig& config);
 
 // Weight files and tokenizers.
 std::vector<std::string> hunyuan_text_files(const TextEncoderConfig& config);

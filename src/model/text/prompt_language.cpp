@@ -29,12 +29,9 @@ std::vector<int64_t> template_ids(const BpeTokenizer& tokenizer, const PromptTem
 
 BpeTokenizer load_tokenizer(const TextEncoderConfig& config, const PromptTemplate& prompt) {
   const std::string weights = language_weights(config, prompt);
-  BpeTokenizer tokenizer =
-      BpeTokenizer::load(tokenizer_near(config.tokenizer, weights, kTokenizerFolder, kTokenizerKey), kTokenizerFolder,
-                         prompt.rules, kTokenizerKey);
-  // Another family's vocabulary would spell the template's special tokens out.
-  for (const std::string& special : prompt.rules.marks) tokenizer.special(special);
-  return tokenizer;
+  // Another family's vocabulary, which load refuses, would spell the template's special tokens out.
+  return BpeTokenizer::load(tokenizer_near(config.tokenizer, weights, kTokenizerFolder, kTokenizerKey),
+                            kTokenizerFolder, prompt.rules, kTokenizerKey);
 }
 
 }  // namespace
@@ -139,6 +136,15 @@ std::vector<int64_t> PromptLanguage::ids(const std::string& caption, int64_t max
 
 at::Tensor PromptLanguage::encode(const std::vector<int64_t>& ids) const {
   return encoder_.forward(ids).slice(0, dropped_);
+}
+
+TokenCounter prompt_token_counter(const TextEncoderConfig& config, const PromptTemplate& prompt) {
+  const auto tokenizer = std::make_shared<BpeTokenizer>(load_tokenizer(config, prompt));
+  const auto dropped = int64_t(template_ids(*tokenizer, prompt, "").size());
+  return [tokenizer, prompt, dropped](const std::string& caption) {
+    const std::string& text = caption.empty() ? prompt.nothing : caption;
+    return int64_t(template_ids(*tokenizer, prompt, text + prompt.behind).size()) - dropped;
+  };
 }
 
 TextEmbedding encode_prompts(const PromptLanguage& language, const std::vector<std::string>& prompts,

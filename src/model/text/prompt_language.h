@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "model/long_captions.h"
 #include "model/text/bpe_tokenizer.h"
 #include "model/text/llama_encoder.h"
 #include "model/text_encoder.h"
@@ -67,6 +68,9 @@ class PromptLanguage {
   LlamaEncoder encoder_;
   int64_t dropped_;
 };
+
+// Tokens of a caption that are kept, with those behind it. Loads the tokenizer alone.
+TokenCounter prompt_token_counter(const TextEncoderConfig& config, const PromptTemplate& prompt);
 
 // Each prompt at its own length: tokens, padded with zeros, and lengths. Equal prompts are computed once.
 TextEmbedding encode_prompts(const PromptLanguage& language, const std::vector<std::string>& prompts,

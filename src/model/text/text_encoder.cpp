@@ -1,5 +1,7 @@
 #include "model/text_encoder.h"
 
+#include <algorithm>
+
 #include "core/check.h"
 #include "core/registry.h"
 #include "model/long_captions.h"
@@ -15,10 +17,17 @@ struct TextEncoderKind {
   std::unique_ptr<TextEncoder> (*make)(const TextEncoderConfig&, at::Device);
   int64_t (*check)(const TextEncoderConfig&);
   std::vector<std::string> (*files)(const TextEncoderConfig&);
-  TokenCounter (*counter)(const TextEncoderConfig&);            // null: not counted
+  TokenCounter (*counter)(const TextEncoderConfig&);            // of captions, without the weights
   int64_t max_tokens = 512;                                     // as published
   void (*visit)(TextEncoderConfig&, ConfigVisitor&) = nullptr;  // keys of its own
 };
+
+// A token has a byte or more, but for those around a caption. Beyond ASCII normalisation may add characters.
+constexpr int64_t kTokensAround = 16;
+
+bool is_ascii(const std::string& text) {
+  return std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; });
+}
 
 std::vector<std::string> no_files(const TextEncoderConfig&) {
   return {};
@@ -50,9 +59,11 @@ const Registry<TextEncoderKind>& text_encoders() {
       "text.type",
       {{"hash", {make_hash_text_encoder, check_hash_text_encoder, no_files, hash_token_counter, 512, visit_hash}},
        {"hunyuan",
-        {make_hunyuan_text_encoder, check_hunyuan_text_encoder, hunyuan_text_files, nullptr, 256, visit_clip}},
+        {make_hunyuan_text_encoder, check_hunyuan_text_encoder, hunyuan_text_files, hunyuan_token_counter, 256,
+         visit_clip}},
        {"hunyuan_15",
-        {make_hunyuan15_text_encoder, check_hunyuan15_text_encoder, hunyuan15_text_files, nullptr, 1000, visit_glyphs}},
+        {make_hunyuan15_text_encoder, check_hunyuan15_text_encoder, hunyuan15_text_files, hunyuan15_token_counter, 1000,
+         visit_glyphs}},
        {"umt5", {make_umt5_text_encoder, check_umt5_text_encoder, umt5_files, umt5_token_counter}}});
   return table;
 }
@@ -107,11 +118,10 @@ std::vector<std::string> text_encoder_files(const TextEncoderConfig& config) {
 
 int64_t count_long_captions(const TextEncoderConfig& config, const std::vector<std::string>& captions) {
   const auto counter = text_encoders().find(config.type).counter;
-  if (counter == nullptr) return 0;
   TokenCounter count;
   int64_t out = 0;
   for (const std::string& caption : captions) {
-    if (int64_t(caption.size()) + 2 <= config.max_tokens) continue;  // a byte or more each, but for two
+    if (is_ascii(caption) && int64_t(caption.size()) + kTokensAround <= config.max_tokens) continue;
     try {
       if (!count) count = counter(config);
     } catch (const Error&) {
