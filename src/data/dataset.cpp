@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <filesystem>
+#include <map>
 #include <mutex>
 #include <set>
 #include <utility>
@@ -38,6 +40,8 @@ struct SampleStream::State {
   Sample produce(int64_t index, const std::atomic<bool>& cancel);
   // Fills the sample's frames, or what was made of them before; false where the clip cannot be decoded.
   bool try_clip(int64_t clip, Sample& sample, const std::atomic<bool>& cancel);
+  // Throws MediaError where the file is another one than before.
+  void check_unchanged(const std::string& path);
   bool has_failed(int64_t clip, int64_t sample);
   void record_failure(ClipFailure failure);
   [[noreturn]] void fail_bucket(int64_t bucket);
@@ -54,7 +58,8 @@ struct SampleStream::State {
 
   std::mutex mutex;
   std::vector<ClipFailure> failures;
-  std::set<std::string> reported;  // paths
+  std::set<std::string> reported;               // paths
+  std::map<std::string, uintmax_t> seen_bytes;  // of each file, when it was first read
   double wait_seconds = 0;
   // Last, so that its threads are gone before what they use.
   std::unique_ptr<OrderedPrefetcher<Sample>> prefetcher;
@@ -68,6 +73,20 @@ bool SampleStream::State::has_failed(int64_t clip, int64_t sample) {
   });
 }
 
+// A storage that was away may come back with other content under the same names.
+void SampleStream::State::check_unchanged(const std::string& path) {
+  std::error_code error;
+  const uintmax_t bytes = std::filesystem::file_size(path, error);
+  if (error) return;  // the reader says it
+  const std::lock_guard lock(mutex);
+  const uintmax_t before = seen_bytes.emplace(path, bytes).first->second;
+  if (before != bytes)
+    throw MediaError(
+        fmt::format("changed: the file had {} bytes when it was first read and has {} now; start again to "
+                    "plan its clips anew",
+                    before, bytes));
+}
+
 bool SampleStream::State::try_clip(int64_t index_of_clip, Sample& sample, const std::atomic<bool>& cancel) {
   if (has_failed(index_of_clip, sample.index)) return false;
   const Clip& clip = plan.clips[static_cast<size_t>(index_of_clip)];
@@ -79,11 +98,13 @@ bool SampleStream::State::try_clip(int64_t index_of_clip, Sample& sample, const 
     std::optional<EncodedClip> known;
     if (encoded && !clip.random_start) known = encoded->find(index_of_clip, flip);
     if (known && !known->failure.empty()) throw MediaError(known->failure);
-    if (known)
+    if (known) {
       sample.encoded = std::move(known->tensors);
-    else
-      sample.video_CFHW =
-          decode_planned_clip(plan, config, index_of_clip, start_s, flip, threads_per_clip, outage, cancel);
+      return true;
+    }
+    sample.video_CFHW =
+        decode_planned_clip(plan, config, index_of_clip, start_s, flip, threads_per_clip, outage, cancel);
+    check_unchanged(clip.path);
     return true;
   } catch (const MediaError& error) {
     if (cancel) throw;

@@ -58,25 +58,6 @@ void throw_on_first(dist::World& world, Throw action) {
   action();
 }
 
-// Shared libraries whose version decides what is computed or decoded.
-Facts library_facts() {
-  static const std::vector<std::string> wanted = {"libtorch",   "libc10",    "libavcodec", "libavformat", "libavutil",
-                                                  "libswscale", "libcudart", "libcublas",  "libcudnn",    "libnccl"};
-  std::map<std::string, std::string> found;
-  std::ifstream maps("/proc/self/maps");
-  for (std::string line; std::getline(maps, line);) {
-    const size_t at = line.find('/');
-    if (at == std::string::npos || line.find(".so", at) == std::string::npos) continue;
-    const fs::path path = line.substr(at);
-    const std::string name = path.filename().string(), plain = name.substr(0, name.find(".so"));
-    if (std::none_of(wanted.begin(), wanted.end(), [&](const std::string& w) { return plain.starts_with(w); }))
-      continue;
-    std::error_code error;
-    found["library " + plain] = fmt::format("{} of {} bytes", name, fs::file_size(path, error));
-  }
-  return {found.begin(), found.end()};
-}
-
 // Size, and hash of both ends and of pages between them: gigabytes are not read through at every start.
 std::string file_fact(const std::string& path) {
   constexpr int64_t kEnd = 1 << 20, kPage = 4096, kPages = 256;
@@ -97,6 +78,26 @@ std::string file_fact(const std::string& path) {
   for (int64_t i = 1; i < kPages && bytes > 2 * kEnd; ++i) add(bytes / kPages * i, kPage);
   add(std::max<int64_t>(0, bytes - kEnd), kEnd);
   return fmt::format("{} bytes, sampled hash {}", bytes, hash_text(hash.value()));
+}
+
+// Shared libraries whose version decides what is computed, decoded or made of a caption.
+Facts library_facts() {
+  static const std::vector<std::string> wanted = {
+      "libtorch",  "libc10",   "libavcodec", "libavformat",      "libavutil",  "libswscale", "libcudart",
+      "libcublas", "libcudnn", "libnccl",    "libsentencepiece", "libpcre2-8", "libutf8proc"};
+  std::map<std::string, std::string> found;
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    const size_t at = line.find('/');
+    if (at == std::string::npos || line.find(".so", at) == std::string::npos) continue;
+    const fs::path path = line.substr(at);
+    const std::string name = path.filename().string(), plain = name.substr(0, name.find(".so"));
+    if (std::none_of(wanted.begin(), wanted.end(), [&](const std::string& w) { return plain.starts_with(w); }))
+      continue;
+    std::string& fact = found["library " + plain];
+    if (fact.empty()) fact = fmt::format("{} of {}", name, file_fact(path));
+  }
+  return {found.begin(), found.end()};
 }
 
 void add_files(Facts& facts, const std::string& key, const std::vector<std::string>& files) {
@@ -179,6 +180,20 @@ Facts clip_facts(const data::ClipPlan& plan, const std::string& data_path) {
   return out;
 }
 
+Facts clip_file_facts(const data::ClipPlan& plan) {
+  Facts out;
+  std::string last;
+  for (const data::Clip& clip : plan.clips) {
+    if (clip.path == last) continue;
+    last = clip.path;
+    std::error_code error;
+    const uintmax_t bytes = fs::file_size(clip.path, error);
+    out.emplace_back("file of clip " + fs::path(clip.path).filename().string(),
+                     error ? "missing" : fmt::format("{} bytes", bytes));
+  }
+  return out;
+}
+
 std::string clips_hash(const Facts& clips) {
   ContentHash hash;
   for (const auto& [name, value] : clips) hash.add(value + "\n");
@@ -194,7 +209,12 @@ void require_same_encoders(dist::World& world, const RootConfig& config) {
   if (world.size() == 1) return;
   Facts facts;
   const auto add_part = [&](const std::string& path, const char* part, const char* key) {
-    if (!path.empty()) add_files(facts, key, model::find_weight_files(model::model_folder(path, part, key)));
+    if (path.empty()) return;
+    std::vector<std::string> files = model::find_weight_files(model::model_folder(path, part, key));
+    // Its numbers enter what the encoder makes.
+    if (const fs::path config = fs::path(files.front()).parent_path() / "config.json"; fs::exists(config))
+      files.push_back(config.string());
+    add_files(facts, key, files);
   };
   add_part(config.codec.weights, "vae", "codec.weights");
   add_part(config.image_encoder.weights, "image_encoder", "image_encoder.weights");

@@ -176,6 +176,16 @@ std::string find_checkpoint(dist::World& world, const std::string& run_dir, cons
   return checkpoint;
 }
 
+namespace {
+
+std::pair<std::string, std::string> plan_and_files(const std::string& recorded) {
+  const size_t mark = recorded.find(kFilesMark);
+  if (mark == std::string::npos) return {recorded, ""};
+  return {recorded.substr(0, mark), recorded.substr(mark + 1)};
+}
+
+}  // namespace
+
 std::vector<ConfigChange> allowed_changes(const std::string& checkpoint, const Manifest& manifest,
                                           const RootConfig& config, const RunRecord& now) {
   std::vector<ConfigChange> out;
@@ -205,9 +215,14 @@ std::vector<ConfigChange> allowed_changes(const std::string& checkpoint, const M
                     "model.weights: expected the weights beside which these adapters were trained (hash {}), found "
                     "others (hash {}); restore them, or begin a run with lora.init_from",
                     before.base, now.base);
-  if (!before.clip_plan.empty() && before.clip_plan != now.clip_plan)
-    add("clip plan", fmt::format("{} clips ({})", before.clips, before.clip_plan),
-        fmt::format("{} clips ({})", now.clips, now.clip_plan));
+  const auto [plan_before, files_before] = plan_and_files(before.clip_plan);
+  const auto [plan_now, files_now] = plan_and_files(now.clip_plan);
+  if (!plan_before.empty() && plan_before != plan_now)
+    add("clip plan", fmt::format("{} clips ({})", before.clips, plan_before),
+        fmt::format("{} clips ({})", now.clips, plan_now));
+  else if (!files_before.empty() && files_before != files_now)
+    add("files of the clips", fmt::format("sizes ({})", files_before),
+        fmt::format("others ({}) of the same clips", files_now));
   if (!before.version.empty() && before.version != now.version) add("program", before.version, now.version);
   return out;
 }

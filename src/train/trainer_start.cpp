@@ -32,14 +32,17 @@ std::string resolved_yaml(RootConfig config) {
 
 RunRecord Trainer::make_record() {
   const dist::Patience patience(world_);
-  const Facts clips = clip_facts(RunPlan{plan_, held_out_plan_}.all(), config_.data.path);
-  require_same_facts(world_, clips, "give every host the same files at data.path");
+  const data::ClipPlan all = RunPlan{plan_, held_out_plan_}.all();
+  const Facts clips = clip_facts(all, config_.data.path), files = clip_file_facts(all);
+  for (const Facts* facts : {&clips, &files})
+    require_same_facts(world_, *facts, "give every host the same files at data.path");
   RunRecord out;
   out.version = program_version();
-  out.clip_plan = clips_hash(clips);
+  const std::string plan = clips_hash(clips);
+  out.clip_plan = plan + kFilesMark + clips_hash(files);
   out.clips = int64_t(clips.size());
   const std::string drawn = dist::all_gather_text(world_.control(), world_.rank() == 0 ? drawn_id() : "").front();
-  out.run = hash_text(content_hash(run_identity(config_) + out.clip_plan)) + "-" + drawn;
+  out.run = hash_text(content_hash(run_identity(config_) + plan)) + "-" + drawn;
   return out;
 }
 
@@ -195,6 +198,7 @@ void Trainer::make_stream() {
 }
 
 bool Trainer::start(const ResumeRequest& resume) {
+  require_same_facts(world_, {{"--resume", resume.from}}, "start every rank with one command");
   if (world_.rank() == 0 && fs::is_directory(config_.run.dir)) {
     lock_folder();
     if (resume.from.empty()) set_aside_other_run();

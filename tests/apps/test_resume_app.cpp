@@ -256,6 +256,25 @@ TEST_CASE("what the model or its weights mean may not change; what makes the byt
   CHECK(manifest(dir + "/checkpoint-8")["changes"] == changes);
 }
 
+TEST_CASE("another file under a clip's name is said when a run goes on, and recorded") {
+  const TemporaryFolder folder;
+  const std::string dir = folder.path() + "/run", clips = folder.path() + "/clips";
+  fs::copy(VMOBA_SOURCE_DIR "/assets/clips", clips, fs::copy_options::recursive);
+  run(0, command(dir, {"train.steps=4", "data.path=" + clips}));
+  CHECK_FALSE(contains(run(0, command(dir, {"--resume", "latest", "train.steps=5", "data.path=" + clips})), " -> "));
+  std::string video;
+  for (const auto& entry : fs::directory_iterator(clips))
+    if (entry.path().extension() == ".mp4") video = entry.path().string();
+  std::ofstream(video, std::ios::binary | std::ios::app) << std::string(
+      "\0\0\0\x08"
+      "free",
+      8);  // of the same pictures
+  const std::string output = run(0, command(dir, {"--resume", "latest", "train.steps=6", "data.path=" + clips}));
+  CHECK(contains(output, "  files of the clips: sizes ("));
+  CHECK(manifest(dir + "/checkpoint-6")["changes"].size() == 1);
+  CHECK_FALSE(contains(run(0, command(dir, {"--resume", "latest", "train.steps=7", "data.path=" + clips})), " -> "));
+}
+
 TEST_CASE("--resume alone takes configuration and folder from the checkpoint") {
   const TemporaryFolder folder;
   const std::string dir = twelve_steps(folder, "moved");

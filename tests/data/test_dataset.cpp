@@ -74,6 +74,10 @@ std::vector<Sample> draw(SampleStream& stream, int64_t count) {
   return out;
 }
 
+int64_t stream_epoch(const ClipPlan& plan) {
+  return SampleOrder(plan, 7, 1).samples_per_epoch();
+}
+
 bool same(const Sample& a, const Sample& b) {
   return a.index == b.index && a.clip == b.clip && a.caption == b.caption && at::equal(a.video_CFHW, b.video_CFHW);
 }
@@ -302,6 +306,23 @@ TEST_CASE("What the storage did is not final: the clip is used again once it is 
   for (int64_t i = 4; i < 12; ++i) used += stream.next().clip == 1 && order.clip_of(i) == 1 ? 1 : 0;
   CHECK(used >= 2);
   for (const ClipFailure& failure : stream.failures()) CHECK_FALSE(failure.final);
+}
+
+TEST_CASE("A file that comes back with other content is replaced by other clips, and said") {
+  VideoFolder videos(3);
+  const ClipPlan plan = videos.plan();
+  videos.config().prefetch_clips = 1;
+  SampleStream stream(plan, videos.config(), 7, 1, 0, 1);
+  draw(stream, stream_epoch(plan));
+  make_counting_video(videos.path(1), 200, "25", {"-c:v", "libx264", "-g", "5"});  // sound, and no clip of the plan
+  const std::string said = capture_stderr([&] {
+    for (const Sample& sample : draw(stream, 2 * stream_epoch(plan)))
+      if (sample.index > stream_epoch(plan) + 2) CHECK(plan.clips[size_t(sample.clip)].path != videos.path(1));
+  });
+  CHECK(said.find(videos.path(1) + " cannot be read and is replaced by other clips: changed: the file had ") !=
+        std::string::npos);
+  REQUIRE(!stream.failures().empty());
+  CHECK(stream.failures().front().final);
 }
 
 TEST_CASE("Known failures are repeated without a look at the files") {

@@ -4,6 +4,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
 
 #include "core/check.h"
 #include "core/log.h"
@@ -16,6 +20,47 @@ namespace {
 
 constexpr double kDefaultTimeoutSeconds = 45;
 constexpr double kLeaveSeconds = 3600;
+constexpr int64_t kStartSeconds = 1800, kFirstWordSeconds = 10;
+
+// While MPI_Init waits for ranks that have not come: says so, and ends the process where they never come. What watches
+// later (MpiEngine) and the configuration do not exist yet.
+class StartWatch {
+ public:
+  explicit StartWatch(const Launch& launch) {
+    if (launch.size > 1) thread_ = std::thread([this, launch] { watch(launch); });
+  }
+  ~StartWatch() {
+    {
+      const std::lock_guard lock(mutex_);
+      done_ = true;
+    }
+    ended_.notify_all();
+    if (thread_.joinable()) thread_.join();
+  }
+  StartWatch(const StartWatch&) = delete;
+  StartWatch& operator=(const StartWatch&) = delete;
+
+ private:
+  void watch(const Launch& launch) {
+    std::unique_lock lock(mutex_);
+    int64_t waited_s = 0, pause_s = kFirstWordSeconds;
+    while (!ended_.wait_for(lock, std::chrono::seconds(pause_s), [this] { return done_; })) {
+      waited_s += pause_s;
+      log_warning("rank {} of {} has waited {} s for the others to start (MPI_Init); see whether all hosts run them",
+                  launch.rank, launch.size, waited_s);
+      pause_s = std::min(waited_s, kStartSeconds - waited_s);
+      if (pause_s > 0) continue;
+      log_error("rank {} of {}: expected all ranks to start within {} s, found some that did not", launch.rank,
+                launch.size, kStartSeconds);
+      ::_exit(1);
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable ended_;
+  bool done_ = false;
+  std::thread thread_;  // last: it uses the others
+};
 
 std::vector<std::string> gather_hosts(int size) {
   char own[MPI_MAX_PROCESSOR_NAME] = {};
@@ -43,7 +88,10 @@ World::World() : launch_(detect_launch()) {
 
 void World::join() {
   int provided = 0;
-  MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided);
+  {
+    const StartWatch watch(launch_);
+    MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided);
+  }
   MPI_Comm_rank(MPI_COMM_WORLD, &launch_.rank);
   MPI_Comm_size(MPI_COMM_WORLD, &launch_.size);
   hosts_ = gather_hosts(launch_.size);

@@ -1,7 +1,12 @@
 // Ranks of one job that were started with different things: refused before the first step, by name.
+#include <signal.h>
+
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
+#include <thread>
 
 #include "support/catch.h"
 #include "support/messages.h"
@@ -92,6 +97,52 @@ TEST_CASE("a rank with another build of the program is refused") {
   CHECK(result.exit_code == 2);
   CHECK(contains(result.output, "expected program '"));
   CHECK(contains(result.output, "one build of the program"));
+}
+
+TEST_CASE("a rank with another library of the same size, or with another --resume, is refused") {
+  const TemporaryFolder folder;
+  std::istringstream lines(run_process({"ldd", kTrain}).output);
+  std::string name, place;
+  for (std::string line; std::getline(lines, line);) {
+    if (!contains(line, "libavutil.so")) continue;
+    std::istringstream words(line);
+    words >> name >> place >> place;  // "libavutil.so.57 => /usr/lib/libavutil.so.57 (0x...)"
+  }
+  REQUIRE(fs::exists(place));
+  const std::string copy = folder.path() + "/" + name, script = folder.path() + "/second.sh";
+  fs::copy_file(place, copy);
+  {
+    std::fstream bytes(copy, std::ios::in | std::ios::out | std::ios::binary);
+    bytes.seekp(-1, std::ios::end);  // of the section headers, which no loader reads
+    bytes.put('x');
+  }
+  std::ofstream(script) << "#!/bin/sh\nexport LD_LIBRARY_PATH=" << folder.path() << "\nexec " << kTrain << " \"$@\"\n";
+  fs::permissions(script, fs::perms::owner_all);
+  const ProcessResult library = differing(folder.path() + "/run", {"train.steps=3"}, {}, script);
+  INFO(library.output);
+  CHECK(library.exit_code == 2);
+  CHECK(contains(library.output, "the ranks disagree: expected library libavutil"));
+  const ProcessResult resume = differing(folder.path() + "/run", {"train.steps=3"}, {"--resume", "latest"});
+  INFO(resume.output);
+  CHECK(resume.exit_code == 2);
+  CHECK(contains(resume.output, "found --resume 'latest' on rank 1"));
+}
+
+TEST_CASE("a rank that does not come is waited for with a line that says so") {
+  const TemporaryFolder folder;
+  const std::string log = folder.path() + "/log";
+  std::vector<std::string> command = train_command(1, kTiny, folder.path() + "/run", {"train.steps=3"});
+  command.insert(command.end(), {":", "-n", "1", "sleep", "120"});
+  const pid_t job = start_process(command, log, kEnvironment);
+  const auto said = [&] {
+    std::ostringstream text;
+    text << std::ifstream(log).rdbuf();
+    return contains(text.str(), "rank 0 of 2 has waited 10 s for the others to start (MPI_Init)");
+  };
+  for (int i = 0; i < 1000 && !said(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  CHECK(said());
+  ::kill(job, SIGTERM);
+  CHECK(wait_process(job) != 0);
 }
 
 TEST_CASE("a rank that begins with other weights is refused, and the first other tensor named") {
