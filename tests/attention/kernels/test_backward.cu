@@ -1,7 +1,8 @@
 // Backward of the attention stage against naive dense kernels in fp32, on lists built here from random masks.
 //
 // Error criterion: distance to fp32 at most twice that of a plain bf16 computation (scores, probabilities and their
-// gradients rounded to bf16), plus the rounding of the bf16 output itself.
+// gradients rounded to bf16), plus the rounding of the bf16 output itself. Large scores count as they are, since bf16
+// would move them by whole units.
 #include <cuda_bf16.h>
 
 #include <cstring>
@@ -24,6 +25,7 @@ struct Dense {
   float *p, *ds;                  // [tokens, tokens]
   float *out, *lse;               // [tokens, dim], [tokens]
   float scale;
+  bool large;  // scores
 };
 
 template <bool Bf16>
@@ -63,7 +65,9 @@ __global__ void dense_rows(Dense d) {
   float maximum = -INFINITY;
   for (int key = threadIdx.x; key < d.tokens; key += 128) {
     const bool attends = mask[key / 32] >> (key % 32) & 1;
-    p[key] = attends ? rounded<Bf16>(rounded<Bf16>(dot(q, d.k + int64_t(key) * d.dim, d.dim)) * d.scale) : -INFINITY;
+    const float score = dot(q, d.k + int64_t(key) * d.dim, d.dim);
+    const float as_plain = d.large ? score * d.scale : rounded<Bf16>(rounded<Bf16>(score) * d.scale);
+    p[key] = attends ? as_plain : -INFINITY;
     ds[key] = attends ? rounded<Bf16>(dot(dout, d.v + int64_t(key) * d.dim, d.dim)) : 0.0f;
     maximum = fmaxf(maximum, p[key]);
   }
@@ -358,8 +362,8 @@ class Problem {
       }
       const DeviceArray<float> q(host[0]), k(host[1]), v(host[2]), dout(host[3]);
       const DeviceArray<uint32_t> mask(lists.key_mask[head]);
-      const Dense dense = {tokens,     dim,     mask.get(), q.get(),   k.get(),       v.get(),
-                           dout.get(), p.get(), ds.get(),   out.get(), row_lse.get(), scale()};
+      const Dense dense = {tokens,  dim,      mask.get(), q.get(),       k.get(), v.get(),          dout.get(),
+                           p.get(), ds.get(), out.get(),  row_lse.get(), scale(), c.input_scale > 3};
       append_gradients<true>(dense, result, plain_bf16);
       append_gradients<false>(dense, result, exact);
       CUDA_OK(cudaDeviceSynchronize());
@@ -389,6 +393,8 @@ std::vector<Case> cases(int head_dim) {
       {"one text token", head_dim, 1, 1, 1, {100, 28}, Rows::kRandom},
       {"text of two tiles", head_dim, 1, 2, 130, {256, 7, 129}, Rows::kRandom, 0.4},
       {"large scores", head_dim, 1, 1, 0, {200, 300}, Rows::kRandom, 0.5, false, 0, 3.0f},
+      {"scores of hundreds", head_dim, 1, 2, 9, {200, 64, 90}, Rows::kRandom, 0.5, false, 0, 10.0f},
+      {"scores of thousands", head_dim, 1, 2, 9, {200, 64, 90}, Rows::kRandom, 0.5, false, 0, 30.0f},
   };
   for (int length : {1, 63, 64, 65, 127, 128, 129, 191, 192, 193}) {
     all.push_back({"exact length", head_dim, 1, 1, 0, {1, 1, 1, 130, 70}, Rows::kExactLength, double(length)});

@@ -1,5 +1,6 @@
 // Attention by query tiles, forward and backward, against plain loops in double precision on the host. A second run of
 // the same loops with every intermediate rounded to bf16 gives the error that is allowed, twice over.
+// Large scores count as rounded to fp32, since bf16 would move them by whole units.
 #include "attention/kernels/tiles.h"
 #include "kernel_test_support.h"
 #include "support/catch.h"
@@ -14,7 +15,9 @@ struct Case {
   int head_dim = 128, batch = 1, heads = 1, text = 0;
   double density = 0.3;
   bool means = false;
-  bool pairs = false;  // pieces of a tile and of a block go two by two
+  bool pairs = false;     // pieces of a tile and of a block go two by two
+  float qk_scale = 1;     // standard deviation of q and k
+  bool outliers = false;  // two channels of q and k are 20 times as large
 };
 
 // The tables of a partition cut into blocks, tiles and pieces.
@@ -84,6 +87,7 @@ Results reference(const Case& c, const HostTables& t, const Inputs& in, bool bf1
   const TileShape& s = t.shape;
   const int heads = s.batch * s.heads, rows = s.tokens(), dim = s.head_dim, means = c.means ? s.blocks : 0;
   const double scale = 1 / std::sqrt(double(dim));
+  const bool fp32_scores = c.qk_scale > 1 || c.outliers;
   Results r;
   for (auto* x : {&r.out, &r.dq, &r.dk, &r.dv}) x->assign(size_t(heads) * rows * dim, 0);
   r.lse.assign(size_t(heads) * rows, 0);
@@ -123,7 +127,8 @@ Results reference(const Case& c, const HostTables& t, const Inputs& in, bool bf1
       double maximum = -INFINITY, sum = 0;
       for (size_t j = 0; j < keys.size(); ++j) {
         for (int d = 0; d < dim; ++d) score[j] += double(row(in.q, i)[d]) * keys[j].k[d];
-        score[j] = rounded(score[j] * scale + keys[j].bias, bf16);
+        score[j] = score[j] * scale + keys[j].bias;
+        score[j] = bf16 && fp32_scores ? double(float(score[j])) : rounded(score[j], bf16);
         maximum = std::max(maximum, score[j]);
       }
       for (double x : score) sum += std::exp(x - maximum);
@@ -175,8 +180,13 @@ Inputs inputs_of(const Case& c, const HostTables& t, std::mt19937& rng) {
   const TileShape& s = t.shape;
   const int64_t heads = int64_t(s.batch) * s.heads, values = heads * s.tokens() * s.head_dim;
   Inputs in;
-  in.q = drawn(values, 1, rng), in.k = drawn(values, 1, rng), in.v = drawn(values, 1, rng);
+  in.q = drawn(values, c.qk_scale, rng), in.k = drawn(values, c.qk_scale, rng), in.v = drawn(values, 1, rng);
   in.dout = drawn(values, 1, rng);
+  for (int64_t at = 0; c.outliers && at < values; ++at) {
+    const int64_t channel = at % s.head_dim;
+    if (channel != 3 && channel != 40) continue;
+    for (float* x : {&in.q[size_t(at)], &in.k[size_t(at)]}) *x = from_bf16(to_bf16(20 * *x));
+  }
   in.mean_k = drawn(heads * s.blocks * s.head_dim, 0.3f, rng);
   in.mean_v = drawn(heads * s.blocks * s.head_dim, 0.3f, rng);
   for (int64_t i = 0; i < heads * s.blocks; ++i) in.bias.push_back(std::log(float(c.blocks[i % s.blocks])) + 0.1f);
@@ -351,6 +361,23 @@ TEST_CASE("attention by tiles and its gradients agree with plain loops", "[gpu]"
     for (const bool pairs : {false, true}) {
       c.pairs = pairs;
       INFO("pairs " << pairs);
+      run_case(c);
+    }
+  }
+}
+
+TEST_CASE("attention by tiles is right where queries and keys are large", "[gpu]") {
+  for (const int head_dim : {128, 64}) {
+    for (const bool means : {false, true}) {
+      Case c{"large", {64, 72, 64, 130, 50, 64}, 0, head_dim, 1, 2, 5, 0.4, means};
+      for (const float scale : {3.0f, 10.0f, 30.0f}) {
+        INFO("q and k times " << scale << ", head size " << head_dim << ", means " << means);
+        c.qk_scale = scale;
+        run_case(c);
+        c.pairs = !c.pairs;
+      }
+      c.qk_scale = 1, c.outliers = true;
+      INFO("outlier channels, head size " << head_dim << ", means " << means);
       run_case(c);
     }
   }
