@@ -63,8 +63,8 @@ int run(const std::function<int()>& body) {
   } catch (const c10::OutOfMemoryError& e) {
     log_error(
         "GPU memory: expected enough for this run, found {}; vmoba-train --dry-run says what fits and what to set: "
-        "model.recompute, train.micro_batch, train.optimizer.type, model.weights_dtype, data.frames, data.height x "
-        "data.width, parallel.shard",
+        "model.recompute, train.micro_batch, model.offload, train.optimizer.type, model.weights_dtype, data.frames, "
+        "data.height x data.width, parallel.shard",
         first_line(e.what_without_backtrace()));
   } catch (const c10::Error& e) {
     if (is_host_memory(e.what_without_backtrace())) return host_memory_error();

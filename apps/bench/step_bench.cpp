@@ -21,6 +21,7 @@
 #include "train/dist/step_exchange.h"
 #include "train/dist/ulysses.h"
 #include "train/forecast/device_rate.h"
+#include "train/forecast/offload_choice.h"
 #include "train/optim/lr_schedule.h"
 #include "train/report/step_profile.h"
 #include "train/training_step.h"
@@ -99,6 +100,7 @@ class Run {
         device_(device_of(options, world)),
         mesh_(world, options.config.parallel, device_),
         share_(train::dist::batch_share(options.config.train, mesh_.sizes())),
+        offload_(decide_offload()),
         experts_(train::make_experts(options_.config, device_, mesh_)),
         sequence_(mesh_.sizes().sequence > 1 ? train::dist::make_ulysses(mesh_.sequence()) : nullptr),
         clips_(options_, mesh_, share_.micro, device_),
@@ -146,6 +148,7 @@ class Run {
     // A rank of a sequence group computes its share of the samples that it counts.
     out.limit_ms = 1e3 * step_.least_seconds(numbers_.attended, peak) / mesh_.sizes().sequence;
     out.peak_bytes = totals_.memory_bytes;
+    out.offload = choice_word(offload_);
     return out;
   }
   at::Device device() const { return device_; }
@@ -156,11 +159,21 @@ class Run {
     return options;
   }
 
+  model::Offload decide_offload() {
+    model::ModelConfig& model = options_.config.model;
+    if (model.offload != model::Offload::kAuto) return model.offload;
+    const train::OffloadChoice choice = train::choose_offload(options_.config, mesh_.sizes(), options_.grid.tokens(),
+                                                              share_.micro, device_memory_bytes(device_));
+    std::cout << choice.reason << "\n";
+    return model.offload = choice.offload;
+  }
+
   StepOptions options_;
   train::dist::World& world_;
   at::Device device_;
   train::dist::Mesh mesh_;
   train::dist::BatchShare share_;
+  model::Offload offload_;
   std::vector<train::Expert> experts_;
   std::unique_ptr<model::SequenceParallel> sequence_;
   ClipInMemory clips_;
@@ -233,7 +246,8 @@ std::string steps_to_json(const std::vector<StepCase>& cases) {
                     {"mfu", c.mfu},
                     {"tokens_per_s", c.tokens_per_s},
                     {"tflops", c.tflops},
-                    {"peak_bytes", c.peak_bytes}});
+                    {"peak_bytes", c.peak_bytes},
+                    {"offload", c.offload}});
   cudaDeviceProp properties{};
   const bool gpu = cudaGetDeviceProperties(&properties, 0) == cudaSuccess;
   return nlohmann::json{{"gpu", gpu ? properties.name : ""}, {"commit", VMOBA_COMMIT}, {"cases", list}}.dump(2) + "\n";

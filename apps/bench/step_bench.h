@@ -30,6 +30,7 @@ struct StepCase {
   double tflops = 0, mfu = 0;
   double limit_ms = 0;  // of the same FLOPs at the rates of the best kernels (train/forecast/device_rate.h)
   int64_t peak_bytes = 0;
+  std::string offload;  // model.offload, `auto` as what it became
 };
 
 // Collective over the ranks of `world`.

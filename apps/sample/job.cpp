@@ -16,6 +16,7 @@
 #include "data/picture.h"
 #include "data/video_reader.h"
 #include "model/adapter/lora_file.h"
+#include "model/common/weight_ring.h"
 #include "model/weights/safetensors.h"
 #include "train/checkpoint/checkpoint.h"
 #include "train/checkpoint/checkpoint_folder.h"
@@ -208,10 +209,14 @@ SampleModel load_sample_model(const SampleArguments& a, const RootConfig& config
   std::vector<std::vector<model::AdapterFile>> added = added_loras(a, config, device);
   const bool lora = !a.checkpoint.empty() && train::is_lora_checkpoint(a.checkpoint);
   const model::Architecture& architecture = model::architecture_of(config.model);
+  const auto slots = model::offloads_weights(config.model.offload) ? std::make_shared<model::RingSlots>(device)
+                                                                   : std::shared_ptr<model::RingSlots>();
   SampleModel out;
   for (size_t i = 0; i < expert_count(config); ++i) {
     const model::ModelConfig model = expert_model(config, i);
-    out.dits.push_back(model::make_dit(model, config.attention, uint64_t(config.seed), device));
+    if (slots) out.rings.push_back(std::make_unique<model::WeightRing>(slots));
+    out.dits.push_back(model::make_dit(model, config.attention, uint64_t(config.seed), device,
+                                       slots ? out.rings.back().get() : nullptr));
     std::vector<model::Adapter> adapters;
     if (lora && i < trained_experts(a.checkpoint))
       adapters = train::load_adapters(a.checkpoint, config.lora, architecture, i, takes_average(a), device);

@@ -7,6 +7,7 @@
 
 #include "apps/sample/prompts.h"
 #include "config/root_config.h"
+#include "model/weight_store.h"
 #include "sample/pipeline.h"
 
 namespace vmoba::apps {
@@ -40,6 +41,7 @@ std::vector<VideoOrder> sample_orders(const SampleArguments& a, const RootConfig
 
 // The transformer of each expert, with the LoRA of a checkpoint and those of --lora.
 struct SampleModel {
+  std::vector<std::unique_ptr<model::WeightStore>> rings;  // where their weights wait in the host's memory
   std::vector<std::unique_ptr<model::Dit>> dits;
   std::vector<model::Dit*> borrowed() const;
 };

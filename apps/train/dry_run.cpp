@@ -17,6 +17,7 @@
 #include "train/dist/mesh_sizes.h"
 #include "train/forecast/estimate.h"
 #include "train/forecast/memory_advice.h"
+#include "train/forecast/offload_choice.h"
 #include "train/forecast/scale_model.h"
 #include "train/run_start.h"
 #include "train/signals.h"
@@ -76,7 +77,14 @@ std::string estimate_text(RootConfig config, const data::ClipPlan& plan, double 
   config = with_known_codec(std::move(config));
   const auto buckets = plan.buckets.empty() ? train::configured_buckets(config) : plan.buckets;
   const auto [gpu, gpu_bytes] = gpu_meant(config, gpu_gib);
-  return (published.empty() ? "" : fmt::format("sizes                those of {}\n", published)) +
+  std::string offload;
+  if (config.model.offload == model::Offload::kAuto) {
+    const train::OffloadChoice choice = train::choose_offload(config, {}, train::estimate_run(config, buckets).tokens,
+                                                              config.train.micro_batch, gpu_bytes);
+    offload = choice.reason + "\n";
+    config = train::with_offload(std::move(config), choice);
+  }
+  return (published.empty() ? "" : fmt::format("sizes                those of {}\n", published)) + offload +
          train::estimate_to_text(config, train::estimate_run(config, buckets)) +
          (gpu_bytes > 0 ? train::fit_to_text(config, buckets, gpu_bytes, gpu) : "");
 }

@@ -87,7 +87,7 @@ const std::vector<ForeignKey>& foreign_keys() {
       key("transformer_dtype", {"model.weights_dtype"}),
       key("fp8_base", {"model.weights_dtype"}, "fp8"),
       key("fp8_scaled", {"model.weights_dtype"}, "fp8"),
-      key("blocks_to_swap", {"model.weights_dtype"}, "fp8 takes less memory; blocks are not swapped here"),
+      key("blocks_to_swap", {"model.offload"}, "weights streams all blocks; auto does where they do not fit"),
       key("sdpa", {"attention.backend"}),
       key("flash_attn", {"attention.backend"}),
       key("attn_mode", {"attention.backend"}),

@@ -41,6 +41,7 @@ constexpr Row kRows[] = {
     {"model.fp8_scaling", kExactness},
     {"model.fp8_maps", kExactness},
     {"model.recompute", kFree},
+    {"model.offload", kFree},
     {"model.activation_checkpointing", kFree},  // its name in the last release
     {"experts[].*", kModel},
     {"experts[].weights", kExactness},

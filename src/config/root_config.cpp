@@ -116,6 +116,24 @@ void check_teacher(const RootConfig& config) {
                     distill.weight, listed ? "experts[].weights" : "model.weights or train.distill.weights");
 }
 
+void check_offload(const RootConfig& config) {
+  const model::Offload offload = config.model.offload;
+  const std::string word = choice_word(offload);
+  VMOBA_CHECK_INPUT(!model::offloads_weights(offload) || config.lora.enabled(),
+                    "model.offload: expected none, activations or auto to train all weights (only frozen ones can wait "
+                    "in the host's memory), found {}; change it, or set lora.rank",
+                    word);
+  VMOBA_CHECK_INPUT(
+      !model::offloads_weights(offload) || config.parallel.shard * config.parallel.sequence == 1,
+      "model.offload: expected none, activations or auto with parallel.shard {} and parallel.sequence {} (ranks that "
+      "hold the frozen weights together gather them from each other), found {}; change it, or set parallel.data only",
+      config.parallel.shard, config.parallel.sequence, word);
+  VMOBA_CHECK_INPUT(!model::offloads_activations(offload) || config.model.recompute != model::Recompute::kNone,
+                    "model.offload: expected none, weights or auto with model.recompute none (autograd keeps more of a "
+                    "block than its input), found {}; change it, or set model.recompute=auto",
+                    word);
+}
+
 }  // namespace
 
 RootConfig load_root_config(const std::string& path, const std::vector<std::string>& overrides) {
@@ -148,6 +166,7 @@ void validate_training(const RootConfig& config) {
                     "model.linear_compute: expected bf16 with lora.rank above 0 (maps with adapters compute in bf16), "
                     "found {}; set it to bf16",
                     config.model.linear_compute);
+  check_offload(config);
   check_experts_are_trained(config);
   check_teacher(config);
 }

@@ -91,9 +91,9 @@ struct Architecture {
                                            const attention::Grid&, int64_t text_tokens, double density);
   std::vector<BlockActivations> (*activations)(const ModelConfig&);
 
-  // `shards` may be null.
+  // `store` may be null.
   std::unique_ptr<Dit> (*make)(const ModelConfig&, const attention::AttentionConfig&, uint64_t seed, at::Device,
-                               WeightShards* shards);
+                               WeightStore* store);
 };
 
 const Registry<Architecture>& architectures();

@@ -81,6 +81,11 @@ void ModelConfig::visit(ConfigVisitor& v) {
           "What backward computes again instead of keeping it. `block`: each block but its input, least memory. "
           "`attention`: the same without self attention. `none`: nothing. `auto`: on a GPU what does not fit into its "
           "memory, measured while training (docs/running.md); on a CPU `block`.");
+  v.field(
+      "offload", offload,
+      "What waits in page-locked memory of the host while the GPU does not need it (docs/memory.md). `weights`: the "
+      "frozen blocks under a LoRA. `activations`: the inputs of blocks between forward and backward. `both`. "
+      "`auto`: on a GPU what is needed to fit into its memory, by the forecast. Values do not depend on it.");
 }
 
 void ModelConfig::visit_fp8(ConfigVisitor& v) {
@@ -163,11 +168,11 @@ std::vector<Parameter> parameter_shapes(const ModelConfig& config) {
 }
 
 std::unique_ptr<Dit> make_dit(const ModelConfig& config, const attention::AttentionConfig& attention, uint64_t seed,
-                              at::Device device, WeightShards* shards) {
+                              at::Device device, WeightStore* store) {
   config.validate();
   attention.validate();
   check_weights_exist(config);  // what is in them is checked as they are read
-  return architecture_of(config).make(config, attention, seed, device, shards);
+  return architecture_of(config).make(config, attention, seed, device, store);
 }
 
 }  // namespace vmoba::model

@@ -15,6 +15,7 @@
 #include "core/config.h"
 #include "model/common/linear.h"
 #include "model/conditions.h"
+#include "model/offload.h"
 #include "model/recompute_plan.h"
 
 namespace vmoba::model {
@@ -41,6 +42,7 @@ struct ModelConfig {
   std::string fp8_maps = "all";         // all | feed_forward
   std::string pointwise = "auto";       // auto | reference: how norms, rotation and residuals run (common/pointwise.h)
   Recompute recompute = Recompute::kAuto;  // what backward computes again (model/recompute_plan.h)
+  Offload offload = Offload::kNone;        // what waits in the host's memory (model/offload.h)
   // The weights that would state the sizes, where they are missing: then the sizes here mean nothing. Else empty.
   std::string missing_weights;
 
@@ -72,7 +74,7 @@ struct Parameter {
   std::string name;  // in diffusers' layout: "blocks.0.attn1.to_q.weight"
   at::Tensor tensor;
   at::Tensor scale = {};                  // of an fp8 weight (scaled_weight in model/common/linear.h); undefined: 1
-  std::vector<int64_t> whole_shape = {};  // where `tensor` is this rank's part of it (model/weight_shards.h)
+  std::vector<int64_t> whole_shape = {};  // where `tensor` is what a store keeps of it (model/weight_store.h)
 
   at::IntArrayRef shape() const { return whole_shape.empty() ? tensor.sizes() : at::IntArrayRef(whole_shape); }
 };
@@ -89,8 +91,9 @@ struct DitInput {
   Conditions conditions = {};
 };
 
+class HostInputs;        // model/common/host_inputs.h
 class SequenceParallel;  // model/sequence_parallel.h
-class WeightShards;      // model/weight_shards.h
+class WeightStore;       // model/weight_store.h
 
 struct ForwardOptions {
   at::ScalarType compute_dtype = at::kFloat;
@@ -102,8 +105,9 @@ struct ForwardOptions {
   SequenceParallel* sequence = nullptr;
   // In place of the model's own, so that one model can be seen under several; null: its own.
   const attention::AttentionConfig* attention = nullptr;
-  double sparsity = 1;   // of attention::layer_attention()
-  bool adapters = true;  // false: the model that they were attached to
+  double sparsity = 1;                // of attention::layer_attention()
+  bool adapters = true;               // false: the model that they were attached to
+  HostInputs* host_inputs = nullptr;  // where inputs of recomputed blocks wait for backward; null: on their device
 };
 
 class Dit {
@@ -173,8 +177,8 @@ double forward_flops(const ModelConfig& config, const attention::AttentionConfig
                      const attention::Grid& grid, int64_t text_tokens, double density);
 
 // Makes the model `config.architecture` with weights from config.weights, or random ones drawn from `seed`. With
-// `shards`, which must outlive it, every parameter is cut to this rank's part as soon as it is read or drawn.
+// `store`, which must outlive it, every parameter goes there as soon as it is read or drawn.
 std::unique_ptr<Dit> make_dit(const ModelConfig& config, const attention::AttentionConfig& attention, uint64_t seed,
-                              at::Device device, WeightShards* shards = nullptr);
+                              at::Device device, WeightStore* store = nullptr);
 
 }  // namespace vmoba::model

@@ -50,7 +50,7 @@ struct PassShape {
   double samples = 1;
   double share = 1;  // of each sample's tokens, where several ranks compute it together
   int64_t text_tokens = 0;
-  // Whether blocks may keep all that autograd wants. Gathered weights of ranks that hold the model together would stay.
+  // Whether blocks may keep all that autograd wants. Gathered weights (model/weight_store.h) would stay.
   bool whole_blocks = true;
 };
 

@@ -107,18 +107,24 @@ void add_files(Facts& facts, const std::string& key, const std::vector<std::stri
 
 // Of values that begin at number `begin` of a whole; sums of parts add up to that of the whole. Exact on any device:
 // the order of sums of integers does not count. Odd factors: a single value that differs always changes the sum.
-uint64_t sum_of_values(const at::Tensor& values, int64_t begin) {
+uint64_t sum_of_values(const at::Tensor& values, int64_t begin, at::Device device) {
   constexpr int64_t kChunk = 1 << 24, kOdd = 0x1E3779B97F4A7C15;
   const at::Tensor flat = values.detach().reshape(-1);
   const int64_t width = flat.element_size();
   const at::ScalarType words = width == 8 ? at::kLong : width == 4 ? at::kInt : width == 2 ? at::kShort : at::kByte;
-  at::Tensor sum = at::zeros({}, at::TensorOptions(flat.device()).dtype(at::kLong));
+  at::Tensor sum = at::zeros({}, at::TensorOptions(device).dtype(at::kLong));
   for (int64_t first = 0; first < flat.numel(); first += kChunk) {
-    const at::Tensor chunk = flat.narrow(0, first, std::min(kChunk, flat.numel() - first)).view(words).to(at::kLong);
+    const at::Tensor chunk =
+        flat.narrow(0, first, std::min(kChunk, flat.numel() - first)).view(words).to(device).to(at::kLong);
     const at::Tensor factors = at::arange(begin + first, begin + first + chunk.numel(), sum.options());
     sum += factors.mul_(2).add_(kOdd).mul_(chunk).sum();
   }
   return uint64_t(sum.item<int64_t>());
+}
+
+// Where the experts compute; their frozen weights may wait in the host's memory.
+at::Device device_of(const std::vector<Expert>& experts) {
+  return experts.front().dit->trainable().front().tensor.device();
 }
 
 }  // namespace
@@ -231,7 +237,7 @@ void require_same_copies(dist::World& world, const dist::MeshSizes& sizes, const
   const int parts_of_frozen = experts.front().shards ? int(sizes.state_ranks()) : 1;
   const auto compare = [&](int parts, const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
     std::vector<uint64_t> sums;
-    for (const auto& [name, tensor] : tensors) sums.push_back(sum_of_values(tensor, 0));
+    for (const auto& [name, tensor] : tensors) sums.push_back(sum_of_values(tensor, 0, device_of(experts)));
     const std::vector<std::string> all = dist::all_gather_text(world.control(), bytes_of(sums));
     for (int part = 0; part < parts; ++part) {
       std::vector<std::string> copies;
@@ -284,7 +290,7 @@ std::string base_hash(dist::World& world, const dist::MeshSizes& sizes, const st
   const int part = world.rank() % parts;
   for (const Expert& expert : experts) {
     for (const model::Parameter& p : expert.dit->parameters()) {
-      own.push_back(sum_of_values(p.tensor, p.tensor.numel() * part));
+      own.push_back(sum_of_values(p.tensor, p.tensor.numel() * part, device_of(experts)));
       names += p.name + "\n";
     }
   }

@@ -31,14 +31,17 @@ void attach_adapters(const model::LoraConfig& lora, const model::Architecture& a
 }
 
 Expert make_expert(const RootConfig& config, const model::ModelConfig& model, const model::LoraConfig& lora,
-                   const model::ModelConfig& teacher, uint64_t seed, at::Device device, dist::Mesh& mesh) {
+                   const model::ModelConfig& teacher, uint64_t seed, at::Device device, dist::Mesh& mesh,
+                   const std::shared_ptr<model::RingSlots>& slots) {
   Expert out;
   const bool shared = mesh.sizes().state_ranks() > 1, trains_parts = shared && !lora.enabled();
   const bool rounds = model.weights_dtype == "bf16" && !lora.enabled();
   if (shared)
     out.shards = std::make_shared<dist::ShardedWeights>(
         mesh.state(), mesh.replicas(), trains_parts ? values_per_unit(config.train.optimizer, rounds) : 1);
-  out.dit = model::make_dit(model, config.attention, seed, device, out.shards.get());
+  if (slots) out.ring = std::make_unique<model::WeightRing>(slots);
+  model::WeightStore* store = slots ? out.ring.get() : out.shards.get();
+  out.dit = model::make_dit(model, config.attention, seed, device, store);
   if (config.train.distill.weight > 0 && !lora.enabled()) {
     if (shared)
       out.teacher_shards = std::make_shared<dist::ShardedWeights>(mesh.state(), mesh.replicas(), /*values_per_unit=*/1);
@@ -114,10 +117,13 @@ std::vector<Expert> make_experts(const RootConfig& config, at::Device device, di
   for (size_t i = 0; i < expert_count(config); ++i) models.push_back(expert_model(config, i));
   if (config.lora.enabled() && models.front().weights.empty())
     log_warning("LoRA beside random weights: model.weights and experts name none");
+  // One for all: they compute one after the other.
+  const auto slots = model::offloads_weights(config.model.offload) ? std::make_shared<model::RingSlots>(device)
+                                                                   : std::shared_ptr<model::RingSlots>();
   std::vector<Expert> out;
   for (size_t i = 0; i < models.size(); ++i)
     out.push_back(make_expert(config, models[i], expert_lora(config, i), teacher_model(config, i),
-                              seed_of(uint64_t(config.seed), i), device, mesh));
+                              seed_of(uint64_t(config.seed), i), device, mesh, slots));
   return out;
 }
 

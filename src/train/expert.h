@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "config/root_config.h"
+#include "model/common/weight_ring.h"
 #include "model/dit.h"
 #include "train/dist/mesh.h"
 #include "train/dist/sharded_weights.h"
@@ -16,6 +17,7 @@
 namespace vmoba::train {
 
 struct Expert {
+  std::unique_ptr<model::WeightStore> ring;  // of the frozen base where it waits in the host's memory; null without
   std::unique_ptr<model::Dit> dit;
   std::unique_ptr<Optimizer> optimizer;
   std::unique_ptr<Ema> ema;                              // null without

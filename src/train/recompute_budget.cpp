@@ -61,8 +61,10 @@ const model::RecomputePlan& RecomputeBudget::plan(const attention::Grid& grid, i
   const std::tuple key(grid.t, grid.h, grid.w, samples, text_tokens);
   if (const auto found = fitted_.find(key); found != fitted_.end()) return found->second;
   const double free = free_bytes();
+  // Whole blocks would keep gathered weights, or weights and inputs that wait in the host's memory, on the device.
+  const bool weights_stay = mesh_.sizes().state_ranks() == 1 || held_ > 0;
   const model::PassShape pass{double(samples), 1.0 / double(mesh_.sizes().sequence), text_tokens,
-                              /*whole_blocks=*/mesh_.sizes().state_ranks() == 1 || held_ > 0};
+                              /*whole_blocks=*/weights_stay && config_.offload == model::Offload::kNone};
   const model::FittedPlan fitted = model::fit_plan(config_, attention_, grid, pass, free);
   log_info("recompute: for {}x{}x{} tokens backward keeps {}: {:.1f} of {:.1f} GiB that were free", grid.t, grid.h,
            grid.w, fitted.plan.describe(), gib(fitted.bytes), gib(std::max(0.0, free)));

@@ -18,6 +18,7 @@
 #include "train/checkpoint/checkpoint_folder.h"
 #include "train/failed_clips.h"
 #include "train/forecast/device_rate.h"
+#include "train/forecast/offload_choice.h"
 #include "train/optim/lr_schedule.h"
 #include "train/report/step_profile.h"
 #include "train/run_start.h"
@@ -67,6 +68,7 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
   held_out_plan_ = std::move(plan.held_out);
   record_ = make_record();
   open_cache(all);
+  decide_offload();
   experts_ = make_experts(config_, device_, mesh_);
   if (mesh_.sizes().sequence > 1) sequence_ = dist::make_ulysses(mesh_.sequence());
   step_ = std::make_unique<TrainingStep>(config_, world_, mesh_, share_, device_, experts_, sequence_.get());
@@ -74,6 +76,16 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
 }
 
 Trainer::~Trainer() = default;
+
+void Trainer::decide_offload() {
+  if (config_.model.offload != model::Offload::kAuto) return;
+  int64_t tokens = 0;
+  for (const data::Bucket& bucket : plan_.buckets) tokens = std::max(tokens, bucket.tokens);
+  const OffloadChoice choice =
+      choose_offload(config_, mesh_.sizes(), tokens, share_.micro, device_memory_bytes(device_));
+  log_info("{}", choice.reason);
+  config_.model.offload = choice.offload;
+}
 
 void Trainer::check_finite(const dist::StepTotals& totals, double norm) {
   if (std::isfinite(totals.loss) && std::isfinite(norm)) return;

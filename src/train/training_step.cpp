@@ -28,6 +28,7 @@ TrainingStep::TrainingStep(const RootConfig& config, dist::World& world, dist::M
       experts_(experts),
       sequence_(sequence),
       budget_(config.model, config.attention, mesh, device) {
+  if (model::offloads_activations(config.model.offload)) host_inputs_.emplace(device);
   if (config.parallel.gather == Gather::kOnce) keep_gathered();
 }
 
@@ -128,6 +129,7 @@ at::Tensor TrainingStep::accumulate_for(Expert& expert, const MicroBatch::Part& 
   model::ForwardOptions options{compute_dtype_, stage.dense, budget_.plan(grid, latents.size(0), text_tokens), &stats_,
                                 sequence_};
   options.sparsity = stage.sparsity;
+  options.host_inputs = host_inputs_ ? &*host_inputs_ : nullptr;
   const double of_teacher = config_.train.distill.weight;
   const auto count = double(part.samples.size());
   pass_text_ = fmt::format("{} sample(s) of {} tokens each (latents {}x{}x{}{})", part.samples.size(), grid.tokens(),

@@ -13,6 +13,7 @@
 
 #include "attention/attention.h"
 #include "config/root_config.h"
+#include "model/common/host_inputs.h"
 #include "train/dist/mesh.h"
 #include "train/expert.h"
 #include "train/forecast/step_flops.h"
@@ -109,6 +110,7 @@ class TrainingStep {
   RecomputeBudget budget_;
   bool gathers_decided_ = false;
   int64_t steps_ = 0;
+  std::optional<model::HostInputs> host_inputs_;  // model.offload activations
   attention::AttentionStats stats_;
   Place place_;
   Inputs inputs_;

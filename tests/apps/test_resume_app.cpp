@@ -425,3 +425,31 @@ TEST_CASE("every optimiser, and weights in bf16, go on bit by bit") {
     CHECK(metrics(folder.path() + "/whole").back()["loss"] == metrics(folder.path() + "/halves").back()["loss"]);
   }
 }
+
+TEST_CASE("runs whose weights and inputs of blocks wait in the host's memory are the same bytes, resumed or not") {
+  const TemporaryFolder folder;
+  const std::vector<std::string> lora = {
+      "lora.rank=2", "model.weights_dtype=fp8",
+      "model.weights=" + twelve_steps(folder, "base") + "/checkpoint-12/transformer"};
+  const auto dir = [&](const char* name) { return folder.path() + "/" + name; };
+  const auto with = [&](std::vector<std::string> keys) {
+    keys.insert(keys.begin(), lora.begin(), lora.end());
+    return keys;
+  };
+  run(0, command(dir("plain"), with({"train.steps=8"})));
+  for (const auto& line : metrics(dir("plain"))) CHECK(double(line["grad_norm"]) > 0);
+  run(0, command(dir("both"), with({"train.steps=8", "model.offload=both"})));
+  const std::string automatic = run(0, command(dir("auto"), with({"train.steps=8", "model.offload=auto"})));
+  CHECK(contains(automatic, "model.offload auto: nothing, without a GPU"));
+  run(0, command(dir("mixed"), with({"model.offload=weights", "train.steps=4"})));
+  const std::string resumed =
+      run(0, command(dir("mixed"), with({"model.offload=activations", "train.steps=8", "--resume", "latest"})));
+  CHECK(contains(resumed, "resumed from"));
+  for (const char* name : {"both", "auto", "mixed"}) {
+    INFO(name);
+    for (const char* file : {"/checkpoint-8/lora/comfyui.safetensors", "/checkpoint-8/state/optimizer.safetensors"}) {
+      INFO(file);
+      CHECK(same_bytes(dir("plain") + file, dir(name) + file));
+    }
+  }
+}

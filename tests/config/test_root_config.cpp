@@ -34,6 +34,27 @@ TEST_CASE("a path that begins with ~ is one of the user's home") {
   CHECK(lists.experts[1].lora == "/home/someone/l");
 }
 
+TEST_CASE("what cannot wait in the host's memory is refused with what to change") {
+  const auto refusal = [](std::vector<std::string> keys) {
+    return refusal_of([&] { validate_training(load_root_config("", keys)); });
+  };
+  for (const char* word : {"weights", "both"}) {
+    const std::string offload = std::string("model.offload=") + word;
+    const std::string whole = refusal({offload});
+    CHECK(contains(whole, "only frozen ones"));
+    CHECK(contains(whole, std::string("found ") + word));
+    CHECK(contains(whole, "lora.rank"));
+    CHECK(contains(refusal({offload, "lora.rank=4", "parallel.shard=2"}), "parallel.data"));
+    CHECK(contains(refusal({offload, "lora.rank=4", "parallel.sequence=2"}), "parallel.sequence 2"));
+    validate_training(load_root_config("", {offload, "lora.rank=4", "parallel.data=2"}));
+  }
+  const std::string kept = refusal({"model.offload=activations", "model.recompute=none"});
+  CHECK(contains(kept, "model.recompute=auto"));
+  for (const char* recompute : {"attention", "block", "auto"})
+    validate_training(load_root_config("", {"model.offload=activations", std::string("model.recompute=") + recompute}));
+  validate_training(load_root_config("", {"model.offload=auto", "model.recompute=none", "parallel.shard=2"}));
+}
+
 TEST_CASE("captions beyond text.max_tokens are counted") {
   model::TextEncoderConfig text;
   text.max_tokens = 4;

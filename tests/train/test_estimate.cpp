@@ -7,6 +7,7 @@
 #include "train/forecast/device_rate.h"
 #include "train/forecast/estimate.h"
 #include "train/forecast/memory_advice.h"
+#include "train/forecast/offload_choice.h"
 #include "train/forecast/step_flops.h"
 
 using namespace vmoba;
@@ -110,6 +111,63 @@ TEST_CASE("LoRA: the base as it is kept, adapters and all that follows them in f
   CHECK(queries.trained == kBlocks * 2 * 16 * 2 * E);
 }
 
+TEST_CASE("what waits in the host's memory: a ring of blocks and two inputs stay on the device") {
+  constexpr int64_t S = 21 * 30 * 52;
+  const std::vector<std::string> fp8 = {"model.weights_dtype=fp8", "train.ema.enabled=false", "data.frames=[81]"};
+  const auto with = [&](const char* offload, std::vector<std::string> more = {}) {
+    more.insert(more.end(), fp8.begin(), fp8.end());
+    more.push_back(std::string("model.offload=") + offload);
+    return estimate(more);
+  };
+  const int64_t block = kBlockMatrices + 4 * kBlockRows + 4 * kBlockVectors;  // with a scale for each row
+  const int64_t outer = 2 * kOtherMatrices + 4 * kOtherVectors, inputs = kBlocks * 2 * E * S;
+  const int64_t inside = S * (2 * (16 * E + 3 * F) + 4 * 4 * E);  // of the block at work
+  const RunEstimate none = with("none"), both = with("both"), weights = with("weights");
+  CHECK(none.weights_bytes == outer + kBlocks * block);
+  CHECK(none.activations_bytes == inputs + inside);
+  CHECK(none.ring_bytes + none.host_weights_bytes + none.host_activations_bytes == 0);
+  CHECK(both.weights_bytes == outer);
+  CHECK(both.ring_bytes == 2 * block + 2 * (kBlockMatrices + kBlockVectors));  // and the present block in bf16
+  CHECK(both.activations_bytes == 2 * (2 * E * S) + inside);
+  CHECK(both.host_weights_bytes == outer + kBlocks * block);
+  CHECK(both.host_activations_bytes == inputs);
+  CHECK(both.total_bytes() < int64_t(15.5 * double(1 << 30)));
+  CHECK(weights.activations_bytes == none.activations_bytes);
+  CHECK(weights.host_activations_bytes == 0);
+  CHECK(with("activations").weights_bytes == none.weights_bytes);
+  CHECK(with("auto").total_bytes() == none.total_bytes());  // not decided
+  // Without recomputing, autograd keeps the weights of every block.
+  CHECK(with("weights", {"model.recompute=none"}).ring_bytes - weights.ring_bytes == kBlocks * block);
+  const RootConfig config = shipped("wan2.1_14b_lora.yaml", {"model.offload=both"});
+  const std::string text = estimate_to_text(config, estimate_run(config, configured_buckets(config)));
+  CHECK(contains(text, "ring of blocks"));
+  CHECK(contains(text, "host, page-locked"));
+}
+
+TEST_CASE("model.offload auto takes what fits and moves least, and all it may where nothing fits") {
+  using model::Offload;
+  constexpr int64_t S = 21 * 30 * 52;
+  const auto choice = [&](double gib, const std::vector<std::string>& keys, const dist::MeshSizes& sizes = {}) {
+    std::vector<std::string> all = {"train.ema.enabled=false", "model.offload=auto"};
+    all.insert(all.end(), keys.begin(), keys.end());
+    return choose_offload(shipped("wan2.1_14b_lora.yaml", all), sizes, S, 1, int64_t(gib * double(1 << 30)));
+  };
+  const std::string fp8 = "model.weights_dtype=fp8", bf16 = "model.weights_dtype=bf16";
+  CHECK(choice(0, {fp8}).offload == Offload::kNone);
+  CHECK(choice(100, {fp8}).offload == Offload::kNone);
+  // Inputs of blocks are 12.5 GiB, weights 13.6 in fp8 and 26.7 in bf16; each brings the rest to some 28 GiB in fp8.
+  CHECK(choice(32, {fp8}).offload == Offload::kActivations);
+  CHECK(choice(48, {bf16}).offload == Offload::kActivations);
+  CHECK(choice(36, {bf16}).offload == Offload::kWeights);
+  CHECK(choice(16, {fp8}).offload == Offload::kBoth);
+  CHECK(choice(4, {fp8}).offload == Offload::kBoth);
+  CHECK(choice(16, {fp8}, {1, 2, 1}).offload == Offload::kActivations);
+  // Autograd would keep the weights of every block.
+  CHECK(choice(16, {fp8, "model.recompute=none"}).offload == Offload::kNone);
+  CHECK(choice(16, {"lora.rank=0", "model.weights_dtype=fp32"}).offload == Offload::kActivations);
+  CHECK(contains(choice(16, {fp8}).reason, "model.offload auto: both"));
+}
+
 TEST_CASE("all weights: fp32 masters, gradients and moments") {
   const RunEstimate e = estimate({"lora.rank=0", "model.weights_dtype=fp32", "train.ema.enabled=false"});
   CHECK(e.trained == kParameters);
@@ -152,7 +210,8 @@ TEST_CASE("a run that does not fit is told what to set, until it does") {
     CHECK_FALSE(contains(advice.keys, "fp8"));
     CHECK_FALSE(contains(advice.keys, "lora.rank"));
   }
-  CHECK(contains(memory_keys(whole), "model.recompute=auto; train.optimizer.type=adamw_8bit"));
+  CHECK(
+      contains(memory_keys(whole), "model.recompute=auto; model.offload=activations; train.optimizer.type=adamw_8bit"));
 }
 
 TEST_CASE("FLOPs of a step: frozen weights take part in backward by their inputs only") {

@@ -53,19 +53,27 @@ void apply(const Delta& delta, const at::Tensor& base, at::Tensor& parameter) {
   if (change.weight.defined()) parameter.add_(change.weight, delta.strength);
 }
 
-// The parameter's values in fp32, changed, and back as they were kept.
+at::Device device_of(const ModuleChange& change) {
+  for (const at::Tensor& tensor : {change.low_rank.a, change.weight, change.magnitude})
+    if (tensor.defined()) return tensor.device();
+  return at::kCPU;
+}
+
+// The parameter's values in fp32, changed where the change is, and back where they are kept.
 void change_in_place(const Parameter& parameter, const std::vector<Delta>& deltas) {
   const at::Tensor& kept = parameter.tensor;
   const bool fp8 = c10::elementSize(kept.scalar_type()) == 1;
-  at::Tensor values = parameter.scale.defined() ? scaled_weight(kept, parameter.scale, at::kFloat)
-                                                : kept.detach().to(at::kFloat, false, /*copy=*/true);
+  const at::Device device = device_of(deltas.front().change);
+  const at::Tensor there = kept.detach().to(device);
+  at::Tensor values = parameter.scale.defined() ? scaled_weight(there, parameter.scale.to(device), at::kFloat)
+                                                : there.to(at::kFloat, false, /*copy=*/true);
   apply_deltas(deltas, values);
   if (!fp8) {
     kept.detach().copy_(values);
     return;
   }
   auto [matrix, scale] = quantise_fp8(values);
-  at::Tensor(kept).set_data(matrix.to(kept.options()));
+  kept.detach().copy_(matrix);
   if (parameter.scale.defined()) at::Tensor(parameter.scale).set_data(scale.to(parameter.scale.options()));
 }
 

@@ -11,6 +11,8 @@
 
 namespace vmoba::model {
 
+class HostInputs;  // model/common/host_inputs.h
+
 // What backward computes again.
 struct RecomputePolicy {
   bool enabled = false;             // false: nothing; autograd keeps all that it needs
@@ -53,8 +55,9 @@ class Kept {
 using RecomputedFunction = std::function<at::Tensor(const std::vector<at::Tensor>& inputs, Kept& kept)>;
 
 // body(inputs, ...), keeping for backward what `policy` says. Values and first-order gradients are bit-identical to
-// calling body directly; second-order gradients are not supported where `policy` is enabled.
+// calling body directly; second-order gradients are not supported where `policy` is enabled. With `host`, which must
+// outlive the forward and the backward, the first input waits for its second run there.
 at::Tensor recompute_in_backward(const RecomputedFunction& body, const std::vector<at::Tensor>& inputs,
-                                 const RecomputePolicy& policy);
+                                 const RecomputePolicy& policy, HostInputs* host = nullptr);
 
 }  // namespace vmoba::model

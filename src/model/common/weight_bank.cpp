@@ -34,17 +34,17 @@ Linear bind_linear(const Weight& weight, const at::Tensor& bias) {
   return {weight.tensor.dim() == 2 ? weight.tensor : weight.tensor.flatten(1), bias, recipe, weight.adapter};
 }
 
-WeightBank::WeightBank(std::vector<Parameter> parameters, WeightShards* shards)
-    : parameters_(std::move(parameters)), shards_(shards) {}
+WeightBank::WeightBank(std::vector<Parameter> parameters, WeightStore* store)
+    : parameters_(std::move(parameters)), store_(store) {}
 
 void WeightBank::add_unit(size_t first, size_t count, bool matrices_in_compute_dtype) {
-  if (shards_ == nullptr) return;
-  std::vector<ShardedParameter> unit;
+  if (store_ == nullptr) return;
+  std::vector<StoredParameter> unit;
   for (size_t i = first; i < first + count; ++i) {
     const Parameter& p = parameters_.at(i);
     unit.push_back({p.tensor, p.shape().vec(), matrices_in_compute_dtype && p.shape().size() == 2});
   }
-  unit_of_[first] = shards_->add_unit(std::move(unit));
+  unit_of_[first] = store_->add_unit(std::move(unit));
 }
 
 void WeightBank::attach(const std::vector<Adapter>& adapters) {
@@ -100,14 +100,14 @@ std::vector<Weight> WeightBank::bind(size_t first, size_t count, at::TensorList 
     out.push_back(std::move(weight));
   }
   VMOBA_CHECK(next == tensors.size(), "expected {} tensors of {} parameters, found {}", next, count, tensors.size());
-  if (shards_ != nullptr) gather(first, out, use);
+  if (store_ != nullptr) gather(first, out, use);
   return out;
 }
 
 void WeightBank::gather(size_t first, std::vector<Weight>& weights, Use use) const {
   std::vector<at::Tensor> parts;
   for (const Weight& weight : weights) parts.push_back(weight.tensor);
-  const auto whole = shards_->gather(unit_of_.at(first), parts, use.compute_dtype, use.again);
+  const auto whole = store_->gather(unit_of_.at(first), parts, use.compute_dtype, use.again);
   for (size_t i = 0; i < weights.size(); ++i) weights[i].tensor = whole[i];
 }
 

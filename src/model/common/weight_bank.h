@@ -11,7 +11,7 @@
 
 #include "model/common/linear.h"
 #include "model/dit.h"
-#include "model/weight_shards.h"
+#include "model/weight_store.h"
 
 namespace vmoba::model {
 
@@ -35,9 +35,9 @@ class WeightBank {
     bool adapters = true;  // with the adapters that are attached
   };
 
-  // `shards` may be null; else the parameters are parts.
-  explicit WeightBank(std::vector<Parameter> parameters, WeightShards* shards = nullptr);
-  // Parameters [first, first + count) are used together (WeightShards::add_unit); nothing without shards.
+  // `store` may be null; else the parameters are parts.
+  explicit WeightBank(std::vector<Parameter> parameters, WeightStore* store = nullptr);
+  // Parameters [first, first + count) are used together (WeightStore::add_unit); nothing without a store.
   void add_unit(size_t first, size_t count, bool matrices_in_compute_dtype);
 
   const std::vector<Parameter>& parameters() const { return parameters_; }
@@ -61,7 +61,7 @@ class WeightBank {
   void gather(size_t first, std::vector<Weight>& weights, Use use) const;
 
   std::vector<Parameter> parameters_;
-  WeightShards* shards_;
+  WeightStore* store_;
   std::map<size_t, size_t> unit_of_;  // by number of the first parameter
   std::vector<Parameter> adapters_;
   std::map<size_t, LowRank> low_rank_;  // by number of the parameter

@@ -31,8 +31,8 @@ namespace {
 class HunyuanDit : public Dit {
  public:
   HunyuanDit(const ModelConfig& config, const attention::AttentionConfig& attention, std::vector<Parameter> parameters,
-             WeightShards* shards)
-      : config_(config), attention_(attention), bank_(std::move(parameters), shards) {
+             WeightStore* store)
+      : config_(config), attention_(attention), bank_(std::move(parameters), store) {
     units_.push_back({0, hunyuan_outer_specs(config_).size()});
     for (int64_t i = 0; i < layers(); ++i)
       units_.push_back({units_.back().first + units_.back().count, hunyuan_block_specs(config_, i).size()});
@@ -166,7 +166,7 @@ at::Tensor HunyuanDit::run_block(int64_t index, const at::Tensor& x_BZE, const P
     return is_double ? hunyuan_double_block(input, double_block_weights(weights), context, kept)
                      : hunyuan_single_block(input, single_block_weights(weights), context, kept);
   };
-  return recompute_in_backward(body, inputs, options.recompute.of_block(index));
+  return recompute_in_backward(body, inputs, options.recompute.of_block(index), options.host_inputs);
 }
 
 at::Tensor HunyuanDit::head(const at::Tensor& x_BSE, const at::Tensor& vec_B1E,
@@ -214,8 +214,8 @@ at::Tensor HunyuanDit::forward(const DitInput& input, const ForwardOptions& opti
 }  // namespace
 
 std::unique_ptr<Dit> make_hunyuan_dit(const ModelConfig& config, const attention::AttentionConfig& attention,
-                                      uint64_t seed, at::Device device, WeightShards* shards) {
-  return std::make_unique<HunyuanDit>(config, attention, make_parameters(config, seed, device, shards), shards);
+                                      uint64_t seed, at::Device device, WeightStore* store) {
+  return std::make_unique<HunyuanDit>(config, attention, make_parameters(config, seed, device, store), store);
 }
 
 }  // namespace vmoba::model

@@ -8,8 +8,8 @@
 
 namespace vmoba::model {
 
-// `shards` may be null.
+// `store` may be null.
 std::unique_ptr<Dit> make_hunyuan_dit(const ModelConfig& config, const attention::AttentionConfig& attention,
-                                      uint64_t seed, at::Device device, WeightShards* shards);
+                                      uint64_t seed, at::Device device, WeightStore* store);
 
 }  // namespace vmoba::model

@@ -32,8 +32,8 @@ constexpr int64_t kMaxPatches = 1024;  // rope_max_seq_len of every published Wa
 class WanDit : public Dit {
  public:
   WanDit(const ModelConfig& config, const attention::AttentionConfig& attention, std::vector<Parameter> parameters,
-         WeightShards* shards)
-      : config_(config), wan_(config.own<WanConfig>()), attention_(attention), bank_(std::move(parameters), shards) {
+         WeightStore* store)
+      : config_(config), wan_(config.own<WanConfig>()), attention_(attention), bank_(std::move(parameters), store) {
     outer_count_ = wan_outer_specs(config_).size();
     block_count_ = wan_block_specs(config_, 0).size();
     // Of the outer maps several compute in fp32, and all are small.
@@ -154,7 +154,7 @@ at::Tensor WanDit::run_block(int64_t index, const WanBlockInput& input, const at
     return wan_block({all[0], all[1], all[2], has_image ? all[3] : at::Tensor()}, weights,
                      {config_, rope_SP, grid, attention, kept.again() ? nullptr : stats, share}, kept);
   };
-  return recompute_in_backward(body, inputs, options.recompute.of_block(index));
+  return recompute_in_backward(body, inputs, options.recompute.of_block(index), options.host_inputs);
 }
 
 at::Tensor WanDit::head(const at::Tensor& x_BSE, const at::Tensor& time_BGE, const WanOuterWeights& weights) const {
@@ -194,8 +194,8 @@ attention::Grid WanDit::grid(int64_t latent_frames, int64_t latent_height, int64
 }  // namespace
 
 std::unique_ptr<Dit> make_wan_dit(const ModelConfig& config, const attention::AttentionConfig& attention, uint64_t seed,
-                                  at::Device device, WeightShards* shards) {
-  return std::make_unique<WanDit>(config, attention, make_parameters(config, seed, device, shards), shards);
+                                  at::Device device, WeightStore* store) {
+  return std::make_unique<WanDit>(config, attention, make_parameters(config, seed, device, store), store);
 }
 
 }  // namespace vmoba::model

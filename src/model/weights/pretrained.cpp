@@ -9,7 +9,7 @@
 
 #include "core/check.h"
 #include "core/json.h"
-#include "model/weight_shards.h"
+#include "model/weight_store.h"
 #include "model/weights/fp8.h"
 #include "model/weights/tensor_mismatch.h"
 #include "model/weights/weight_files.h"
@@ -93,11 +93,11 @@ Parameter draw_one(const ParameterSpec& spec, at::ScalarType dtype, uint64_t see
   return {spec.name, std::move(quantised), std::move(scale)};
 }
 
-// As the model holds it: cut to this rank's part; all but fp8 values can be trained.
-Parameter kept(Parameter parameter, WeightShards* shards) {
-  if (shards != nullptr) {
-    parameter.whole_shape = parameter.tensor.sizes().vec();
-    parameter.tensor = shards->own_part(parameter.tensor);
+// As the model holds it; all but fp8 values can be trained.
+Parameter kept(Parameter parameter, WeightStore* store) {
+  if (store != nullptr) {
+    parameter.whole_shape = parameter.shape().vec();
+    parameter.tensor = store->keep(parameter.tensor);
   }
   if (!is_fp8(parameter.tensor.scalar_type())) parameter.tensor.requires_grad_(true);
   return parameter;
@@ -127,17 +127,17 @@ void check_pretrained(const ModelConfig& config) {
 }
 
 std::vector<Parameter> make_parameters(const ModelConfig& config, uint64_t seed, at::Device device,
-                                       WeightShards* shards) {
+                                       WeightStore* store) {
   std::vector<Parameter> parameters;
   const std::vector<ParameterSpec> specs = architecture_of(config).parameters(config);
   if (config.weights.empty()) {
     for (const ParameterSpec& spec : specs)
-      parameters.push_back(kept(draw_one(spec, kept_dtype(spec, config), seed, device), shards));
+      parameters.push_back(kept(draw_one(spec, kept_dtype(spec, config), seed, device), store));
     return parameters;
   }
   const WeightFiles files = open_checked(config);
   for (const ParameterSpec& spec : specs)
-    parameters.push_back(kept(load_one(files, spec, kept_dtype(spec, config), device), shards));
+    parameters.push_back(kept(load_one(files, spec, kept_dtype(spec, config), device), store));
   return parameters;
 }
 

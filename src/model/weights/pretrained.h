@@ -28,9 +28,9 @@ void check_tensors(const ModelConfig& config, const WeightFiles& files, const st
 void check_pretrained(const ModelConfig& config);
 
 // Checks, then loads config.weights: leaf tensors on `device` in the architecture's order, each copied once, straight
-// to its kept_dtype; fp32 ones require grad. Random values from `seed` where config.weights is empty. With `shards`
+// to its kept_dtype; fp32 ones require grad. Random values from `seed` where config.weights is empty. With `store`
 // (may be null), this rank's parts: one whole parameter exists at a time.
 std::vector<Parameter> make_parameters(const ModelConfig& config, uint64_t seed, at::Device device,
-                                       WeightShards* shards = nullptr);
+                                       WeightStore* store = nullptr);
 
 }  // namespace vmoba::model

@@ -39,11 +39,11 @@ std::string other_state(const std::vector<HeldTensor>& tensors, const std::vecto
                      fmt::join(found, ", "), fmt::join(expected, ", "));
 }
 
-bool is_finite(const at::Tensor& values) {
+bool is_finite(const at::Tensor& values, at::Device device) {
   constexpr int64_t kChunk = 1 << 24;
   const at::Tensor flat = values.detach().reshape(-1);
   for (int64_t first = 0; first < flat.numel(); first += kChunk) {
-    const at::Tensor chunk = flat.narrow(0, first, std::min(kChunk, flat.numel() - first)).to(at::kFloat);
+    const at::Tensor chunk = flat.narrow(0, first, std::min(kChunk, flat.numel() - first)).to(device).to(at::kFloat);
     if (!at::isfinite(chunk).all().item<bool>()) return false;
   }
   return true;
@@ -82,7 +82,7 @@ void load_tensors(const std::string& path, const Expert& expert, const std::vect
                       fmt::format("[{}]", fmt::join(stored.sizes(), ", ")));
     const ValueRun own = held_run(expert, tensor);
     tensor.held.view(-1).narrow(0, 0, own.count).copy_(stored.reshape(-1).narrow(0, own.begin, own.count));
-    VMOBA_CHECK_INPUT(is_finite(tensor.held),
+    VMOBA_CHECK_INPUT(is_finite(tensor.held, tensor.held.device()),
                       "'{}': expected finite values in '{}', found others; the run went wrong "
                       "before this checkpoint: resume from an earlier one",
                       path, tensor.name);
@@ -160,7 +160,7 @@ void check_finite_weights(const std::vector<Expert>& experts, const std::string&
   for (const Expert& expert : experts)
     for (const auto* parameters : {&expert.dit->parameters(), &expert.dit->trainable()})
       for (const model::Parameter& p : *parameters)
-        VMOBA_CHECK_INPUT(is_finite(p.tensor),
+        VMOBA_CHECK_INPUT(is_finite(p.tensor, expert.dit->trainable().front().tensor.device()),
                           "{}: expected finite values in '{}', found others; use weights that are "
                           "whole",
                           origin, p.name);

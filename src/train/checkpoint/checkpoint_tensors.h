@@ -14,7 +14,7 @@ namespace vmoba::train {
 struct HeldTensor {
   std::string name;
   std::vector<int64_t> shape;  // of the whole
-  at::Tensor held;             // the whole, or this rank's part (model/weight_shards.h)
+  at::Tensor held;             // the whole, or this rank's part (model/weight_store.h)
 };
 
 std::vector<HeldTensor> held_weights(const Expert& expert);

@@ -22,7 +22,7 @@ int64_t count_of(const std::vector<int64_t>& shape) {
 }
 
 // What a parameter is gathered in: values are only ever narrowed, never widened, before they travel.
-at::ScalarType travel_dtype(const model::ShardedParameter& p, at::ScalarType compute_dtype) {
+at::ScalarType travel_dtype(const model::StoredParameter& p, at::ScalarType compute_dtype) {
   const at::ScalarType stored = p.part.scalar_type();
   const bool narrower = c10::elementSize(compute_dtype) < c10::elementSize(stored);
   return p.in_compute_dtype && narrower ? compute_dtype : stored;
@@ -34,7 +34,7 @@ at::Tensor as_carried(const at::Tensor& values) {
 }
 
 // A unit's parts of one type, one behind the other.
-at::Tensor joined(const std::vector<model::ShardedParameter>& parameters, const std::vector<size_t>& members,
+at::Tensor joined(const std::vector<model::StoredParameter>& parameters, const std::vector<size_t>& members,
                   at::ScalarType dtype) {
   std::vector<at::Tensor> parts;
   for (const size_t i : members) parts.push_back(as_carried(parameters[i].part.detach().to(dtype)));
@@ -75,7 +75,7 @@ struct GatherUnit : torch::autograd::Function<GatherUnit> {
   }
 };
 
-at::Tensor ShardedWeights::own_part(const at::Tensor& whole) const {
+at::Tensor ShardedWeights::keep(const at::Tensor& whole) const {
   const at::NoGradGuard no_grad;
   const int64_t units = (whole.numel() + values_per_unit_ - 1) / values_per_unit_, ranks = ranks_.size();
   const int64_t part = (units + ranks - 1) / ranks * values_per_unit_;
@@ -85,7 +85,7 @@ at::Tensor ShardedWeights::own_part(const at::Tensor& whole) const {
   return out;
 }
 
-size_t ShardedWeights::add_unit(std::vector<model::ShardedParameter> parameters) {
+size_t ShardedWeights::add_unit(std::vector<model::StoredParameter> parameters) {
   units_.emplace_back().parameters = std::move(parameters);
   return units_.size() - 1;
 }
@@ -162,7 +162,7 @@ std::vector<at::Tensor> ShardedWeights::whole_parameters(size_t number, at::Scal
 int64_t ShardedWeights::gathered_bytes(at::ScalarType compute_dtype) const {
   int64_t bytes = 0;
   for (const Unit& unit : units_)
-    for (const model::ShardedParameter& p : unit.parameters)
+    for (const model::StoredParameter& p : unit.parameters)
       bytes += count_of(p.shape) * int64_t(c10::elementSize(travel_dtype(p, compute_dtype)));
   return bytes;
 }
@@ -216,7 +216,7 @@ void ShardedWeights::begin_step() {
     unit.summed = false;
     int64_t count = 0;
     at::TensorOptions options = at::TensorOptions(at::kFloat);
-    for (const model::ShardedParameter& p : unit.parameters) {
+    for (const model::StoredParameter& p : unit.parameters) {
       if (!p.part.requires_grad()) continue;
       options = options.device(p.part.device());
       if (p.part.scalar_type() == at::kDouble) options = options.dtype(at::kDouble);
@@ -226,7 +226,7 @@ void ShardedWeights::begin_step() {
     if (!unit.gradient.defined()) unit.gradient = at::empty({count}, options);
     unit.gradient.zero_();
     int64_t offset = 0;
-    for (model::ShardedParameter& p : unit.parameters) {
+    for (model::StoredParameter& p : unit.parameters) {
       if (!p.part.requires_grad()) continue;
       p.part.mutable_grad() = unit.gradient.narrow(0, offset, p.part.numel());
       offset += p.part.numel();

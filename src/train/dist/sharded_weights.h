@@ -1,4 +1,4 @@
-// model::WeightShards over a group of ranks that hold one copy of a model together, and the sums of its gradients.
+// model::WeightStore over a group of ranks that hold one copy of a model together, and the sums of its gradients.
 //
 // Whole parameters of a unit are gathered in one all_gather for each of their types, begun while the unit before
 // computes, and freed with the graph that used them; or kept from their first use in a step to its finish()
@@ -10,13 +10,13 @@
 #include <memory>
 #include <vector>
 
-#include "model/weight_shards.h"
+#include "model/weight_store.h"
 #include "train/dist/communicator.h"
 #include "train/dist/gradient_sums.h"
 
 namespace vmoba::train::dist {
 
-class ShardedWeights final : public model::WeightShards, public GradientSums {
+class ShardedWeights final : public model::WeightStore, public GradientSums {
  public:
   // `ranks` hold a copy together; `replicas` hold the same parts of other copies. Both must outlive it. Parts are
   // multiples of `values_per_unit` (train/optim/optimizer.h).
@@ -25,8 +25,8 @@ class ShardedWeights final : public model::WeightShards, public GradientSums {
   ShardedWeights(const ShardedWeights&) = delete;
   ShardedWeights& operator=(const ShardedWeights&) = delete;
 
-  at::Tensor own_part(const at::Tensor& whole) const override;
-  size_t add_unit(std::vector<model::ShardedParameter> parameters) override;
+  at::Tensor keep(const at::Tensor& whole) const override;
+  size_t add_unit(std::vector<model::StoredParameter> parameters) override;
   std::vector<at::Tensor> gather(size_t unit, at::TensorList parts, at::ScalarType compute_dtype, bool again) override;
 
   // Whether a step keeps what it has gathered, to finish() or drop_gathered(). Counts from the next step on; the same
@@ -48,7 +48,7 @@ class ShardedWeights final : public model::WeightShards, public GradientSums {
   friend struct GatherUnit;
 
   struct Unit {
-    std::vector<model::ShardedParameter> parameters;
+    std::vector<model::StoredParameter> parameters;
     at::Tensor gradient;            // of all parts that are trained, one behind the other; undefined where none is
     bool summed = false;            // over the copies, in this step
     std::vector<at::Tensor> whole;  // what the step keeps of it

@@ -33,6 +33,9 @@ void add_memory(const RootConfig& config, RunEstimate& out) {
   out.optimizer_bytes = alone.optimizer;
   out.ema_bytes = alone.ema;
   out.activations_bytes = alone.activations;
+  out.ring_bytes = alone.ring > 0 ? alone.ring + alone.working : 0;
+  out.host_weights_bytes = alone.host_weights;
+  out.host_activations_bytes = alone.host_activations;
 }
 
 std::string human_flops(double flops) {
@@ -106,11 +109,16 @@ std::string estimate_to_text(const RootConfig& config, const RunEstimate& e) {
                         human_flops(b.flops_sparse * batch), e.assumed_density, b.flops_full / b.flops_sparse);
   }
   const std::string adapters = e.adapters_bytes > 0 ? " + adapters " + human_bytes(e.adapters_bytes) : "";
+  const std::string ring = e.ring_bytes > 0 ? " + ring of blocks " + human_bytes(e.ring_bytes) : "";
   text += fmt::format(
-      "memory, estimated    {} = weights ({}) {}{} + gradients {} + optimizer {} + EMA {} + activations {}\n",
-      human_bytes(e.total_bytes()), config.model.weights_dtype, human_bytes(e.weights_bytes), adapters,
+      "memory, estimated    {} = weights ({}) {}{}{} + gradients {} + optimizer {} + EMA {} + activations {}\n",
+      human_bytes(e.total_bytes()), config.model.weights_dtype, human_bytes(e.weights_bytes), ring, adapters,
       human_bytes(e.gradients_bytes), human_bytes(e.optimizer_bytes), human_bytes(e.ema_bytes),
       human_bytes(e.activations_bytes));
+  if (const int64_t host = e.host_weights_bytes + e.host_activations_bytes; host > 0)
+    text += fmt::format("host, page-locked    {} = weights {} + inputs of blocks {} (model.offload {})\n",
+                        human_bytes(host), human_bytes(e.host_weights_bytes), human_bytes(e.host_activations_bytes),
+                        choice_word(config.model.offload));
   text += "                     codec and encoders come on top where cache.dir does not hold what they would make\n";
   return text;
 }

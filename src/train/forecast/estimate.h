@@ -31,9 +31,13 @@ struct RunEstimate {
   int64_t optimizer_bytes = 0;  // its state
   int64_t ema_bytes = 0;
   int64_t activations_bytes = 0;  // largest bucket, micro batch; one expert computes at a time
+  // With model.offload weights: the ring of blocks on the device, with the present block in the compute dtype.
+  int64_t ring_bytes = 0;
   int64_t total_bytes() const {
-    return weights_bytes + adapters_bytes + gradients_bytes + optimizer_bytes + ema_bytes + activations_bytes;
+    return weights_bytes + adapters_bytes + gradients_bytes + optimizer_bytes + ema_bytes + activations_bytes +
+           ring_bytes;
   }
+  int64_t host_weights_bytes = 0, host_activations_bytes = 0;  // page-locked memory of the host, with model.offload
 };
 
 // Tokens of a bucket's clips, as the model sees them.

@@ -51,6 +51,14 @@ std::vector<MemoryAdvice> memory_advice(const RootConfig& config) {
   out.add(recompute != Recompute::kBlock && recompute != Recompute::kAuto, "model.recompute=auto",
           [](RootConfig& c) { c.model.recompute = Recompute::kAuto; });
   out.add(config.train.micro_batch > 1, "train.micro_batch=1", [](RootConfig& c) { c.train.micro_batch = 1; });
+  const bool alone = config.parallel.shard * config.parallel.sequence == 1;
+  const bool weights_wait = model::offloads_weights(config.model.offload);
+  out.add(!model::offloads_activations(config.model.offload),
+          weights_wait ? "model.offload=both" : "model.offload=activations", [weights_wait](RootConfig& c) {
+            c.model.offload = weights_wait ? model::Offload::kBoth : model::Offload::kActivations;
+          });
+  out.add(lora && alone && !weights_wait, "model.offload=both",
+          [](RootConfig& c) { c.model.offload = model::Offload::kBoth; });
   out.add(config.train.optimizer.type == "adamw", "train.optimizer.type=adamw_8bit",
           [](RootConfig& c) { c.train.optimizer.type = "adamw_8bit"; });
   out.add(fp32, "model.weights_dtype=bf16", [](RootConfig& c) { c.model.weights_dtype = "bf16"; });

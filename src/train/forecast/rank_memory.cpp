@@ -62,17 +62,24 @@ ModelSizes model_sizes(const RootConfig& config) {
   const std::vector<model::Parameter> parameters = model::parameter_shapes(config.model);
   ModelSizes out;
   out.experts = int64_t(expert_count(config));
-  std::map<std::string, int64_t> blocks;
+  std::map<std::string, std::pair<int64_t, int64_t>> blocks;  // values and bytes
   for (const model::Parameter& p : parameters) {
     const int64_t count = p.tensor.numel();
+    const auto bytes = int64_t(p.tensor.nbytes() + (p.scale.defined() ? p.scale.nbytes() : 0));
     out.parameters += count;
-    out.kept_bytes += int64_t(p.tensor.nbytes() + (p.scale.defined() ? p.scale.nbytes() : 0));
-    if (const std::string block = model::block_of(architecture, p.name); !block.empty())
-      blocks[block] += count;
-    else
+    out.kept_bytes += bytes;
+    if (const std::string block = model::block_of(architecture, p.name); !block.empty()) {
+      blocks[block].first += count;
+      blocks[block].second += bytes;
+    } else {
       out.outer += count;
+      out.outer_bytes += bytes;
+    }
   }
-  for (const auto& [name, count] : blocks) out.largest_block = std::max(out.largest_block, count);
+  for (const auto& [name, block] : blocks) {
+    out.largest_block = std::max(out.largest_block, block.first);
+    out.largest_block_bytes = std::max(out.largest_block_bytes, block.second);
+  }
   if (!config.lora.enabled())
     out.trainable = out.parameters;
   else
@@ -105,18 +112,38 @@ RankMemory rank_memory(const RootConfig& config, const dist::MeshSizes& sizes, i
   } else if (width != kept_width(config)) {
     out.working = width * model.largest_block;
   }
-  out.activations = activation_bytes(config, (tokens + sizes.sequence - 1) / sizes.sequence, micro);
+  const int64_t own_tokens = (tokens + sizes.sequence - 1) / sizes.sequence;
+  out.activations = activation_bytes(config, own_tokens, micro);
+  if (model::offloads_activations(config.model.offload))
+    out.host_activations = block_input_bytes(config, own_tokens, micro);
+  if (model::offloads_weights(config.model.offload)) {
+    const int64_t blocks = model.kept_bytes - model.outer_bytes;
+    out.weights -= model.experts * blocks;
+    out.host_weights = model.experts * model.kept_bytes;
+    // Without recomputing, autograd keeps those of every block.
+    out.ring = 2 * model.largest_block_bytes + (recomputes(config) ? 0 : blocks);
+  }
   return out;
+}
+
+int64_t block_input_bytes(const RootConfig& config, int64_t tokens, int64_t micro) {
+  const double width = double(compute_width(config));
+  double inputs = 0;
+  for (const model::BlockActivations& kind : model::architecture_of(config.model).activations(config.model))
+    inputs += double(kind.blocks) * width * kind.input;
+  return int64_t(inputs * double(tokens * micro));
 }
 
 int64_t activation_bytes(const RootConfig& config, int64_t tokens, int64_t micro) {
   const double width = double(compute_width(config));
-  double kept = 0, largest = 0;
+  double kept = 0, largest = 0, largest_input = 0;
   for (const model::BlockActivations& kind : model::architecture_of(config.model).activations(config.model)) {
     const double block = width * kind.inside + 4 * kind.inside_fp32;
     kept += double(kind.blocks) * (recomputes(config) ? width * kind.input : block);
     largest = std::max(largest, block);
+    largest_input = std::max(largest_input, width * kind.input);
   }
+  if (model::offloads_activations(config.model.offload)) kept = 2 * largest_input;
   if (recomputes(config)) kept += largest;
   return int64_t(kept * double(tokens * micro));
 }

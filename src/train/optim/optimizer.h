@@ -2,7 +2,7 @@
 //
 // An optimiser says what it keeps of a parameter before it exists (StateLayout), and keeps exactly that: checkpoints,
 // the parts that ranks hold and the memory forecast read the description. State lives on the parameters' device.
-// Parameters are borrowed, whole or this rank's part of them (model/weight_shards.h). Those in bf16 are rounded
+// Parameters are borrowed, whole or this rank's part of them (model/weight_store.h). Those in bf16 are rounded
 // stochastically: the draws depend on (seed, parameter, number of the update, place in the whole parameter) alone.
 #pragma once
 #include <ATen/core/Tensor.h>

@@ -89,7 +89,7 @@ class Run {
       at::Tensor parameter = p.tensor;
       // proj_out starts at zero, which would hide what lies before it in the first step.
       const at::Tensor noise = 0.02 * normals("start", 0, p.shape()).to(device_);
-      parameter.set_data(p.tensor.detach().to(at::kDouble) + (shards ? shards->own_part(noise) : noise));
+      parameter.set_data(p.tensor.detach().to(at::kDouble) + (shards ? shards->keep(noise) : noise));
     }
     optimizer_ = std::make_unique<AdamW>(config.train.optimizer, dit_->parameters());
   }

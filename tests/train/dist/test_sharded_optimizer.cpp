@@ -51,7 +51,7 @@ TEST_CASE("ranks that hold parts update as one rank does", "[mpi]") {
       for (const Named& n : kNamed) {
         const at::Tensor value = normals(n.name, 0, n.shape).to(dtype);
         whole.push_back({n.name, value.clone().requires_grad_()});
-        parts.push_back({n.name, shards.own_part(value).requires_grad_(), {}, n.shape});
+        parts.push_back({n.name, shards.keep(value).requires_grad_(), {}, n.shape});
       }
       Placement placement{9, ranks.rank(), ranks.size(),
                           [&](const at::Tensor& in, const at::Tensor& out) { ranks.all_to_all(in, out)->wait(); }};
@@ -62,14 +62,14 @@ TEST_CASE("ranks that hold parts update as one rank does", "[mpi]") {
           // Ranks that hold parts sum gradients in fp32.
           const at::Tensor gradient = (0.1 * normals(whole[i].name, step, whole[i].tensor.sizes())).to(dtype);
           whole[i].tensor.mutable_grad() = gradient;
-          parts[i].tensor.mutable_grad() = shards.own_part(gradient.to(at::kFloat));
+          parts[i].tensor.mutable_grad() = shards.keep(gradient.to(at::kFloat));
         }
         together->step(1e-2);
         single->step(1e-2);
       }
       for (size_t i = 0; i < whole.size(); ++i) {
         INFO(whole[i].name);
-        const at::Tensor found = parts[i].tensor.detach(), expected = shards.own_part(whole[i].tensor.detach());
+        const at::Tensor found = parts[i].tensor.detach(), expected = shards.keep(whole[i].tensor.detach());
         CHECK((std::string(type) == "adamw" && dtype == at::kFloat ? nearly_equal(found, expected)
                                                                    : at::equal(found, expected)));
       }

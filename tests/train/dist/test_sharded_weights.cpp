@@ -22,13 +22,13 @@ namespace {
 // Two units of three parameters whose sizes few numbers of ranks divide; values count up from 1.
 struct Held {
   std::vector<at::Tensor> whole;
-  std::vector<model::ShardedParameter> parameters;
+  std::vector<model::StoredParameter> parameters;
   Held(const ShardedWeights& shards, at::Device device, bool trained) {
     const std::vector<std::vector<int64_t>> shapes = {{3, 5}, {7}, {1}};
     for (const auto& shape : shapes) {
       const int64_t count = c10::multiply_integers(shape);
       whole.push_back(at::arange(1, count + 1, at::TensorOptions(at::kFloat).device(device)).view(shape));
-      parameters.push_back({shards.own_part(whole.back()).requires_grad_(trained), shape, shape.size() == 2});
+      parameters.push_back({shards.keep(whole.back()).requires_grad_(trained), shape, shape.size() == 2});
     }
   }
   std::vector<at::Tensor> parts() const {
@@ -64,10 +64,10 @@ void check_gather_and_sum(Communicator& ranks, at::Device device, int64_t values
     shards.finish();
     const double sum_of_ranks = 0.5 * ranks.size() * (ranks.size() + 1);
     for (size_t i = 0; i < held.whole.size(); ++i) {
-      const at::Tensor expected = shards.own_part(held.whole[i] * 2 * sum_of_ranks);
+      const at::Tensor expected = shards.keep(held.whole[i] * 2 * sum_of_ranks);
       CHECK(at::equal(held.parameters[i].part.grad(), expected));
       const double others = i == 1 ? 2.0 * ranks.size() : 0.0;
-      CHECK(at::equal(later.parameters[i].part.grad(), shards.own_part(at::full_like(later.whole[i], others))));
+      CHECK(at::equal(later.parameters[i].part.grad(), shards.keep(at::full_like(later.whole[i], others))));
     }
   }
   CHECK(shards.early_gathers() == (keep ? 2 : 4));  // of unit 1: in each step, or in each pass
@@ -123,7 +123,7 @@ TEST_CASE("two gathered units exist at most, and gradients of one", "[mpi]") {
     ShardedWeights shards(ranks, *alone);
     std::vector<at::Tensor> parts;
     for (int64_t u = 0; u < kUnits; ++u) {
-      parts.push_back(shards.own_part(at::full({kValues}, double(u))).requires_grad_(trained));
+      parts.push_back(shards.keep(at::full({kValues}, double(u))).requires_grad_(trained));
       shards.add_unit({{parts.back(), {kValues}, false}});
     }
     shards.begin_step();
@@ -145,7 +145,7 @@ TEST_CASE("two gathered units exist at most, and gradients of one", "[mpi]") {
     // rows.
     CHECK(memory.peak_bytes() - held <= 5 * whole_bytes + 2 * part_bytes + 10000);
     shards.finish();
-    CHECK(at::equal(parts[1].grad(), shards.own_part(at::full({kValues}, double(ranks.size())))));
+    CHECK(at::equal(parts[1].grad(), shards.keep(at::full({kValues}, double(ranks.size())))));
   }
 }
 
@@ -202,10 +202,10 @@ TEST_CASE("frozen parameters travel in the type that they are kept in, fp8 too",
   const auto alone = make_single_communicator();
   ShardedWeights shards(world().control(), *alone);
   std::vector<at::Tensor> whole, parts;
-  std::vector<model::ShardedParameter> unit;
+  std::vector<model::StoredParameter> unit;
   for (const at::ScalarType dtype : {at::kFloat8_e4m3fn, at::kBFloat16, at::kFloat}) {
     whole.push_back(at::arange(1, 16, at::kFloat).view({3, 5}).to(dtype));
-    parts.push_back(shards.own_part(whole.back()));
+    parts.push_back(shards.keep(whole.back()));
     unit.push_back({parts.back(), {3, 5}, true});
   }
   shards.add_unit(unit);

@@ -30,7 +30,8 @@ nlohmann::json bench(int ranks, const std::vector<std::string>& keys) {
 
 TEST_CASE("a step is timed on the CPU, alone and on ranks, with the keys of a configuration") {
   for (const int ranks : {0, 2}) {
-    for (const char* keys : {"train.optimizer.type=muon", "model.weights_dtype=bf16", "lora.rank=4"}) {
+    for (const char* keys :
+         {"train.optimizer.type=muon", "model.weights_dtype=bf16", "lora.rank=4", "model.offload=activations"}) {
       INFO(ranks << " ranks, " << keys);
       const std::string batch = "train.global_batch=2", shard = "parallel.shard=" + std::to_string(std::max(1, ranks));
       const nlohmann::json cases = bench(ranks, {keys, batch, "train.micro_batch=1", shard});
@@ -42,6 +43,9 @@ TEST_CASE("a step is timed on the CPU, alone and on ranks, with the keys of a co
       CHECK(cases[0]["mfu"] == 0);  // of a CPU nobody knows the peak
     }
   }
+  const nlohmann::json both = bench(0, {"lora.rank=4", "model.weights_dtype=fp8", "model.offload=both"});
+  CHECK(both[0]["offload"] == "both");
+  CHECK(bench(0, {"lora.rank=4", "model.offload=auto"})[0]["offload"] == "none");  // a CPU needs none
   const ProcessResult refused =
       run_process({VMOBA_BIN_DIR "/vmoba-bench", "step", "run.device=cpu", "train.optimizer.tipe=muon"});
   CHECK(refused.exit_code == 2);

@@ -111,6 +111,44 @@ TEST_CASE("a step changes weights and then says what it computed", "[mpi]") {
   CHECK(last < first);
 }
 
+TEST_CASE("what waits in the host's memory changes no bit of what is trained", "[mpi]") {
+  const auto trained = [](model::Offload offload, model::Recompute recompute, double distilled) {
+    RootConfig config = small_config("full");
+    config.parallel.shard = 1;
+    config.model.layers = 4;
+    config.model.offload = offload;
+    config.model.recompute = recompute;
+    config.model.weights_dtype = "fp8";
+    config.model.compute_dtype = "bf16";
+    config.lora.rank = 2;
+    config.lora.targets = {"to_q", "ffn.net.2"};
+    config.train.distill.weight = distilled;
+    Run run(config);
+    for (const model::Parameter& p : run.experts.front().dit->parameters()) {
+      if (p.name != "proj_out.weight") continue;  // begins with zeros, through which no gradient comes
+      const at::NoGradGuard no_grad;
+      p.tensor.copy_(at::linspace(-1, 1, p.tensor.numel()).view(p.tensor.sizes()));
+    }
+    Clip clip(run.config, 0.5);
+    for (int64_t i = 0; i < 4; ++i) {
+      REQUIRE(run.step.compute({i, i * config.train.global_batch, 0}, clip));
+      run.step.update(1e-2);
+      CHECK(run.step.numbers().norms[0] > 0);
+    }
+    return run.weights();
+  };
+  using model::Offload, model::Recompute;
+  const auto plain = trained(Offload::kNone, Recompute::kNone, 0),
+             taught = trained(Offload::kNone, Recompute::kNone, 1);
+  CHECK_FALSE(equal(plain, taught));
+  for (const Recompute recompute : {Recompute::kNone, Recompute::kAttention, Recompute::kBlock})
+    for (const Offload offload : {Offload::kWeights, Offload::kActivations, Offload::kBoth}) {
+      INFO(choice_word(recompute) << " " << choice_word(offload));
+      CHECK(equal(trained(offload, recompute, 0), plain));
+      CHECK(equal(trained(offload, recompute, 1), taught));  // the base without adapters between two steps
+    }
+}
+
 TEST_CASE("a loss that is not finite changes no weight, in any optimiser", "[mpi]") {
   for (const char* type : {"adamw", "adamw_8bit", "muon"}) {
     INFO(type);

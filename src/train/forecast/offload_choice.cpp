@@ -1,0 +1,56 @@
+#include "train/forecast/offload_choice.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "core/check.h"
+#include "train/forecast/memory_advice.h"
+#include "train/forecast/rank_memory.h"
+
+namespace vmoba::train {
+namespace {
+
+double gib(int64_t bytes) {
+  return double(bytes) / double(1 << 30);
+}
+
+}  // namespace
+
+OffloadChoice choose_offload(const RootConfig& config, const dist::MeshSizes& sizes, int64_t tokens, int64_t micro,
+                             int64_t gpu_bytes) {
+  using model::Offload;
+  if (gpu_bytes == 0) return {Offload::kNone, "model.offload auto: nothing, without a GPU"};
+  const bool weights = config.lora.enabled() && sizes.state_ranks() == 1;
+  const bool activations = config.model.recompute != model::Recompute::kNone;
+  std::vector<Offload> open = {Offload::kNone};
+  if (activations) open.push_back(Offload::kActivations);
+  if (weights) open.push_back(Offload::kWeights);
+  if (weights && activations) open.push_back(Offload::kBoth);
+  struct Place {
+    Offload offload;
+    RankMemory memory;
+    int64_t moved() const { return memory.host_weights + memory.host_activations; }
+  };
+  std::vector<Place> places;
+  for (const Offload offload : open)
+    places.push_back({offload, rank_memory(with_offload(config, {offload, ""}), sizes, tokens, micro)});
+  const int64_t usable = usable_bytes(gpu_bytes), without = places.front().memory.total();
+  const auto better = [usable](const Place& a, const Place& b) {
+    const bool fits_a = a.memory.total() <= usable, fits_b = b.memory.total() <= usable;
+    if (fits_a != fits_b) return fits_a;
+    return fits_a ? a.moved() < b.moved() : a.memory.total() < b.memory.total();
+  };
+  const Place& best = *std::min_element(places.begin(), places.end(), better);
+  return {best.offload,
+          fmt::format("model.offload auto: {}; {:.1f} GiB expected without, {:.1f} with it and {:.1f} in the host's "
+                      "memory, {:.1f} of {:.1f} can be taken",
+                      choice_word(best.offload), gib(without), gib(best.memory.total()), gib(best.moved()), gib(usable),
+                      gib(gpu_bytes))};
+}
+
+RootConfig with_offload(RootConfig config, const OffloadChoice& choice) {
+  config.model.offload = choice.offload;
+  return config;
+}
+
+}  // namespace vmoba::train
