@@ -3,16 +3,29 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/cuda/CUDAContextLight.h>
+#include <c10/core/AllocatorConfig.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <fstream>
 #include <thread>
 
 #include "core/check.h"
 
 namespace vmoba {
+namespace {
+
+// The allocator's segments grow instead of lying beside each other: passes of many sizes leave no gaps that none of
+// them fits into. Who sets the allocator by its variables of the environment decides alone.
+void grow_segments() {
+  for (const char* name : {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"})
+    if (std::getenv(name) != nullptr) return;
+  c10::CachingAllocator::setAllocatorSettings("expandable_segments:True");
+}
+
+}  // namespace
 
 at::Device prepare_device(const RunConfig& config, int local_ranks) {
   const int allowed = int(std::max(1u, std::thread::hardware_concurrency()));
@@ -23,6 +36,7 @@ at::Device prepare_device(const RunConfig& config, int local_ranks) {
                     "run.device: expected a CUDA GPU, found none; set run.device=cpu or check the driver (nvidia-smi)");
   if (config.device == "cpu" || !has_cuda) return at::Device(at::kCPU);
   at::globalContext().setDeterministicAlgorithms(config.deterministic, /*warn_only=*/true);
+  grow_segments();
   return at::Device(at::kCUDA, 0);
 }
 

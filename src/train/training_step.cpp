@@ -11,7 +11,6 @@
 #include "train/dist/step_exchange.h"
 #include "train/flow_matching.h"
 #include "train/forecast/device_rate.h"
-#include "train/forecast/memory_advice.h"
 #include "train/signals.h"
 
 namespace vmoba::train {
@@ -132,9 +131,7 @@ at::Tensor TrainingStep::accumulate_for(Expert& expert, const MicroBatch::Part& 
   options.host_inputs = host_inputs_ ? &*host_inputs_ : nullptr;
   const double of_teacher = config_.train.distill.weight;
   const auto count = double(part.samples.size());
-  pass_text_ = fmt::format("{} sample(s) of {} tokens each (latents {}x{}x{}{})", part.samples.size(), grid.tokens(),
-                           latents.size(2), latents.size(3), latents.size(4),
-                           inputs_.clips.empty() ? "" : ", '" + inputs_.clips.back() + "'");
+  pass_ = {latents.size(0), grid.tokens(), latents.size(2), latents.size(3), latents.size(4)};
   const at::Tensor taught = of_teacher > 0 ? expert.teach(batch.input, options) : at::Tensor();
   const at::Tensor velocity = expert.dit->forward(batch.input, options);
   const at::Tensor loss =
@@ -177,8 +174,9 @@ std::optional<TrainingStep::Losses> TrainingStep::run_passes(MicroBatchSource& s
   } catch (const c10::OutOfMemoryError& error) {
     // Other ranks wait for this one's part of the step: they cannot begin it again.
     if (world_.size() > 1 || !budget_.give_up()) {
-      log_warning("step {}: GPU memory: expected room for a pass of {}, found none; try in this order: {}",
-                  place_.step + 1, pass_text_, memory_keys(config_));
+      log_warning("step {}: GPU memory: expected room for a pass of {}{}, found none; try in this order: {}",
+                  place_.step + 1, pass_text(config_, pass_),
+                  inputs_.clips.empty() ? "" : " ('" + inputs_.clips.back() + "')", memory_keys(config_));
       throw;
     }
     log_warning(

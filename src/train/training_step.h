@@ -16,6 +16,7 @@
 #include "model/common/host_inputs.h"
 #include "train/dist/mesh.h"
 #include "train/expert.h"
+#include "train/forecast/memory_advice.h"
 #include "train/forecast/step_flops.h"
 #include "train/host_numbers.h"
 #include "train/micro_batch.h"
@@ -121,7 +122,7 @@ class TrainingStep {
   int64_t tokens_ = 0;
   SampleWork work_;  // of this rank's samples in this step
   std::map<std::tuple<int64_t, int64_t, int64_t, int64_t>, SampleWork> known_work_;  // by grid and text tokens
-  std::string pass_text_;                                                            // the pass at hand, for a message
+  PassSize pass_;                                                                    // the pass at hand
   std::optional<MicroBatch::Part> last_part_;                                        // of an earlier pass
   bool given_up_ = false;
   std::string no_data_;

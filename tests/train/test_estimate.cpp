@@ -168,6 +168,23 @@ TEST_CASE("model.offload auto takes what fits and moves least, and all it may wh
   CHECK(contains(choice(16, {fp8}).reason, "model.offload auto: both"));
 }
 
+TEST_CASE("a pass without room is named by its bucket, and keys follow in the order to try") {
+  const RootConfig config = shipped("wan2.1_14b_lora.yaml", {"train.micro_batch=2", "train.ema.enabled=true"});
+  CHECK(pass_text(config, {2, 32760, 21, 60, 104}) == "2 samples of bucket 81x480x832, 32760 tokens each");
+  CHECK(pass_text(config, {1, 1560, 1, 60, 104}) == "1 sample of bucket 1x480x832, 1560 tokens each");
+  const std::string keys = memory_keys(config);
+  size_t place = 0;
+  for (const char* key : {"train.micro_batch=1", "model.offload=activations", "model.offload=both",
+                          "train.optimizer.type=adamw_8bit", "model.weights_dtype=fp8", "data.frames", "parallel"}) {
+    INFO(keys << " " << key);
+    REQUIRE(keys.find(key, place) != std::string::npos);
+    place = keys.find(key, place);
+  }
+  const std::string whole = memory_keys(shipped("wan2.1_14b_lora.yaml", {"lora.rank=0", "model.weights_dtype=fp32"}));
+  CHECK(contains(whole, "model.offload=activations"));
+  CHECK_FALSE(contains(whole, "model.offload=both"));  // nothing is frozen
+}
+
 TEST_CASE("all weights: fp32 masters, gradients and moments") {
   const RunEstimate e = estimate({"lora.rank=0", "model.weights_dtype=fp32", "train.ema.enabled=false"});
   CHECK(e.trained == kParameters);

@@ -4,6 +4,7 @@
 
 #include <functional>
 
+#include "config/clip_geometry.h"
 #include "core/check.h"
 #include "model/architecture.h"
 #include "train/forecast/estimate.h"
@@ -77,6 +78,20 @@ std::vector<MemoryAdvice> memory_advice(const RootConfig& config) {
           fmt::format("data.frames=[{}]", fmt::join(half_as_long(frames), ", ")),
           [](RootConfig& c) { c.data.frames = half_as_long(c.data.frames); });
   return out.take();
+}
+
+std::string pass_text(const RootConfig& config, const PassSize& pass) {
+  std::string bucket;
+  try {
+    const data::ClipGeometry g = clip_geometry(config);
+    const int64_t stride = g.pixel_multiple / config.model.patch_size[1];
+    bucket = fmt::format("bucket {}x{}x{}", 1 + (pass.latent_frames - 1) * g.temporal_stride,
+                         pass.latent_height * stride, pass.latent_width * stride);
+  } catch (const Error&) {  // of a codec whose files are not there: latents came without it
+    bucket = fmt::format("latents {}x{}x{}", pass.latent_frames, pass.latent_height, pass.latent_width);
+  }
+  return fmt::format("{} sample{} of {}, {} tokens each", pass.samples, pass.samples == 1 ? "" : "s", bucket,
+                     pass.tokens);
 }
 
 std::string memory_keys(const RootConfig& config) {

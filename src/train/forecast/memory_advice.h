@@ -19,6 +19,15 @@ struct MemoryAdvice {
 // smaller clips.
 std::vector<MemoryAdvice> memory_advice(const RootConfig& config);
 
+// A pass of training: samples of one size.
+struct PassSize {
+  int64_t samples = 0, tokens = 0;  // of each sample
+  int64_t latent_frames = 0, latent_height = 0, latent_width = 0;
+};
+// Its bucket as data.frames, data.height and data.width have it, and its tokens: "2 samples of bucket 81x480x832, 32760
+// tokens each".
+std::string pass_text(const RootConfig& config, const PassSize& pass);
+
 // Their keys in one line, for the message of a run that met the end of its memory.
 std::string memory_keys(const RootConfig& config);
 
