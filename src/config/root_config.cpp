@@ -116,6 +116,15 @@ void check_teacher(const RootConfig& config) {
                     distill.weight, listed ? "experts[].weights" : "model.weights or train.distill.weights");
 }
 
+// Ranks cut values apart, not the bytes of blocks of them.
+void check_packed(const RootConfig& config) {
+  VMOBA_CHECK_INPUT(
+      config.model.weights_dtype != "packed" || config.parallel.shard * config.parallel.sequence == 1,
+      "model.weights_dtype: expected fp32, bf16 or fp8 with parallel.shard {} and parallel.sequence {} (ranks hold the "
+      "weights together), found packed; change it, or set parallel.data only",
+      config.parallel.shard, config.parallel.sequence);
+}
+
 void check_offload(const RootConfig& config) {
   const model::Offload offload = config.model.offload;
   const std::string word = choice_word(offload);
@@ -158,7 +167,7 @@ RootConfig load_root_config(const std::string& path, const std::vector<std::stri
 
 void validate_training(const RootConfig& config) {
   VMOBA_CHECK_INPUT(
-      config.lora.enabled() || config.model.weights_dtype != "fp8",
+      config.lora.enabled() || config.model.weights_dtype == "fp32" || config.model.weights_dtype == "bf16",
       "model.weights_dtype: expected fp32 or bf16 to train all weights, found {}; set one of them, or lora.rank to "
       "train adapters beside a frozen base",
       config.model.weights_dtype);
@@ -166,6 +175,7 @@ void validate_training(const RootConfig& config) {
                     "model.linear_compute: expected bf16 with lora.rank above 0 (maps with adapters compute in bf16), "
                     "found {}; set it to bf16",
                     config.model.linear_compute);
+  check_packed(config);
   check_offload(config);
   check_experts_are_trained(config);
   check_teacher(config);

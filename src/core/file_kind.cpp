@@ -122,7 +122,7 @@ std::string kind_of_zip(std::string_view bytes, const std::string& path) {
 std::string kind_of_binary(std::string_view bytes, const std::string& path) {
   using namespace std::string_view_literals;
   const Beginning kBeginnings[] = {
-      {"GGUF"sv, "a GGUF file, which is not read here; get the same model as safetensors (docs/pretrained.md)"},
+      {"GGUF"sv, "a GGUF file; those of transformers are read as model.weights (docs/pretrained.md)"},
       {"GGML"sv, "a GGML file, which is not read here; get the same model as safetensors (docs/pretrained.md)"},
       {"\x1f\x8b"sv, "a gzip archive; unpack it"},
       {"\x28\xb5\x2f\xfd"sv, "a zstd archive; unpack it"},

@@ -94,6 +94,14 @@ void MappedFile::read(int64_t begin, int64_t count, void* out) const {
   }
 }
 
+void MappedFile::release(int64_t begin, int64_t end) const {
+  static const uintptr_t page = uintptr_t(::sysconf(_SC_PAGESIZE));
+  const uintptr_t data = reinterpret_cast<uintptr_t>(base_);
+  const uintptr_t first = (data + uintptr_t(begin)) / page * page, last = data + uintptr_t(end);
+  // Pages shared with neighbours may go too: the mapping is only read. Failure costs memory, nothing else.
+  if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+}
+
 void guard_mapped_files() {
   struct sigaction action {};
   action.sa_sigaction = on_bus_error;

@@ -25,6 +25,9 @@ class MappedFile {
   // Copies bytes [begin, begin + count) to `out` by reading the file anew. Throws Error(kInput) where it was cut short
   // or cannot be read.
   void read(int64_t begin, int64_t count, void* out) const;
+  // Gives the memory of the pages that hold bytes [begin, end) back; they are read from the file again where they are
+  // needed.
+  void release(int64_t begin, int64_t end) const;
 
  private:
   std::string path_;

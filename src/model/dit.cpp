@@ -8,6 +8,7 @@
 #include "core/check.h"
 #include "core/file_kind.h"
 #include "model/architecture.h"
+#include "model/common/packed.h"
 #include "model/weights/pretrained.h"
 
 namespace vmoba::model {
@@ -64,8 +65,9 @@ void ModelConfig::visit(ConfigVisitor& v) {
   v.field("weights_dtype", weights_dtype,
           "How weights are kept. `fp32`: masters. `bf16`: matrices in bf16, and training of all weights rounds them "
           "stochastically; half the memory. `fp8` (the matrices of the blocks in e4m3 with scales, other matrices in "
-          "bf16): a frozen base under LoRA, or sampling.",
-          one_of({"fp32", "bf16", "fp8"}));
+          "bf16): a frozen base under LoRA, or sampling. `packed`: the same with the matrices of the blocks as a GGUF "
+          "file packs them.",
+          one_of({"fp32", "bf16", "fp8", "packed"}));
   v.field(
       "linear_compute", linear_compute,
       "Products of the blocks' linear maps. `fp8`: factors in e4m3 and, of gradients, e5m2, sums in fp32; on a GPU of "
@@ -158,8 +160,15 @@ int64_t parameter_count(const ModelConfig& config) {
 
 std::vector<Parameter> parameter_shapes(const ModelConfig& config) {
   const at::TensorOptions meta = at::TensorOptions().device(at::kMeta);
+  const std::map<std::string, Packing> packed = packed_parameters(config);
   std::vector<Parameter> out;
   for (const ParameterSpec& spec : architecture_of(config).parameters(config)) {
+    if (const auto found = packed.find(spec.name); found != packed.end()) {
+      const int64_t bytes = packed_row_bytes(found->second, spec.shape[1]);
+      out.push_back(
+          {spec.name, at::empty({spec.shape[0], bytes}, meta.dtype(at::kByte)), {}, spec.shape, found->second});
+      continue;
+    }
     const at::ScalarType dtype = kept_dtype(spec, config);
     out.push_back({spec.name, at::empty(spec.shape, meta.dtype(dtype))});
     if (c10::elementSize(dtype) == 1) out.back().scale = at::empty({spec.shape[0], 1}, meta.dtype(at::kFloat));

@@ -8,6 +8,7 @@
 
 #include <any>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -74,7 +75,8 @@ struct Parameter {
   std::string name;  // in diffusers' layout: "blocks.0.attn1.to_q.weight"
   at::Tensor tensor;
   at::Tensor scale = {};                  // of an fp8 weight (scaled_weight in model/common/linear.h); undefined: 1
-  std::vector<int64_t> whole_shape = {};  // where `tensor` is what a store keeps of it (model/weight_store.h)
+  std::vector<int64_t> whole_shape = {};  // where `tensor` is what a store keeps of it, or is packed
+  std::optional<Packing> packing = {};    // of `tensor`, whose rows are bytes then
 
   at::IntArrayRef shape() const { return whole_shape.empty() ? tensor.sizes() : at::IntArrayRef(whole_shape); }
 };

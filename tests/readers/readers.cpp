@@ -76,6 +76,16 @@ Reader checkpoint_yaml() {
       [](const std::string& folder) { changed_keys(read_text(folder + "/c.yaml"), folder + "/c.yaml", RootConfig()); }};
 }
 
+Reader gguf() {
+  return {"GGUF",
+          [](const std::string& folder) { fs::copy(kModels + "packed.gguf", folder + "/x.gguf"); },
+          {"x.gguf"},
+          [](const std::string& folder) {
+            const model::WeightFiles files(folder + "/x.gguf", {});
+            for (const auto& [name, entry] : files.entries()) files.read(name, at::kFloat, at::kCPU);
+          }};
+}
+
 Reader safetensors() {
   return {"safetensors",
           [](const std::string& folder) {
@@ -483,6 +493,7 @@ std::vector<Reader> make_readers() {
       yaml(),
       checkpoint_yaml(),
       safetensors(),
+      gguf(),
       index(),
       model_config(),
       original_config(),

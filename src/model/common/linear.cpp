@@ -2,6 +2,8 @@
 
 #include <ATen/ops/linear.h>
 
+#include "model/common/packed.h"
+
 namespace vmoba::model {
 namespace {
 
@@ -12,6 +14,10 @@ at::Tensor weight_in(const CastWeight&, const at::Tensor& weight, at::ScalarType
 
 at::Tensor weight_in(const ScaledWeight& recipe, const at::Tensor& weight, at::ScalarType dtype) {
   return scaled_weight(weight, recipe.scale, dtype);
+}
+
+at::Tensor weight_in(const PackedWeight& recipe, const at::Tensor& weight, at::ScalarType dtype) {
+  return unpacked(weight, recipe.packing, dtype);
 }
 
 // x W^T + bias.

@@ -5,6 +5,8 @@
 
 #include <variant>
 
+#include "model/common/packing.h"
+
 namespace vmoba::model {
 
 // A low-rank adapter (Hu et al. 2106.09685): adds scale * x A^T B^T to the map. Undefined tensors: none.
@@ -20,10 +22,15 @@ struct CastWeight {};
 struct ScaledWeight {
   at::Tensor scale;
 };
-using LinearRecipe = std::variant<CastWeight, ScaledWeight>;
+// The weight's rows are packed (common/packed.h): bytes [out, bytes of a row]. Unpacked in the input's dtype it takes
+// part.
+struct PackedWeight {
+  Packing packing;
+};
+using LinearRecipe = std::variant<CastWeight, ScaledWeight, PackedWeight>;
 
 struct Linear {
-  at::Tensor weight;  // [out, in]
+  at::Tensor weight;  // [out, in], packed ones [out, bytes]
   at::Tensor bias;    // [out]
   LinearRecipe recipe = {};
   LowRank adapter = {};

@@ -29,8 +29,9 @@ LowRank sum_of(const LowRank& x, const LowRank& y) {
 }  // namespace
 
 Linear bind_linear(const Weight& weight, const at::Tensor& bias) {
-  const LinearRecipe recipe =
-      weight.scale.defined() ? LinearRecipe(ScaledWeight{weight.scale}) : LinearRecipe(CastWeight{});
+  LinearRecipe recipe = CastWeight{};
+  if (weight.scale.defined()) recipe = ScaledWeight{weight.scale};
+  if (weight.packing) recipe = PackedWeight{*weight.packing};
   return {weight.tensor.dim() == 2 ? weight.tensor : weight.tensor.flatten(1), bias, recipe, weight.adapter};
 }
 
@@ -91,7 +92,8 @@ std::vector<Weight> WeightBank::bind(size_t first, size_t count, at::TensorList 
   std::vector<Weight> out;
   size_t next = 0;
   for (size_t i = first; i < first + count; ++i) {
-    Weight weight{tensors.at(next++), {}, {}};
+    Weight weight{tensors.at(next++)};
+    weight.packing = parameters_[i].packing;
     if (parameters_.at(i).scale.defined()) weight.scale = tensors.at(next++);
     if (const auto low_rank = low_rank_.find(i); low_rank != low_rank_.end()) {
       const at::Tensor a = tensors.at(next++), b = tensors.at(next++);

@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,8 +19,9 @@ namespace vmoba::model {
 // One parameter with what belongs to it where it is the weight of an affine map.
 struct Weight {
   at::Tensor tensor;
-  at::Tensor scale;
-  LowRank adapter;
+  at::Tensor scale = {};
+  LowRank adapter = {};
+  std::optional<Packing> packing = {};
 };
 
 // The affine map of a weight and a bias [out], with the recipe that the weight calls for; dimensions of the weight

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -21,6 +22,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr int64_t kMaxConfigBytes = 1 << 20;
+constexpr const char* kPacked = "packed";  // of model.weights_dtype
 
 std::string config_path(const std::string& folder) {
   return (fs::path(folder) / "config.json").string();
@@ -65,21 +67,41 @@ void check_tensors(const ModelConfig& config, const WeightFiles& files, const st
 
 namespace {
 
+void check_packed(const ModelConfig& config, const WeightFiles& files) {
+  const auto packed = [](const auto& entry) { return entry.second.info.packing.has_value(); };
+  VMOBA_CHECK_INPUT(
+      config.weights_dtype != kPacked || std::any_of(files.entries().begin(), files.entries().end(), packed),
+      "model.weights_dtype packed: expected a GGUF file with packed matrices, found '{}' without; set "
+      "model.weights_dtype=fp8 or bf16",
+      config.weights);
+}
+
 WeightFiles open_checked(const ModelConfig& config) {
   WeightFiles files(config.weights, architecture_of(config).layouts);
   check_config(files.folder(), config);
   check_tensors(config, files, config.weights, "make the model: group agree with the weights");
+  check_packed(config, files);
   return files;
+}
+
+bool stays_packed(const WeightFiles& files, const ParameterSpec& spec, const ModelConfig& config) {
+  return config.weights_dtype == kPacked && files.info(spec.name).packing &&
+         !block_of(architecture_of(config), spec.name).empty();
 }
 
 bool is_fp8(at::ScalarType dtype) {
   return dtype == at::kFloat8_e4m3fn || dtype == at::kFloat8_e5m2;
 }
 
-Parameter load_one(const WeightFiles& files, const ParameterSpec& spec, at::ScalarType dtype, at::Device device) {
+Parameter load_one(const WeightFiles& files, const ParameterSpec& spec, const ModelConfig& config, at::Device device) {
+  if (stays_packed(files, spec, config)) {
+    WeightFiles::Stored stored = files.read_stored(spec.name, device);
+    return {spec.name, std::move(stored.tensor), {}, spec.shape, stored.packing};
+  }
+  const at::ScalarType dtype = kept_dtype(spec, config);
   if (!is_fp8(dtype)) return {spec.name, files.read(spec.name, dtype, device)};
   if (is_fp8(files.info(spec.name).dtype)) {
-    WeightFiles::Scaled stored = files.read_stored(spec.name, device);
+    WeightFiles::Stored stored = files.read_stored(spec.name, device);
     return {spec.name, std::move(stored.tensor), std::move(stored.scale)};
   }
   auto [quantised, scale] = quantise_fp8(files.read(spec.name, at::kFloat, at::kCPU));
@@ -93,13 +115,13 @@ Parameter draw_one(const ParameterSpec& spec, at::ScalarType dtype, uint64_t see
   return {spec.name, std::move(quantised), std::move(scale)};
 }
 
-// As the model holds it; all but fp8 values can be trained.
+// As the model holds it; all but fp8 and packed values can be trained.
 Parameter kept(Parameter parameter, WeightStore* store) {
   if (store != nullptr) {
     parameter.whole_shape = parameter.shape().vec();
     parameter.tensor = store->keep(parameter.tensor);
   }
-  if (!is_fp8(parameter.tensor.scalar_type())) parameter.tensor.requires_grad_(true);
+  if (!parameter.packing && !is_fp8(parameter.tensor.scalar_type())) parameter.tensor.requires_grad_(true);
   return parameter;
 }
 
@@ -126,18 +148,30 @@ void check_pretrained(const ModelConfig& config) {
   open_checked(config);
 }
 
+std::map<std::string, Packing> packed_parameters(const ModelConfig& config) {
+  std::map<std::string, Packing> out;
+  if (config.weights_dtype != kPacked || !fs::exists(config.weights)) return out;
+  const WeightFiles files(config.weights, architecture_of(config).layouts);
+  for (const ParameterSpec& spec : architecture_of(config).parameters(config))
+    if (files.entries().contains(spec.name) && stays_packed(files, spec, config))
+      out.emplace(spec.name, *files.info(spec.name).packing);
+  return out;
+}
+
 std::vector<Parameter> make_parameters(const ModelConfig& config, uint64_t seed, at::Device device,
                                        WeightStore* store) {
   std::vector<Parameter> parameters;
   const std::vector<ParameterSpec> specs = architecture_of(config).parameters(config);
   if (config.weights.empty()) {
+    VMOBA_CHECK_INPUT(config.weights_dtype != kPacked,
+                      "model.weights_dtype packed: expected a GGUF file as model.weights, found none; set both, or "
+                      "model.weights_dtype=fp8");
     for (const ParameterSpec& spec : specs)
       parameters.push_back(kept(draw_one(spec, kept_dtype(spec, config), seed, device), store));
     return parameters;
   }
   const WeightFiles files = open_checked(config);
-  for (const ParameterSpec& spec : specs)
-    parameters.push_back(kept(load_one(files, spec, kept_dtype(spec, config), device), store));
+  for (const ParameterSpec& spec : specs) parameters.push_back(kept(load_one(files, spec, config, device), store));
   return parameters;
 }
 

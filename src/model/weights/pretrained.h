@@ -1,6 +1,7 @@
 // The parameters of a model: from pretrained weights in any layout of its architecture, or drawn from a seed; kept in
 // the types that the configuration asks for.
 #pragma once
+#include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
@@ -26,6 +27,10 @@ void check_tensors(const ModelConfig& config, const WeightFiles& files, const st
 // Reads headers of config.weights only. Throws Error(kInput) naming missing, extra and misshapen tensors, and keys in
 // which a config.json beside the weights disagrees with the configuration.
 void check_pretrained(const ModelConfig& config);
+
+// What of config.weights stays packed in memory (model.weights_dtype packed), read from the files' headers; nothing
+// where they are missing.
+std::map<std::string, Packing> packed_parameters(const ModelConfig& config);
 
 // Checks, then loads config.weights: leaf tensors on `device` in the architecture's order, each copied once, straight
 // to its kept_dtype; fp32 ones require grad. Random values from `seed` where config.weights is empty. With `store`

@@ -1,7 +1,6 @@
 #include "model/weights/safetensors.h"
 
 #include <ATen/ATen.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -145,13 +144,8 @@ at::Tensor SafetensorsFile::read(const std::string& name) const {
 }
 
 void SafetensorsFile::release(const std::string& name, int64_t begin, int64_t end) const {
-  static const uintptr_t page = uintptr_t(::sysconf(_SC_PAGESIZE));
-  const TensorInfo& info = tensors().at(name);
-  const uintptr_t data =
-      reinterpret_cast<uintptr_t>(mapping_->file.data()) + uintptr_t(mapping_->header.data_begin + info.begin);
-  const uintptr_t first = (data + uintptr_t(begin)) / page * page, last = data + uintptr_t(end);
-  // Pages shared with neighbours may go too: the mapping is only read. Failure costs memory, nothing else.
-  if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+  const int64_t first = mapping_->header.data_begin + tensors().at(name).begin;
+  mapping_->file.release(first + begin, first + end);
 }
 
 int64_t TensorToWrite::bytes() const {

@@ -1,5 +1,6 @@
 #include "model/weights/tensor_file.h"
 
+#include "model/weights/gguf.h"
 #include "model/weights/safetensors.h"
 
 namespace vmoba::model {
@@ -10,6 +11,7 @@ void TensorFile::release(const std::string& name) const {
 }
 
 std::unique_ptr<TensorFile> open_tensor_file(const std::string& path) {
+  if (is_gguf(path)) return std::make_unique<GgufFile>(path);
   return std::make_unique<SafetensorsFile>(path);
 }
 

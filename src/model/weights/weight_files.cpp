@@ -14,6 +14,7 @@
 #include "core/file_kind.h"
 #include "core/json.h"
 #include "model/common/linear.h"
+#include "model/common/packed.h"
 
 namespace vmoba::model {
 namespace {
@@ -313,8 +314,9 @@ WorkProgress& WeightFiles::progress() const {
     int64_t bytes = 0;
     for (const auto& [name, entry] : entries_) {
       const std::vector<int64_t>& shape = entry.info.shape;
-      bytes +=
-          std::accumulate(shape.begin(), shape.end(), int64_t(c10::elementSize(entry.info.dtype)), std::multiplies<>());
+      const int64_t values = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+      bytes += entry.info.packing ? values / shape.back() * packed_row_bytes(*entry.info.packing, shape.back())
+                                  : values * int64_t(c10::elementSize(entry.info.dtype));
     }
     progress_ = std::make_unique<WorkProgress>(fmt::format("loading weights from {}", folder_), bytes);
   }
@@ -330,6 +332,10 @@ at::Tensor WeightFiles::scale_of(const Entry& entry) const {
 at::Tensor WeightFiles::read(const std::string& name, at::ScalarType dtype, at::Device device) const {
   const Entry& entry = entries_.at(name);
   const TensorFile& file = *files_[entry.file];
+  if (entry.info.packing) {
+    const Stored stored = read_stored(name, device);
+    return unpacked(stored.tensor, *stored.packing, dtype);
+  }
   if (entry.scale_name.empty()) return copy_of(file, entry, at::TensorOptions(device).dtype(dtype), progress());
   const at::Tensor own = own_rows(file.tensor(entry.stored_name), entry);
   const at::Tensor out = scaled_weight(own, scale_of(entry), dtype).to(device);
@@ -338,10 +344,17 @@ at::Tensor WeightFiles::read(const std::string& name, at::ScalarType dtype, at::
   return out;
 }
 
-WeightFiles::Scaled WeightFiles::read_stored(const std::string& name, at::Device device) const {
+WeightFiles::Stored WeightFiles::read_stored(const std::string& name, at::Device device) const {
   const Entry& entry = entries_.at(name);
   const TensorFile& file = *files_[entry.file];
-  Scaled out;
+  Stored out;
+  if (entry.info.packing) {
+    out.tensor = own_rows(file.tensor(entry.stored_name), entry).to(device, at::kByte, false, /*copy=*/true);
+    out.packing = entry.info.packing;
+    file.release(entry.stored_name);
+    progress().add(int64_t(out.tensor.nbytes()));
+    return out;
+  }
   out.tensor = copy_of(file, entry, at::TensorOptions(device).dtype(entry.info.dtype), progress());
   if (!entry.scale_name.empty()) out.scale = scale_of(entry).to(at::kFloat).clone().to(device);
   return out;

@@ -1,6 +1,6 @@
-// The safetensors files of one model, in whichever of its layouts they are: found, mapped, and read under diffusers'
-// names. Reading copies one tensor at a time and then gives its mapped pages back, so that loading needs little more
-// memory than the result.
+// The safetensors or GGUF files of one model, in whichever of its layouts they are: found, mapped, and read under
+// diffusers' names. Reading copies one tensor at a time and then gives its mapped pages back, so that loading needs
+// little more memory than the result.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -15,8 +15,8 @@
 
 namespace vmoba::model {
 
-// The files of `path`: a safetensors file, an index of shards, or a folder that holds either (also one level down, in
-// transformer/). Throws Error(kInput) saying what was looked for.
+// The files of `path`: a safetensors or GGUF file, an index of shards, or a folder that holds either (also one level
+// down, in transformer/). Throws Error(kInput) saying what was looked for.
 std::vector<std::string> find_weight_files(const std::string& path);
 
 // The names of all tensors in the files of `path`.
@@ -49,11 +49,13 @@ class WeightFiles {
   // A new tensor: values times scale, in `dtype` on `device`.
   at::Tensor read(const std::string& name, at::ScalarType dtype, at::Device device) const;
 
-  struct Scaled {
-    at::Tensor tensor, scale;  // scale undefined: 1
+  struct Stored {
+    at::Tensor tensor, scale;             // scale undefined: 1
+    std::optional<Packing> packing = {};  // of the rows of `tensor`
   };
-  // A new tensor in the type of the file, and the scale in fp32, as scaled_weight (model/common/linear.h) takes it.
-  Scaled read_stored(const std::string& name, at::Device device) const;
+  // A new tensor in the type of the file, and the scale in fp32, as scaled_weight (model/common/linear.h) takes it; the
+  // bytes of a packed matrix, as unpacked (model/common/packed.h) takes them.
+  Stored read_stored(const std::string& name, at::Device device) const;
 
  private:
   void add_file(size_t number, const std::string& path);

@@ -20,12 +20,19 @@ int64_t width_of(const std::string& dtype) {
 }
 
 int64_t kept_width(const RootConfig& config) {
-  return width_of(config.model.weights_dtype);
+  return config.model.weights_dtype == "packed" ? 1 : width_of(config.model.weights_dtype);
+}
+
+// Where there are several, they have the same sizes.
+model::ModelConfig first_model(const RootConfig& config) {
+  model::ModelConfig out = config.model;
+  if (!config.experts.empty()) out.weights = config.experts.front().weights;
+  return out;
 }
 
 // What an optimiser changes, without values: all parameters, or the adapters beside them.
 std::vector<model::Parameter> trained_shapes(const RootConfig& config) {
-  const std::vector<model::Parameter> parameters = model::parameter_shapes(config.model);
+  const std::vector<model::Parameter> parameters = model::parameter_shapes(first_model(config));
   std::map<std::string, int64_t> adapters;
   if (config.lora.enabled())
     adapters = model::adapter_values(config.lora, model::architecture_of(config.model), parameters);
@@ -59,12 +66,12 @@ int64_t carried_width(const RootConfig& config) {
 
 ModelSizes model_sizes(const RootConfig& config) {
   const model::Architecture& architecture = model::architecture_of(config.model);
-  const std::vector<model::Parameter> parameters = model::parameter_shapes(config.model);
+  const std::vector<model::Parameter> parameters = model::parameter_shapes(first_model(config));
   ModelSizes out;
   out.experts = int64_t(expert_count(config));
   std::map<std::string, std::pair<int64_t, int64_t>> blocks;  // values and bytes
   for (const model::Parameter& p : parameters) {
-    const int64_t count = p.tensor.numel();
+    const int64_t count = c10::multiply_integers(p.shape());
     const auto bytes = int64_t(p.tensor.nbytes() + (p.scale.defined() ? p.scale.nbytes() : 0));
     out.parameters += count;
     out.kept_bytes += bytes;
