@@ -30,21 +30,28 @@ constexpr int64_t kParameters = kBlocks * (kBlockMatrices + kBlockVectors) + kOt
 constexpr int64_t kFp32Bytes = 4 * (kBlocks * kBlockVectors + kOtherVectors);
 constexpr int64_t kRank = 32, kAdapters = kBlocks * kRank * (8 * 2 * E + 2 * (E + F));
 
-// A file with the headers of the published 14B transformer and no values: a hole of 29 GB, which takes no space.
-const std::string& headers_of_14b() {
+// A file with the headers of a transformer and no values: a hole, which takes no space.
+std::string headers_of(int64_t layers, int64_t heads, int64_t ffn_dim) {
   static const test::TemporaryFolder folder;
-  static const std::string path = [] {
-    model::ModelConfig sizes;
-    sizes.layers = kBlocks;
-    sizes.heads = E / sizes.head_dim;
-    sizes.own<model::WanConfig>().ffn_dim = F;
-    std::vector<model::TensorToWrite> tensors;
-    for (const model::Parameter& p : model::parameter_shapes(sizes))
-      tensors.push_back({p.name, at::kBFloat16, p.shape().vec(), {}});
-    std::string file = folder.path() + "/wan.safetensors";
-    model::create_shared_file(file, model::safetensors_layout(file, tensors, {}));
-    return file;
-  }();
+  model::ModelConfig sizes;
+  sizes.layers = layers;
+  sizes.heads = heads;
+  sizes.own<model::WanConfig>().ffn_dim = ffn_dim;
+  std::vector<model::TensorToWrite> tensors;
+  for (const model::Parameter& p : model::parameter_shapes(sizes))
+    tensors.push_back({p.name, at::kBFloat16, p.shape().vec(), {}});
+  std::string file = fmt::format("{}/wan-{}.safetensors", folder.path(), layers);
+  model::create_shared_file(file, model::safetensors_layout(file, tensors, {}));
+  return file;
+}
+
+// Of the published ones.
+const std::string& headers_of_14b() {
+  static const std::string path = headers_of(kBlocks, E / 128, F);
+  return path;
+}
+const std::string& headers_of_1_3b() {
+  static const std::string path = headers_of(30, 12, 8960);
   return path;
 }
 
@@ -166,6 +173,34 @@ TEST_CASE("model.offload auto takes what fits and moves least, and all it may wh
   CHECK(choice(16, {fp8, "model.recompute=none"}).offload == Offload::kNone);
   CHECK(choice(16, {"lora.rank=0", "model.weights_dtype=fp32"}).offload == Offload::kActivations);
   CHECK(contains(choice(16, {fp8}).reason, "model.offload auto: both"));
+}
+
+TEST_CASE("the configurations for small cards fit them by the forecast, and no larger offload is taken than needed") {
+  using model::Offload;
+  const std::vector<std::string> one = {}, small = {"model.weights=" + headers_of_1_3b()},
+                                 two = {"model.weights=''", "experts[0].weights=" + headers_of_14b(),
+                                        "experts[1].weights=" + headers_of_14b()};
+  struct Case {
+    std::string name;
+    std::vector<std::string> keys;
+    Offload offload;
+  };
+  for (const int gib : {16, 24})
+    for (const Case& c : {Case{"wan2.1_1.3b", small, Offload::kNone}, Case{"wan2.1_14b", one, Offload::kBoth},
+                          Case{"wan2.2_a14b", two, Offload::kBoth}}) {
+      const std::string file = fmt::format("{}_{}gb.yaml", c.name, gib);
+      INFO(file);
+      const RootConfig config = shipped(file, c.keys);
+      const auto buckets = configured_buckets(config);
+      const int64_t bytes = int64_t(gib) << 30;
+      const OffloadChoice choice = choose_offload(config, {}, estimate_run(config, buckets).tokens, 1, bytes);
+      CHECK(choice.offload == c.offload);
+      const std::string text = fit_to_text(with_offload(config, choice), buckets, bytes, "--gpu-gib");
+      INFO(text);
+      CHECK(contains(text, "fits: "));
+      CHECK(config.cache.mode == "require");
+      CHECK(config.train.validate_every == 0);  // no encoder and no VAE beside training
+    }
 }
 
 TEST_CASE("a pass without room is named by its bucket, and keys follow in the order to try") {
