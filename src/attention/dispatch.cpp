@@ -60,9 +60,13 @@ bool full_is_faster(int64_t tokens, int64_t blocks, const LayerAttention& layer)
 
 bool choose_full(const at::Tensor& q_BZND, int64_t blocks, const LayerAttention& layer) {
   const bool full = layer.full_when_faster && layer.implementation == Implementation::kAuto &&
-                    native::unsupported_reason(q_BZND).empty() && full_is_faster(q_BZND.size(1), blocks, layer);
-  if (full) log_full_choice(q_BZND.size(1), blocks, layer);
+                    native::unsupported_reason(q_BZND).empty() && full_is_faster(fixed_size(q_BZND, 1), blocks, layer);
+  if (full) log_full_choice(fixed_size(q_BZND, 1), blocks, layer);
   return full;
+}
+
+int64_t fixed_size(const at::Tensor& x, int64_t dim) {
+  return x.sym_size(dim).guard_int(__FILE__, __LINE__);
 }
 
 const BlockEngine& block_engine(Implementation implementation, const at::Tensor& q_BZND) {

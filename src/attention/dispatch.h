@@ -21,11 +21,18 @@ BlockProblem make_block_problem(const at::Tensor& q_BZND, const Grid& grid, int6
 // on tokens and on the density that the selection asks for, measured on an H200 (docs/benchmarks.md).
 bool full_is_faster(int64_t tokens, int64_t blocks, const LayerAttention& layer);
 
-// Whether the layer asks for that choice and q's device has kernels; logs the first for every size and partition.
+// Whether the layer asks for that choice and q's device has kernels; logs the first for every size and partition. Reads
+// no more than q's sizes, type and device, so that a tensor that is only traced will do.
 bool choose_full(const at::Tensor& q_BZND, int64_t blocks, const LayerAttention& layer);
 
 // Throw Error(kInput) where a tensor is no [B, tokens, N, D] of a known type, or has not the grid's tokens and text.
 void check_tensor(const char* name, const at::Tensor& x_BZND);
 void check_tokens(const at::Tensor& q_BZND, const Grid& grid, int64_t text_tokens);
+// Throws Error(kInput) where the arguments of self_attention() disagree.
+void check_call(const at::Tensor& q_BSND, const at::Tensor& k_BSND, const at::Tensor& v_BSND, const Grid& grid,
+                int64_t text_tokens, const LayerAttention& layer, at::IntArrayRef text_lengths);
+
+// A size of a tensor, which tracing with dynamic shapes fixes to this value.
+int64_t fixed_size(const at::Tensor& x, int64_t dim);
 
 }  // namespace vmoba::attention

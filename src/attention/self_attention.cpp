@@ -1,10 +1,7 @@
 #include <ATen/ops/cat.h>
-#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/full.h>
 #include <c10/util/StringUtil.h>
-#include <fmt/ranges.h>
 
-#include <algorithm>
 #include <vector>
 
 #include "attention/attention.h"
@@ -13,6 +10,7 @@
 #include "attention/full/full.h"
 #include "attention/method.h"
 #include "attention/observer.h"
+#include "attention/samples.h"
 #include "core/check.h"
 
 namespace vmoba::attention {
@@ -26,29 +24,6 @@ void check_same_kind(const char* name, const at::Tensor& x, const at::Tensor& q)
   VMOBA_CHECK_INPUT(x.scalar_type() == q.scalar_type() && x.device() == q.device(),
                     "attention: expected {} like q ({} on {}), found {} on {}", name, c10::toString(q.scalar_type()),
                     q.device().str(), c10::toString(x.scalar_type()), x.device().str());
-}
-
-void check_lengths(at::IntArrayRef lengths, int64_t batch, int64_t least, int64_t most) {
-  const auto possible = [&](int64_t length) { return length >= least && length <= most; };
-  VMOBA_CHECK_INPUT(
-      lengths.empty() || (int64_t(lengths.size()) == batch && std::all_of(lengths.begin(), lengths.end(), possible)),
-      "attention: expected {} text lengths of {} to {}, found {}", batch, least, most, fmt::join(lengths, ", "));
-}
-
-// Samples begin ... begin + count - 1 have `length` text tokens each.
-struct EqualSamples {
-  int64_t begin, count, length;
-  at::Tensor of(const at::Tensor& x_B) const { return x_B.narrow(0, begin, count); }
-};
-
-// All samples where their lengths are equal, else each one: kernels take one number of tokens.
-std::vector<EqualSamples> equal_samples(at::IntArrayRef lengths, int64_t batch, int64_t whole) {
-  if (lengths.empty()) return {{0, batch, whole}};
-  if (std::all_of(lengths.begin(), lengths.end(), [&](int64_t length) { return length == lengths[0]; }))
-    return {{0, batch, lengths[0]}};
-  std::vector<EqualSamples> out;
-  for (int64_t b = 0; b < batch; ++b) out.push_back({b, 1, lengths[size_t(b)]});
-  return out;
 }
 
 // Of one head.
@@ -86,9 +61,8 @@ at::Tensor attend(const at::Tensor& q_BZND, const at::Tensor& k_BZND, const at::
 
 }  // namespace
 
-at::Tensor self_attention(const at::Tensor& q_BSND, const at::Tensor& k_BSND, const at::Tensor& v_BSND,
-                          const Grid& grid, int64_t text_tokens, const LayerAttention& layer, AttentionStats* stats,
-                          at::IntArrayRef text_lengths, at::TensorList learnt, ResultTape* tape) {
+void check_call(const at::Tensor& q_BSND, const at::Tensor& k_BSND, const at::Tensor& v_BSND, const Grid& grid,
+                int64_t text_tokens, const LayerAttention& layer, at::IntArrayRef text_lengths) {
   check_tensor("q", q_BSND);
   check_tensor("k", k_BSND);
   check_tensor("v", v_BSND);
@@ -100,23 +74,23 @@ at::Tensor self_attention(const at::Tensor& q_BSND, const at::Tensor& k_BSND, co
   check_tokens(q_BSND, grid, text_tokens);
   check_lengths(text_lengths, q_BSND.size(0), 0, text_tokens);
   if (layer.method->check != nullptr) layer.method->check(layer);
+}
+
+at::Tensor self_attention(const at::Tensor& q_BSND, const at::Tensor& k_BSND, const at::Tensor& v_BSND,
+                          const Grid& grid, int64_t text_tokens, const LayerAttention& layer, AttentionStats* stats,
+                          at::IntArrayRef text_lengths, at::TensorList learnt, ResultTape* tape) {
+  check_call(q_BSND, k_BSND, v_BSND, grid, text_tokens, layer, text_lengths);
   const size_t wanted = learnt_parameters(layer, q_BSND.size(2), q_BSND.size(3)).size();
   VMOBA_CHECK_INPUT(learnt.size() == wanted, "attention: expected {} learnt tensors of method {}, found {}", wanted,
                     layer.method->name, learnt.size());
 
-  if (AttentionObserver* observer = attention_observer()) observer->observe(layer, grid, text_tokens, q_BSND, k_BSND, v_BSND);
-  std::vector<at::Tensor> out;
-  for (const EqualSamples& samples : equal_samples(text_lengths, q_BSND.size(0), text_tokens)) {
-    const int64_t padding = text_tokens - samples.length;
-    const auto own = [&](const at::Tensor& x) {
-      const at::Tensor part = samples.of(x);
-      return padding == 0 ? part : part.narrow(1, 0, x.size(1) - padding);
-    };
-    const at::Tensor attended =
-        attend(own(q_BSND), own(k_BSND), own(v_BSND), grid, samples.length, layer, stats, learnt, tape);
-    out.push_back(padding == 0 ? attended : at::constant_pad_nd(attended, {0, 0, 0, 0, 0, padding}));
-  }
-  return out.size() == 1 ? out[0] : at::cat(out);
+  if (AttentionObserver* observer = attention_observer())
+    observer->observe(layer, grid, text_tokens, q_BSND, k_BSND, v_BSND);
+  return attend_by_samples(
+      q_BSND, k_BSND, v_BSND, grid.tokens(), text_tokens, text_lengths,
+      [&](const at::Tensor& q_BZND, const at::Tensor& k_BZND, const at::Tensor& v_BZND, int64_t own_text_tokens) {
+        return attend(q_BZND, k_BZND, v_BZND, grid, own_text_tokens, layer, stats, learnt, tape);
+      });
 }
 
 at::Tensor cross_attention(const at::Tensor& q_BSND, const at::Tensor& k_BLND, const at::Tensor& v_BLND,

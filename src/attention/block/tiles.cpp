@@ -50,6 +50,16 @@ std::shared_ptr<const TileTables> tile_tables(const Grid& grid, const Chunk& chu
                    [&] { return make_tables(*partition_tables(grid, chunk, device), tile_tokens, device); });
 }
 
+int64_t tile_count(const Grid& grid, const Chunk& chunk, int64_t tile_tokens) {
+  if (tile_tokens == 0) return partition_block_count(grid, chunk);
+  const auto pieces = [](int64_t length, int64_t c) { return split_dimension(length, whole_if_zero(c, length)); };
+  int64_t tiles = 0;
+  for (const int64_t t : pieces(grid.t, chunk[0]))
+    for (const int64_t h : pieces(grid.h, chunk[1]))
+      for (const int64_t w : pieces(grid.w, chunk[2])) tiles += (t * h * w + tile_tokens - 1) / tile_tokens;
+  return tiles;
+}
+
 at::Tensor means_of_runs_RD(const at::Tensor& x_SD, const std::vector<int64_t>& start) {
   const auto runs = int64_t(start.size()) - 1;
   const at::ScalarType type = x_SD.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;

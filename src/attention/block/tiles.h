@@ -30,6 +30,9 @@ struct TileTables {
 std::shared_ptr<const TileTables> tile_tables(const Grid& grid, const Chunk& chunk, int64_t tile_tokens,
                                               at::Device device);
 
+// How many tiles that makes, without tables.
+int64_t tile_count(const Grid& grid, const Chunk& chunk, int64_t tile_tokens);
+
 // Means of runs of permuted rows: x [S, D], `start` [R+1] -> [R, D], fp32 (fp64 of fp64).
 at::Tensor means_of_runs_RD(const at::Tensor& x_SD, const std::vector<int64_t>& start);
 

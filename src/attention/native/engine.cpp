@@ -115,7 +115,9 @@ class NativeEngine final : public BlockEngine {
 std::string unsupported_reason(const at::Tensor& q_BZND) {
   if (!q_BZND.is_cuda()) return "tensors on the CPU";
   if (q_BZND.scalar_type() != at::kBFloat16) return fmt::format("{} tensors", c10::toString(q_BZND.scalar_type()));
-  if (q_BZND.size(3) > 128) return fmt::format("a head size of {}", q_BZND.size(3));
+  // A traced tensor may have symbolic sizes.
+  const int64_t head_dim = q_BZND.sym_size(3).guard_int(__FILE__, __LINE__);
+  if (head_dim > 128) return fmt::format("a head size of {}", head_dim);
   if (kernels::kernel_family(q_BZND.device().index()) == 0) {
     cudaDeviceProp properties{};
     cudaGetDeviceProperties(&properties, q_BZND.device().index());

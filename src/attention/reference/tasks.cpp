@@ -2,9 +2,11 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <atomic>
+#include <optional>
 
 // This file alone is compiled with OpenMP: without it at::parallel_for is a serial loop.
 #ifndef _OPENMP
@@ -20,7 +22,10 @@ void for_each_task(int64_t count, bool on_cpu, const std::function<void(int64_t)
     return;
   }
   std::atomic<int64_t> next{0};
+  const bool inference = c10::InferenceMode::is_enabled();  // a thread's own; its tensors change in that mode alone
   const auto worker = [&](int64_t, int64_t) {
+    std::optional<c10::InferenceMode> mode;
+    if (inference) mode.emplace(true);
     const at::NoGradGuard no_grad;
     for (int64_t i = next++; i < count; i = next++) task(i);
   };
