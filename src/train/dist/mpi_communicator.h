@@ -2,13 +2,12 @@
 // receives (size - 1) / size of a tensor for a reduction and the same for a gather, as a ring would, in one round.
 // Included by src/train/dist only.
 #pragma once
-#include <mpi.h>
-
 #include <memory>
 #include <vector>
 
 #include "train/dist/communicator.h"
 #include "train/dist/mpi_engine.h"
+#include "train/dist/mpi_library.h"
 
 namespace vmoba::train::dist {
 

@@ -7,8 +7,6 @@
 // the same limit (operation_watch.h) by a second thread, which may get stuck in the device's driver: the first one
 // notices that too. Included by src/train/dist only.
 #pragma once
-#include <mpi.h>
-
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -22,6 +20,7 @@
 #include <vector>
 
 #include "train/dist/communicator.h"
+#include "train/dist/mpi_library.h"
 #include "train/dist/operation_watch.h"
 
 namespace vmoba::train::dist {

@@ -1,6 +1,5 @@
 #include "train/dist/world.h"
 
-#include <mpi.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,6 +12,7 @@
 #include "core/log.h"
 #include "train/dist/mpi_communicator.h"
 #include "train/dist/mpi_engine.h"
+#include "train/dist/mpi_library.h"
 #include "train/signals.h"
 
 namespace vmoba::train::dist {
@@ -73,10 +73,17 @@ std::vector<std::string> gather_hosts(int size) {
   return hosts;
 }
 
+// A launcher may start one process, and say so, where no MPI is installed.
+bool alone_without_mpi() {
+  const auto ranks = launcher_number({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"});
+  return ranks == 1 && !has_mpi_library();
+}
+
 }  // namespace
 
 World::World() : launch_(detect_launch()) {
-  if (launch_.under_mpi) {
+  if (launch_.under_mpi && !alone_without_mpi()) {
+    open_mpi_library(launch_.size);
     join();
   } else {
     char own[256] = "localhost";
