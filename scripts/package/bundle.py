@@ -20,9 +20,10 @@ from pathlib import Path
 SOURCE = Path(__file__).resolve().parents[2]
 GLIBC = (2, 35)
 TAG = f"py3-none-manylinux_{GLIBC[0]}_{GLIBC[1]}_x86_64"
-# Every machine has these, in a version that is late enough where glibc is.
+# Every machine has these, in a version that is late enough where glibc is. Python brings expat on all distributions;
+# Debian 12's own would need its glibc 2.36.
 SYSTEM = {"libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "ld-linux-x86-64.so.2",
-          "libstdc++.so.6", "libgcc_s.so.1"}
+          "libstdc++.so.6", "libgcc_s.so.1", "libexpat.so.1"}
 # Folders beside the package's own in site-packages, in the order of the search.
 SITE_FOLDERS = ["torch/lib", "nvidia/cu13/lib", "nvidia/nccl/lib", "nvidia/cudnn/lib", "nvidia/cusparselt/lib",
                 "nvidia/nvshmem/lib"]
@@ -68,23 +69,25 @@ class Libraries:
             self.take(self.folder / name)
 
 
-def package_of(path):
-    """The Debian package that a library comes from; /usr/lib and /lib are one folder."""
-    for name in (str(path), str(path).removeprefix("/usr")):
-        found = subprocess.run(["dpkg", "-S", name], capture_output=True, text=True).stdout
-        if found:
-            return found.split(":")[0]
-    sys.exit(f"expected a package that owns {path}, found none")
+def packages_of(paths):
+    """The Debian packages that these files come from; /usr/lib and /lib are one folder, of which dpkg knows either."""
+    names = [name for path in paths for name in (str(path), str(path).removeprefix("/usr"))]
+    found = subprocess.run(["dpkg", "-S", *names], capture_output=True, text=True).stdout
+    owner = {file.removeprefix("/usr"): package for package, file in re.findall(r"^([^:,]+)[^ ]*: (/.+)$", found, re.M)}
+    missing = [str(path) for path in paths if str(path).removeprefix("/usr") not in owner]
+    if missing:
+        sys.exit(f"expected a package that owns each of {', '.join(missing)}, found none")
+    return {path: owner[str(path).removeprefix("/usr")] for path in paths}
 
 
 def copy_licences(libraries, ffmpeg, folder):
     folder.mkdir()
     rows = []
     debian = {}
+    owner = packages_of([path for path in libraries.origin.values() if not path.is_relative_to(ffmpeg)])
     for name, path in sorted(libraries.origin.items()):
-        if path.is_relative_to(ffmpeg):
-            continue
-        debian.setdefault(package_of(path), []).append(name)
+        if path in owner:
+            debian.setdefault(owner[path], []).append(name)
     for package, names in debian.items():
         shutil.copy(f"/usr/share/doc/{package}/copyright", folder / f"{package}.txt")
         version = run("dpkg-query", "-W", "-f=${source:Package} ${source:Version}", package)
@@ -167,9 +170,10 @@ def main():
             sys.exit(f"{file.name} needs glibc {late[0]}.{late[1]}, the wheel promises {GLIBC[0]}.{GLIBC[1]}")
     for name in libraries.origin:
         if "libmpi" in name or "x264" in name or "x265" in name:
-            sys.exit(f"{name} must not be bundled: MPI is opened at run time, and the wheel holds nothing under the GPL")
+            sys.exit(f"{name} must not be bundled: MPI is opened at run time, and nothing is under the GPL")
     configuration = b"--disable-gpl"
-    if configuration not in (tree / "lib" / next(n for n in libraries.origin if n.startswith("libavcodec"))).read_bytes():
+    avcodec = next(name for name in libraries.origin if name.startswith("libavcodec"))
+    if configuration not in (tree / "lib" / avcodec).read_bytes():
         sys.exit("expected libavcodec of scripts/package/build_ffmpeg.sh, found another")
 
     rows = copy_licences(libraries, ffmpeg, tree / "licenses")
