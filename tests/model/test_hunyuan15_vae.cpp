@@ -8,6 +8,7 @@
 #include "model/codec.h"
 #include "model/codec/hunyuan15_vae_network.h"
 #include "model/memory_counter.h"
+#include "model/vae_fixture.h"
 #include "model/weights/safetensors.h"
 #include "support/messages.h"
 #include "support/process.h"
@@ -16,6 +17,9 @@ using namespace vmoba::model;
 using nlohmann::json;
 using vmoba::test::contains;
 using vmoba::test::refusal_of;
+using vmoba::test::relative_error;
+using vmoba::test::VaeCase;
+using vmoba::test::VaeFixture;
 
 namespace {
 
@@ -24,37 +28,9 @@ constexpr double kRounding = 1e-5;
 constexpr double kScale = 1.03682;
 const std::string kVae = std::string(VMOBA_FIXTURES) + "/model/hunyuan15_vae";
 
-json cases() {
-  return json::parse(std::ifstream(kVae + "_cases.json"));
-}
-
-struct Case {
-  CodecConfig config;
-  at::Tensor video, mean, latents, decoded;  // batches of one
-};
-
-Case read_case(const std::string& name) {
-  const json stated = cases().at(name);
-  Case out;
-  out.config.type = "hunyuan_15_vae";
-  out.config.weights = kVae;
-  out.config.tile_size = stated.at("tile_size");
-  out.config.tile_overlap = stated.value("tile_overlap", int64_t{0});
-  const SafetensorsFile file(kVae + ".safetensors");
-  const auto tensor = [&](const char* part) { return file.tensor(name + "." + part).to(at::kFloat).unsqueeze(0); };
-  out.video = tensor("video_u8") / 127.5 - 1;
-  out.mean = tensor("mean");
-  out.latents = tensor("latents");
-  out.decoded = tensor("decoded");
-  return out;
-}
-
-double relative_error(const at::Tensor& found, const at::Tensor& expected) {
-  return ((found - expected).abs().max() / expected.abs().max()).item<double>();
-}
-
-at::Tensor decoded_half(const Codec& codec, const at::Tensor& latents) {
-  return codec.decode(latents * kScale).slice(3, 0, c10::nullopt, 2).slice(4, 0, c10::nullopt, 2);
+const VaeFixture& fixture() {
+  static const VaeFixture one("hunyuan_15_vae", "hunyuan15_vae", kScale);
+  return one;
 }
 
 Hunyuan15VaeConfig small_config() {
@@ -70,9 +46,9 @@ Hunyuan15VaeConfig small_config() {
 TEST_CASE("hunyuan15_vae: latents and videos of 1, 5, 9 and 13 frames, whole and in tiles, are diffusers'") {
   for (const std::string name : {"frames_1", "frames_5", "frames_9", "frames_13", "space", "space_wide"}) {
     INFO(name);
-    const Case one = read_case(name);
+    const VaeCase one = fixture().read(name);
     const auto codec = make_codec(one.config, at::kCPU);
-    const at::Tensor latents = codec->encode(one.video), video = decoded_half(*codec, one.latents);
+    const at::Tensor latents = codec->encode(one.video), video = fixture().decoded_half(*codec, one.latents);
     CHECK(latents.scalar_type() == at::kFloat);
     REQUIRE(latents.sizes() == one.mean.sizes());
     REQUIRE(video.sizes() == one.decoded.sizes());
@@ -83,7 +59,7 @@ TEST_CASE("hunyuan15_vae: latents and videos of 1, 5, 9 and 13 frames, whole and
 }
 
 TEST_CASE("hunyuan15_vae: tiles matter, and a picture that is no larger than one is not cut") {
-  Case one = read_case("space");
+  VaeCase one = fixture().read("space");
   const at::Tensor tiled = make_codec(one.config, at::kCPU)->encode(one.video);
   one.config.tile_size = 0;
   const at::Tensor whole = make_codec(one.config, at::kCPU)->encode(one.video);
@@ -117,7 +93,7 @@ TEST_CASE("hunyuan15_vae: chunks of any number of latent frames give the same") 
 }
 
 TEST_CASE("hunyuan15_vae: the first latent frame is that of the first frame alone, and of its sample alone") {
-  const Case one = read_case("frames_13");
+  const VaeCase one = fixture().read("frames_13");
   const auto codec = make_codec(one.config, at::kCPU);
   const at::Tensor latents = codec->encode(one.video);
   CHECK(at::equal(codec->encode(one.video.slice(2, 0, 1)), latents.slice(2, 0, 1)));
@@ -125,7 +101,7 @@ TEST_CASE("hunyuan15_vae: the first latent frame is that of the first frame alon
 }
 
 TEST_CASE("hunyuan15_vae: working memory does not grow with the length of the video but for keys and values") {
-  const auto codec = make_codec(read_case("frames_1").config, at::kCPU);
+  const auto codec = make_codec(fixture().read("frames_1").config, at::kCPU);
   const auto working = [&](int64_t latent_frames, bool decode) {
     const at::Tensor latents = at::zeros({1, 4, latent_frames, 2, 2});
     const at::Tensor video = at::zeros({1, 3, 4 * latent_frames - 3, 32, 32});
@@ -145,7 +121,7 @@ TEST_CASE("hunyuan15_vae: working memory does not grow with the length of the vi
 
 TEST_CASE("hunyuan15_vae: names and shapes are those of the published VAE, and the original names become them") {
   std::map<std::string, std::vector<int64_t>> expected;
-  const json published = cases().at("published");
+  const json published = fixture().cases().at("published");
   for (const json& row : published) expected[row.at(0)] = row.at(1).get<std::vector<int64_t>>();
   CHECK(expected.size() == 218);
   int64_t values = 0;
@@ -190,7 +166,7 @@ TEST_CASE("hunyuan15_vae: the original names and a file without config.json") {
 }
 
 TEST_CASE("hunyuan15_vae: what does not fit is refused with what does") {
-  const Case one = read_case("frames_1");
+  const VaeCase one = fixture().read("frames_1");
   const auto codec = make_codec(one.config, at::kCPU);
   CHECK(contains(refusal_of([&] { codec->encode(at::zeros({1, 3, 1, 24, 32})); }), "multiples of 16, found 24x32"));
   CHECK(contains(refusal_of([&] { codec->decode(at::zeros({1, 16, 1, 2, 2})); }), "latents [B, 4, T, H, W]"));

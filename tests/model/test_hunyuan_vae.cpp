@@ -11,6 +11,7 @@
 #include "model/codec/hunyuan_vae_names.h"
 #include "model/codec/hunyuan_vae_network.h"
 #include "model/memory_counter.h"
+#include "model/vae_fixture.h"
 #include "model/weights/safetensors.h"
 #include "support/messages.h"
 #include "support/process.h"
@@ -19,6 +20,9 @@ using namespace vmoba::model;
 using nlohmann::json;
 using vmoba::test::contains;
 using vmoba::test::refusal_of;
+using vmoba::test::relative_error;
+using vmoba::test::VaeCase;
+using vmoba::test::VaeFixture;
 namespace fs = std::filesystem;
 
 namespace {
@@ -27,42 +31,11 @@ namespace {
 constexpr double kRounding = 1e-5;
 constexpr double kScale = 0.476986;
 const std::string kFixtures = std::string(VMOBA_FIXTURES) + "/model";
-const std::string kVae = kFixtures + "/hunyuan_vae";
+const std::string kVae = std::string(VMOBA_FIXTURES) + "/model/hunyuan_vae";
 
-json cases() {
-  return json::parse(std::ifstream(kVae + "_cases.json"));
-}
-
-struct Case {
-  std::string name;
-  CodecConfig config;
-  at::Tensor video, mean, latents, decoded;  // batches of one
-};
-
-Case read_case(const std::string& name) {
-  const json stated = cases().at(name);
-  Case out{name, {}, {}, {}, {}, {}};
-  out.config.type = "hunyuan_vae";
-  out.config.weights = kVae;
-  out.config.tile_frames = stated.at("tile_frames");
-  out.config.tile_frames_overlap = stated.value("tile_frames_overlap", int64_t{0});
-  out.config.tile_size = stated.at("tile_size");
-  out.config.tile_overlap = stated.value("tile_overlap", int64_t{0});
-  const SafetensorsFile file(kVae + ".safetensors");
-  const auto tensor = [&](const char* part) { return file.tensor(name + "." + part).to(at::kFloat).unsqueeze(0); };
-  out.video = tensor("video_u8") / 127.5 - 1;
-  out.mean = tensor("mean");
-  out.latents = tensor("latents");
-  out.decoded = tensor("decoded");
-  return out;
-}
-
-double relative_error(const at::Tensor& found, const at::Tensor& expected) {
-  return ((found - expected).abs().max() / expected.abs().max()).item<double>();
-}
-
-at::Tensor decoded_half(const Codec& codec, const at::Tensor& latents) {
-  return codec.decode(latents * kScale).slice(3, 0, c10::nullopt, 2).slice(4, 0, c10::nullopt, 2);
+const VaeFixture& fixture() {
+  static const VaeFixture one("hunyuan_vae", "hunyuan_vae", kScale);
+  return one;
 }
 
 }  // namespace
@@ -71,9 +44,9 @@ TEST_CASE("hunyuan_vae: latents and videos of 1, 5, 17 and 33 frames, whole and 
   for (const std::string name : {"frames_1", "frames_5", "frames_17", "frames_33", "diffusers_17", "diffusers_33",
                                  "diffusers_25", "published_69", "space", "both"}) {
     INFO(name);
-    const Case one = read_case(name);
+    const VaeCase one = fixture().read(name);
     const auto codec = make_codec(one.config, at::kCPU);
-    const at::Tensor latents = codec->encode(one.video), video = decoded_half(*codec, one.latents);
+    const at::Tensor latents = codec->encode(one.video), video = fixture().decoded_half(*codec, one.latents);
     CHECK(latents.scalar_type() == at::kFloat);
     REQUIRE(latents.sizes() == one.mean.sizes());
     REQUIRE(video.sizes() == one.decoded.sizes());
@@ -86,7 +59,7 @@ TEST_CASE("hunyuan_vae: latents and videos of 1, 5, 17 and 33 frames, whole and 
 TEST_CASE("hunyuan_vae: tiles matter, and fit videos and pictures that are no larger than one") {
   for (const std::string name : {"diffusers_33", "published_69", "space"}) {
     INFO(name);
-    Case one = read_case(name);
+    VaeCase one = fixture().read(name);
     const at::Tensor tiled = make_codec(one.config, at::kCPU)->encode(one.video);
     one.config.tile_frames = one.config.tile_size = 0;
     const at::Tensor whole = make_codec(one.config, at::kCPU)->encode(one.video);
@@ -101,7 +74,7 @@ TEST_CASE("hunyuan_vae: tiles matter, and fit videos and pictures that are no la
 }
 
 TEST_CASE("hunyuan_vae: a sample's numbers do not depend on its batch") {
-  const Case one = read_case("frames_5");
+  const VaeCase one = fixture().read("frames_5");
   const auto codec = make_codec(one.config, at::kCPU);
   const at::Tensor second = one.video.flip({4}), both = codec->encode(at::cat({one.video, second}));
   CHECK(at::equal(both.slice(0, 0, 1), codec->encode(one.video)));
@@ -132,7 +105,7 @@ TEST_CASE("hunyuan_vae: convolutions give the same whatever frames they make at 
 }
 
 TEST_CASE("hunyuan_vae: bf16 keeps two digits") {
-  Case one = read_case("frames_17");
+  VaeCase one = fixture().read("frames_17");
   one.config.compute_dtype = "bf16";
   const auto codec = make_codec(one.config, at::kCPU);
   const at::Tensor latents = codec->encode(one.video);
@@ -143,7 +116,7 @@ TEST_CASE("hunyuan_vae: bf16 keeps two digits") {
 }
 
 TEST_CASE("hunyuan_vae: working memory is that of a tile, whatever the length of the video") {
-  Case one = read_case("diffusers_33");
+  VaeCase one = fixture().read("diffusers_33");
   const auto codec = make_codec(one.config, at::kCPU);
   const auto working = [&](int64_t latent_frames, bool decode) {
     const at::Tensor latents = at::zeros({1, 4, latent_frames, 2, 2});
@@ -163,7 +136,7 @@ TEST_CASE("hunyuan_vae: working memory is that of a tile, whatever the length of
 }
 
 TEST_CASE("hunyuan_vae: names and shapes are those of the published VAE") {
-  const json published = cases().at("published");
+  const json published = fixture().cases().at("published");
   std::map<std::string, std::vector<int64_t>> expected;
   for (const json& row : published) expected[row.at(0)] = row.at(1).get<std::vector<int64_t>>();
   CHECK(expected.size() == 248);
@@ -176,7 +149,7 @@ TEST_CASE("hunyuan_vae: names and shapes are those of the published VAE") {
     values += spec.numel();
   }
   CHECK(values == 246478803);
-  CHECK(values == int64_t(cases().at("values")));
+  CHECK(values == int64_t(fixture().cases().at("values")));
 }
 
 TEST_CASE("hunyuan_vae: ComfyUI's names, a prefix, and maps stored as convolutions give the same latents") {
@@ -199,7 +172,7 @@ TEST_CASE("hunyuan_vae: ComfyUI's names, a prefix, and maps stored as convolutio
        {"encoder.down.9.block.0.conv1.conv.weight", "decoder.mid.attn_1.x", "encoder.down.x", "a"})
     CHECK(hunyuan_vae_name(strange) == strange);
 
-  Case one = read_case("frames_5");
+  VaeCase one = fixture().read("frames_5");
   const vmoba::test::TemporaryFolder temp;
   const SafetensorsFile file(kVae + "/diffusion_pytorch_model.safetensors");
   std::vector<NamedTensor> tensors;
@@ -240,7 +213,7 @@ TEST_CASE("hunyuan_vae: a file without config.json has the widths of its shapes 
 }
 
 TEST_CASE("hunyuan_vae: what does not fit is refused with what does") {
-  const Case one = read_case("frames_1");
+  const VaeCase one = fixture().read("frames_1");
   const auto codec = make_codec(one.config, at::kCPU);
   CHECK(contains(refusal_of([&] {
                    codec->encode(at::zeros({1, 3, 8, 16, 16}));

@@ -5,6 +5,7 @@
 #include "core/check.h"
 #include "core/json.h"
 #include "model/codec/codec_checks.h"
+#include "model/codec/each_sample.h"
 #include "model/codec/hunyuan15_vae_network.h"
 #include "model/codec/tiling.h"
 #include "model/common/dtype.h"
@@ -130,38 +131,27 @@ at::Tensor Hunyuan15Vae::decode_region(const at::Tensor& latents_THWZ) const {
 }
 
 at::Tensor Hunyuan15Vae::encode(const at::Tensor& video_BCFHW) const {
-  const at::NoGradGuard no_grad;
-  check_codec_video(video_BCFHW, shape_, kType);
-  const int64_t height = video_BCFHW.size(3), width = video_BCFHW.size(4);
   const Tiling tiling = {tile_, tile_ - overlap_, 1, shape_.spatial_stride};
-  std::vector<at::Tensor> samples;
-  for (const at::Tensor& video_CFHW : video_BCFHW.unbind(0)) {
+  return encode_each(video_BCFHW, shape_, kType, scale_, [&](const at::Tensor& video_CFHW) {
+    const int64_t height = video_CFHW.size(2), width = video_CFHW.size(3);
     const auto region = [&](int64_t y, int64_t x, int64_t rows, int64_t columns) {
       return encode_region(video_CFHW.narrow(2, y, rows).narrow(3, x, columns));
     };
-    const at::Tensor mean_THWZ =
-        tiled(height, width) ? run_tiled(height, width, tiling, region) : region(0, 0, height, width);
-    samples.push_back((mean_THWZ * scale_).permute({3, 0, 1, 2}));
-  }
-  return at::stack(samples).contiguous();
+    return tiled(height, width) ? run_tiled(height, width, tiling, region) : region(0, 0, height, width);
+  });
 }
 
 at::Tensor Hunyuan15Vae::decode(const at::Tensor& latents_BCTHW) const {
-  const at::NoGradGuard no_grad;
-  check_codec_latents(latents_BCTHW, shape_, kType);
-  const int64_t stride = shape_.spatial_stride, height = latents_BCTHW.size(3), width = latents_BCTHW.size(4);
+  const int64_t stride = shape_.spatial_stride;
   const Tiling tiling = {tile_ / stride, (tile_ - overlap_) / stride, stride, 1};
-  std::vector<at::Tensor> videos;
-  for (const at::Tensor& latents_CTHW : latents_BCTHW.unbind(0)) {
-    const at::Tensor latents_THWZ = latents_CTHW.to(options_.dtype(at::kFloat)).permute({1, 2, 3, 0}) / scale_;
+  return decode_each(latents_BCTHW, shape_, kType, scale_, options_.device(), [&](const at::Tensor& latents_THWZ) {
+    const int64_t height = latents_THWZ.size(1), width = latents_THWZ.size(2);
     const auto region = [&](int64_t y, int64_t x, int64_t rows, int64_t columns) {
       return decode_region(latents_THWZ.narrow(1, y, rows).narrow(2, x, columns));
     };
-    const at::Tensor video_FHWC =
-        tiled(height * stride, width * stride) ? run_tiled(height, width, tiling, region) : region(0, 0, height, width);
-    videos.push_back(video_FHWC.clamp(-1, 1).permute({3, 0, 1, 2}));
-  }
-  return at::stack(videos).contiguous();
+    return tiled(height * stride, width * stride) ? run_tiled(height, width, tiling, region)
+                                                  : region(0, 0, height, width);
+  });
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include "core/check.h"
 #include "model/codec/codec_checks.h"
+#include "model/codec/each_sample.h"
 #include "model/codec/hunyuan_vae_names.h"
 #include "model/codec/hunyuan_vae_network.h"
 #include "model/codec/tiling.h"
@@ -81,40 +82,29 @@ at::Tensor HunyuanVae::decode_frames(const at::Tensor& latents_THWZ) const {
 }
 
 at::Tensor HunyuanVae::encode(const at::Tensor& video_BCFHW) const {
-  const at::NoGradGuard no_grad;
-  check_codec_video(video_BCFHW, shape_, kType);
-  const int64_t frames = video_BCFHW.size(2), stride = codec_.tile_frames - codec_.tile_frames_overlap;
-  std::vector<at::Tensor> samples;
-  for (const at::Tensor& video_CFHW : video_BCFHW.unbind(0)) {
+  const int64_t stride = codec_.tile_frames - codec_.tile_frames_overlap;
+  return encode_each(video_BCFHW, shape_, kType, scale_, [&](const at::Tensor& video_CFHW) {
+    const int64_t frames = video_CFHW.size(1);
     const auto encode_tile = [&](int64_t first, int64_t count) {
       return encode_frames(video_CFHW.narrow(1, first, count));
     };
-    const at::Tensor mean_THWZ =
-        tiled_in_time(frames)
-            ? run_time_tiled(frames, {codec_.tile_frames, stride, 1, shape_.temporal_stride}, encode_tile)
-            : encode_tile(0, frames);
-    samples.push_back((mean_THWZ * scale_).permute({3, 0, 1, 2}));
-  }
-  return at::stack(samples).contiguous();
+    return tiled_in_time(frames)
+               ? run_time_tiled(frames, {codec_.tile_frames, stride, 1, shape_.temporal_stride}, encode_tile)
+               : encode_tile(0, frames);
+  });
 }
 
 at::Tensor HunyuanVae::decode(const at::Tensor& latents_BCTHW) const {
-  const at::NoGradGuard no_grad;
-  check_codec_latents(latents_BCTHW, shape_, kType);
-  const int64_t frames = latents_BCTHW.size(2), scale = shape_.temporal_stride;
+  const int64_t scale = shape_.temporal_stride;
   const int64_t tile = codec_.tile_frames / scale, stride = tile - codec_.tile_frames_overlap / scale;
-  std::vector<at::Tensor> videos;
-  for (const at::Tensor& latents_CTHW : latents_BCTHW.unbind(0)) {
-    const at::Tensor latents_THWZ = latents_CTHW.to(options_.dtype(at::kFloat)).permute({1, 2, 3, 0}) / scale_;
+  return decode_each(latents_BCTHW, shape_, kType, scale_, options_.device(), [&](const at::Tensor& latents_THWZ) {
+    const int64_t frames = latents_THWZ.size(0);
     const auto decode_tile = [&](int64_t first, int64_t count) {
       return decode_frames(latents_THWZ.narrow(0, first, count));
     };
-    const at::Tensor video_FHWC = tiled_in_time(shape_.frames(frames))
-                                      ? run_time_tiled(frames, {tile, stride, scale, 1}, decode_tile)
-                                      : decode_tile(0, frames);
-    videos.push_back(video_FHWC.clamp(-1, 1).permute({3, 0, 1, 2}));
-  }
-  return at::stack(videos).contiguous();
+    return tiled_in_time(shape_.frames(frames)) ? run_time_tiled(frames, {tile, stride, scale, 1}, decode_tile)
+                                                : decode_tile(0, frames);
+  });
 }
 
 void check_tiles(const CodecConfig& config, const CodecShape& shape) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "model/common/map_work.h"
 #include "model/hunyuan/hunyuan_config.h"
 #include "model/hunyuan/hunyuan_parameters.h"
 
@@ -24,21 +25,15 @@ double rows_of(const std::string& name, double video, double text) {
   return of_text ? text : video;
 }
 
-// A linear map's weight adds its work; other parameters have none.
 void add_map(const ParameterSpec& spec, double video, double text, std::vector<ForwardWork>& out) {
-  if (!spec.name.ends_with(".weight") || spec.shape.size() < 2) return;
-  ForwardWork work;
-  work.module = spec.name.substr(0, spec.name.rfind('.'));
-  work.rows = rows_of(spec.name, video, text);
-  if (work.rows == 0) return;
+  if (!is_map(spec)) return;
+  MapUse use;
+  use.rows = rows_of(spec.name, video, text);
+  if (use.rows == 0) return;
   const bool of_block = spec.name.find("transformer_blocks.") != std::string::npos;
-  work.on_tokens = work.rows > 1 && (of_block || spec.name.starts_with("proj_out."));
-  work.flops = 2 * work.rows * double(spec.numel());
-  if (work.on_tokens && of_block) {
-    work.result = work.module;
-    work.values = double(spec.shape[0]);
-  }
-  out.push_back(std::move(work));
+  use.on_tokens = use.rows > 1 && (of_block || spec.name.starts_with("proj_out."));
+  use.kept = use.on_tokens && of_block;
+  out.push_back(map_work(spec, use));
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "model/common/map_work.h"
 #include "model/wan/wan_config.h"
 #include "model/wan/wan_parameters.h"
 
@@ -17,31 +18,24 @@ struct WorkRows {
   double tokens, text, image;
 };
 
-// A linear map's weight adds its work; other parameters have none.
 void add_map(const ParameterSpec& spec, const WorkRows& rows, std::vector<ForwardWork>& out) {
-  if (!spec.name.ends_with(".weight") || spec.shape.size() < 2) return;
+  if (!is_map(spec)) return;
   const auto is_of = [&](std::initializer_list<const char*> parts) {
     return std::any_of(parts.begin(), parts.end(),
                        [&](const char* part) { return spec.name.find(part) != std::string::npos; });
   };
-  ForwardWork work;
-  work.module = spec.name.substr(0, spec.name.rfind('.'));
+  MapUse use;
   if (is_of({"time_embedder.", "time_proj."})) {
-    work.rows = 1;
+    use.rows = 1;
   } else if (is_of({"text_embedder.", "attn2.to_k.", "attn2.to_v."})) {
-    work.rows = rows.text;
+    use.rows = rows.text;
   } else if (is_of({"image_embedder.", "attn2.add_"})) {
-    work.rows = rows.image;
+    use.rows = rows.image;
   } else {
-    work.rows = rows.tokens;
-    work.on_tokens = !is_of({"patch_embedding."});
+    use.rows = rows.tokens;
+    use.on_tokens = use.kept = !is_of({"patch_embedding."});
   }
-  work.flops = 2 * work.rows * double(spec.numel());
-  if (work.rows == rows.tokens && work.on_tokens) {
-    work.result = work.module;
-    work.values = double(spec.shape[0]);
-  }
-  out.push_back(std::move(work));
+  out.push_back(map_work(spec, use));
 }
 
 }  // namespace
