@@ -9,6 +9,7 @@
 #include "core/check.h"
 #include "core/unknown_key.h"
 #include "model/architecture.h"
+#include "model/image_text_encoder.h"
 #include "model/weights/stated_sizes.h"
 
 namespace vmoba {
@@ -52,6 +53,16 @@ void RootConfig::validate() const {
     VMOBA_CHECK_INPUT(text.dim == model.text_dim,
                       "text.dim: expected model.text_dim ({}), found {}; set both to the same width", model.text_dim,
                       text.dim);
+  VMOBA_CHECK_INPUT(
+      text.type != "hunyuan" || model.task == "t2v",
+      "text.type: expected hunyuan_i2v (model.image_condition replace) or hunyuan_i2v_concat (concat) for "
+      "model.task {}, which show the first frame to LLaVA, found hunyuan; set it",
+      model.task);
+  VMOBA_CHECK_INPUT(
+      !model::sees_images(text) || model.task == "i2v",
+      "text.type: expected an encoder of captions alone for model.task {}, found {}, which sees the first "
+      "frame; set text.type=hunyuan, or model.task=i2v",
+      model.task, text.type);
   check_experts(*this);
   VMOBA_CHECK_INPUT(!run.dir.empty(), "run.dir: expected a folder, found nothing");
 }

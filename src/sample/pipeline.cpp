@@ -8,6 +8,7 @@
 #include "core/log.h"
 #include "core/random.h"
 #include "model/common/dtype.h"
+#include "model/image_text_encoder.h"
 #include "sample/scheduler.h"
 
 // Shape letters: B samples (always 1), C latent channels, T latent frames, L text tokens, E text width, F frames.
@@ -77,15 +78,33 @@ Pipeline::Pipeline(const PipelineParts& parts, const model::ModelConfig& model,
   }
 }
 
+namespace {
+
+at::Tensor batch_of_one(const at::Tensor& image_CHW, const SampleConfig& config, at::Device device) {
+  if (!image_CHW.defined()) return {};
+  VMOBA_CHECK_INPUT(image_CHW.dim() == 3 && image_CHW.size(0) == 3 && image_CHW.size(1) == config.height &&
+                        image_CHW.size(2) == config.width,
+                    "expected an image of {}x{} pixels (sample.height, sample.width), found {}", config.height,
+                    config.width, fmt::join(image_CHW.sizes(), "x"));
+  return image_CHW.unsqueeze(0).to(at::TensorOptions(device).dtype(at::kFloat));
+}
+
+// What a prompt that says what not to show stands beside, as in diffusers' pipeline.
+at::Tensor black_like(const at::Tensor& image_BCHW) {
+  return image_BCHW.defined() ? at::full_like(image_BCHW, -1) : image_BCHW;
+}
+
+}  // namespace
+
 model::TextEmbedding Pipeline::embed(const std::string& prompt, const model::TextEmbedding& given,
-                                     const char* name) const {
+                                     const at::Tensor& first_BCHW, const char* name) const {
   const at::Tensor& given_1LE = given.tokens_BLE;
   if (!given_1LE.defined()) {
     VMOBA_CHECK_INPUT(parts_.text != nullptr,
                       "expected a text encoder or {} among the given embeddings, found neither; set text.weights or "
                       "add it to --embeds",
                       name);
-    return model::to_device(parts_.text->encode({prompt}), device_);
+    return model::to_device(model::encode_text(*parts_.text, {prompt}, first_BCHW), device_);
   }
   VMOBA_CHECK_INPUT(given_1LE.dim() == 3 && given_1LE.size(0) == 1 && given_1LE.size(2) == model_.text_dim,
                     "{}: expected [1, L, {}] (model.text_dim), found {}", name, model_.text_dim,
@@ -108,19 +127,6 @@ at::Tensor Pipeline::starting_latents(const SampleRequest& request) const {
       fmt::join(expected, "x"), config_.frames, config_.height, config_.width, fmt::join(given.sizes(), "x"));
   return given.to(at::TensorOptions(device_).dtype(at::kFloat));
 }
-
-namespace {
-
-at::Tensor batch_of_one(const at::Tensor& image_CHW, const SampleConfig& config, at::Device device) {
-  if (!image_CHW.defined()) return {};
-  VMOBA_CHECK_INPUT(image_CHW.dim() == 3 && image_CHW.size(0) == 3 && image_CHW.size(1) == config.height &&
-                        image_CHW.size(2) == config.width,
-                    "expected an image of {}x{} pixels (sample.height, sample.width), found {}", config.height,
-                    config.width, fmt::join(image_CHW.sizes(), "x"));
-  return image_CHW.unsqueeze(0).to(at::TensorOptions(device).dtype(at::kFloat));
-}
-
-}  // namespace
 
 model::ImageCondition Pipeline::condition_of(const SampleRequest& request) const {
   const at::Tensor first_BCHW = batch_of_one(request.first_CHW, config_, device_);
@@ -162,9 +168,11 @@ at::Tensor Pipeline::velocity(int64_t step, double timestep, const at::Tensor& l
 at::Tensor Pipeline::generate_latents(const SampleRequest& request,
                                       const std::function<void(int64_t, int64_t)>& progress) {
   const at::NoGradGuard no_grad;
-  Words words{embed(request.prompt, request.given.prompt, "prompt_embeds"), {}};
+  const at::Tensor first_BCHW = batch_of_one(request.first_CHW, config_, device_);
+  Words words{embed(request.prompt, request.given.prompt, first_BCHW, "prompt_embeds"), {}};
   if (config_.guidance > 1.0)
-    words.negative = embed(config_.negative_prompt, request.given.negative, "negative_prompt_embeds");
+    words.negative =
+        embed(config_.negative_prompt, request.given.negative, black_like(first_BCHW), "negative_prompt_embeds");
   const model::ImageCondition condition = condition_of(request);
   at::Tensor latents_BCTHW = starting_latents(request);
   const auto scheduler = scheduler_of(config_);

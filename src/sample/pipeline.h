@@ -65,7 +65,8 @@ class Pipeline {
     model::TextEmbedding prompt, negative;  // the second undefined without guidance
   };
 
-  model::TextEmbedding embed(const std::string& prompt, const model::TextEmbedding& given, const char* name) const;
+  model::TextEmbedding embed(const std::string& prompt, const model::TextEmbedding& given, const at::Tensor& first_BCHW,
+                             const char* name) const;
   at::Tensor starting_latents(const SampleRequest& request) const;
   model::ImageCondition condition_of(const SampleRequest& request) const;
   at::Tensor velocity(int64_t step, double timestep, const at::Tensor& latents_BCTHW, const Words& words,

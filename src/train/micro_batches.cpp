@@ -7,6 +7,7 @@
 
 #include "config/experts.h"
 #include "model/common/to_device.h"
+#include "model/image_text_encoder.h"
 #include "train/expert.h"
 #include "train/signals.h"
 
@@ -28,7 +29,9 @@ MicroBatches::MicroBatches(const RootConfig& config, const data::ClipPlan& plan,
 NamedTensors MicroBatches::encoded_clip(const data::Sample& sample) const {
   if (!sample.encoded.empty()) return sample.encoded;
   const at::Tensor video_1CFHW = data::to_unit_range(model::to_device(sample.video_CFHW, device_)).unsqueeze(0);
-  return clip_tensors(config_.model, encode_videos(config_.model, codec_, image_, video_1CFHW));
+  NamedTensors out = clip_tensors(config_.model, encode_videos(config_.model, codec_, image_, video_1CFHW));
+  out.merge(texts_beside(config_, text_, sample.caption, video_1CFHW));
+  return out;
 }
 
 MicroBatch MicroBatches::make() {
@@ -52,7 +55,9 @@ MicroBatch MicroBatches::make() {
   for (size_t expert = 0; expert < experts; ++expert) {
     MicroBatch::Part& part = out.parts[expert];
     if (part.samples.empty()) continue;
-    const EncodedBatch encoded = batch_of_clips(config_.model, clips[expert], text_.encode(captions[expert]), device_);
+    const model::TextEmbedding text = model::sees_images(config_.text) ? texts_of_clips(clips[expert], captions[expert])
+                                                                       : text_.encode(captions[expert]);
+    const EncodedBatch encoded = batch_of_clips(config_.model, clips[expert], text, device_);
     part.batch = make_batch(config_.train.flow, seed, part.samples, encoded);
     model::tell_guidance(config_.model, config_.train.flow.embedded_guidance, part.batch.input);
   }

@@ -71,7 +71,7 @@ const std::map<std::string, std::set<std::string>>& model_rooms() {
       {"weights", {"common"}},
       {"adapter", {"common", "weights"}},
       {"codec", {"common", "weights"}},
-      {"text", {"common", "weights"}},
+      {"text", {"common", "weights", "image"}},
       {"image", {"common", "weights"}},
   };
   return table;

@@ -1,23 +1,10 @@
 #include "model/text/hunyuan_text_encoder.h"
 
-#include <ATen/ATen.h>
-
-#include <algorithm>
-
-#include "core/check.h"
-#include "model/text/clip_text_encoder.h"
+#include "model/text/pooled_text.h"
 #include "model/text/prompt_language.h"
 
-// Shape letters: B prompts, L tokens, E width, P width of the pooled vector.
 namespace vmoba::model {
 namespace {
-
-constexpr const char* kClipKey = "text.weights_2";
-constexpr const char* kClipTokenizerKey = "text.tokenizer_2";
-constexpr const char* kClipFolder = "text_encoder_2";
-constexpr const char* kClipTokenizerFolder = "tokenizer_2";
-constexpr const char* kClipBegin = "<|startoftext|>";
-constexpr const char* kClipEnd = "<|endoftext|>";
 
 // As published (Tencent-Hunyuan/HunyuanVideo hyvideo/constants.py, diffusers' DEFAULT_PROMPT_TEMPLATE).
 PromptTemplate llama_template() {
@@ -35,30 +22,11 @@ PromptTemplate llama_template() {
   return prompt;
 }
 
-std::string clip_weights(const TextEncoderConfig& config) {
-  return second_weights(config, kClipFolder, "CLIP-L's text model (diffusers' text_encoder_2/, or clip_l.safetensors)");
-}
-
-std::string clip_tokenizer_place(const TextEncoderConfig& config) {
-  return tokenizer_near(config.tokenizer_2, clip_weights(config), kClipTokenizerFolder, kClipTokenizerKey);
-}
-
-BpeTokenizer clip_tokenizer(const TextEncoderConfig& config) {
-  return BpeTokenizer::load(clip_tokenizer_place(config), kClipTokenizerFolder, clip_rules(), kClipTokenizerKey);
-}
-
-void check_clip(const TextEncoderConfig& config) {
-  const std::string weights = clip_weights(config);
-  const ClipTextShape shape = check_clip_text(WeightFiles(weights, {}), weights, kClipKey);
-  check_vocabulary(clip_tokenizer(config), shape.vocabulary, kClipTokenizerKey);
-}
-
 class HunyuanTextEncoder : public TextEncoder {
  public:
   HunyuanTextEncoder(const TextEncoderConfig& config, at::Device device, at::Device output)
       : language_(config, llama_template(), device),
-        clip_tokenizer_(clip_tokenizer(config)),
-        clip_(WeightFiles(clip_weights(config), {}), clip_weights(config), kClipKey, device),
+        pooled_(config, device),
         max_tokens_(config.max_tokens),
         output_(output) {}
 
@@ -67,27 +35,13 @@ class HunyuanTextEncoder : public TextEncoder {
 
   TextEmbedding encode(const std::vector<std::string>& prompts) const override {
     TextEmbedding out = encode_prompts(language_, prompts, max_tokens_, output_);
-    std::vector<at::Tensor> pooled;
-    for (const std::string& prompt : prompts) pooled.push_back(clip_.pooled(clip_ids(prompt)).to(output_));
-    out.pooled_BP = at::stack(pooled);
+    out.pooled_BP = pooled_.encode(prompts, output_);
     return out;
   }
 
  private:
-  // Begin, the caption, cut where it is too long, and the first end token.
-  std::vector<int64_t> clip_ids(const std::string& prompt) const {
-    const int64_t end = clip_tokenizer_.special(kClipEnd);
-    std::vector<int64_t> ids = clip_tokenizer_.encode(prompt);
-    ids.insert(ids.begin(), clip_tokenizer_.special(kClipBegin));
-    ids.resize(std::min(ids.size(), size_t(clip_.shape().positions - 1)));
-    ids.erase(std::find(ids.begin(), ids.end(), end), ids.end());
-    ids.push_back(end);
-    return ids;
-  }
-
   PromptLanguage language_;
-  BpeTokenizer clip_tokenizer_;
-  ClipTextEncoder clip_;
+  PooledText pooled_;
   int64_t max_tokens_;
   at::Device output_;
 };
@@ -101,7 +55,8 @@ std::unique_ptr<TextEncoder> make_hunyuan_text_encoder(const TextEncoderConfig& 
 
 int64_t check_hunyuan_text_encoder(const TextEncoderConfig& config) {
   int64_t width = 0;
-  check_parts({[&] { width = PromptLanguage::check(config, llama_template()).width; }, [&] { check_clip(config); }});
+  check_parts(
+      {[&] { width = PromptLanguage::check(config, llama_template()).width; }, [&] { PooledText::check(config); }});
   return width;
 }
 
@@ -111,10 +66,7 @@ TokenCounter hunyuan_token_counter(const TextEncoderConfig& config) {
 
 std::vector<std::string> hunyuan_text_files(const TextEncoderConfig& config) {
   std::vector<std::string> files = PromptLanguage::files(config, llama_template());
-  for (const std::string& file : weight_and_config_files(clip_weights(config))) files.push_back(file);
-  for (const std::string& file :
-       BpeTokenizer::files(clip_tokenizer_place(config), kClipTokenizerFolder, kClipTokenizerKey))
-    files.push_back(file);
+  for (const std::string& file : PooledText::files(config)) files.push_back(file);
   return files;
 }
 

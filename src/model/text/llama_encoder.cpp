@@ -204,11 +204,13 @@ at::Tensor LlamaEncoder::attention(const Block& block, const at::Tensor& x_LE, c
   return at::linear(out_NLD.transpose(0, 1).flatten(1), block.o);
 }
 
-at::Tensor LlamaEncoder::forward(const std::vector<int64_t>& ids) const {
+at::Tensor LlamaEncoder::forward(const std::vector<int64_t>& ids, const at::Tensor& picture_IE, int64_t place) const {
   const at::NoGradGuard no_grad;
   const at::Tensor ids_L = at::tensor(ids, at::kLong).to(embedding_.device());
-  const Rotation positions = rotation(ids_L.size(0));
   at::Tensor x_LE = at::embedding(embedding_, ids_L);
+  if (picture_IE.defined())
+    x_LE = at::cat({x_LE.slice(0, 0, place), picture_IE.to(x_LE.options()), x_LE.slice(0, place + 1)});
+  const Rotation positions = rotation(x_LE.size(0));
   for (const Block& block : blocks_) {
     x_LE = x_LE + attention(block, rms_norm(x_LE, block.norm1, kind_.eps), positions);
     const at::Tensor h_LE = rms_norm(x_LE, block.norm2, kind_.eps);

@@ -45,8 +45,9 @@ class LlamaEncoder {
                at::Device device);
 
   const LlamaShape& shape() const { return shape_; }
-  // Token ids of one prompt, without padding -> [L, E] in the weights' dtype, on their device.
-  at::Tensor forward(const std::vector<int64_t>& ids) const;
+  // Token ids of one prompt, without padding -> [L, E] in the weights' dtype, on their device. `picture_IE`, where it
+  // is defined, stands for the token `place`, whose I - 1 further rows the result has there.
+  at::Tensor forward(const std::vector<int64_t>& ids, const at::Tensor& picture_IE = {}, int64_t place = 0) const;
 
  private:
   struct Block {

@@ -147,6 +147,10 @@ TokenCounter prompt_token_counter(const TextEncoderConfig& config, const PromptT
   };
 }
 
+at::Tensor PromptLanguage::states(const std::vector<int64_t>& ids, const at::Tensor& picture_IE, int64_t place) const {
+  return encoder_.forward(ids, picture_IE, place);
+}
+
 TextEmbedding encode_prompts(const PromptLanguage& language, const std::vector<std::string>& prompts,
                              int64_t max_tokens, at::Device device) {
   TextEmbedding out;

@@ -60,6 +60,9 @@ class PromptLanguage {
   std::vector<int64_t> ids(const std::string& caption, int64_t max_tokens) const;
   // [X, E] of ids(): the states behind the dropped ones.
   at::Tensor encode(const std::vector<int64_t>& ids) const;
+  // [L, E], the dropped ones as well; for `picture_IE` see LlamaEncoder::forward.
+  at::Tensor states(const std::vector<int64_t>& ids, const at::Tensor& picture_IE, int64_t place) const;
+  int64_t special(const std::string& token) const { return tokenizer_.special(token); }
   int64_t dropped() const { return dropped_; }  // tokens of the template before the caption
 
  private:

@@ -4,9 +4,11 @@
 
 #include "core/check.h"
 #include "core/registry.h"
+#include "model/image_text_encoder.h"
 #include "model/long_captions.h"
 #include "model/text/hash_text_encoder.h"
 #include "model/text/hunyuan15_text_encoder.h"
+#include "model/text/hunyuan_i2v_text_encoder.h"
 #include "model/text/hunyuan_text_encoder.h"
 #include "model/text/umt5_text_encoder.h"
 
@@ -20,6 +22,7 @@ struct TextEncoderKind {
   TokenCounter (*counter)(const TextEncoderConfig&);            // of captions, without the weights
   int64_t max_tokens = 512;                                     // as published
   void (*visit)(TextEncoderConfig&, ConfigVisitor&) = nullptr;  // keys of its own
+  bool sees_images = false;                                     // an ImageTextEncoder
 };
 
 // A token has a byte or more, but for those around a caption. Beyond ASCII normalisation may add characters.
@@ -53,6 +56,16 @@ void visit_glyphs(TextEncoderConfig& config, ConfigVisitor& v) {
           "byt5_small_glyphxl_fp16.safetensors; empty: text_encoder_2/ near `weights`.");
 }
 
+TextEncoderKind hunyuan_i2v_kind() {
+  return {make_hunyuan_i2v_text_encoder,
+          check_hunyuan_i2v_text_encoder,
+          hunyuan_i2v_text_files,
+          hunyuan_token_counter,
+          256,
+          visit_clip,
+          /*sees_images=*/true};
+}
+
 // One line per text encoder.
 const Registry<TextEncoderKind>& text_encoders() {
   static const Registry<TextEncoderKind> table(
@@ -61,6 +74,8 @@ const Registry<TextEncoderKind>& text_encoders() {
        {"hunyuan",
         {make_hunyuan_text_encoder, check_hunyuan_text_encoder, hunyuan_text_files, hunyuan_token_counter, 256,
          visit_clip}},
+       {"hunyuan_i2v", hunyuan_i2v_kind()},
+       {"hunyuan_i2v_concat", hunyuan_i2v_kind()},
        {"hunyuan_15",
         {make_hunyuan15_text_encoder, check_hunyuan15_text_encoder, hunyuan15_text_files, hunyuan15_token_counter, 1000,
          visit_glyphs}},
@@ -71,10 +86,13 @@ const Registry<TextEncoderKind>& text_encoders() {
 }  // namespace
 
 void TextEncoderConfig::visit(ConfigVisitor& v) {
-  v.field("type", type,
-          "Captions to embeddings. `hash`: deterministic hashed words, nothing to download; `umt5`: Wan's UMT5-XXL; "
-          "`hunyuan`: HunyuanVideo's LLaMA-3 8B and CLIP-L; `hunyuan_15`: HunyuanVideo 1.5's Qwen2.5-VL 7B and ByT5.",
-          one_of(text_encoders().names()));
+  v.field(
+      "type", type,
+      "Captions to embeddings. `hash`: deterministic hashed words, nothing to download; `umt5`: Wan's UMT5-XXL; "
+      "`hunyuan`: HunyuanVideo's LLaMA-3 8B and CLIP-L; `hunyuan_i2v` and `hunyuan_i2v_concat`: the same with LLaVA's "
+      "view of the first frame, of HunyuanVideo image-to-video by token replace and by concat; `hunyuan_15`: "
+      "HunyuanVideo 1.5's Qwen2.5-VL 7B and ByT5.",
+      one_of(text_encoders().names()));
   v.field(
       "weights", weights,
       "Pretrained encoder: a diffusers model or its text_encoder/ folder, or a safetensors file (ComfyUI's, fp8_scaled "
@@ -84,13 +102,12 @@ void TextEncoderConfig::visit(ConfigVisitor& v) {
           "ranks of the others. Empty: inside ComfyUI's file or near the weights.");
   v.field("device", device, "Where a pretrained encoder's weights live and compute; `auto`: where the run does.",
           one_of({"auto", "cpu", "cuda"}));
-  v.field(
-      "dtype", dtype,
-      "Type of the weights: in bf16 11.4 GB of `umt5` and 14.1 GB of `hunyuan` and `hunyuan_15`, twice that in fp32.",
-      one_of({"bf16", "fp32"}));
+  v.field("dtype", dtype,
+          "Type of the weights: in bf16 11.4 GB of `umt5` and 14.1 GB of the HunyuanVideos', twice that in fp32.",
+          one_of({"bf16", "fp32"}));
   v.field("max_tokens", max_tokens,
           "Tokens of a prompt; longer ones are cut, shorter ones padded with zeros. Without the key as published: 256 "
-          "of `hunyuan`, 1000 of `hunyuan_15`, else 512.",
+          "of `hunyuan` and its image-to-video, 1000 of `hunyuan_15`, else 512.",
           between(1, 4096));
   v.field("dim", dim, "Width of the embeddings of `hash`; must equal model.text_dim.", between(1, 65536));
   std::vector<ConfigVisitor::Kind> kinds;
@@ -106,6 +123,20 @@ std::unique_ptr<TextEncoder> make_text_encoder(const TextEncoderConfig& config, 
 
 int64_t check_text_encoder(const TextEncoderConfig& config) {
   return text_encoders().find(config.type).check(config);
+}
+
+bool sees_images(const TextEncoderConfig& config) {
+  return text_encoders().find(config.type).sees_images;
+}
+
+TextEmbedding encode_text(const TextEncoder& encoder, const std::vector<std::string>& prompts,
+                          const at::Tensor& images_BCHW) {
+  const auto* const seeing = dynamic_cast<const ImageTextEncoder*>(&encoder);
+  if (seeing == nullptr || !seeing->sees_images()) return encoder.encode(prompts);
+  VMOBA_CHECK_INPUT(images_BCHW.defined(),
+                    "expected a first frame for a text encoder that sees it (text.type), found none; give --image, or "
+                    "set model.task to i2v");
+  return seeing->encode_beside(prompts, images_BCHW);
 }
 
 int64_t published_max_tokens(const TextEncoderConfig& config) {

@@ -5,6 +5,7 @@
 #include "core/check.h"
 #include "core/hash.h"
 #include "model/conditioning.h"
+#include "model/image_text_encoder.h"
 #include "model/weights/model_folder.h"
 #include "model/weights/weight_files.h"
 
@@ -57,15 +58,23 @@ std::string text_settings(const RootConfig& config, FileHashes& files) {
 }  // namespace
 
 CacheKeys::CacheKeys(const RootConfig& config, FileHashes& files)
-    : files_(files), clip_settings_(clip_settings(config, files)), text_settings_(text_settings(config, files)) {}
+    : files_(files),
+      clip_settings_(clip_settings(config, files)),
+      text_settings_(text_settings(config, files)),
+      sees_images_(model::sees_images(config.text)) {
+  const char* dropped = config.train.flow.caption_dropout > 0 ? " and without" : "";
+  if (sees_images_)
+    clip_settings_ = hash_text(content_hash(fmt::format("{}\ncaptions {}{}", clip_settings_, text_settings_, dropped)));
+}
 
 std::string CacheKeys::clip(const data::ClipPlan& plan, int64_t clip, bool flip) {
   const data::Clip& c = plan.clips[size_t(clip)];
   const data::Bucket& bucket = plan.buckets[size_t(c.bucket)];
   const std::string crop =
       c.crop.width == 0 ? "" : fmt::format("_{}x{}+{}+{}", c.crop.width, c.crop.height, c.crop.x, c.crop.y);
-  return fmt::format("clip/{}/{}/{:.6f}s_{}fps_{}x{}x{}{}{}", clip_settings_, files_.of_file(c.path), c.start_s, c.fps,
-                     c.frames, bucket.height, bucket.width, crop, flip ? "_mirrored" : "");
+  const std::string caption = sees_images_ ? fmt::format("_{}", hash_text(content_hash(c.caption))) : "";
+  return fmt::format("clip/{}/{}/{:.6f}s_{}fps_{}x{}x{}{}{}{}", clip_settings_, files_.of_file(c.path), c.start_s,
+                     c.fps, c.frames, bucket.height, bucket.width, crop, flip ? "_mirrored" : "", caption);
 }
 
 std::string CacheKeys::text(const std::string& caption) const {

@@ -21,6 +21,7 @@ class CacheKeys {
  private:
   FileHashes& files_;
   std::string clip_settings_, text_settings_;
+  bool sees_images_;  // the text encoder, so that a clip's caption is encoded with it
 };
 
 }  // namespace vmoba::train

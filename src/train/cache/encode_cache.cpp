@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <set>
 
@@ -9,6 +10,7 @@
 #include "core/check.h"
 #include "core/log.h"
 #include "model/common/to_device.h"
+#include "model/image_text_encoder.h"
 
 namespace vmoba::train {
 namespace {
@@ -19,6 +21,9 @@ constexpr const char* kLatents = "latents";
 constexpr const char* kCondition = "condition";
 constexpr const char* kFirstLatent = "first_latent";
 constexpr const char* kImageTokens = "image_tokens";
+// Before the names of a clip's own texts.
+constexpr const char* kCaption = "caption.";
+constexpr const char* kNoCaption = "no_caption.";
 
 const std::string& existing_folder(const std::string& dir) {
   VMOBA_CHECK_INPUT(
@@ -55,6 +60,7 @@ std::vector<ClipVariant> cacheable_clips(const data::ClipPlan& plan, const data:
 }
 
 std::vector<std::string> wanted_captions(const RootConfig& config, const data::ClipPlan& plan) {
+  if (model::sees_images(config.text)) return {};  // a clip's texts stand with it
   std::vector<std::string> out;
   std::set<std::string> seen;
   const auto add = [&](const std::string& caption) {
@@ -127,6 +133,38 @@ model::TextEmbedding text_of(const NamedTensors& tensors, int64_t max_tokens, in
   out.tokens_BLE[0].narrow(0, 0, rows_LE.size(0)).copy_(rows_LE);
   if (out.glyphs_BJU.defined()) out.glyph_length_B = at::tensor({out.glyphs_BJU.size(1)}, at::kLong);
   return out;
+}
+
+NamedTensors texts_beside(const RootConfig& config, const model::TextEncoder& encoder, const std::string& caption,
+                          const at::Tensor& video_1CFHW) {
+  NamedTensors out;
+  if (!model::sees_images(config.text)) return out;
+  const auto add = [&](const char* word, const std::string& text) {
+    const at::NoGradGuard no_grad;
+    for (auto& [name, tensor] : text_tensors(model::encode_text(encoder, {text}, video_1CFHW.select(2, 0))))
+      out[word + name] = tensor.cpu();
+  };
+  add(kCaption, caption);
+  if (config.train.flow.caption_dropout > 0) add(kNoCaption, "");
+  return out;
+}
+
+model::TextEmbedding texts_of_clips(const std::vector<NamedTensors>& clips, const std::vector<std::string>& captions) {
+  std::vector<NamedTensors> texts;
+  int64_t longest = 0;
+  for (size_t i = 0; i < clips.size(); ++i) {
+    const bool dropped = captions[i].empty() && clips[i].contains(std::string(kNoCaption) + "embedding");
+    const std::string word = dropped ? kNoCaption : kCaption;
+    NamedTensors& text = texts.emplace_back();
+    for (const auto& [name, tensor] : clips[i])
+      if (name.starts_with(word)) text[name.substr(word.size())] = tensor;
+    VMOBA_CHECK_INPUT(text.contains("embedding"),
+                      "text: expected the text of an encoded clip, found none; remove cache.dir and encode again");
+    longest = std::max(longest, text.at("embedding").size(0));
+  }
+  std::vector<model::TextEmbedding> parts;
+  for (const NamedTensors& text : texts) parts.push_back(text_of(text, longest, text.at("embedding").size(1)));
+  return model::stack_samples(parts);
 }
 
 EncodeCache::EncodeCache(const RootConfig& config, const data::ClipPlan& plan)

@@ -37,6 +37,13 @@ EncodedBatch batch_of_clips(const model::ModelConfig& model, const std::vector<N
 NamedTensors text_tensors(const model::TextEmbedding& one);
 model::TextEmbedding text_of(const NamedTensors& tensors, int64_t max_tokens, int64_t width);
 
+// What stands in clip_tensors() as well where the text encoder sees a clip's first frame (model::sees_images): the text
+// of its caption and, with train.flow.caption_dropout, that of none. `video_1CFHW` as encode_videos has it.
+NamedTensors texts_beside(const RootConfig& config, const model::TextEncoder& encoder, const std::string& caption,
+                          const at::Tensor& video_1CFHW);
+// Of clips that have them; "" among the captions stands for a dropped one.
+model::TextEmbedding texts_of_clips(const std::vector<NamedTensors>& clips, const std::vector<std::string>& captions);
+
 class EncodeCache : public data::EncodedClips {
  public:
   // Hashes the files of `plan` that the folder does not remember. Throws Error(kInput) where cache.dir is missing.

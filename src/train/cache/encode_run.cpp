@@ -167,6 +167,7 @@ class EncodeRun {
     double total_tokens = 0;
     for (const Job& job : jobs) total_tokens += tokens(job);
     const LazyCodec codec(config_.codec, device_);
+    const CachedTextEncoder text(config_, device_, nullptr);
     const auto image = config_.model.image_dim > 0 ? make_lazy_image_encoder(config_.image_encoder, device_) : nullptr;
     const int64_t threads = data::decode_threads(config_.data);
     const int64_t workers = std::min(threads, config_.data.prefetch_clips);
@@ -180,12 +181,13 @@ class EncodeRun {
       if (stop_signal() != 0) return;
       const auto frames = decoded.next_unless([] { return stop_signal() != 0; });
       if (!frames) return;
-      store(job, *frames, codec, image.get());
+      store(job, *frames, codec, text, image.get());
       progress.add(tokens(job));
     }
   }
 
-  void store(const Job& job, const Decoded& decoded, const model::Codec& codec, const model::ImageEncoder* image) {
+  void store(const Job& job, const Decoded& decoded, const model::Codec& codec, const model::TextEncoder& text,
+             const model::ImageEncoder* image) {
     if (!decoded.video_CFHW.defined()) {
       log_warning("{} cannot be decoded: {}", plan_.clips[size_t(job.variant.clip)].path, decoded.failure);
       if (!decoded.transient) writer_.put_failure(job.key, decoded.failure);
@@ -204,6 +206,7 @@ class EncodeRun {
     NamedTensors tensors = clip_tensors(config_.model, encode_videos(config_.model, codec, image, video_BCFHW));
     if (config_.cache.latent_dtype == "bf16")
       for (auto& [name, tensor] : tensors) tensor = tensor.to(at::kBFloat16);
+    tensors.merge(texts_beside(config_, text, plan_.clips[size_t(job.variant.clip)].caption, video_BCFHW));
     writer_.put(job.key, tensors);
     made_ += 1;
   }

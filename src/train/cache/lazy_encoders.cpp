@@ -14,6 +14,7 @@ CachedTextEncoder::CachedTextEncoder(const RootConfig& config, at::Device device
       }),
       dim_(config.model.text_dim),
       max_tokens_(config.text.max_tokens),
+      sees_images_(model::sees_images(config.text)),
       device_(device),
       cache_(cache) {}
 
@@ -24,6 +25,11 @@ model::TextEmbedding CachedTextEncoder::encode(const std::vector<std::string>& p
     texts.push_back(cached ? model::to_device(*cached, device_) : loaded().encode({prompt}));
   }
   return model::stack_samples(texts);
+}
+
+model::TextEmbedding CachedTextEncoder::encode_beside(const std::vector<std::string>& prompts,
+                                                      const at::Tensor& images_BCHW) const {
+  return model::encode_text(loaded(), prompts, images_BCHW);
 }
 
 std::unique_ptr<LazyImageEncoder> make_lazy_image_encoder(const model::ImageEncoderConfig& config, at::Device device) {

@@ -5,13 +5,13 @@
 
 #include "model/codec.h"
 #include "model/image_encoder.h"
-#include "model/text_encoder.h"
+#include "model/image_text_encoder.h"
 #include "train/cache/encode_cache.h"
 
 namespace vmoba::train {
 
-// What stands for a codec or an encoder until its first use.
-template <typename Interface>
+// What stands for a codec or an encoder until its first use; it is made as a `Made`.
+template <typename Interface, typename Made = Interface>
 class Lazy : public Interface {
  public:
   void load() const { loaded(); }
@@ -19,16 +19,16 @@ class Lazy : public Interface {
   void release() { made_.reset(); }
 
  protected:
-  explicit Lazy(std::function<std::unique_ptr<Interface>()> make) : make_(std::move(make)) {}
+  explicit Lazy(std::function<std::unique_ptr<Made>()> make) : make_(std::move(make)) {}
 
-  const Interface& loaded() const {
+  const Made& loaded() const {
     if (!made_) made_ = make_();
     return *made_;
   }
 
  private:
-  std::function<std::unique_ptr<Interface>()> make_;
-  mutable std::unique_ptr<Interface> made_;
+  std::function<std::unique_ptr<Made>()> make_;
+  mutable std::unique_ptr<Made> made_;
 };
 
 class LazyCodec : public Lazy<model::Codec> {
@@ -44,8 +44,8 @@ class LazyCodec : public Lazy<model::Codec> {
   model::CodecShape shape_;
 };
 
-// Looks into the cache first; `cache` may be null.
-class CachedTextEncoder : public Lazy<model::TextEncoder> {
+// Looks into the cache for captions alone first; `cache` may be null.
+class CachedTextEncoder : public Lazy<model::ImageTextEncoder, model::TextEncoder> {
  public:
   // The encoder's embeddings must have the width model.text_dim.
   CachedTextEncoder(const RootConfig& config, at::Device device, const EncodeCache* cache);
@@ -53,9 +53,13 @@ class CachedTextEncoder : public Lazy<model::TextEncoder> {
   int64_t dim() const override { return dim_; }
   int64_t max_tokens() const override { return max_tokens_; }
   model::TextEmbedding encode(const std::vector<std::string>& prompts) const override;
+  bool sees_images() const override { return sees_images_; }
+  model::TextEmbedding encode_beside(const std::vector<std::string>& prompts,
+                                     const at::Tensor& images_BCHW) const override;
 
  private:
   int64_t dim_, max_tokens_;
+  bool sees_images_;
   at::Device device_;
   const EncodeCache* cache_;
 };

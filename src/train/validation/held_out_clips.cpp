@@ -11,6 +11,7 @@
 #include "data/dataset.h"
 #include "data/video_reader.h"
 #include "model/common/to_device.h"
+#include "model/image_text_encoder.h"
 
 namespace vmoba::train {
 namespace {
@@ -51,9 +52,12 @@ HeldOutClip encode_held_out(const HeldOutEncoder& encoder, int64_t clip) {
     const at::Tensor video_1CFHW = data::to_unit_range(model::to_device(video_CFHW, encoder.device)).unsqueeze(0);
     out.encoded = clip_tensors(encoder.config.model,
                                encode_videos(encoder.config.model, encoder.codec, encoder.image, video_1CFHW));
+    out.encoded.merge(texts_beside(encoder.config, encoder.text, planned.caption, video_1CFHW));
   }
   for (auto& [name, tensor] : out.encoded) tensor = tensor.cpu();
-  out.text = model::to_device(encoder.text.encode({planned.caption}), at::kCPU);
+  const bool seen = model::sees_images(encoder.config.text);
+  out.text = model::to_device(
+      seen ? texts_of_clips({out.encoded}, {planned.caption}) : encoder.text.encode({planned.caption}), at::kCPU);
   return out;
 }
 

@@ -1,0 +1,136 @@
+// HunyuanVideo and HunyuanVideo 1.5 from prompt to file with every part, small and random, as diffusers' pipelines:
+// what vmoba-sample makes, and what it makes with a LoRA that vmoba-train trained from the cache of vmoba-encode and
+// diffusers loads.
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "support/catch.h"
+#include "support/messages.h"
+#include "support/process.h"
+
+using namespace vmoba::test;
+using Strings = std::vector<std::string>;
+
+namespace {
+
+const std::string kScript = VMOBA_SOURCE_DIR "/tests/apps/hunyuan_pipelines.py";
+const std::string kQuotes = "A sign says \"OPEN\" in the rain.";
+
+std::string must_run(const Strings& command) {
+  const ProcessResult result = run_process(command, {"OMP_NUM_THREADS=1", "HF_HUB_OFFLINE=1"});
+  INFO(result.output);
+  REQUIRE(result.exit_code == 0);
+  return result.output;
+}
+
+Strings operator+(Strings a, const Strings& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+// A pipeline's parts in a folder, and what was sampled with them.
+class Parts {
+ public:
+  explicit Parts(const std::string& kind) : kind_(kind) {
+    must_run({VMOBA_PYTHON, kScript, "make", kind, folder_.path()});
+  }
+
+  std::string path(const std::string& name) const { return folder_.path() + "/" + name; }
+  Strings config() const { return {"--config", path("run.yaml")}; }
+
+  // Samples with full attention; diffusers will do the same.
+  void sample(const std::string& prompt, const Strings& from, const std::string& lora = "") {
+    const std::string name = std::to_string(jobs_.size()), frames = path("frames_" + name);
+    std::filesystem::create_directory(frames);
+    nlohmann::json job = {{"prompt", prompt}, {"latents", path(name + ".safetensors")}, {"frames", frames}};
+    if (!lora.empty()) job["lora"] = lora;
+    Strings command = Strings{VMOBA_BIN_DIR "/vmoba-sample"} + from;
+    if (kind_.starts_with("i2v")) command = command + Strings{"--image", path("image.png")};
+    must_run(command + Strings{"--prompt", prompt, "--latents", path("noise.safetensors"), "--output-latents",
+                               job["latents"], "--out", frames + "/%04d.png", "attention.backend=full"});
+    jobs_.push_back(job);
+  }
+
+  // Trains a LoRA with VMoBA; the checkpoint's folder.
+  std::string train(const std::string& name, bool from_cache) const {
+    const std::string log =
+        must_run(Strings{VMOBA_BIN_DIR "/vmoba-train"} + config() +
+                 Strings{"run.dir=" + path(name), "cache.dir=" + (from_cache ? path("cache") : "")});
+    CHECK(contains(log, "loading the text encoder") == !from_cache);
+    return path(name) + "/checkpoint-3";
+  }
+
+  void compare() const {
+    std::ofstream(path("jobs.json")) << nlohmann::json(jobs_).dump();
+    std::istringstream lines(must_run({VMOBA_PYTHON, kScript, "compare", kind_, folder_.path(), path("jobs.json")}));
+    size_t found = 0;
+    for (std::string line; std::getline(lines, line);) {
+      if (!line.starts_with("result ")) continue;
+      INFO(kind_ << " " << line);
+      const nlohmann::json result = nlohmann::json::parse(line.substr(7));
+      CHECK(double(result["error"]) < 1e-5);
+      if (result.contains("levels")) CHECK(double(result["levels"]) <= 1);
+      if (result.contains("learnt")) CHECK(double(result["learnt"]) > 1e-3);
+      ++found;
+    }
+    CHECK(found == jobs_.size());
+  }
+
+ private:
+  std::string kind_;
+  TemporaryFolder folder_;
+  std::vector<nlohmann::json> jobs_;
+};
+
+// From prompt to file, and with a LoRA trained from the cache.
+void check_pipeline(const std::string& kind) {
+  Parts parts(kind);
+  std::string long_prompt = "a cat";
+  for (int i = 0; i < 400; ++i) long_prompt += ", a cat";
+  for (const std::string& prompt : {kQuotes, std::string("夕方の港で漁船が揺れている。"), long_prompt})
+    parts.sample(prompt, parts.config());
+  must_run(Strings{VMOBA_BIN_DIR "/vmoba-encode"} + parts.config());
+  const std::string checkpoint = parts.train("cached", /*from_cache=*/true);
+  const std::string lora = "/lora/diffusers.safetensors";
+  CHECK(read_text(checkpoint + lora) == read_text(parts.train("as_needed", /*from_cache=*/false) + lora));
+  parts.sample(kQuotes, {"--checkpoint", checkpoint}, checkpoint + lora);
+  parts.compare();
+}
+
+}  // namespace
+
+TEST_CASE("HunyuanVideo text to video, every part") {
+  check_pipeline("t2v");
+}
+
+TEST_CASE("HunyuanVideo image to video by token replace, every part") {
+  check_pipeline("i2v");
+}
+
+TEST_CASE("HunyuanVideo image to video by concat, every part") {
+  check_pipeline("i2v_concat");
+}
+
+TEST_CASE("HunyuanVideo 1.5 text to video, every part") {
+  check_pipeline("t2v_15");
+}
+
+TEST_CASE("HunyuanVideo 1.5 image to video, every part") {
+  check_pipeline("i2v_15");
+}
+
+TEST_CASE("HunyuanVideo image to video: a text encoder that does not fit the task is refused") {
+  const Parts image("i2v"), text("t2v");
+  const std::string language = VMOBA_FIXTURES "/model/hunyuan_text/text_encoder";
+  const auto refusal = [](const Parts& parts, const Strings& keys) {
+    const ProcessResult result =
+        run_process(Strings{VMOBA_BIN_DIR "/vmoba-train"} + parts.config() + Strings{"--dry-run"} + keys);
+    CHECK(result.exit_code == 2);
+    return result.output;
+  };
+  CHECK(contains(refusal(image, {"text.type=hunyuan"}), "text.type: expected hunyuan_i2v"));
+  CHECK(contains(refusal(text, {"text.type=hunyuan_i2v"}), "set text.type=hunyuan"));
+  CHECK(contains(refusal(image, {"text.weights=" + language}), "vision_tower"));
+}
