@@ -95,6 +95,8 @@ void TrainConfig::visit(ConfigVisitor& v) {
           "Train on while a checkpoint is written from a copy in the host's memory; off: wait until it is on disk.");
   v.field("validate_every", validate_every, "Steps between validation samples (group `sample`); 0: none.", at_least(0));
   v.field("tensorboard", tensorboard, "Write TensorBoard event files to `<run.dir>/tensorboard`.");
+  v.field("report", report,
+          "Rewrite `<run.dir>/report.html` at every checkpoint: curves, samples, clips as trained on, configuration.");
   v.group("optimizer", "The optimiser and its learning rate.", optimizer);
   v.group("flow", "Flow matching: timesteps, loss weights, caption dropout.", flow);
   v.group("ema", "Moving average of the weights.", ema);

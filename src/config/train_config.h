@@ -80,6 +80,7 @@ struct TrainConfig {
   bool checkpoint_async = true;
   int64_t validate_every = 0;
   bool tensorboard = true;
+  bool report = true;
   OptimizerConfig optimizer;
   FlowConfig flow;
   EmaConfig ema;

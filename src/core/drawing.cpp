@@ -338,6 +338,92 @@ std::string sheet_to_png(const std::vector<Chart>& charts, int64_t columns) {
   return file;
 }
 
+namespace {
+
+constexpr double kGridText = 14, kGridGap = 6;  // pixels
+
+// Valid UTF-8 that fits into `width` pixels, in the context's font.
+std::string fitting_text(cairo_t* context, std::string text, double width) {
+  for (char& ch : text)
+    if (static_cast<unsigned char>(ch) < 0x20) ch = ' ';
+  const auto is_too_long = [&](const std::string& candidate) {
+    cairo_text_extents_t extents;
+    cairo_text_extents(context, candidate.c_str(), &extents);
+    return extents.x_advance > width;
+  };
+  if (!is_too_long(text)) return text;
+  do {
+    // The last character, which may have several bytes.
+    while (!text.empty() && (static_cast<unsigned char>(text.back()) & 0xC0) == 0x80) text.pop_back();
+    if (!text.empty()) text.pop_back();
+  } while (!text.empty() && is_too_long(text + "..."));
+  return text + "...";
+}
+
+void draw_text(cairo_t* context, const std::string& text, double x, double y, double width) {
+  cairo_move_to(context, x, y);
+  cairo_show_text(context, fitting_text(context, text, width).c_str());
+}
+
+void draw_picture(cairo_t* context, const GridPicture& picture, double x, double y, const PictureGrid& grid) {
+  if (picture.rgb.empty()) return;
+  VMOBA_CHECK(int64_t(picture.rgb.size()) == 3 * picture.width * picture.height,
+              "expected {} bytes of a picture of {}x{}, found {}", 3 * picture.width * picture.height, picture.width,
+              picture.height, picture.rgb.size());
+  const Surface surface(cairo_image_surface_create(CAIRO_FORMAT_RGB24, int(picture.width), int(picture.height)),
+                        cairo_surface_destroy);
+  unsigned char* bytes = cairo_image_surface_get_data(surface.get());
+  const int stride = cairo_image_surface_get_stride(surface.get());
+  for (int64_t row = 0; row < picture.height; ++row) {
+    auto* pixels = reinterpret_cast<uint32_t*>(bytes + row * stride);
+    for (int64_t column = 0; column < picture.width; ++column) {
+      const uint8_t* rgb = &picture.rgb[size_t(3 * (row * picture.width + column))];
+      pixels[column] = uint32_t(rgb[0]) << 16 | uint32_t(rgb[1]) << 8 | rgb[2];
+    }
+  }
+  cairo_surface_mark_dirty(surface.get());
+  cairo_save(context);
+  cairo_rectangle(context, x, y, double(grid.cell_width), double(grid.cell_height));
+  cairo_clip(context);
+  cairo_set_source_surface(context, surface.get(), x, y);
+  cairo_paint(context);
+  cairo_restore(context);
+}
+
+}  // namespace
+
+std::string grid_to_png(const PictureGrid& grid) {
+  VMOBA_CHECK(!grid.columns.empty() && !grid.rows.empty() && grid.rows.size() == grid.pictures.size(),
+              "expected a grid of pictures with a name for each row, found {} columns, {} names and {} rows",
+              grid.columns.size(), grid.rows.size(), grid.pictures.size());
+  const double across = double(grid.cell_width) + kGridGap, line = kGridText + kGridGap;
+  const double down = double(grid.cell_height) + kGridGap + line;
+  const double width = kGridGap + across * double(grid.columns.size());
+  const double height = kGridGap + line + down * double(grid.rows.size());
+  const Surface surface(cairo_image_surface_create(CAIRO_FORMAT_RGB24, int(width), int(height)), cairo_surface_destroy);
+  check_status(cairo_surface_status(surface.get()));
+  const Context context(cairo_create(surface.get()), cairo_destroy);
+  cairo_t* at = context.get();
+  cairo_set_source_rgb(at, 1, 1, 1);
+  cairo_paint(at);
+  cairo_select_font_face(at, "sans-serif", CAIRO_FONT_SLANT_NORMAL, CAIRO_FONT_WEIGHT_NORMAL);
+  cairo_set_font_size(at, kGridText);
+  const auto ink = [&] { cairo_set_source_rgb(at, kInk.red / 255.0, kInk.green / 255.0, kInk.blue / 255.0); };
+  ink();
+  for (size_t column = 0; column < grid.columns.size(); ++column)
+    draw_text(at, grid.columns[column], kGridGap + across * double(column), line, double(grid.cell_width));
+  for (size_t row = 0; row < grid.rows.size(); ++row) {
+    const double top = kGridGap + line + down * double(row);
+    ink();
+    draw_text(at, grid.rows[row], kGridGap, top + kGridText, width - 2 * kGridGap);
+    for (size_t column = 0; column < std::min(grid.pictures[row].size(), grid.columns.size()); ++column)
+      draw_picture(at, grid.pictures[row][column], kGridGap + across * double(column), top + line, grid);
+  }
+  std::string file;
+  check_status(cairo_surface_write_to_png_stream(surface.get(), append_bytes, &file));
+  return file;
+}
+
 std::string chart_to_svg(const Chart& chart) {
   check_chart(chart);
   std::string file;

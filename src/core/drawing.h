@@ -54,6 +54,22 @@ std::string chart_to_svg(const Chart& chart);
 // Charts of one size side by side, in rows of `columns`.
 std::string sheet_to_png(const std::vector<Chart>& charts, int64_t columns);
 
+// RGB pixels, row by row; empty: nothing to show.
+struct GridPicture {
+  int64_t width = 0, height = 0;
+  std::vector<uint8_t> rgb;
+};
+
+// Pictures in rows and columns: a column's name above it, a row's above its pictures. Pictures larger than a cell are
+// cut off.
+struct PictureGrid {
+  std::vector<std::string> columns, rows;
+  std::vector<std::vector<GridPicture>> pictures;  // by row
+  int64_t cell_width = 160, cell_height = 90;
+};
+
+std::string grid_to_png(const PictureGrid& grid);
+
 // About `count` round numbers (1, 2 or 5 times a power of ten apart) that cover [low, high], from inside.
 std::vector<double> axis_ticks(double low, double high, int count);
 

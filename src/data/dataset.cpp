@@ -90,10 +90,7 @@ void SampleStream::State::check_unchanged(const std::string& path) {
 bool SampleStream::State::try_clip(int64_t index_of_clip, Sample& sample, const std::atomic<bool>& cancel) {
   if (has_failed(index_of_clip, sample.index)) return false;
   const Clip& clip = plan.clips[static_cast<size_t>(index_of_clip)];
-  const auto number = static_cast<uint64_t>(sample.index);
-  double start_s = clip.start_s;
-  if (clip.random_start) start_s += clip.slack_s * RandomStream(seed, "data.start", number).uniform();
-  const bool flip = RandomStream(seed, "data.flip", number).uniform() < config.horizontal_flip;
+  const auto [start_s, flip] = draw_clip(clip, config, seed, sample.index);
   try {
     std::optional<EncodedClip> known;
     if (encoded && !clip.random_start) known = encoded->find(index_of_clip, flip);
@@ -194,6 +191,13 @@ StreamStats SampleStream::stats() const {
 std::vector<ClipFailure> SampleStream::failures() const {
   const std::lock_guard lock(state_->mutex);
   return state_->failures;
+}
+
+ClipDraw draw_clip(const Clip& clip, const DataConfig& config, uint64_t seed, int64_t sample) {
+  const auto number = static_cast<uint64_t>(sample);
+  ClipDraw out{clip.start_s, RandomStream(seed, "data.flip", number).uniform() < config.horizontal_flip};
+  if (clip.random_start) out.start_s += clip.slack_s * RandomStream(seed, "data.start", number).uniform();
+  return out;
 }
 
 at::Tensor decode_planned_clip(const ClipPlan& plan, const DataConfig& config, int64_t clip, double start_s, bool flip,

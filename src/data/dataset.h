@@ -100,6 +100,13 @@ class SampleStream {
   std::unique_ptr<State> state_;
 };
 
+// What is drawn for the sample of this number when it shows `clip`.
+struct ClipDraw {
+  double start_s = 0;
+  bool flip = false;
+};
+ClipDraw draw_clip(const Clip& clip, const DataConfig& config, uint64_t seed, int64_t sample);
+
 // Frames of clip `clip` of the plan, begun at `start_s`, uint8 [3, F, H, W]. Waits for storage that fails. Throws
 // MediaError (video_reader.h).
 at::Tensor decode_planned_clip(const ClipPlan& plan, const DataConfig& config, int64_t clip, double start_s, bool flip,

@@ -115,7 +115,7 @@ void Trainer::prepare_folder(const std::string& checkpoint) {
   write_file_atomically(dir + "/config.resolved.yaml", resolved_yaml(config_));
   write_file_atomically(dir + "/clip_plan.json", data::plan_to_json(RunPlan{plan_, held_out_plan_}.all()));
   say_start();
-  callbacks_ = Callbacks(standard_callbacks(dir, state_.step, config_.train.tensorboard));
+  callbacks_ = Callbacks(standard_callbacks(config_, plan_, state_.step));
 }
 
 // The newest after which a step ended well: until one did, a checkpoint may hold what has just gone wrong. -1: none.
@@ -250,7 +250,7 @@ bool Trainer::rewind(double loss) {
         spike, loss, state_.step, first, next - 1, done + 1, config_.train.rewind.times);
     set_aside_other_branch(checkpoint);
     write_run_folder(config_.run.dir, folder_);
-    callbacks_ = Callbacks(standard_callbacks(config_.run.dir, state_.step, config_.train.tensorboard));
+    callbacks_ = Callbacks(standard_callbacks(config_, plan_, state_.step));
   }
   make_stream();
   dist::barrier(world_.control());

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "core/file.h"
@@ -12,6 +13,7 @@
 #include "data/video_writer.h"
 #include "train/report/loss_curve.h"
 #include "train/report/metrics_writer.h"
+#include "train/report/page_writer.h"
 #include "train/report/tensorboard_writer.h"
 
 namespace vmoba::train {
@@ -19,6 +21,9 @@ namespace {
 
 constexpr double kPlainIntervalSeconds = 10;
 constexpr int64_t kStripFrames = 6;
+constexpr int64_t kGifWidth = 320;  // pixels
+constexpr int64_t kMaxGifBytes = int64_t{1} << 30;
+constexpr double kGiB = double(1 << 30);
 
 double unix_time_s() {
   const auto now = std::chrono::system_clock::now().time_since_epoch();
@@ -113,16 +118,32 @@ at::Tensor film_strip(const at::Tensor& frames_CFHW) {
   return at::cat(shown, 2).contiguous();
 }
 
+// At most kGifWidth wide.
+at::Tensor small_video(const at::Tensor& frames_CFHW) {
+  const int64_t height = frames_CFHW.size(2), width = frames_CFHW.size(3);
+  if (width <= kGifWidth) return frames_CFHW;
+  const at::Tensor small_FCHW =
+      at::adaptive_avg_pool2d(frames_CFHW.transpose(0, 1).to(at::kFloat), {height * kGifWidth / width, kGifWidth});
+  return small_FCHW.round().to(at::kByte).transpose(0, 1).contiguous();
+}
+
 class TensorboardCallback final : public Callback {
  public:
-  TensorboardCallback(const std::string& run_dir, int64_t steps_done) : writer_(run_dir + "/tensorboard", steps_done) {}
+  TensorboardCallback(const RootConfig& config, int64_t steps_done)
+      : folder_(config.run.dir + "/tensorboard"), writer_(folder_, steps_done) {
+    RootConfig visited = config;
+    const std::string yaml = config_to_yaml([&](ConfigVisitor& v) { visited.visit(v); });
+    writer_.text(steps_done, "configuration", as_code(yaml));
+  }
 
   void on_step(const StepReport& report) override {
     std::vector<std::pair<std::string, double>> values = {{"train/loss", report.loss},
                                                           {"train/lr", report.lr},
                                                           {"train/grad_norm", report.grad_norm},
                                                           {"speed/tokens_per_s", report.tokens_per_s},
-                                                          {"speed/data_wait_s", report.data_wait_s}};
+                                                          {"speed/step_s", report.step_s},
+                                                          {"speed/data_wait_s", report.data_wait_s},
+                                                          {"memory/gib", double(report.memory_bytes) / kGiB}};
     if (report.mfu > 0) values.emplace_back("speed/mfu", report.mfu);
     for (const auto& [name, norm] : report.grad_norm_by_expert) values.emplace_back("train/grad_norm_" + name, norm);
     for (const auto& [name, value] : report.density) values.emplace_back("density/" + name, value);
@@ -137,21 +158,42 @@ class TensorboardCallback final : public Callback {
     for (size_t i = 0; i < videos.size(); ++i) {
       const at::Tensor strip = film_strip(videos[i].frames_CFHW);
       writer_.image(step, fmt::format("samples/{}", i), strip.size(1), strip.size(2), data::encode_png(strip));
+      writer_.text(step, fmt::format("samples/{}/prompt", i), as_code(videos[i].prompt));
+      const at::Tensor small = small_video(videos[i].frames_CFHW);
+      writer_.image(step, fmt::format("samples/{}/video", i), small.size(2), small.size(3),
+                    gif_of(small, videos[i].fps));
     }
   }
 
  private:
+  // TensorBoard shows texts as Markdown.
+  static std::string as_code(const std::string& text) {
+    std::string out = "    ";
+    for (const char ch : text) out += ch == '\n' ? std::string("\n    ") : std::string(1, ch);
+    return out;
+  }
+  // TensorBoard has no videos, but shows GIFs among the images in motion.
+  std::string gif_of(const at::Tensor& frames_CFHW, double fps) const {
+    const std::string path = folder_ + "/sample.gif";
+    data::write_video(path, frames_CFHW, fps);
+    const std::string bytes = read_file(path, kMaxGifBytes, "a sample as GIF");
+    std::filesystem::remove(path);
+    return bytes;
+  }
+
+  std::string folder_;
   TensorboardWriter writer_;
 };
 
 }  // namespace
 
-std::vector<std::unique_ptr<Callback>> standard_callbacks(const std::string& run_dir, int64_t first_step,
-                                                          bool tensorboard) {
+std::vector<std::unique_ptr<Callback>> standard_callbacks(const RootConfig& config, const data::ClipPlan& plan,
+                                                          int64_t first_step) {
   std::vector<std::unique_ptr<Callback>> out;
-  out.push_back(std::make_unique<MetricsCallback>(run_dir, first_step));
-  if (tensorboard)
-    without_ending_the_run([&] { out.push_back(std::make_unique<TensorboardCallback>(run_dir, first_step)); });
+  out.push_back(std::make_unique<MetricsCallback>(config.run.dir, first_step));
+  if (config.train.tensorboard)
+    without_ending_the_run([&] { out.push_back(std::make_unique<TensorboardCallback>(config, first_step)); });
+  if (config.train.report) without_ending_the_run([&] { out.push_back(std::make_unique<PageWriter>(config, plan)); });
   out.push_back(std::make_unique<ProgressCallback>());
   return out;
 }

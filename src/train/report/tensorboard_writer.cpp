@@ -139,14 +139,32 @@ void TensorboardWriter::scalars(int64_t step, const std::vector<std::pair<std::s
 }
 
 void TensorboardWriter::image(int64_t step, const std::string& tag, int64_t height, int64_t width,
-                              std::string_view png) {
+                              std::string_view picture) {
   std::string image, value, summary, payload;
   put_integer(image, 1, height);
   put_integer(image, 2, width);
   put_integer(image, 3, 3);  // colorspace RGB
-  put_bytes(image, 4, png);
+  put_bytes(image, 4, picture);
   put_bytes(value, 1, tag);
   put_bytes(value, 4, image);
+  put_bytes(summary, 1, value);
+  put_bytes(payload, 5, summary);
+  event(step, payload);
+}
+
+// A tensor of one string, which the text plugin is named for (tensorboard/plugins/text/summary_v2).
+void TensorboardWriter::text(int64_t step, const std::string& tag, std::string_view markdown) {
+  constexpr int64_t kString = 7, kTensorData = 2;  // DataType.DT_STRING, DataClass.DATA_CLASS_TENSOR
+  std::string plugin, metadata, tensor, value, summary, payload;
+  put_bytes(plugin, 1, "text");
+  put_bytes(metadata, 1, plugin);
+  put_integer(metadata, 4, kTensorData);
+  put_integer(tensor, 1, kString);
+  put_bytes(tensor, 2, "");  // the shape of a scalar
+  put_bytes(tensor, 8, markdown);
+  put_bytes(value, 1, tag);
+  put_bytes(value, 8, tensor);
+  put_bytes(value, 9, metadata);
   put_bytes(summary, 1, value);
   put_bytes(payload, 5, summary);
   event(step, payload);

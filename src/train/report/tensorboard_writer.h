@@ -31,8 +31,10 @@ class TensorboardWriter {
   // All values of one step, (tag, value) each; NaN and infinity are allowed. Events that the disk does not take wait in
   // memory (appended_file.h).
   void scalars(int64_t step, const std::vector<std::pair<std::string, double>>& values);
-  // `png`: the bytes of a PNG file of height x width pixels, RGB.
-  void image(int64_t step, const std::string& tag, int64_t height, int64_t width, std::string_view png);
+  // `picture`: the bytes of a PNG or GIF file of height x width pixels, RGB.
+  void image(int64_t step, const std::string& tag, int64_t height, int64_t width, std::string_view picture);
+  // Markdown, of which bytes that are no UTF-8 must have been taken out.
+  void text(int64_t step, const std::string& tag, std::string_view markdown);
 
   const std::string& path() const { return file_->path(); }
 

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 
+#include "core/file.h"
 #include "data/dataset.h"
 #include "data/picture.h"
 #include "data/video_writer.h"
@@ -58,7 +59,11 @@ std::vector<ValidationVideo> make_validation_videos(const ValidationParts& parts
         parts.on_sampling(
             fmt::format("step {}: sampling video {}/{}, step {}/{}", step, i + 1, prompts.size(), done, steps));
     });
-    if (write) without_ending_the_run([&] { data::write_video(path, frames, config.sample.fps); });
+    if (write)
+      without_ending_the_run([&] {
+        write_file_atomically(std::filesystem::path(path).replace_extension(".txt").string(), prompts[i] + "\n");
+        data::write_video(path, frames, config.sample.fps);
+      });
     videos.push_back({prompts[i], path, frames, config.sample.fps});
   }
   return videos;

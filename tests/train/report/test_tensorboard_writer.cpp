@@ -101,6 +101,14 @@ TEST_CASE("TensorBoard reads scalars and pictures, also of a resumed run") {
   }
 }
 
+TEST_CASE("TensorBoard's text plugin reads texts") {
+  const test::TemporaryFolder temp;
+  const std::string folder = temp.path() + "/run/tensorboard";
+  TensorboardWriter(folder, 0).text(3, "samples/0/prompt", "a gold mirror, \xC3\xA9\n\nin the rain");
+  CHECK(read_with_tensorboard(folder)["texts"]["samples/0/prompt"] ==
+        nlohmann::json::array({{3, "a gold mirror, \xC3\xA9\n\nin the rain"}}));
+}
+
 TEST_CASE("a file sorts behind earlier ones even when the clock went back") {
   const test::TemporaryFolder temp;
   std::ofstream(temp.path() + "/events.out.tfevents.9999999998.elsewhere.vmoba") << "";
