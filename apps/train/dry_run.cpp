@@ -8,6 +8,7 @@
 #include "apps/published_sizes.h"
 #include "config/clip_geometry.h"
 #include "config/device.h"
+#include "config/epochs.h"
 #include "config/experts.h"
 #include "config/run_plan.h"
 #include "model/adapter/lora_file.h"
@@ -125,6 +126,9 @@ std::vector<std::function<void()>> checks_of(const RootConfig& config, RunPlan& 
     take_published_sizes(known.model);
     plan = plan_run(with_known_codec(std::move(known)));
     data::check_failures(config.data, plan.training);
+    TrainConfig train = config.train;
+    take_epochs(train, epochs_of(train, plan.training));
+    if (train.epochs > 0) std::cout << fmt::format("epochs               {} are {} steps\n", train.epochs, train.steps);
   });
   checks.push_back([&] { train::check_captions(config, plan.all()); });
   return checks;

@@ -49,6 +49,8 @@ constexpr Row kRows[] = {
     {"experts[].lora", kFree},
     {"lora.*", kModel},
     {"lora.init_from", kFree},
+    {"lora.plus_ratio", kExactness},
+    {"lora.trigger_words", kFree},
     {"lora.formats", kFree},
     {"lora.save_dtype", kFree},
     {"codec.*", kExactness},

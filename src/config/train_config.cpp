@@ -80,12 +80,18 @@ void DistillConfig::visit(ConfigVisitor& v) {
 
 void TrainConfig::visit(ConfigVisitor& v) {
   v.field("steps", steps, "Optimiser steps of the whole run.", at_least(0));
+  v.field(
+      "epochs", epochs,
+      "Length of the run in passes over the data, in place of `steps`, which then follows from it; 0: `steps` counts.",
+      at_least(0));
   v.field("global_batch", global_batch, "Samples per optimiser step over all ranks; accumulation follows from it.",
           at_least(1));
   v.field("micro_batch", micro_batch,
           "Samples of one forward pass; `global_batch` must be a multiple. Less where a rank's share is.", at_least(1));
   v.field("checkpoint_every", checkpoint_every, "Steps between checkpoints; 0: only at the end and on a signal.",
           at_least(0));
+  v.field("checkpoint_every_epochs", checkpoint_every_epochs,
+          "Epochs between checkpoints, beside those of `checkpoint_every`; 0: none.", at_least(0));
   v.field("keep_checkpoints", keep_checkpoints, "Newest checkpoints that are kept; 0 keeps all.", at_least(0));
   v.field("keep_every", keep_every, "Checkpoints of steps that this divides are kept as well; 0: none.", at_least(0));
   v.field("keep_best", keep_best,
@@ -94,6 +100,8 @@ void TrainConfig::visit(ConfigVisitor& v) {
   v.field("checkpoint_async", checkpoint_async,
           "Train on while a checkpoint is written from a copy in the host's memory; off: wait until it is on disk.");
   v.field("validate_every", validate_every, "Steps between validation samples (group `sample`); 0: none.", at_least(0));
+  v.field("validate_every_epochs", validate_every_epochs,
+          "Epochs between validation samples, beside those of `validate_every`; 0: none.", at_least(0));
   v.field("tensorboard", tensorboard, "Write TensorBoard event files to `<run.dir>/tensorboard`.");
   v.field("report", report,
           "Rewrite `<run.dir>/report.html` at every checkpoint: curves, samples, clips as trained on, configuration.");

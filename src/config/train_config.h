@@ -71,14 +71,17 @@ struct DistillConfig {
 // The `train:` group.
 struct TrainConfig {
   int64_t steps = 1000;
+  double epochs = 0;  // above 0: decides the steps (config/epochs.h)
   int64_t global_batch = 1;
   int64_t micro_batch = 1;
   int64_t checkpoint_every = 500;
+  int64_t checkpoint_every_epochs = 0;  // 0: none
   int64_t keep_checkpoints = 3;
   int64_t keep_every = 0;  // 0: none
   int64_t keep_best = 0;   // by validation loss
   bool checkpoint_async = true;
   int64_t validate_every = 0;
+  int64_t validate_every_epochs = 0;  // 0: none
   bool tensorboard = true;
   bool report = true;
   OptimizerConfig optimizer;
@@ -87,6 +90,8 @@ struct TrainConfig {
   RewindConfig rewind;
   DistillConfig distill;
 
+  // Whether the run samples videos.
+  bool validates() const { return validate_every > 0 || validate_every_epochs > 0; }
   void visit(ConfigVisitor& v);
 };
 

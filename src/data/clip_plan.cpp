@@ -105,7 +105,10 @@ void probe_again(Probes& probes, int64_t threads, double patience_s) {
 // Probes each distinct path; the result does not depend on the number of threads.
 Probes probe_all(const std::vector<ManifestEntry>& entries, const DataConfig& config, const Progress& progress) {
   Probes probes;
-  for (const ManifestEntry& entry : entries) probes.try_emplace(entry.path);
+  for (const ManifestEntry& entry : entries) {
+    probes.try_emplace(entry.path);
+    if (!entry.mask.empty()) probes.try_emplace(entry.mask);
+  }
   std::vector<Probes::value_type*> work;
   for (auto& item : probes) work.push_back(&item);
   probe_each(work, decode_threads(config), progress);
@@ -138,7 +141,8 @@ class PlanBuilder {
         {path, origin.empty() ? std::move(reason) : fmt::format("{} ({})", reason, origin), failed});
   }
   void note(const std::string& text) { plan_.notes.push_back(text); }
-  void add(const ManifestEntry& entry, const Probe& probe);
+  // `mask`: of the entry's mask; null where it has none.
+  void add(const ManifestEntry& entry, const Probe& probe, const Probe* mask);
   ClipPlan finish();
 
  private:
@@ -170,9 +174,22 @@ double clip_rate(const MediaCut& cut, const MediaInfo& info, double fps) {
   return fps * info.fps / cut.fps;
 }
 
-void PlanBuilder::add(const ManifestEntry& entry, const Probe& probe) {
+// What is wrong with the mask of a file, or "". Its size may be another, its shape must be the same.
+std::string mask_problem(const MediaInfo& info, const std::string& path, const Probe& mask) {
+  if (!mask.reason.empty()) return fmt::format("its mask '{}': {}", path, mask.reason);
+  constexpr double kSame = 0.02;
+  const double aspect = double(info.displayed_width) / double(info.displayed_height);
+  const double of_mask = double(mask.info.displayed_width) / double(mask.info.displayed_height);
+  if (std::abs(of_mask / aspect - 1) <= kSame) return "";
+  return fmt::format("expected a mask of the shape of {} x {}, found '{}' of {} x {}", info.displayed_width,
+                     info.displayed_height, path, mask.info.displayed_width, mask.info.displayed_height);
+}
+
+void PlanBuilder::add(const ManifestEntry& entry, const Probe& probe, const Probe* mask) {
   if (!probe.reason.empty()) return drop(entry.path, probe.reason, entry.origin, /*failed=*/true);
   const MediaInfo& info = probe.info;
+  if (const std::string problem = mask ? mask_problem(info, entry.mask, *mask) : ""; !problem.empty())
+    return drop(entry.path, problem, entry.origin, /*failed=*/!mask->reason.empty());
   const auto& [left, right, top, bottom] = entry.cut.crop;
   const CropBox crop{left, top, right - left, bottom - top};
   if (right > info.displayed_width || bottom > info.displayed_height)
@@ -249,6 +266,7 @@ void PlanBuilder::add_clip(const Source& source, int64_t frames, double start_s,
   clip.random_start = !info.is_image && config_->frame_extraction == "random";
   clip.slack_s = clip.random_start ? slack_s : 0;
   clip.repeats = config_->num_repeats * entry.cut.repeats;
+  clip.mask_path = entry.mask;
   plan_.clips.push_back(std::move(clip));
   plan_.missing_captions += entry.caption.empty() ? 1 : 0;
   plan_.upscaled_clips += source.width < source.size.width || source.height < source.size.height ? 1 : 0;
@@ -313,7 +331,8 @@ int64_t add_set(PlanBuilder& builder, const DataConfig& set, const Progress& pro
   const Probes probes = probe_all(manifest.entries, set, progress);
   for (const DroppedClip& dropped : manifest.dropped) builder.drop(dropped.path, dropped.reason, "", dropped.failed);
   for (const std::string& note : manifest.notes) builder.note(note);
-  for (const ManifestEntry& entry : manifest.entries) builder.add(entry, probes.at(entry.path));
+  for (const ManifestEntry& entry : manifest.entries)
+    builder.add(entry, probes.at(entry.path), entry.mask.empty() ? nullptr : &probes.at(entry.mask));
   return static_cast<int64_t>(probes.size());
 }
 

@@ -44,6 +44,7 @@ struct Clip {
   bool random_start = false;  // the start is drawn for each sample, from start_s to slack_s later
   int64_t repeats = 1;        // times it is shown in an epoch
   bool held_out = false;      // for validation, never trained on
+  std::string mask_path;      // picture or video whose brightness weighs the loss; empty: all counts alike
 };
 
 struct DroppedClip {

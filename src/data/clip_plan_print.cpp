@@ -37,6 +37,7 @@ nlohmann::json to_json(const Clip& clip, const Bucket& bucket) {
     out["crop"] = {clip.crop.x, clip.crop.x + clip.crop.width, clip.crop.y, clip.crop.y + clip.crop.height};
   if (clip.random_start) out["start_s"] = "random";
   if (clip.held_out) out["held_out"] = true;
+  if (!clip.mask_path.empty()) out["mask_path"] = clip.mask_path;
   return out;
 }
 

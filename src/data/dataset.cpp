@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 #include <map>
 #include <mutex>
@@ -97,11 +98,13 @@ bool SampleStream::State::try_clip(int64_t index_of_clip, Sample& sample, const 
     if (known && !known->failure.empty()) throw MediaError(known->failure);
     if (known) {
       sample.encoded = std::move(known->tensors);
-      return true;
+    } else {
+      sample.video_CFHW =
+          decode_planned_clip(plan, config, index_of_clip, start_s, flip, threads_per_clip, outage, cancel);
+      check_unchanged(clip.path);
     }
-    sample.video_CFHW =
-        decode_planned_clip(plan, config, index_of_clip, start_s, flip, threads_per_clip, outage, cancel);
-    check_unchanged(clip.path);
+    sample.mask_FHW =
+        decode_planned_mask(plan, config, index_of_clip, {start_s, flip}, threads_per_clip, outage, cancel);
     return true;
   } catch (const MediaError& error) {
     if (cancel) throw;
@@ -208,6 +211,34 @@ at::Tensor decode_planned_clip(const ClipPlan& plan, const DataConfig& config, i
     VideoReader reader(c.path, threads, &cancel);
     return decode_clip(reader, {start_s, c.fps, c.frames, bucket.height, bucket.width, flip, c.crop});
   });
+}
+
+at::Tensor decode_planned_mask(const ClipPlan& plan, const DataConfig& config, int64_t clip, const ClipDraw& draw,
+                               int threads, Outage& outage, const std::atomic<bool>& cancel) {
+  const Clip& c = plan.clips[static_cast<size_t>(clip)];
+  if (c.mask_path.empty()) return {};
+  const Bucket& bucket = plan.buckets[static_cast<size_t>(c.bucket)];
+  try {
+    return with_patience(
+               c.mask_path, config.patience_s, outage, &cancel,
+               [&] {
+                 VideoReader reader(c.mask_path, threads, &cancel);
+                 const MediaInfo& info = reader.info();
+                 // The mask may be smaller than the file that it belongs to.
+                 const double wide = static_cast<double>(info.displayed_width) / static_cast<double>(c.source_width);
+                 const double high = static_cast<double>(info.displayed_height) / static_cast<double>(c.source_height);
+                 const auto scaled = [](int64_t length, double by) {
+                   return std::llround(static_cast<double>(length) * by);
+                 };
+                 const CropBox crop{scaled(c.crop.x, wide), scaled(c.crop.y, high), scaled(c.crop.width, wide),
+                                    scaled(c.crop.height, high)};
+                 return decode_clip(reader, {info.is_image ? 0 : draw.start_s, c.fps, info.is_image ? 1 : c.frames,
+                                             bucket.height, bucket.width, draw.flip, crop});
+               })
+        .amax(0);
+  } catch (const MediaError& error) {
+    throw MediaError(fmt::format("its mask '{}': {}", c.mask_path, error.what()), error.error_number());
+  }
 }
 
 at::Tensor to_unit_range(const at::Tensor& video) {

@@ -42,6 +42,7 @@ struct Sample {
   std::string caption;
   at::Tensor video_CFHW;  // uint8, RGB [3, F, H, W], CPU; undefined where `encoded` holds what was made of it before
   std::map<std::string, at::Tensor> encoded;
+  at::Tensor mask_FHW;  // uint8, of the clip's frames, or one for all of them; undefined: the clip has no mask
 };
 
 // What is already known of a clip from an earlier encoding: its tensors, or why it could not be decoded.
@@ -110,6 +111,11 @@ ClipDraw draw_clip(const Clip& clip, const DataConfig& config, uint64_t seed, in
 // Frames of clip `clip` of the plan, begun at `start_s`, uint8 [3, F, H, W]. Waits for storage that fails. Throws
 // MediaError (video_reader.h).
 at::Tensor decode_planned_clip(const ClipPlan& plan, const DataConfig& config, int64_t clip, double start_s, bool flip,
+                               int threads, Outage& outage, const std::atomic<bool>& cancel);
+
+// The mask of clip `clip`, cut as decode_planned_clip cuts its frames: uint8 [F, H, W], one frame where it is a
+// picture; undefined where the clip has none. The largest of red, green and blue counts.
+at::Tensor decode_planned_mask(const ClipPlan& plan, const DataConfig& config, int64_t clip, const ClipDraw& draw,
                                int threads, Outage& outage, const std::atomic<bool>& cancel);
 
 // uint8 [.., 3, F, H, W] -> fp32 in [-1, 1].

@@ -145,7 +145,7 @@ Manifest read_folder(const DataConfig& config) {
     const std::string extension = lower_extension(file);
     if (contains(kMediaExtensions, extension) || (named && file == files.front())) {
       try {
-        out.entries.push_back({file.string(), find_caption(file, sidecars, config), "", {}});
+        out.entries.push_back({file.string(), find_caption(file, sidecars, config), "", {}, ""});
       } catch (const StorageError& error) {
         if (error.transient() && !error.missing()) throw;
         out.dropped.push_back({file.string(), error.what(), /*failed=*/true});
@@ -244,7 +244,10 @@ fs::path find_in_folder(const DataConfig& config) {
 void note_unnamed(const fs::path& folder, const std::string& manifest, Manifest& out) {
   std::set<fs::path> named, seen;
   const auto place = [](const std::string& path) { return fs::absolute(path).lexically_normal(); };
-  for (const ManifestEntry& entry : out.entries) named.insert(place(entry.path));
+  for (const ManifestEntry& entry : out.entries) {
+    named.insert(place(entry.path));
+    if (!entry.mask.empty()) named.insert(place(entry.mask));
+  }
   for (const DroppedClip& dropped : out.dropped) named.insert(place(dropped.path));
   std::vector<fs::path> files;
   list_files(folder, seen, files, out.dropped);
@@ -299,7 +302,8 @@ Manifest read_manifest(const DataConfig& config) {
                            fmt::format("{}:{}: {}", origin, problem.line, problem.message)});
   for (ManifestRecord& record : text.records)
     out.entries.push_back({resolve(path.parent_path(), record.media), std::move(record.caption),
-                           fmt::format("{}:{}", origin, record.line), record.cut});
+                           fmt::format("{}:{}", origin, record.line), record.cut,
+                           record.mask.empty() ? "" : resolve(path.parent_path(), record.mask)});
   if (!text.unused_keys.empty())
     out.notes.push_back(fmt::format("{}: keys that are not used: {}", origin, list_of_words(text.unused_keys)));
   if (fs::is_directory(config.path)) note_unnamed(config.path, origin, out);

@@ -13,6 +13,7 @@ struct ManifestEntry {
   std::string caption;  // without prefix; empty where there is none
   std::string origin;   // "metadata.csv:12", or "" for folders
   MediaCut cut;         // which part of the file is meant
+  std::string mask;     // resolved as `path`; empty: none
 };
 
 struct Manifest {

@@ -75,15 +75,25 @@ void add(ManifestText& out, ManifestRecord record, std::string problem) {
     out.problems.push_back({record.line, std::move(record.media), std::move(problem), record.by_list});
 }
 
-// What `object` says of part, rate and repeats; its keys that say nothing to this program are noted.
-std::string read_options(ManifestText& out, const json& object, std::set<const json*> used, MediaCut& cut) {
+// The path of a mask; null, "" and the texts that pandas writes for a missing value are none.
+std::string read_mask(const json* value, std::string& mask) {
+  if (!value || value->is_null()) return "";
+  if (!value->is_string()) return fmt::format("expected a path as mask_path, found {}", value->type_name());
+  mask = std::string(trim(value->get_ref<const std::string&>()));
+  if (mask == "NaN" || mask == "nan" || mask == "None") mask.clear();
+  return mask.find('\0') == std::string::npos ? "" : "expected a path as mask_path, found a zero byte in it";
+}
+
+// What `object` says of part, rate, repeats and mask; its keys that say nothing to this program are noted.
+std::string read_options(ManifestText& out, const json& object, std::set<const json*> used, ManifestRecord& record) {
   const auto value_of = [&](const char* key) -> const json* {
     const auto found = object.find(key);
     if (found == object.end()) return nullptr;
     used.insert(&*found);
     return &*found;
   };
-  std::string problem = read_cut(value_of, cut);
+  std::string problem = read_cut(value_of, record.cut);
+  if (problem.empty()) problem = read_mask(value_of("mask_path"), record.mask);
   for (const auto& [key, value] : object.items())
     if (!used.count(&value) && out.unused_keys.size() < kMaxUnusedKeys) out.unused_keys.insert(key);
   return problem;
@@ -106,7 +116,7 @@ void add_object(ManifestText& out, const json& object, int64_t line, const Manif
   record.media = path.empty() ? std::string(trim(media->get_ref<const std::string&>())) : path;
   const json* caption = find_value(object, columns.caption, kCaptionNames);
   std::string problem = read_caption(caption, record.caption, record.has_caption);
-  const std::string options = read_options(out, object, {media, caption}, record.cut);
+  const std::string options = read_options(out, object, {media, caption}, record);
   add(out, std::move(record), problem.empty() ? options : problem);
 }
 
@@ -241,14 +251,14 @@ ManifestText parse_jsonl(std::string_view text, const ManifestColumns& columns) 
     text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
     if (row.empty()) continue;
     if (static_cast<int64_t>(row.size()) > kMaxManifestLine_bytes) {
-      add(out, {"", "", false, line, true, {}},
+      add(out, {"", "", false, line, true, {}, ""},
           fmt::format("expected a line of at most {} bytes, found {}", kMaxManifestLine_bytes, row.size()));
       continue;
     }
     if (const std::optional<json> object = parse_leniently(row))
       add_object(out, *object, line, columns);
     else
-      add(out, {"", "", false, line, true, {}}, "expected a JSON object on one line, found broken JSON");
+      add(out, {"", "", false, line, true, {}, ""}, "expected a JSON object on one line, found broken JSON");
   }
   return out;
 }
@@ -355,7 +365,7 @@ ManifestText parse_csv(std::string_view text, const std::string& origin, const M
         const auto found = i < 0 ? object.end() : object.find(std::string(trim(header.fields[static_cast<size_t>(i)])));
         return found == object.end() ? nullptr : &*found;
       };
-      const std::string options = read_options(out, object, {column(video), column(caption)}, record.cut);
+      const std::string options = read_options(out, object, {column(video), column(caption)}, record);
       if (problem.empty()) problem = options;
     }
     add(out, std::move(record), std::move(problem));

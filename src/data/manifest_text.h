@@ -20,6 +20,7 @@ struct ManifestRecord {
   int64_t line = 0;
   bool by_list = false;  // an element of a list; else a key of an object, or a row
   MediaCut cut;
+  std::string mask;  // as written
 };
 
 struct ManifestProblem {

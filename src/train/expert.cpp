@@ -57,6 +57,8 @@ Expert make_expert(const RootConfig& config, const model::ModelConfig& model, co
     };
   }
   out.optimizer = make_optimizer(config.train.optimizer, out.dit->trainable(), placement);
+  for (size_t i = 0; lora.enabled() && i < out.dit->trainable().size(); ++i)
+    if (out.dit->trainable()[i].name.ends_with(".lora_B.weight")) out.optimizer->set_lr_factor(i, lora.plus_ratio);
   if (config.train.ema.enabled) out.ema = std::make_unique<Ema>(config.train.ema, out.dit->trainable());
   if (trains_parts) {
     out.sums = out.shards;

@@ -73,8 +73,10 @@ NoisyBatch noisy_batch(const at::Tensor& x0_BCTHW, const std::vector<at::Tensor>
 
 at::Tensor flow_loss(const at::Tensor& velocity_BCTHW, const NoisyBatch& batch) {
   const at::Tensor error = velocity_BCTHW.to(at::kFloat) - batch.target_BCTHW.to(at::kFloat);
+  at::Tensor squared = error.square();
+  if (batch.mask_BTHW.defined()) squared = squared * batch.mask_BTHW.unsqueeze(1);
   // In two steps, because ATen shares a sum to a single number out among the CPU's threads, whose number would show.
-  const at::Tensor by_plane_BCT = error.square().mean({3, 4});
+  const at::Tensor by_plane_BCT = squared.mean({3, 4});
   if (!batch.made_BT.defined()) return (by_plane_BCT.flatten(1).mean(1) * batch.weight_B).mean();
   const at::Tensor by_frame_BT = by_plane_BCT.mean(1);
   const at::Tensor by_sample_B = (by_frame_BT * batch.made_BT).sum(1) / batch.made_BT.sum(1);

@@ -22,11 +22,12 @@ at::Tensor draw_noise(uint64_t seed, int64_t sample, at::IntArrayRef shape);
 double loss_weight(const FlowConfig& config, double sigma);
 
 struct NoisyBatch {
-  at::Tensor latents_BCTHW;  // x_s, dtype of x0
-  at::Tensor target_BCTHW;   // noise - x0
-  at::Tensor timestep_B;     // 1000 s, fp32
-  at::Tensor weight_B;       // fp32
-  at::Tensor made_BT = {};   // 1 for latent frames that count, 0 for those given to the model; undefined: all count
+  at::Tensor latents_BCTHW;   // x_s, dtype of x0
+  at::Tensor target_BCTHW;    // noise - x0
+  at::Tensor timestep_B;      // 1000 s, fp32
+  at::Tensor weight_B;        // fp32
+  at::Tensor made_BT = {};    // 1 for latent frames that count, 0 for those given to the model; undefined: all count
+  at::Tensor mask_BTHW = {};  // weights of the squared errors, fp32 in [0, 1]; undefined: 1 everywhere
 };
 
 // Clean latents with a noise each (fp32, on the CPU), at `timesteps` (1000 s) and with `weights`, one for each sample.
@@ -37,7 +38,8 @@ NoisyBatch noisy_batch(const at::Tensor& x0_BCTHW, const std::vector<at::Tensor>
 NoisyBatch make_noisy(const FlowConfig& config, uint64_t seed, const std::vector<int64_t>& samples,
                       const at::Tensor& x0_BCTHW);
 
-// Mean over the batch of weight * mean squared error of each sample (over the latent frames that count); fp32 scalar.
+// Mean over the batch of weight * mean squared error of each sample (over the latent frames that count), each squared
+// error times its mask: what is masked counts as learnt. fp32 scalar.
 at::Tensor flow_loss(const at::Tensor& velocity_BCTHW, const NoisyBatch& batch);
 
 // (1 - weight) of the loss above and `weight` of the same against a teacher's velocity in place of the data's.

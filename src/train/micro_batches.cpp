@@ -9,6 +9,7 @@
 #include "model/common/to_device.h"
 #include "model/image_text_encoder.h"
 #include "train/expert.h"
+#include "train/loss_mask.h"
 #include "train/signals.h"
 
 namespace vmoba::train {
@@ -40,6 +41,7 @@ MicroBatch MicroBatches::make() {
   out.parts.resize(experts);
   std::vector<std::vector<NamedTensors>> clips(experts);
   std::vector<std::vector<std::string>> captions(experts);
+  std::vector<std::vector<at::Tensor>> masks(experts);
   const auto seed = uint64_t(config_.seed);
   for (int64_t i = 0; i < samples_; ++i) {
     const std::optional<data::Sample> next = stream_.next_unless(give_up_);
@@ -48,6 +50,7 @@ MicroBatch MicroBatches::make() {
     const size_t expert = expert_of_sample(config_, sample.index);
     clips[expert].push_back(encoded_clip(sample));
     captions[expert].push_back(drop_caption(config_.train.flow, seed, sample.index) ? "" : sample.caption);
+    masks[expert].push_back(sample.mask_FHW);
     out.parts[expert].samples.push_back(sample.index);
     out.samples.push_back(sample.index);
     out.clips.push_back(plan_.clips[size_t(sample.clip)].path);
@@ -59,6 +62,9 @@ MicroBatch MicroBatches::make() {
                                                                        : text_.encode(captions[expert]);
     const EncodedBatch encoded = batch_of_clips(config_.model, clips[expert], text, device_);
     part.batch = make_batch(config_.train.flow, seed, part.samples, encoded);
+    const at::Tensor& x0 = encoded.x0_BCTHW;
+    if (const at::Tensor mask = latent_masks(masks[expert], x0.size(2), x0.size(3), x0.size(4)); mask.defined())
+      part.batch.noisy.mask_BTHW = model::to_device(mask, device_);
     model::tell_guidance(config_.model, config_.train.flow.embedded_guidance, part.batch.input);
   }
   return out;

@@ -117,9 +117,9 @@ void warn_of_unverified(const std::string& checkpoint) {
         checkpoint);
 }
 
-bool names_run_dir(const std::vector<std::string>& overrides) {
+bool names(const std::vector<std::string>& overrides, const std::string& key) {
   return std::any_of(overrides.begin(), overrides.end(),
-                     [](const std::string& text) { return text.starts_with("run.dir="); });
+                     [&](const std::string& text) { return text.starts_with(key + "="); });
 }
 
 }  // namespace
@@ -133,7 +133,9 @@ RootConfig config_of_checkpoint(const ResumeRequest& resume, const std::vector<s
   for (const std::string& checkpoint : candidates) {
     if (!fs::exists(config_path(checkpoint))) continue;
     RootConfig config = load_root_config(config_path(checkpoint), overrides);
-    if (!names_run_dir(overrides)) {
+    // The steps that the checkpoint has came from its own train.epochs.
+    if (names(overrides, "train.epochs") && !names(overrides, "train.steps")) config.train.steps = TrainConfig().steps;
+    if (!names(overrides, "run.dir")) {
       const fs::path place = fs::path(checkpoint).lexically_normal();
       const fs::path parent = (place.has_filename() ? place : place.parent_path()).parent_path();
       config.run.dir = (parent.empty() ? fs::path(".") : parent).string();

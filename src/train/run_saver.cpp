@@ -27,9 +27,10 @@ RunSaver::RunSaver(const RootConfig& config, dist::World& world, GraceWatch& gra
       parts_(std::move(parts)),
       writer_(world.control(), config.run.dir, config.train.keep_checkpoints) {}
 
-void RunSaver::start(int64_t step) {
-  schedule_ = SaveSchedule(config_.train.checkpoint_every, step);
-  if (config_.train.checkpoint_every > 0) writer_.reserve(parts_());
+void RunSaver::start(int64_t step, const Epochs& epochs) {
+  const TrainConfig& train = config_.train;
+  schedule_ = SaveSchedule(train.checkpoint_every, train.checkpoint_every_epochs, epochs, step);
+  if (train.checkpoint_every > 0 || train.checkpoint_every_epochs > 0) writer_.reserve(parts_());
 }
 
 bool RunSaver::attempt(int64_t step, const std::function<void()>& action) {

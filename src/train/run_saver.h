@@ -22,7 +22,7 @@ class RunSaver {
   // Which checkpoints stay, of the first rank.
   void set_rotation(Rotation rotation) { writer_.set_rotation(std::move(rotation)); }
   // Before the first step: takes the memory that checkpoints need. `step` is the one that the run begins after.
-  void start(int64_t step);
+  void start(int64_t step, const Epochs& epochs);
   // What a checkpoint takes on the disk.
   int64_t checkpoint_bytes() { return writer_.file_bytes(parts_()); }
 
@@ -51,7 +51,7 @@ class RunSaver {
   Callbacks& callbacks_;
   std::function<CheckpointParts()> parts_;
   CheckpointWriter writer_;
-  SaveSchedule schedule_{0, 0};
+  SaveSchedule schedule_{0, 0, {}, 0};
   double stall_s_ = 0;  // that training stood still for the checkpoint under way
 };
 

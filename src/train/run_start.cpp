@@ -58,6 +58,8 @@ std::vector<std::string> data_lines(const RunStart& start) {
   std::vector<std::string> out = {
       fmt::format("data: {} clips in {} buckets, {} dropped; {} samples, {:.1f} steps an epoch", plan.clips.size(),
                   plan.buckets.size(), plan.dropped.size(), samples, double(samples) / double(batch))};
+  if (const TrainConfig& train = start.config.train; train.epochs > 0)
+    out.push_back(fmt::format("data: {} epochs (train.epochs) are {} steps", train.epochs, train.steps));
   if (samples > clips)
     out.push_back(
         fmt::format("data: an epoch is {} samples, {} of them shown again to fill micro batches of {} from one bucket",
@@ -124,7 +126,7 @@ void check_room(const RunStart& start) {
 }
 
 void check_validation(const RootConfig& config) {
-  if (config.train.validate_every == 0) return;
+  if (!config.train.validates()) return;
   check_sampling(config);
   data::check_video_encoder();
 }

@@ -63,6 +63,8 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
     world_.note(0, fmt::format("planning, {} of {} files", done, files));
   });
   data::check_failures(config_.data, plan.training);
+  epochs_ = epochs_of(config_.train, plan.training);
+  take_epochs(config_.train, epochs_);
   const data::ClipPlan all = plan.all();
   plan_ = std::move(plan.training);
   held_out_plan_ = std::move(plan.held_out);
@@ -286,7 +288,8 @@ int Trainer::run(const ResumeRequest& resume) {
       check_before_saving();
       saver_.begin(state_);
     }
-    if (due(config_.train.validate_every) && stop_signal_ == 0) validate_now();
+    const bool epoch_ends = epochs_.end_in(state_.step, config_.train.validate_every_epochs);
+    if ((due(config_.train.validate_every) || epoch_ends) && stop_signal_ == 0) validate_now();
   }
   return finish(first_step);
 }

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "config/epochs.h"
 #include "config/root_config.h"
 #include "core/folder_lock.h"
 #include "data/dataset.h"
@@ -95,6 +96,7 @@ class Trainer {
   dist::Mesh mesh_;
   dist::BatchShare share_;
   data::ClipPlan plan_, held_out_plan_;
+  Epochs epochs_;  // of the plan
   std::vector<Expert> experts_;
   std::unique_ptr<EncodeCache> cache_;  // null without
   std::unique_ptr<LazyCodec> codec_;

@@ -12,6 +12,7 @@
 #include "core/storage.h"
 #include "train/agreement.h"
 #include "train/checkpoint/checkpoint_folder.h"
+#include "train/checkpoint/lora_metadata.h"
 #include "train/report/metrics_writer.h"
 #include "train/report/standard_callbacks.h"
 #include "train/run_start.h"
@@ -64,7 +65,13 @@ void Trainer::load_encoders() {
 }
 
 CheckpointParts Trainer::parts() {
-  return {experts_, resolved_yaml(config_), config_.lora, &model::architecture_of(config_.model), record_};
+  return {experts_,
+          resolved_yaml(config_),
+          config_.lora,
+          &model::architecture_of(config_.model),
+          record_,
+          config_.lora.enabled() ? lora_metadata(config_, plan_, epochs_, state_.step)
+                                 : std::map<std::string, std::string>{}};
 }
 
 void Trainer::lock_folder() {
@@ -216,7 +223,7 @@ bool Trainer::start(const ResumeRequest& resume) {
     held_out_ = std::make_unique<HeldOutLoss>(HeldOutEncoder{config_, held_out_plan_, *codec_, *text_, image_.get(),
                                                              device_, cache_.get(), int64_t(plan_.clips.size())},
                                               mesh_, world_);
-  saver_.start(state_.step);
+  saver_.start(state_.step, epochs_);
   dist::barrier(world_.control());
   starting_.reset();
   return true;

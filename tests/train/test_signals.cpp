@@ -120,7 +120,7 @@ TEST_CASE("time limits are durations, or the end that Slurm gives") {
 }
 
 TEST_CASE("checkpoints are due at their steps, and soon again after one that failed") {
-  SaveSchedule schedule(10, 0);
+  SaveSchedule schedule(10, 0, {}, 0);
   CHECK_FALSE(schedule.due(9));
   CHECK(schedule.due(10));
   CHECK(schedule.failed(10) == 11);
@@ -135,5 +135,5 @@ TEST_CASE("checkpoints are due at their steps, and soon again after one that fai
   CHECK(schedule.due(20));
   CHECK(schedule.failed(20) == 21);
   for (int64_t step = 21; step < 1000; ++step) CHECK(schedule.failed(step) <= step + 64);
-  CHECK_FALSE(SaveSchedule(0, 0).due(100));
+  CHECK_FALSE(SaveSchedule(0, 0, {}, 0).due(100));
 }

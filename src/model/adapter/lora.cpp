@@ -84,6 +84,9 @@ void LoraConfig::visit(ConfigVisitor& v) {
   v.field("targets", targets,
           "Linear maps that get an adapter, by diffusers' or the original names; `*` stands for any text. Not set: the "
           "model's complete set (Wan: q, k, v, o of both attentions and the feed-forward).");
+  v.field("plus_ratio", plus_ratio,
+          "Learning rate of B over that of A (LoRA+, Hayou et al. 2402.12354; 4 to 16 are usual). 1: plain LoRA.",
+          above(0));
   v.field(
       "init_from", init_from,
       "LoRA file from which training continues (docs/pretrained.md); its modules must be among the targets. `2:FILE` "
@@ -91,6 +94,9 @@ void LoraConfig::visit(ConfigVisitor& v) {
   v.field("formats", formats, "Files that a checkpoint's `lora/` holds: any of `comfyui`, `diffusers`, `kohya`.");
   v.field("save_dtype", save_dtype, "Type in these files; `state/` always keeps fp32.",
           one_of({"bf16", "fp16", "fp32"}));
+  v.field(
+      "trigger_words", trigger_words,
+      "Words that call what was learnt, for the files' metadata. Not set: `data.caption_prefix`, where it has text.");
 }
 
 void LoraConfig::validate() const {

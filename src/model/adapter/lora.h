@@ -15,9 +15,11 @@ struct LoraConfig {
   int64_t rank = 0;                                // 0: no LoRA, all weights are trained
   double alpha = 0;                                // 0: the rank
   std::vector<std::string> targets;                // empty: the architecture's default_targets
+  double plus_ratio = 1;                           // LoRA+: learning rate of B over that of A
   std::string init_from;                           // a LoRA file to go on from; empty: A random, B zero
   std::vector<std::string> formats = {"comfyui"};  // lora_format_names()
   std::string save_dtype = "bf16";                 // bf16 | fp16 | fp32
+  std::vector<std::string> trigger_words;          // in the files' metadata
 
   bool enabled() const { return rank > 0; }
   double scale() const { return (alpha > 0 ? alpha : double(rank)) / double(rank); }

@@ -68,7 +68,7 @@ std::vector<std::string> wanted_captions(const RootConfig& config, const data::C
   };
   if (config.train.flow.caption_dropout > 0) add("");
   for (const data::Clip& clip : plan.clips) add(clip.caption);
-  if (config.train.validate_every > 0) {
+  if (config.train.validates()) {
     for (const std::string& prompt : config.sample.prompts) add(prompt);
     if (config.sample.guidance > 1) add(resolved(config.sample, config.model, config.text).negative_prompt);
   }

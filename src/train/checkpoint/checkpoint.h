@@ -13,6 +13,7 @@
 // Every safetensors file names its step and run in its metadata. The same whatever the number of ranks and however they
 // share the state, so that any other number can go on. Written by CheckpointWriter (checkpoint_writer.h).
 #pragma once
+#include <map>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,7 @@ struct CheckpointParts {
   model::LoraConfig lora = {};                        // enabled: the model's trainable tensors are adapters of it
   const model::Architecture* architecture = nullptr;  // of the model; only needed with lora
   RunRecord record = {};
+  std::map<std::string, std::string> lora_metadata = {};  // of the files for other tools (lora_metadata.h)
 };
 
 // Loads weights, optimiser, EMA: of each tensor what this rank holds. Throws Error(kInput) naming what does not fit,

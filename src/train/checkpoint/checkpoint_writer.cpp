@@ -179,7 +179,7 @@ void CheckpointWriter::copy_adapters(const CheckpointParts& parts) {
       for (const std::string& format : parts.lora.formats)
         tool_files_.push_back({folder + format + (level.empty() ? "" : "_" + level) + ".safetensors", format,
                                parts.lora.save_dtype, adapters, parts.architecture,
-                               model::shapes_of(expert.dit->parameters())});
+                               model::shapes_of(expert.dit->parameters()), parts.lora_metadata});
     }
   }
 }
@@ -233,9 +233,12 @@ void CheckpointWriter::write() {
     }
     model::write_byte_runs(file.path, runs, [this] { return stop_.load(); });
   }
-  for (const ToolFile& file : tool_files_)
+  for (const ToolFile& file : tool_files_) {
+    std::map<std::string, std::string> metadata = file_metadata();
+    metadata.insert(file.metadata.begin(), file.metadata.end());
     model::write_lora(file.path, file.adapters, *file.architecture, model::lora_format(file.format),
-                      model::scalar_type(file.dtype), file_metadata(), file.shape_of);
+                      model::scalar_type(file.dtype), metadata, file.shape_of);
+  }
 }
 
 Checksums CheckpointWriter::sum_checksums() {

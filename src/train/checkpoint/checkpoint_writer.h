@@ -97,6 +97,7 @@ class CheckpointWriter {
     std::vector<model::Adapter> adapters;
     const model::Architecture* architecture;
     model::ShapeOf shape_of;
+    std::map<std::string, std::string> metadata;
   };
   struct Planned;
 

@@ -2,7 +2,18 @@
 
 #include <ATen/ATen.h>
 
+#include <map>
+
 namespace vmoba::train {
+namespace {
+
+std::vector<at::Tensor> chosen(const std::vector<at::Tensor>& all, const std::vector<size_t>& numbers) {
+  std::vector<at::Tensor> out;
+  for (const size_t number : numbers) out.push_back(all[number]);
+  return out;
+}
+
+}  // namespace
 
 std::vector<StateLayout> adamw_state(const OptimizerConfig&, const model::Parameter& parameter) {
   const at::ScalarType kept = parameter.tensor.scalar_type(), dtype = kept == at::kBFloat16 ? at::kFloat : kept;
@@ -27,9 +38,13 @@ void AdamW::step(const Update& update) {
   std::optional<at::Tensor> skip;
   if (update.skip.defined()) skip = update.skip.to(at::kFloat);
   at::_foreach_add_(steps_, 1);
-  at::_fused_adamw_(parameters(), gradients, exp_avg_, exp_avg_sq_, /*max_exp_avg_sqs=*/{}, steps_, update.lr,
-                    config_.betas[0], config_.betas[1], config_.weight_decay, config_.eps, /*amsgrad=*/false,
-                    /*maximize=*/false, /*grad_scale=*/{}, /*found_inf=*/skip);
+  std::map<double, std::vector<size_t>> by_factor;
+  for (size_t i = 0; i < gradients.size(); ++i) by_factor[lr_factors()[i]].push_back(i);
+  for (const auto& [factor, numbers] : by_factor)
+    at::_fused_adamw_(chosen(parameters(), numbers), chosen(gradients, numbers), chosen(exp_avg_, numbers),
+                      chosen(exp_avg_sq_, numbers), /*max_exp_avg_sqs=*/{}, chosen(steps_, numbers), factor * update.lr,
+                      config_.betas[0], config_.betas[1], config_.weight_decay, config_.eps,
+                      /*amsgrad=*/false, /*maximize=*/false, /*grad_scale=*/{}, /*found_inf=*/skip);
 }
 
 void AdamW::set_steps(int64_t steps_done) {

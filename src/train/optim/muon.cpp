@@ -46,7 +46,7 @@ Muon::Muon(const OptimizerConfig& config, const std::vector<model::Parameter>& p
   for (const State& s : state()) {
     if (s.layout.name != "momentum") continue;
     const model::Parameter& p = parameters[s.parameter];
-    matrices_.push_back({p.tensor, s.tensor, p.shape().vec(), rounding_key(placement, p.name)});
+    matrices_.push_back({p.tensor, s.tensor, p.shape().vec(), rounding_key(placement, p.name), s.parameter});
   }
   std::stable_sort(matrices_.begin(), matrices_.end(),
                    [](const Matrix& a, const Matrix& b) { return a.shape < b.shape; });
@@ -86,7 +86,8 @@ void Muon::apply(const Matrix& matrix, const at::Tensor& change, const Update& u
   const auto rows = double(matrix.shape[0]), columns = double(matrix.shape[1]);
   const double ratio = config_.matrix_lr == "match_rms" ? 0.2 * std::sqrt(std::max(rows, columns))
                                                         : std::sqrt(std::max(1.0, rows / columns));
-  add_change({matrix.weight, change, float(1 - update.lr * config_.weight_decay), float(update.lr * ratio),
+  const double lr = update.lr * lr_factors()[matrix.parameter];
+  add_change({matrix.weight, change, float(1 - lr * config_.weight_decay), float(lr * ratio),
               first_value_of(placement_, matrix.weight), matrix.key, steps_},
              update.skip);
 }
@@ -94,7 +95,7 @@ void Muon::apply(const Matrix& matrix, const at::Tensor& change, const Update& u
 void Muon::step(const Update& update) {
   const at::NoGradGuard no_grad;
   ++steps_;
-  rest_.update(steps_, update);
+  rest_.update(steps_, update, lr_factors());
   for (size_t begin = 0; begin < matrices_.size();) {
     size_t end = begin;
     std::vector<at::Tensor> directions;

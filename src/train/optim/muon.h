@@ -32,6 +32,7 @@ class Muon final : public Optimizer {
     at::Tensor weight, momentum;
     std::vector<int64_t> shape;  // of the whole
     std::array<uint32_t, 2> key{};
+    size_t parameter = 0;  // its number
   };
   // What is to be orthogonalised of each matrix's part, in bf16.
   at::Tensor direction(const Matrix& matrix, const Update& update) const;

@@ -60,6 +60,8 @@ class Optimizer {
   // The number of updates that the state comes from.
   virtual void set_steps(int64_t steps_done) = 0;
   void zero_grad();
+  // The learning rate of a parameter, by its number, as a factor of Update::lr (1 unless it is said).
+  void set_lr_factor(size_t parameter, double factor) { lr_factors_[parameter] = factor; }
 
   // Of each parameter in turn, to be read or overwritten.
   struct State {
@@ -73,6 +75,7 @@ class Optimizer {
   using Layouts = std::function<std::vector<StateLayout>(const model::Parameter&)>;
   Optimizer(const std::vector<model::Parameter>& parameters, const Layouts& layouts);
   const std::vector<at::Tensor>& parameters() const { return parameters_; }
+  const std::vector<double>& lr_factors() const { return lr_factors_; }
   // The parameters' gradients, zeros where there is none.
   std::vector<at::Tensor> gradients() const;
   // The state of this name, parameter by parameter.
@@ -80,6 +83,7 @@ class Optimizer {
 
  private:
   std::vector<at::Tensor> parameters_;
+  std::vector<double> lr_factors_;  // by parameter
   std::vector<State> state_;
 };
 

@@ -6,6 +6,7 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include <cmath>
+#include <map>
 
 #include "core/check.h"
 #include "core/parallel.h"
@@ -96,6 +97,7 @@ AdamGroup::AdamGroup(const OptimizerConfig& config, const std::vector<model::Par
   }
   for (size_t i = 0; i < parameters.size(); ++i) {
     if (!all[i].first.defined()) continue;
+    all[i].parameter = i;
     all[i].weight = parameters[i].tensor;
     all[i].first_value = first_value_of(placement, parameters[i].tensor);
     all[i].key = rounding_key(placement, parameters[i].name);
@@ -108,7 +110,14 @@ AdamGroup::AdamGroup(const OptimizerConfig& config, const std::vector<model::Par
   tables_ = at::from_blob(const_cast<float*>(values), {kCount}, at::kFloat).to(members_.front().weight.device());
 }
 
-void AdamGroup::update(int64_t number, const Update& update) {
+void AdamGroup::update(int64_t number, const Update& update, const std::vector<double>& lr_factors) {
+  std::map<double, std::vector<const Member*>> by_factor;
+  for (const Member& member : members_) by_factor[lr_factors[member.parameter]].push_back(&member);
+  for (const auto& [factor, members] : by_factor) update_members(members, number, update, factor * update.lr);
+}
+
+void AdamGroup::update_members(const std::vector<const Member*>& members, int64_t number, const Update& update,
+                               double lr) {
   const at::NoGradGuard no_grad;
   const at::Tensor factor = as_float(update.gradient_factor), skip = as_float(update.skip);
   const double beta1 = config_.betas[0], beta2 = config_.betas[1];
@@ -116,14 +125,15 @@ void AdamGroup::update(int64_t number, const Update& update) {
   step.beta1 = float(beta1), step.beta2 = float(beta2);
   step.rest1 = float(1 - beta1), step.rest2 = float(1 - beta2);
   step.eps = float(config_.eps);
-  step.decay = float(1 - update.lr * config_.weight_decay);
-  step.step_size = float(update.lr / (1 - std::pow(beta1, double(number))));
+  step.decay = float(1 - lr * config_.weight_decay);
+  step.step_size = float(lr / (1 - std::pow(beta1, double(number))));
   step.root = float(std::sqrt(1 - std::pow(beta2, double(number))));
   step.number = uint64_t(number);
   step.factor = floats(factor), step.skip = floats(skip);
   std::vector<at::Tensor> gradients;  // kept until the launch
   std::vector<updates::Tensor> tensors;
-  for (const Member& m : members_) {
+  for (const Member* member : members) {
+    const Member& m = *member;
     gradients.push_back(m.weight.grad().defined() ? m.weight.grad().contiguous() : at::zeros_like(m.weight));
     const at::Tensor& gradient = gradients.back();
     tensors.push_back({m.weight.mutable_data_ptr(),
@@ -138,10 +148,9 @@ void AdamGroup::update(int64_t number, const Update& update) {
                        width_of(m.weight),
                        width_of(gradient)});
   }
-  if (tensors.empty()) return;
   const auto* tables =
       tables_.defined() ? reinterpret_cast<const updates::CodeTables*>(tables_.const_data_ptr<float>()) : nullptr;
-  if (const at::Tensor& any = members_.front().weight; any.is_cuda()) {
+  if (const at::Tensor& any = members.front()->weight; any.is_cuda()) {
     const c10::cuda::CUDAGuard guard(any.device());
     check_launch(updates::adamw(tensors.data(), int64_t(tensors.size()), step, tables, stream_of(any)));
     return;

@@ -21,15 +21,19 @@ class AdamGroup {
  public:
   AdamGroup(const OptimizerConfig& config, const std::vector<model::Parameter>& parameters,
             const std::vector<Optimizer::State>& state, const Placement& placement);
-  // Update number `number`, from 1.
-  void update(int64_t number, const Update& update);
+  // Update number `number`, from 1. `lr_factors`: of all parameters of the optimiser, by number (Optimizer).
+  void update(int64_t number, const Update& update, const std::vector<double>& lr_factors);
 
  private:
   struct Member {
     at::Tensor weight, first, second, first_scale, second_scale;  // scales: undefined for moments in fp32
     int64_t first_value = 0;
     std::array<uint32_t, 2> key{};
+    size_t parameter = 0;  // its number
   };
+  // Of members that share a learning rate, `lr`.
+  void update_members(const std::vector<const Member*>& members, int64_t number, const Update& update, double lr);
+
   OptimizerConfig config_;
   std::vector<Member> members_;
   at::Tensor tables_;  // code_tables() on the device
