@@ -15,6 +15,9 @@ struct Reader {
 
 const std::vector<Reader>& readers();
 
+// Those of models (model_readers.cpp), which are among them.
+std::vector<Reader> model_readers();
+
 // What reading `folder` comes to: "" where the reader takes or refuses it as it should, else what is wrong: an
 // exception other than Error(kInput), or a message without words, without the name of a file or key, or of many pages.
 std::string broken_contract(const Reader& reader, const std::string& folder);
