@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 # Installs a wheel in fresh chroots of the distributions it promises, as a newcomer would, trains the quickstart's model
-# for 20 steps there and samples from it. Prints the times. As root, with debootstrap.
+# for some steps (20) there and samples from it. Prints the times. As root, with debootstrap.
 #
-#   scripts/package/try_distributions.sh WHEEL WORK_FOLDER [--site SITE_PACKAGES] [distribution...]
+#   scripts/package/try_distributions.sh WHEEL WORK_FOLDER [--site SITE_PACKAGES] [--steps N] [distribution...]
 #
 # --site S       take torch and nvidia from this folder in place of PyPI: minutes and 2.5 GB less for each
 # distribution   debian12 ubuntu2204 ubuntu2404 (default: all)
 set -euo pipefail
 wheel=$(realpath "${1:?WHEEL}") work=${2:?WORK_FOLDER}
 shift 2
-site="" wanted=()
+site="" steps=20 wanted=()
 while [ $# -gt 0 ]; do
   case "$1" in
     --site) site=$(realpath "${2:?}"); shift ;;
+    --steps) steps=${2:?}; shift ;;
     *) wanted+=("$1") ;;
   esac
   shift
@@ -63,9 +64,9 @@ try() {
   seconds "pip install" "${inside[@]}" pip install -q "${pip_options[@]}" "/tmp/$(basename "$wheel")"
   seconds "vmoba-train --version" "${inside[@]}" vmoba-train --version
   seconds "files" "${inside[@]}" sh -c 'cp -r "$(python3 -c "import vmoba; print(vmoba.share)")" /opt/trial'
-  seconds "20 steps" "${inside[@]}" sh -c 'cd /opt/trial && vmoba-train --config configs/quickstart.yaml \
-    train.steps=20 train.checkpoint_every=20 run.dir=run >/tmp/train.log 2>&1 || { tail -n 20 /tmp/train.log; false; }'
-  seconds "a sample" "${inside[@]}" sh -c 'cd /opt/trial && vmoba-sample --checkpoint run/checkpoint-20 \
+  seconds "$steps steps" "${inside[@]}" sh -c 'cd /opt/trial && vmoba-train --config configs/quickstart.yaml \
+    train.steps='"$steps"' run.dir=run >/tmp/train.log 2>&1 || { tail -n 20 /tmp/train.log; false; }'
+  seconds "a sample" "${inside[@]}" sh -c 'cd /opt/trial && vmoba-sample --checkpoint run/checkpoint-'"$steps"' \
     --prompt "a technician" --out sample.mp4 >/tmp/sample.log 2>&1 || { tail -n 20 /tmp/sample.log; false; }'
   [ -s "$root/opt/trial/sample.mp4" ]
   if [ -n "$site" ]; then for part in torch nvidia; do umount "$own/$part"; done; fi
