@@ -35,6 +35,16 @@ const model::Architecture& wan() {
   return model::architectures().find("wan");
 }
 
+Reader gguf() {
+  return {"GGUF",
+          [](const std::string& folder) { fs::copy(kModels + "packed.gguf", folder + "/x.gguf"); },
+          {"x.gguf"},
+          [](const std::string& folder) {
+            const model::WeightFiles files(folder + "/x.gguf", {});
+            for (const auto& [name, entry] : files.entries()) files.read(name, at::kFloat, at::kCPU);
+          }};
+}
+
 Reader index() {
   return {"index of shards",
           [](const std::string& folder) {
@@ -211,7 +221,8 @@ Reader tokenizer() {
 }  // namespace
 
 std::vector<Reader> model_readers() {
-  return {index(),
+  return {gguf(),
+          index(),
           model_config(),
           original_config(),
           vae_config(),

@@ -58,16 +58,6 @@ Reader checkpoint_yaml() {
       [](const std::string& folder) { changed_keys(read_text(folder + "/c.yaml"), folder + "/c.yaml", RootConfig()); }};
 }
 
-Reader gguf() {
-  return {"GGUF",
-          [](const std::string& folder) { fs::copy(kModels + "packed.gguf", folder + "/x.gguf"); },
-          {"x.gguf"},
-          [](const std::string& folder) {
-            const model::WeightFiles files(folder + "/x.gguf", {});
-            for (const auto& [name, entry] : files.entries()) files.read(name, at::kFloat, at::kCPU);
-          }};
-}
-
 Reader safetensors() {
   return {"safetensors",
           [](const std::string& folder) {
@@ -305,7 +295,6 @@ std::vector<Reader> make_readers() {
       yaml(),
       checkpoint_yaml(),
       safetensors(),
-      gguf(),
       lora("LoRA of peft", "adapter_model.safetensors", "base_model.model." + block + "lora_A.weight",
            "base_model.model." + block + "lora_B.weight", {}, {}, settings),
       lora("LoRA of diffusers", "x.safetensors", "transformer." + block + "lora_A.weight",

@@ -165,6 +165,10 @@ int64_t check_hunyuan_i2v_text_encoder(const TextEncoderConfig& config) {
   return width;
 }
 
+TokenCounter hunyuan_i2v_token_counter(const TextEncoderConfig& config) {
+  return prompt_token_counter(config, llava_template());
+}
+
 std::vector<std::string> hunyuan_i2v_text_files(const TextEncoderConfig& config) {
   std::vector<std::string> files = PromptLanguage::files(config, llava_template());
   for (const std::string& file : PooledText::files(config)) files.push_back(file);

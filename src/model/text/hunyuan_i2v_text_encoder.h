@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "model/image_text_encoder.h"
+#include "model/long_captions.h"
 
 namespace vmoba::model {
 
@@ -14,6 +15,9 @@ std::unique_ptr<TextEncoder> make_hunyuan_i2v_text_encoder(const TextEncoderConf
 
 // What make_hunyuan_i2v_text_encoder checks, from headers alone; the width of the embeddings.
 int64_t check_hunyuan_i2v_text_encoder(const TextEncoderConfig& config);
+
+// LLaMA's tokens of a caption, without the picture's.
+TokenCounter hunyuan_i2v_token_counter(const TextEncoderConfig& config);
 
 // Weight files and tokenizers.
 std::vector<std::string> hunyuan_i2v_text_files(const TextEncoderConfig& config);

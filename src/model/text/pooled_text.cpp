@@ -25,9 +25,7 @@ std::string tokenizer_place(const TextEncoderConfig& config) {
 }
 
 BpeTokenizer clip_tokenizer(const TextEncoderConfig& config) {
-  BpeTokenizer tokenizer = BpeTokenizer::load(tokenizer_place(config), kTokenizerFolder, clip_rules(), kTokenizerKey);
-  for (const std::string& special : clip_rules().marks) tokenizer.special(special);
-  return tokenizer;
+  return BpeTokenizer::load(tokenizer_place(config), kTokenizerFolder, clip_rules(), kTokenizerKey);
 }
 
 }  // namespace

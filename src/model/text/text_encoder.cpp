@@ -60,7 +60,7 @@ TextEncoderKind hunyuan_i2v_kind() {
   return {make_hunyuan_i2v_text_encoder,
           check_hunyuan_i2v_text_encoder,
           hunyuan_i2v_text_files,
-          hunyuan_token_counter,
+          hunyuan_i2v_token_counter,
           256,
           visit_clip,
           /*sees_images=*/true};
