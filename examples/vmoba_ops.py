@@ -15,6 +15,11 @@ def load():
     torch.ops.load_library(path)
 
 
+@torch.compiler.assume_constant_result  # torch.compile cannot look into json
+def options_text(options):
+    return json.dumps(dict(options))
+
+
 def attention(q, k, v, grid, text_lengths=(), **options):
     """q, k, v [batch, tokens, heads, head_dim]; `options`: keys of the group `attention`, and `layer` (docs/ops.md)."""
-    return torch.ops.vmoba.attention(q, k, v, list(grid), list(text_lengths), json.dumps(options))
+    return torch.ops.vmoba.attention(q, k, v, list(grid), list(text_lengths), options_text(tuple(options.items())))

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import torch
+import vmoba_ops
 from diffusers import WanTransformer3DModel
 from diffusers_wan import use_vmoba
 
@@ -31,6 +32,19 @@ def diffusers():
     sparse = outputs()
     assert torch.isfinite(sparse[0]).all() and (sparse[0] - own[0]).abs().max() > 1e-4  # it is another attention
     print("diffusers sparse holds")
+
+
+def compiled():
+    options = dict(preset="cubes", spatiotemporal_chunk=[1, 2, 3], layer=2)
+
+    def call(q, k, v):
+        return vmoba_ops.attention(q, k, v, [3, 4, 6], **options)
+
+    torch.manual_seed(0)
+    qkv = [torch.randn(1, 72, 2, 32) for _ in range(3)]
+    out = torch.compile(call, backend="aot_eager", fullgraph=True)(*qkv)
+    torch.testing.assert_close(out, call(*qkv), rtol=0, atol=0)
+    print("compiled holds")
 
 
 class Model:
@@ -82,3 +96,4 @@ def comfyui():
 
 diffusers()
 comfyui()
+compiled()

@@ -236,7 +236,7 @@ TEST_CASE("Python gives the same bits, and torch's own checks hold") {
 
 TEST_CASE("the examples: diffusers' Wan, ComfyUI's override, the comparison") {
   const std::string said = python({VMOBA_SOURCE_DIR "/tests/ops/examples.py"});
-  for (const char* check : {"diffusers with all blocks", "diffusers sparse", "comfyui"})
+  for (const char* check : {"diffusers with all blocks", "diffusers sparse", "comfyui", "compiled"})
     CHECK(test::contains(said, std::string(check) + " holds"));
   const std::string compared = python({VMOBA_SOURCE_DIR "/examples/compare.py", "--small"});
   CHECK(test::contains(compared, "all blocks, spatiotemporal: full attention"));
