@@ -76,6 +76,7 @@ struct Inputs {
 
 struct Results {
   std::vector<double> out, lse, dq, dk, dv, dbias;
+  double dbias_terms = 0;  // root of the sum of squares of what dbias adds up
 };
 
 double rounded(double x, bool bf16) {
@@ -149,7 +150,9 @@ Results reference(const Case& c, const HostTables& t, const Inputs& in, bool bf1
           keys[j].dk[d] += scale * ds * row(in.q, i)[d];
           keys[j].dv[d] += probability[j] * row(in.dout, i)[d];
         }
-        if (keys[j].mean >= 0) r.dbias[size_t(head) * s.mean_pieces() + keys[j].mean / kPieceRows] += ds;
+        if (keys[j].mean < 0) continue;
+        r.dbias[size_t(head) * s.mean_pieces() + keys[j].mean / kPieceRows] += ds;
+        r.dbias_terms = std::hypot(r.dbias_terms, ds);
       }
     }
     for (int j = 0; j < s.video_tokens && means > 0; ++j) {
@@ -226,10 +229,11 @@ double distance(const std::vector<double>& a, const std::vector<double>& b) {
   return std::sqrt(sum);
 }
 
+// `more`: error that is allowed beside.
 void check_close(const char* what, const std::vector<double>& found, const std::vector<double>& exact,
-                 const std::vector<double>& plain) {
+                 const std::vector<double>& plain, double more = 0) {
   const double norm = distance(exact, std::vector<double>(exact.size(), 0));
-  const double error = distance(found, exact), allowed = 2 * distance(plain, exact) + 1e-3 * norm;
+  const double error = distance(found, exact), allowed = 2 * distance(plain, exact) + 1e-3 * norm + more;
   INFO(what << ": error " << error / norm << ", allowed " << allowed / norm);
   CHECK(error <= allowed);
 }
@@ -326,7 +330,9 @@ void run_case(const Case& c) {
   }
   if (c.means) {
     const std::vector<float> found = dbias.host();
-    check_close("dbias", std::vector<double>(found.begin(), found.end()), exact.dbias, plain.dbias);
+    // A few sums of many terms that cancel: one draw of rounded terms says little about another's distance.
+    const double rounding = exact.dbias_terms / 256;
+    check_close("dbias", std::vector<double>(found.begin(), found.end()), exact.dbias, plain.dbias, rounding);
   }
   for (const auto* array : {&q_rows, &k_rows, &v_rows, &out, &dq, &dk, &dv, &key_list, &row_list})
     CHECK(array->guards_intact());
