@@ -81,7 +81,7 @@ TEST_CASE("diffusers' converter and loaders read what vmoba-convert writes, and 
 
 TEST_CASE("a LoRA run: resumed exactly, every file loads in diffusers with the same output, merged too") {
   const TemporaryFolder temporary;
-  const std::string whole = temporary.path() + "/whole", resumed = temporary.path() + "/resumed";
+  const std::string whole = temporary.path() + "/whole/run", resumed = temporary.path() + "/resumed/run";
   succeed(lora_run(whole));
   succeed(lora_run(resumed, {"--resume", whole + "/checkpoint-5"}));
   const std::string last = "/checkpoint-10";

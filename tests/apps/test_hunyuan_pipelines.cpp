@@ -57,9 +57,9 @@ class Parts {
   std::string train(const std::string& name, bool from_cache) const {
     const std::string log =
         must_run(Strings{VMOBA_BIN_DIR "/vmoba-train"} + config() +
-                 Strings{"run.dir=" + path(name), "cache.dir=" + (from_cache ? path("cache") : "")});
+                 Strings{"run.dir=" + path(name) + "/run", "cache.dir=" + (from_cache ? path("cache") : "")});
     CHECK(contains(log, "loading the text encoder") == !from_cache);
-    return path(name) + "/checkpoint-3";
+    return path(name) + "/run/checkpoint-3";  // a LoRA's title is the name of the run's folder
   }
 
   void compare() const {
@@ -70,9 +70,11 @@ class Parts {
       if (!line.starts_with("result ")) continue;
       INFO(kind_ << " " << line);
       const nlohmann::json result = nlohmann::json::parse(line.substr(7));
-      CHECK(double(result["error"]) < 1e-5);
+      // Steps of a LoRA that turns the latents over add their own rounding.
+      const double learnt = result.value("learnt", 0.0);
+      CHECK(double(result["error"]) < 1e-5 * (1 + learnt));
       if (result.contains("levels")) CHECK(double(result["levels"]) <= 1);
-      if (result.contains("learnt")) CHECK(double(result["learnt"]) > 1e-3);
+      if (result.contains("learnt")) CHECK(learnt > 1e-3);
       ++found;
     }
     CHECK(found == jobs_.size());
@@ -126,7 +128,7 @@ TEST_CASE("HunyuanVideo image to video: a text encoder that does not fit the tas
   const std::string language = VMOBA_FIXTURES "/model/hunyuan_text/text_encoder";
   const auto refusal = [](const Parts& parts, const Strings& keys) {
     const ProcessResult result =
-        run_process(Strings{VMOBA_BIN_DIR "/vmoba-train"} + parts.config() + Strings{"--dry-run"} + keys);
+        run_process(Strings{VMOBA_BIN_DIR "/vmoba-train"} + parts.config() + Strings{"--dry-run", "cache.dir="} + keys);
     CHECK(result.exit_code == 2);
     return result.output;
   };

@@ -431,7 +431,8 @@ TEST_CASE("runs whose weights and inputs of blocks wait in the host's memory are
   const std::vector<std::string> lora = {
       "lora.rank=2", "model.weights_dtype=fp8",
       "model.weights=" + twelve_steps(folder, "base") + "/checkpoint-12/transformer"};
-  const auto dir = [&](const char* name) { return folder.path() + "/" + name; };
+  // A LoRA's title is the name of the run's folder.
+  const auto dir = [&](const char* name) { return folder.path() + "/" + name + "/run"; };
   const auto with = [&](std::vector<std::string> keys) {
     keys.insert(keys.begin(), lora.begin(), lora.end());
     return keys;

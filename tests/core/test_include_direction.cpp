@@ -246,6 +246,7 @@ std::map<std::string, std::string> house() {
           {"src/attention/method.h", "#include \"attention/attention.h\"\n"},
           {"src/attention/methods.cpp", "#include \"attention/method.h\"\n#include \"attention/vmoba/vmoba.h\"\n"},
           {"src/attention/block/engine.h", "#include \"attention/attention.h\"\n#include \"attention/method.h\"\n"},
+          {"src/attention/block/table_cache.h", "#include <mutex>\n"},
           {"src/attention/reference/reference.h", "#include \"attention/block/engine.h\"\n"},
           {"src/attention/native/native.h",
            "#include \"attention/block/engine.h\"\n#include \"attention/kernels/kernels.h\"\n"},

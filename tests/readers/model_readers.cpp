@@ -239,7 +239,7 @@ std::vector<Reader> model_readers() {
                         "text_encoder/model-00001-of-00002.safetensors", "text_encoder_2/config.json",
                         "text_encoder_2/model.safetensors"}),
           hunyuan_text("hunyuan_15", "qwen", "byt5",
-                       {"text_encoder/config.json", "text_encoder_2/config.json", "text_encoder_2/model.safetensors"}),
+                       {"text_encoder/config.json", "text_encoder_2/model.safetensors"}),  // ByT5 needs no config.json
           bpe("tokenizer.json", "llama", model::llama3_rules(), {"tokenizer.json"}),
           bpe("tiktoken", "llama", model::llama3_rules(), {"tokenizer.model"}),
           bpe("CLIP", "clip", model::clip_rules(), {"vocab.json", "merges.txt"}),

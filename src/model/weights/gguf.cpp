@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <vector>
 
@@ -206,6 +207,7 @@ void restore_shape(const Notes& notes, const std::string& name, const std::strin
 }  // namespace
 
 bool is_gguf(const std::string& path) {
+  if (!std::filesystem::is_regular_file(path)) return false;  // opening a FIFO would wait for a writer
   char beginning[kMagic.size()] = {};
   std::ifstream file(path, std::ios::binary);
   return file.read(beginning, sizeof beginning) && std::string_view(beginning, sizeof beginning) == kMagic;
