@@ -2,7 +2,7 @@
 # vmoba_app(NAME SOURCES ... LINKS ...)                 program in build/bin
 # vmoba_test(NAME [TORCH] SOURCES ... LINKS ... [LABELS ...])  one Catch2 program, one ctest entry for its plain
 #   cases and one more for each of the tags [slow], [fuzz], [gpu], [mpi] that SLOW/FUZZ/GPU flags announce
-# vmoba_checked_test(NAME SANITIZE s SOURCES ... CHECKED ... LINKS ...)   test program for `ctest -C sanitize`
+# vmoba_checked_test(NAME SANITIZE s SOURCES ... CHECKED ... LINKS ...)   test program for `ctest -C sanitize`, or `threads`
 
 # Warnings from the flow of inlined code: GCC 13 sees them inside libtorch's headers (vector<bool>::reserve in
 # autograd::Function::apply), where nothing is wrong. They stay warnings under VMOBA_WERROR.
@@ -107,8 +107,8 @@ endfunction()
 # vmoba_checked_test(NAME SANITIZE address,undefined|thread SOURCES tests CHECKED files LINKS libraries [ENV ...])
 #   The files CHECKED, of libraries, are compiled once more with the sanitizers, as are the tests; all else comes from
 #   the libraries as they are. That takes minutes where the presets sanitize and tsan, which check everything, take the
-#   better part of an hour. Not part of `all`: `cmake --build build --target vmoba_checked`. ctest runs the plain cases
-#   under the configuration and label `sanitize`.
+#   better part of an hour. Not part of `all`: the targets are vmoba_checked, and vmoba_checked_threads for `thread`.
+#   ctest runs the plain cases under the configuration and label `sanitize` or `threads`.
 function(vmoba_checked_test name)
   cmake_parse_arguments(A "" "SANITIZE" "SOURCES;CHECKED;LINKS;ENV" ${ARGN})
   list(TRANSFORM A_CHECKED PREPEND "${CMAKE_SOURCE_DIR}/")
@@ -138,7 +138,13 @@ function(vmoba_checked_test name)
     target_compile_options(${name}_${part} PRIVATE -O1 -g1 -fno-omit-frame-pointer -D_GLIBCXX_ASSERTIONS
       -fsanitize=${A_SANITIZE} -fno-sanitize-recover=all)
   endforeach()
-  add_dependencies(vmoba_checked ${name})
-  add_test(NAME ${name} COMMAND ${name} "~[fuzz]~[slow]" CONFIGURATIONS sanitize WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")
-  set_tests_properties(${name} PROPERTIES LABELS sanitize TIMEOUT 1800 ENVIRONMENT "${A_ENV}")
+  set(all vmoba_checked)
+  set(suite sanitize)
+  if(A_SANITIZE STREQUAL "thread")
+    set(all vmoba_checked_threads)
+    set(suite threads)
+  endif()
+  add_dependencies(${all} ${name})
+  add_test(NAME ${name} COMMAND ${name} "~[fuzz]~[slow]" CONFIGURATIONS ${suite} WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")
+  set_tests_properties(${name} PROPERTIES LABELS ${suite} TIMEOUT 1800 ENVIRONMENT "${A_ENV}")
 endfunction()

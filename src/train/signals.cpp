@@ -17,12 +17,14 @@ using SystemClock = std::chrono::system_clock;
 
 constexpr int kStopSignals[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU};
 
-volatile sig_atomic_t g_signal = 0;
+// Read by other threads (GraceWatch).
+std::atomic<int> g_signal{0};
 // Of another rank: does not count as a first one here, which a second one would end.
 std::atomic<int> g_noted{0};
 std::atomic<int64_t> g_signal_ns{0};     // of the steady clock
 std::atomic<int64_t> g_stop_time_ns{0};  // of the system clock; 0: none
-static_assert(std::atomic<int64_t>::is_always_lock_free, "the handler may take no lock");
+static_assert(std::atomic<int>::is_always_lock_free && std::atomic<int64_t>::is_always_lock_free,
+              "the handler may take no lock");
 
 int64_t steady_ns() {
   timespec now{};
@@ -83,7 +85,8 @@ void note_stop(int signal) {
 
 int stop_signal() {
   check_stop_time();
-  return g_signal != 0 ? int(g_signal) : g_noted.load();
+  const int own = g_signal;
+  return own != 0 ? own : g_noted.load();
 }
 
 double seconds_since_stop() {
