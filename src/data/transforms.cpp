@@ -12,6 +12,8 @@ extern "C" {
 #include <cmath>
 #include <cstring>
 
+#include "data/libav_number.h"
+
 namespace vmoba::data {
 namespace {
 
@@ -52,7 +54,7 @@ bool is_grey(AVPixelFormat format) {
   return description && description->nb_components <= 2 && (description->flags & kColoured) == 0;
 }
 
-int matrix_of(AVColorSpace space, bool is_image, int width, int height) {
+int matrix_of(int space, bool is_image, int width, int height) {
   switch (space) {
     case AVCOL_SPC_BT709:
       return SWS_CS_ITU709;
@@ -70,9 +72,10 @@ int matrix_of(AVColorSpace space, bool is_image, int width, int height) {
     case AVCOL_SPC_RESERVED:
       return !is_image && (width >= 1280 || height > 576) ? SWS_CS_ITU709 : SWS_CS_ITU601;
     default: {
-      const char* name = av_color_space_name(space);  // null for numbers of no matrix
+      const bool known = space >= 0 && space < AVCOL_SPC_NB;
+      const char* name = known ? av_color_space_name(AVColorSpace(space)) : nullptr;
       throw MediaError(name != nullptr ? fmt::format("unsupported: colour matrix '{}'", name)
-                                       : fmt::format("corrupt: a colour matrix of number {}", int(space)));
+                                       : fmt::format("corrupt: a colour matrix of number {}", space));
     }
   }
 }
@@ -188,10 +191,11 @@ void FrameScaler::convert(const AVFrame& cropped, uint8_t* const planes[4], cons
 }
 
 void FrameScaler::run(const AVFrame& frame, const RgbPlanes& out) {
-  bool full_range = frame.color_range == AVCOL_RANGE_JPEG;
+  const int range = number_in(frame.color_range);
+  bool full_range = range == AVCOL_RANGE_JPEG;
   const AVPixelFormat format = plain_format(static_cast<AVPixelFormat>(frame.format), full_range);
-  full_range |= info_.is_image && frame.color_range != AVCOL_RANGE_MPEG && is_grey(format);
-  const int matrix = matrix_of(frame.colorspace, info_.is_image, frame.width, frame.height);
+  full_range |= info_.is_image && range != AVCOL_RANGE_MPEG && is_grey(format);
+  const int matrix = matrix_of(number_in(frame.colorspace), info_.is_image, frame.width, frame.height);
   const Key key{frame.width, frame.height, format, matrix, full_range ? 1 : 0};
   if (!(key == key_)) prepare(key);
 

@@ -11,6 +11,7 @@ extern "C" {
 #include <cmath>
 #include <string_view>
 
+#include "data/libav_number.h"
 #include "data/media_content.h"
 #include "data/media_input.h"
 
@@ -161,7 +162,8 @@ void VideoReader::State::describe(bool is_image) {
   if (info.orientation.swaps_axes()) std::swap(info.displayed_width, info.displayed_height);
   info.codec = avcodec_get_name(stream->codecpar->codec_id);
   info.interlaced = is_interlaced(*frame);
-  info.hdr = frame->color_trc == AVCOL_TRC_SMPTE2084 || frame->color_trc == AVCOL_TRC_ARIB_STD_B67;
+  const int transfer = number_in(frame->color_trc);
+  info.hdr = transfer == AVCOL_TRC_SMPTE2084 || transfer == AVCOL_TRC_ARIB_STD_B67;
   info.is_animation = content.animation;
   if (info.is_image) return;
   AVRational rate = stream->avg_frame_rate.num > 0 ? stream->avg_frame_rate : stream->r_frame_rate;
