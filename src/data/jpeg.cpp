@@ -12,6 +12,7 @@ extern "C" {
 
 #include "core/check.h"
 #include "data/libav_ptr.h"
+#include "data/still_encoder.h"
 
 namespace vmoba::data {
 namespace {
@@ -60,22 +61,7 @@ std::string encode_jpeg(const at::Tensor& rgb_CHW) {
   route_libav_log();
   clear_libav_error();
   const CodecPtr encoder = open_encoder(int(rgb_CHW.size(2)), int(rgb_CHW.size(1)));
-  const FramePtr frame = make_frame();
-  const PacketPtr packet = make_packet();
-  frame->format = encoder->pix_fmt;
-  frame->width = encoder->width;
-  frame->height = encoder->height;
-  frame->quality = encoder->global_quality;
-  int code = av_frame_get_buffer(frame.get(), 0);
-  if (code >= 0) {
-    convert(rgb_CHW, *frame);
-    code = avcodec_send_frame(encoder.get(), frame.get());
-  }
-  if (code >= 0) code = avcodec_send_frame(encoder.get(), nullptr);
-  if (code >= 0) code = avcodec_receive_packet(encoder.get(), packet.get());
-  VMOBA_CHECK(code >= 0, "expected to encode a JPEG of {}x{}, failed: {}", frame->width, frame->height,
-              libav_error(code));
-  return std::string(reinterpret_cast<const char*>(packet->data), static_cast<size_t>(packet->size));
+  return encode_still(*encoder, "JPEG", [&](AVFrame& frame) { convert(rgb_CHW, frame); });
 }
 
 }  // namespace vmoba::data

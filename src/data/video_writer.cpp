@@ -20,6 +20,7 @@ extern "C" {
 #include "core/check.h"
 #include "core/file.h"
 #include "data/libav_ptr.h"
+#include "data/still_encoder.h"
 
 namespace vmoba::data {
 namespace {
@@ -338,27 +339,19 @@ std::string encode_png(const at::Tensor& rgb_CHW) {
   const AVCodec* png = avcodec_find_encoder(AV_CODEC_ID_PNG);
   VMOBA_CHECK(png != nullptr, "expected a PNG encoder in libavcodec, found none; install a complete FFmpeg");
   const CodecPtr encoder(avcodec_alloc_context3(png));
-  const FramePtr frame = make_frame();
-  const PacketPtr packet = make_packet();
-  encoder->width = frame->width = static_cast<int>(rgb_HWC.size(1));
-  encoder->height = frame->height = static_cast<int>(rgb_HWC.size(0));
+  encoder->width = static_cast<int>(rgb_HWC.size(1));
+  encoder->height = static_cast<int>(rgb_HWC.size(0));
   encoder->pix_fmt = AV_PIX_FMT_RGB24;
   encoder->time_base = {1, 25};
-  frame->format = AV_PIX_FMT_RGB24;
-  int code = avcodec_open2(encoder.get(), png, nullptr);
-  if (code >= 0) code = av_frame_get_buffer(frame.get(), 0);
-  if (code >= 0) {
+  const int code = avcodec_open2(encoder.get(), png, nullptr);
+  VMOBA_CHECK(code >= 0, "expected to encode a PNG of {}x{}, failed: {}", encoder->width, encoder->height,
+              libav_error(code));
+  return encode_still(*encoder, "PNG", [&](AVFrame& frame) {
     const auto row_bytes = static_cast<size_t>(3 * rgb_HWC.size(1));
     for (int64_t y = 0; y < rgb_HWC.size(0); ++y)
       std::copy_n(rgb_HWC.data_ptr<uint8_t>() + y * static_cast<int64_t>(row_bytes), row_bytes,
-                  frame->data[0] + y * frame->linesize[0]);
-    code = avcodec_send_frame(encoder.get(), frame.get());
-  }
-  if (code >= 0) code = avcodec_send_frame(encoder.get(), nullptr);
-  if (code >= 0) code = avcodec_receive_packet(encoder.get(), packet.get());
-  VMOBA_CHECK(code >= 0, "expected to encode a PNG of {}x{}, failed: {}", frame->width, frame->height,
-              libav_error(code));
-  return std::string(reinterpret_cast<const char*>(packet->data), static_cast<size_t>(packet->size));
+                  frame.data[0] + y * frame.linesize[0]);
+  });
 }
 
 void check_video_encoder() {

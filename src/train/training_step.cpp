@@ -31,28 +31,26 @@ TrainingStep::TrainingStep(const RootConfig& config, dist::World& world, dist::M
   if (config.parallel.gather == Gather::kOnce) keep_gathered();
 }
 
-void TrainingStep::keep_gathered() {
-  double bytes = 0;
-  for (Expert& expert : experts_) {
-    if (!expert.shards) continue;
-    expert.shards->keep_gathered(true);
-    bytes += double(expert.shards->gathered_bytes(compute_dtype_));
-  }
-  budget_.hold_weights(bytes);
-}
-
-void TrainingStep::decide_gathers() {
-  if (gathers_decided_ || config_.parallel.gather != Gather::kAuto || mesh_.sizes().state_ranks() == 1 ||
-      !device_.is_cuda() || ++steps_ < 2)
-    return;
-  gathers_decided_ = true;
+double TrainingStep::gathered_bytes() const {
   double bytes = 0;
   for (const Expert& expert : experts_)
     if (expert.shards) bytes += double(expert.shards->gathered_bytes(compute_dtype_));
-  const double free = dist::least_number(mesh_.state(), device_, budget_.unused_bytes());
-  constexpr double kGib = 1 << 30;
+  return bytes;
+}
+
+void TrainingStep::keep_gathered() {
+  for (Expert& expert : experts_)
+    if (expert.shards) expert.shards->keep_gathered(true);
+  budget_.hold_weights(gathered_bytes());
+}
+
+void TrainingStep::decide_gathers() {
+  const bool open = config_.parallel.gather == Gather::kAuto && mesh_.sizes().state_ranks() > 1 && device_.is_cuda();
+  if (!open || ++steps_ != 2) return;
+  const double bytes = gathered_bytes(), free = dist::least_number(mesh_.state(), device_, budget_.unused_bytes());
   if (bytes > free / 2) return;
   keep_gathered();
+  constexpr double kGib = 1 << 30;
   log_info("gathered weights stay within a step (parallel.gather auto): {:.1f} of {:.1f} GiB that were free",
            bytes / kGib, free / kGib);
 }
@@ -217,7 +215,6 @@ std::optional<TrainingStep::Losses> TrainingStep::try_passes(MicroBatchSource& s
   }
   for (size_t i = 0; i < experts_.size(); ++i)
     if (inputs_.experts[i]) experts_[i].finish_gradients();
-  for (Expert& expert : experts_) expert.drop_gathered();
   return losses;
 }
 
@@ -226,10 +223,8 @@ bool TrainingStep::compute(const Place& place, MicroBatchSource& source) {
   forget_passes();
   inputs_.experts = experts_in_step(config_, place.next_sample);
   const auto losses = run_passes(source);
-  if (losses)
-    send_numbers(*losses);
-  else
-    for (Expert& expert : experts_) expert.drop_gathered();
+  for (Expert& expert : experts_) expert.drop_gathered();
+  if (losses) send_numbers(*losses);
   return losses.has_value();
 }
 

@@ -98,6 +98,7 @@ class TrainingStep {
   // every rank knows how much memory is left. Collective over them.
   void decide_gathers();
   void keep_gathered();
+  double gathered_bytes() const;  // of all experts
   double density(const attention::AttentionStats::Sums& attended) const;
 
   const RootConfig& config_;
@@ -109,8 +110,7 @@ class TrainingStep {
   std::vector<Expert>& experts_;
   model::SequenceParallel* sequence_;
   RecomputeBudget budget_;
-  bool gathers_decided_ = false;
-  int64_t steps_ = 0;
+  int64_t steps_ = 0;                             // done here, where the gathers are to be decided
   std::optional<model::HostInputs> host_inputs_;  // model.offload activations
   attention::AttentionStats stats_;
   Place place_;

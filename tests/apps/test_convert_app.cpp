@@ -7,6 +7,7 @@
 
 #include "core/folder_lock.h"
 #include "support/catch.h"
+#include "support/must_run.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
@@ -16,16 +17,10 @@ namespace {
 
 const std::string kConvert = VMOBA_BIN_DIR "/vmoba-convert";
 
-void succeed(const std::vector<std::string>& command) {
-  const ProcessResult result = run_process(command, {"OMP_NUM_THREADS=1", "HF_HUB_OFFLINE=1"});
-  INFO(command[0] << " " << command[1] << "\n" << result.output);
-  REQUIRE(result.exit_code == 0);
-}
-
 void parity(const std::vector<std::string>& arguments) {
   std::vector<std::string> command = {VMOBA_PYTHON, VMOBA_SOURCE_DIR "/tests/apps/wan_weights_parity.py"};
   command.insert(command.end(), arguments.begin(), arguments.end());
-  succeed(command);
+  must_run(command);
 }
 
 // A safetensors file without its metadata, which names the run and the step: the header's tensors, and all values.
@@ -71,9 +66,9 @@ TEST_CASE("diffusers' converter and loaders read what vmoba-convert writes, and 
   const std::string& folder = transformers();
   for (const std::string kind : {"t2v", "i2v"}) {
     const std::string base = folder + "/" + kind, original = base + "_original.safetensors";
-    succeed({kConvert, base, original, "--layout", "original"});
-    succeed({kConvert, base, base + "_comfyui.safetensors", "--layout", "comfyui"});
-    succeed(
+    must_run({kConvert, base, original, "--layout", "original"});
+    must_run({kConvert, base, base + "_comfyui.safetensors", "--layout", "comfyui"});
+    must_run(
         {kConvert, original, base + "_sharded", "--layout", "diffusers", "--shard-gb", "0.0001", "--head-dim", "24"});
   }
   parity({"layouts", folder});
@@ -82,8 +77,8 @@ TEST_CASE("diffusers' converter and loaders read what vmoba-convert writes, and 
 TEST_CASE("a LoRA run: resumed exactly, every file loads in diffusers with the same output, merged too") {
   const TemporaryFolder temporary;
   const std::string whole = temporary.path() + "/whole/run", resumed = temporary.path() + "/resumed/run";
-  succeed(lora_run(whole));
-  succeed(lora_run(resumed, {"--resume", whole + "/checkpoint-5"}));
+  must_run(lora_run(whole));
+  must_run(lora_run(resumed, {"--resume", whole + "/checkpoint-5"}));
   const std::string last = "/checkpoint-10";
   for (const std::string file :
        {"/state/lora.safetensors", "/state/lora_ema.safetensors", "/state/optimizer.safetensors",
@@ -95,7 +90,7 @@ TEST_CASE("a LoRA run: resumed exactly, every file loads in diffusers with the s
   }
   CHECK_FALSE(fs::exists(whole + last + "/transformer"));
   const std::string lora = whole + last + "/lora/kohya.safetensors";
-  succeed({kConvert, transformers() + "/t2v", transformers() + "/merged", "--layout", "diffusers", "--lora", lora});
+  must_run({kConvert, transformers() + "/t2v", transformers() + "/merged", "--layout", "diffusers", "--lora", lora});
   parity({"lora", transformers(), whole + last, "6"});
 
   // vmoba-sample takes the checkpoint, and the same adapters as a file on top of none.
@@ -104,7 +99,7 @@ TEST_CASE("a LoRA run: resumed exactly, every file loads in diffusers with the s
         VMOBA_BIN_DIR "/vmoba-sample", "--checkpoint", whole + last, "--no-ema", "--prompt", "x", "--out",
         temporary.path() + "/" + out};
     command.insert(command.end(), extra.begin(), extra.end());
-    succeed(command);
+    must_run(command);
     return read_text(temporary.path() + "/" + out);
   };
   const std::string plain = sample("a.mp4", {});
@@ -115,12 +110,13 @@ TEST_CASE("a LoRA run: resumed exactly, every file loads in diffusers with the s
 TEST_CASE("a LoRA run goes on from another tool's file; vmoba-convert turns LoRA files into each other") {
   const TemporaryFolder temporary;
   const std::string first = temporary.path() + "/first", kohya = temporary.path() + "/kohya.safetensors";
-  succeed(lora_run(first, {"train.steps=2"}));
-  succeed({kConvert, first + "/checkpoint-2/lora/comfyui.safetensors", kohya, "--layout", "kohya"});
-  succeed({kConvert, kohya, temporary.path() + "/d.safetensors", "--layout", "diffusers"});
+  must_run(lora_run(first, {"train.steps=2"}));
+  must_run({kConvert, first + "/checkpoint-2/lora/comfyui.safetensors", kohya, "--layout", "kohya"});
+  must_run({kConvert, kohya, temporary.path() + "/d.safetensors", "--layout", "diffusers"});
   CHECK((tensors_of(temporary.path() + "/d.safetensors") ==
          tensors_of(first + "/checkpoint-2/lora/diffusers.safetensors")));
-  succeed(lora_run(temporary.path() + "/second", {"train.steps=1", "train.optimizer.lr=0", "lora.init_from=" + kohya}));
+  must_run(
+      lora_run(temporary.path() + "/second", {"train.steps=1", "train.optimizer.lr=0", "lora.init_from=" + kohya}));
   const std::string second = temporary.path() + "/second/checkpoint-1/state/lora.safetensors";
   REQUIRE(fs::exists(second));
 }

@@ -8,28 +8,16 @@
 
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/must_run.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
-using Strings = std::vector<std::string>;
 
 namespace {
 
 const std::string kScript = VMOBA_SOURCE_DIR "/tests/apps/finetune.py";
 // The same as in finetune.py.
 const std::string kPrompt = "A rocket lifts off; white smoke &amp; people cheer.", kNegative = "最差质量，低质量";
-
-std::string must_run(const Strings& command) {
-  const ProcessResult result = run_process(command, {"OMP_NUM_THREADS=1"});
-  INFO(result.output);
-  REQUIRE(result.exit_code == 0);
-  return result.output;
-}
-
-Strings operator+(Strings a, const Strings& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
-}
 
 class Pipelines {
  public:

@@ -8,26 +8,14 @@
 
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/must_run.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
-using Strings = std::vector<std::string>;
 
 namespace {
 
 const std::string kScript = VMOBA_SOURCE_DIR "/tests/apps/hunyuan.py";
-
-std::string must_run(const Strings& command) {
-  const ProcessResult result = run_process(command, {"OMP_NUM_THREADS=1", "HF_HUB_OFFLINE=1"});
-  INFO(result.output);
-  REQUIRE(result.exit_code == 0);
-  return result.output;
-}
-
-Strings operator+(Strings a, const Strings& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
-}
 
 Strings settings(const std::string& folder) {
   return {"--config", VMOBA_FIXTURES "/train/tiny_hunyuan.yaml", "model.weights=" + folder + "/transformer",

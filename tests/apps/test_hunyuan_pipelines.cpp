@@ -8,27 +8,15 @@
 
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/must_run.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
-using Strings = std::vector<std::string>;
 
 namespace {
 
 const std::string kScript = VMOBA_SOURCE_DIR "/tests/apps/hunyuan_pipelines.py";
 const std::string kQuotes = "A sign says \"OPEN\" in the rain.";
-
-std::string must_run(const Strings& command) {
-  const ProcessResult result = run_process(command, {"OMP_NUM_THREADS=1", "HF_HUB_OFFLINE=1"});
-  INFO(result.output);
-  REQUIRE(result.exit_code == 0);
-  return result.output;
-}
-
-Strings operator+(Strings a, const Strings& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
-}
 
 // A pipeline's parts in a folder, and what was sampled with them.
 class Parts {

@@ -7,6 +7,7 @@
 
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/must_run.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
@@ -15,17 +16,9 @@ namespace fs = std::filesystem;
 namespace {
 
 const std::string kConvert = VMOBA_BIN_DIR "/vmoba-convert";
-const std::vector<std::string> kQuiet = {"OMP_NUM_THREADS=1", "HF_HUB_OFFLINE=1"};
-
-std::string succeed(const std::vector<std::string>& command) {
-  const ProcessResult result = run_process(command, kQuiet);
-  INFO(command[1] << "\n" << result.output);
-  REQUIRE(result.exit_code == 0);
-  return result.output;
-}
 
 std::string parity(const std::string& command, const std::string& folder) {
-  return succeed({VMOBA_PYTHON, VMOBA_SOURCE_DIR "/tests/apps/lora_parity.py", command, folder});
+  return must_run({VMOBA_PYTHON, VMOBA_SOURCE_DIR "/tests/apps/lora_parity.py", command, folder});
 }
 
 std::map<std::string, std::string> made_variants(const std::string& folder) {
@@ -48,8 +41,8 @@ TEST_CASE("merged adapters of peft and diffusers are what those packages merge")
   REQUIRE(variants.size() == 19);
   for (const auto& [name, path] : variants) {
     INFO(name);
-    succeed({kConvert, folder.path() + "/base", folder.path() + "/" + name + "_merged", "--layout", "diffusers",
-             "--lora", path});
+    must_run({kConvert, folder.path() + "/base", folder.path() + "/" + name + "_merged", "--layout", "diffusers",
+              "--lora", path});
   }
   parity("check", folder.path());
 }

@@ -6,22 +6,18 @@
 
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/must_run.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
-using Strings = std::vector<std::string>;
 namespace fs = std::filesystem;
 
 namespace {
 
 std::string train(const std::string& run_dir, const Strings& extra) {
-  Strings command = {VMOBA_BIN_DIR "/vmoba-train", "--config", VMOBA_FIXTURES "/train/tiny.yaml", "run.dir=" + run_dir,
-                     "train.checkpoint_every=0"};
-  command.insert(command.end(), extra.begin(), extra.end());
-  const ProcessResult result = run_process(command);
-  INFO(result.output);
-  REQUIRE(result.exit_code == 0);
-  return result.output;
+  const Strings command = {VMOBA_BIN_DIR "/vmoba-train", "--config", VMOBA_FIXTURES "/train/tiny.yaml",
+                           "run.dir=" + run_dir, "train.checkpoint_every=0"};
+  return must_run(command + extra, {});
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include "support/catch.h"
 #include "support/messages.h"
 #include "support/metrics.h"
+#include "support/must_run.h"
 #include "support/process.h"
 #include "train/flow_matching.h"
 
@@ -38,13 +39,6 @@ std::vector<std::string> train_command(const std::string& dir, const std::vector
   return out;
 }
 
-std::string must_run(const std::vector<std::string>& command) {
-  const ProcessResult result = run_process(command);
-  INFO(result.output);
-  REQUIRE(result.exit_code == 0);
-  return result.output;
-}
-
 void run_training(const std::string& dir, const std::vector<std::string>& extra) {
   must_run(train_command(dir, extra));
 }
@@ -62,7 +56,8 @@ std::vector<int64_t> updates_of(const std::string& checkpoint) {
 // What training came to; not where the checkpoint was made and what it went on from.
 nlohmann::json training_state(const std::string& path) {
   nlohmann::json info = nlohmann::json::parse(read_text(path));
-  for (const char* key : {"run", "folder", "parent_step", "changes", "checksums", "hash"}) REQUIRE(info.erase(key) == 1);
+  for (const char* key : {"run", "folder", "parent_step", "changes", "checksums", "hash"})
+    REQUIRE(info.erase(key) == 1);
   return info;
 }
 

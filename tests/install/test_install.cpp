@@ -4,6 +4,7 @@
 
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/must_run.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
@@ -13,20 +14,13 @@ namespace {
 
 const std::string kCmake = VMOBA_CMAKE;
 
-std::string succeed(const std::vector<std::string>& command) {
-  const ProcessResult result = run_process(command, {"OMP_NUM_THREADS=1"});
-  INFO(result.output);
-  REQUIRE(result.exit_code == 0);
-  return result.output;
-}
-
 }  // namespace
 
 TEST_CASE("a project of its own builds against the installed attention library") {
   const TemporaryFolder folder;
   const std::string stage = folder.path() + "/stage", moved = folder.path() + "/moved",
                     build = folder.path() + "/build";
-  succeed({kCmake, "--install", VMOBA_BUILD_DIR, "--component", "development", "--prefix", stage});
+  must_run({kCmake, "--install", VMOBA_BUILD_DIR, "--component", "development", "--prefix", stage});
   CHECK_FALSE(fs::exists(stage + "/lib/vmoba"));  // no copy of libtorch
   fs::rename(stage, moved);                       // and nothing that knows where it was installed
   const std::vector<std::string> configure = {kCmake, "-S",  VMOBA_SOURCE_DIR "/examples/cpp",
@@ -40,9 +34,9 @@ TEST_CASE("a project of its own builds against the installed attention library")
   CHECK(refused.exit_code != 0);
   CHECK(contains(refused.output, "expected torch 2.11.0"));
 
-  succeed(with_torch);
-  succeed({kCmake, "--build", build});
-  const std::string said = succeed({build + "/vmoba_example"});
+  must_run(with_torch);
+  must_run({kCmake, "--build", build});
+  const std::string said = must_run({build + "/vmoba_example"});
   CHECK(contains(said, "density 0."));
   CHECK(contains(said, "of 4 blocks"));
   CHECK(contains(said, "a wrong key: "));

@@ -18,9 +18,11 @@
 #include "model/weights/weight_files.h"
 #include "support/messages.h"
 #include "support/process.h"
+#include "support/same_tensors.h"
 
 using namespace vmoba::model;
 using vmoba::RandomStream;
+using vmoba::test::check_same;
 using vmoba::test::contains;
 using vmoba::test::refusal_of;
 
@@ -179,15 +181,6 @@ std::map<std::string, at::Tensor> outcome(const ModelConfig& config, at::ScalarT
       run_wan(*model, SafetensorsFile(fixture_path("wan_t2v.safetensors")), options);
   for (const Parameter& p : model->trainable()) out["grad." + p.name] = p.tensor.grad();
   return out;
-}
-
-void check_same(const std::map<std::string, at::Tensor>& found, const std::map<std::string, at::Tensor>& expected) {
-  REQUIRE(found.size() == expected.size());
-  for (const auto& [name, tensor] : expected) {
-    INFO(name);
-    REQUIRE(found.at(name).defined() == tensor.defined());
-    if (tensor.defined()) CHECK(at::equal(found.at(name), tensor));
-  }
 }
 
 }  // namespace

@@ -9,8 +9,10 @@
 #include "model/hunyuan_fixture.h"
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/same_tensors.h"
 
 using namespace vmoba::model;
+using vmoba::test::check_same;
 using vmoba::test::contains;
 
 namespace {
@@ -85,15 +87,6 @@ std::map<std::string, at::Tensor> outcome(const ModelConfig& config, const std::
     CHECK(slots->copies() == blocks + 3 * std::max<int64_t>(0, blocks - 2));
   }
   return out;
-}
-
-void check_same(const std::map<std::string, at::Tensor>& found, const std::map<std::string, at::Tensor>& expected) {
-  REQUIRE(found.size() == expected.size());
-  for (const auto& [name, tensor] : expected) {
-    INFO(name);
-    REQUIRE(found.at(name).defined() == tensor.defined());
-    if (tensor.defined()) CHECK(at::equal(found.at(name), tensor));
-  }
 }
 
 }  // namespace

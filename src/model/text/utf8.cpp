@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "core/utf8.h"
+
 namespace vmoba::model {
 namespace {
 
@@ -11,29 +13,12 @@ bool is_scalar(char32_t c) {
   return c <= 0x10FFFF && !(c >= 0xD800 && c <= 0xDFFF);
 }
 
-// Bytes of the sequence that `lead` opens; 0 where it opens none.
-size_t sequence_bytes(uint8_t lead) {
-  if (lead < 0x80) return 1;
-  if (lead >= 0xC2 && lead < 0xE0) return 2;
-  if (lead >= 0xE0 && lead < 0xF0) return 3;
-  if (lead >= 0xF0 && lead < 0xF5) return 4;
-  return 0;
-}
-
-// The code point at `at`, or a surrogate where the bytes there are malformed.
-char32_t decode_one(std::string_view bytes, size_t at, size_t count) {
-  constexpr char32_t kMalformed = 0xD800;
-  constexpr char32_t kLeast[] = {0, 0, 0x80, 0x800, 0x10000};
-  const auto lead = static_cast<uint8_t>(bytes[at]);
-  if (count == 0 || at + count > bytes.size()) return kMalformed;
-  if (count == 1) return lead;
-  char32_t value = lead & (0xFFu >> (count + 1));
-  for (size_t i = 1; i < count; ++i) {
-    const auto byte = static_cast<uint8_t>(bytes[at + i]);
-    if ((byte & 0xC0) != 0x80) return kMalformed;
-    value = value << 6 | (byte & 0x3Fu);
-  }
-  return value >= kLeast[count] ? value : kMalformed;
+// The code point of a well-formed character.
+char32_t decode_one(std::string_view character) {
+  const auto lead = static_cast<uint8_t>(character[0]);
+  char32_t value = character.size() == 1 ? lead : lead & (0xFFu >> (character.size() + 1));
+  for (const char byte : character.substr(1)) value = value << 6 | (static_cast<uint8_t>(byte) & 0x3Fu);
+  return value;
 }
 
 }  // namespace
@@ -42,11 +27,9 @@ std::u32string decode_utf8(std::string_view bytes) {
   std::u32string out;
   out.reserve(bytes.size());
   for (size_t at = 0; at < bytes.size();) {
-    const size_t count = sequence_bytes(static_cast<uint8_t>(bytes[at]));
-    const char32_t value = decode_one(bytes, at, count);
-    const bool good = is_scalar(value);
-    out += good ? value : kReplacement;
-    at += good ? count : 1;
+    const size_t count = utf8_character(bytes.substr(at));
+    out += count > 0 ? decode_one(bytes.substr(at, count)) : kReplacement;
+    at += count > 0 ? count : 1;
   }
   return out;
 }
