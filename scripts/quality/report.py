@@ -87,6 +87,16 @@ def settings_of(folder):
         return [setting["name"] for setting in json.load(file)["settings"]]
 
 
+def training(out, name):
+    """Steps and GPU seconds of a training."""
+    path = join(out, "train", name, "metrics.jsonl")
+    if not os.path.exists(path):
+        return 0, 0
+    with open(path) as file:
+        last = json.loads(file.readlines()[-1])
+    return last["step"], last["gpu_s"]
+
+
 def conversions(out, own_attention):
     """Rows of the conversions that are evaluated, under their own or under full attention."""
     runs = {}
@@ -101,7 +111,16 @@ def conversions(out, own_attention):
         seeds = [seed for seed in results if seed in dense]
         if seeds:
             rows.append(row(setting, [results[s] for s in seeds], [dense[s] for s in seeds]))
+            rows[-1]["trained"] = [training(out, f"{setting}-seed{seed}") for seed in seeds]
     return rows
+
+
+def lengths(rows):
+    """What each training took."""
+    print("\n| setting | steps | GPU seconds |\n|---|---|---|")
+    for r in rows:
+        steps, seconds = zip(*r["trained"])
+        print(f"| {r['setting']} | {' / '.join(map(str, steps))} | {' / '.join(f'{s:.0f}' for s in seconds)} |")
 
 
 def main():
@@ -109,12 +128,13 @@ def main():
     parser.add_argument("out")
     parser.add_argument("--json")
     options = parser.parse_args()
-    start = join(options.out, "eval", "start")
+    start = join(options.out, "eval", "start")  # absent where models are trained from nothing
     tables = {"Without training": [row(n, [(start, n)], [(start, "dense")]) for n in settings_of(start)],
-              "Converted, own attention": conversions(options.out, True),
-              "Converted, then full attention": conversions(options.out, False)}
+              "Trained, own attention": conversions(options.out, True),
+              "Trained, then full attention": conversions(options.out, False)}
     for title, rows in tables.items():
         table(title, rows)
+    lengths(tables["Trained, own attention"])
     if options.json:
         with open(options.json, "w") as file:
             json.dump(tables, file, indent=1)
