@@ -18,12 +18,13 @@ namespace fs = std::filesystem;
 
 constexpr size_t kDots = 100;
 
-// Means of windows of points, about `half` on either side.
+// Means of windows of points, about `half` on either side. They stop short of the last points, whose windows would be
+// so small that the curve ended in the noise of single steps.
 std::vector<std::pair<double, double>> moving_means(const std::vector<std::pair<double, double>>& points, size_t half) {
   std::vector<double> sums = {0.0};
   for (const auto& [x, y] : points) sums.push_back(sums.back() + y);
   std::vector<std::pair<double, double>> out;
-  for (size_t i = 0; i < points.size(); ++i) {
+  for (size_t i = 0; i + half / 2 < points.size(); ++i) {
     const size_t around = std::min({half, i, points.size() - 1 - i});  // the same on both sides: ends are not bent
     out.emplace_back(points[i].first, (sums[i + around + 1] - sums[i - around]) / double(2 * around + 1));
   }
@@ -86,11 +87,12 @@ Chart run_chart(const std::vector<RunCurve>& curves, const std::string& x, const
     const size_t half = window > 0 ? size_t(window) / 2 : many ? curve.points.size() / 60 : 0;
     line.points = moving_means(curve.points, half);
     line.markers = !many;
-    for (const auto& [at, value] : line.points) {
-      widen(chart.x, at, first);
-      widen(chart.y, value, first);
-      first = false;
+    for (size_t i = 0; i < line.points.size(); ++i) {
+      widen(chart.x, line.points[i].first, first && i == 0);
+      widen(chart.y, line.points[i].second, first && i == 0);
     }
+    if (!curve.points.empty()) widen(chart.x, curve.points.back().first, false);
+    first = first && curve.points.empty();
     chart.lines.push_back(std::move(line));
   }
   if (first) {
