@@ -35,15 +35,18 @@ PAPER = "the paper's blocks, each query chooses"
 
 
 class Table:
-    """Milliseconds by row: (name, density) -> lists of forward and of forward + backward."""
+    """Milliseconds by row: (name, density) -> lists of forward and of forward + backward, saved as they come."""
 
-    def __init__(self):
-        self.rows, self.failed = {}, {}
+    def __init__(self, path=None):
+        self.rows, self.failed, self.path = {}, {}, path
 
     def add(self, name, density, forward, total):
         row = self.rows.setdefault((name, density), {"forward": [], "total": []})
         row["forward"] += forward
         row["total"] += total
+        if self.path:
+            with open(self.path, "w") as file:
+                json.dump([{"attention": n, "density": d, **row} for (n, d), row in self.rows.items()], file, indent=1)
 
     def attempt(self, name, measure):
         if name in self.failed:
@@ -261,7 +264,7 @@ def main():
     parser.add_argument("--json", help="write all times to this file")
     parser.add_argument("--svg", help="draw a chart")
     options = parser.parse_args()
-    table, ours = Table(), Ours(options.bench, options.repeats, options.warmup)
+    table, ours = Table(options.json), Ours(options.bench, options.repeats, options.warmup)
     peers = Peers(options.repeats, options.warmup)
     for _ in range(options.rounds):
         peers.measure(table, options.peers)
@@ -271,10 +274,6 @@ def main():
                 arguments = (table, density) if name == PAPER else (table, name, density)
                 table.attempt(f"{name} at {density}", lambda: measure(*arguments))
     print_table(table)
-    if options.json:
-        with open(options.json, "w") as file:
-            rows = [{"attention": name, "density": density, **row} for (name, density), row in table.rows.items()]
-            json.dump(rows, file, indent=1)
     if options.svg:
         draw(table, options.svg)
     return 1 if table.failed else 0
