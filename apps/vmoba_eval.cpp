@@ -34,9 +34,10 @@ train::Baseline baseline_of(const std::string& against, const train::Evaluation&
 }
 
 int evaluate(const apps::EvalArguments& a) {
-  const RootConfig config = apps::eval_config(a);
+  RootConfig config = apps::eval_config(a);
   set_log_level(log_level_from_name(config.run.log_level));
   const std::vector<train::EvaluatedSetting> settings = apps::eval_settings(a, config);
+  for (const train::EvaluatedSetting& setting : settings) model::add_learnt(config.model, setting.attention);
   const at::Device device = prepare_device(config.run);
   const apps::EvalSource source(config, device);
   const apps::SampleModel model = apps::load_sample_model(a.model, config, device);

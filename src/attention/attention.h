@@ -127,13 +127,16 @@ class AttentionStats {
   std::vector<Entry> entries_;
 };
 
-// A tensor that a method learns in each of its layers. Pretrained files do not have it: it starts at `initial`.
+// A tensor that a method learns in each of its layers, fp32. Pretrained files do not have it: it starts at `initial`.
 struct LearntParameter {
-  std::string name;
-  std::vector<int64_t> shape;
+  std::string name;            // other methods have none of the same name
+  std::vector<int64_t> shape;  // the first size is that of the heads, which ranks may share out
   double initial = 0;
 };
 std::vector<LearntParameter> learnt_parameters(const LayerAttention& layer, int64_t heads, int64_t head_dim);
+
+// What layers of any method and rule could learn.
+std::vector<LearntParameter> all_learnt_parameters(int64_t heads, int64_t head_dim);
 
 // Self attention of a layer: q, k, v [B, S+X, N, D] -> [B, S+X, N, D], differentiable in q, k, v and `learnt` (the
 // selection is held constant). `stats` may be null. `text_lengths` (B numbers of 0 to X; empty: X each): text tokens

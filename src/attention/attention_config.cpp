@@ -84,6 +84,15 @@ std::vector<LearntParameter> learnt_parameters(const LayerAttention& layer, int6
   return layer.method->learnt(layer, heads, head_dim);
 }
 
+std::vector<LearntParameter> all_learnt_parameters(int64_t heads, int64_t head_dim) {
+  std::vector<LearntParameter> out;
+  for (const Method* method : methods()) {
+    if (method->could_learn == nullptr) continue;
+    for (LearntParameter& parameter : method->could_learn(heads, head_dim)) out.push_back(std::move(parameter));
+  }
+  return out;
+}
+
 int64_t block_count(const Grid& grid, const LayerAttention& layer) {
   return layer.sparse() ? partition_block_count(grid, layer.chunk) : 1;
 }

@@ -65,7 +65,10 @@ struct Method {
   int64_t (*density_steps)(const std::any& part) = nullptr;
   // Throws Error(kInput) where the layer's rule cannot be.
   void (*check)(const LayerAttention& layer) = nullptr;
+  // See learnt_parameters(); null: none.
   std::vector<LearntParameter> (*learnt)(const LayerAttention& layer, int64_t heads, int64_t head_dim) = nullptr;
+  // All that a layer learns under any rule.
+  std::vector<LearntParameter> (*could_learn)(int64_t heads, int64_t head_dim) = nullptr;
   SelectFunction select = nullptr;         // in tensor operations, on any device; null: full attention
   SelectFunction select_native = nullptr;  // by kernels, for tensors that the native engine takes; null: `select`
   const ExtraBranch* (*extra)(const LayerAttention& layer) = nullptr;  // null, or gives null: none

@@ -62,6 +62,7 @@ constexpr Row kRows[] = {
     {"image_encoder.type", kModel},
     {"attention.*", kExactness},
     {"attention.dense_steps", kFree},
+    {"attention.remainder_beta", kModel},
     {"cache.*", kFree},
     {"cache.latent_dtype", kExactness},
     {"train.*", kFree},

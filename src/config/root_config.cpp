@@ -173,6 +173,7 @@ RootConfig load_root_config(const std::string& path, const std::vector<std::stri
   if (!given.contains("text.max_tokens")) config.text.max_tokens = model::published_max_tokens(config.text);
   if (!given.contains("lora.targets")) config.lora.targets = model::architecture_of(config.model).lora.default_targets;
   config.validate();
+  model::add_learnt(config.model, config.attention);
   return config;
 }
 

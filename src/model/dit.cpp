@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "core/check.h"
@@ -148,6 +149,17 @@ int64_t layer_count(const ModelConfig& config) {
   return architecture_of(config).layers(config);
 }
 
+void add_learnt(ModelConfig& config, const attention::AttentionConfig& attention) {
+  config.learnt.resize(size_t(layer_count(config)));
+  for (size_t i = 0; i < config.learnt.size(); ++i) {
+    std::vector<attention::LearntParameter>& own = config.learnt[i];
+    const attention::LayerAttention layer = attention::layer_attention(attention, int64_t(i), /*dense=*/false);
+    for (const attention::LearntParameter& wanted : learnt_parameters(layer, config.heads, config.head_dim))
+      if (std::none_of(own.begin(), own.end(), [&](const auto& one) { return one.name == wanted.name; }))
+        own.push_back(wanted);
+  }
+}
+
 bool takes_guidance(const ModelConfig& config) {
   return architecture_of(config).takes_guidance(config);
 }
@@ -181,7 +193,9 @@ std::unique_ptr<Dit> make_dit(const ModelConfig& config, const attention::Attent
   config.validate();
   attention.validate();
   check_weights_exist(config);  // what is in them is checked as they are read
-  return architecture_of(config).make(config, attention, seed, device, store);
+  ModelConfig learning = config;
+  add_learnt(learning, attention);
+  return architecture_of(config).make(learning, attention, seed, device, store);
 }
 
 }  // namespace vmoba::model

@@ -46,6 +46,8 @@ struct ModelConfig {
   Offload offload = Offload::kNone;        // what waits in the host's memory (model/offload.h)
   // The weights that would state the sizes, where they are missing: then the sizes here mean nothing. Else empty.
   std::string missing_weights;
+  // What attention learns in each layer, beside the parameters of pretrained files: see add_learnt().
+  std::vector<std::vector<attention::LearntParameter>> learnt;
 
   ModelConfig();
   void visit(ConfigVisitor& v);
@@ -77,6 +79,7 @@ struct Parameter {
   at::Tensor scale = {};                  // of an fp8 weight (scaled_weight in model/common/linear.h); undefined: 1
   std::vector<int64_t> whole_shape = {};  // where `tensor` is what a store keeps of it, or is packed
   std::optional<Packing> packing = {};    // of `tensor`, whose rows are bytes then
+  bool optional = false;                  // what attention learns: files may lack it
 
   at::IntArrayRef shape() const { return whole_shape.empty() ? tensor.sizes() : at::IntArrayRef(whole_shape); }
 };
@@ -149,6 +152,9 @@ std::string default_negative_prompt(const ModelConfig& config);
 // Blocks of all kinds, as attention and recomputing number them.
 int64_t layer_count(const ModelConfig& config);
 
+// Gives the model what its layers learn under this attention.
+void add_learnt(ModelConfig& config, const attention::AttentionConfig& attention);
+
 // Whether the model takes a guidance scale as an input (Conditions::guidance_B).
 bool takes_guidance(const ModelConfig& config);
 
@@ -178,8 +184,9 @@ std::vector<ForwardWork> forward_work(const ModelConfig& config, const attention
 double forward_flops(const ModelConfig& config, const attention::AttentionConfig& attention,
                      const attention::Grid& grid, int64_t text_tokens, double density);
 
-// Makes the model `config.architecture` with weights from config.weights, or random ones drawn from `seed`. With
-// `store`, which must outlive it, every parameter goes there as soon as it is read or drawn.
+// Makes the model `config.architecture`, with what `attention` learns, and with weights from config.weights, or random
+// ones drawn from `seed`. With `store`, which must outlive it, every parameter goes there as soon as it is read or
+// drawn.
 std::unique_ptr<Dit> make_dit(const ModelConfig& config, const attention::AttentionConfig& attention, uint64_t seed,
                               at::Device device, WeightStore* store = nullptr);
 

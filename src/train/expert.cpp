@@ -23,6 +23,9 @@ void attach_adapters(const model::LoraConfig& lora, const model::Architecture& a
   dit.attach(adapters);
   log_info("LoRA: rank {} beside {} linear maps{}", lora.rank, adapters.size(),
            lora.init_from.empty() ? "" : ", going on from " + lora.init_from);
+  const std::vector<model::Parameter>& base = dit.parameters();
+  if (std::any_of(base.begin(), base.end(), [](const model::Parameter& p) { return p.optional; }))
+    log_info("LoRA: what attention learns (attention.remainder_beta) stays as the weights have it");
   const auto missing = model::missing_for_kohya(adapters, architecture);
   if (std::count(lora.formats.begin(), lora.formats.end(), "kohya") && !missing.empty())
     log_warning(
@@ -57,8 +60,11 @@ Expert make_expert(const RootConfig& config, const model::ModelConfig& model, co
     };
   }
   out.optimizer = make_optimizer(config.train.optimizer, out.dit->trainable(), placement);
-  for (size_t i = 0; lora.enabled() && i < out.dit->trainable().size(); ++i)
-    if (out.dit->trainable()[i].name.ends_with(".lora_B.weight")) out.optimizer->set_lr_factor(i, lora.plus_ratio);
+  for (size_t i = 0; i < out.dit->trainable().size(); ++i) {
+    const model::Parameter& parameter = out.dit->trainable()[i];
+    if (parameter.name.ends_with(".lora_B.weight")) out.optimizer->treat(i, {lora.plus_ratio});
+    if (parameter.optional) out.optimizer->treat(i, {1, /*decays=*/false});  // a bias of logits, not a map
+  }
   if (config.train.ema.enabled) out.ema = std::make_unique<Ema>(config.train.ema, out.dit->trainable());
   if (trains_parts) {
     out.sums = out.shards;

@@ -245,10 +245,9 @@ TEST_CASE("vmoba-eval compares samples from equal noise") {
 
 TEST_CASE("vmoba-analyze writes a sheet for each layer, a report and a block of YAML that a run takes") {
   const TemporaryFolder folder;
-  const ProcessResult result =
-      run_program("vmoba-analyze", {"--checkpoint", validated_run() + "/checkpoint-5", "--clips", "1", "--sigmas",
-                                    "0.5", "--density", "0.5", "--out", folder.path() + "/found", "--save-qkv",
-                                    folder.path() + "/qkv"});
+  const ProcessResult result = run_program(
+      "vmoba-analyze", {"--checkpoint", validated_run() + "/checkpoint-5", "--clips", "1", "--sigmas", "0.5",
+                        "--density", "0.5", "--out", folder.path() + "/found", "--save-qkv", folder.path() + "/qkv"});
   INFO(result.output);
   REQUIRE(result.exit_code == 0);
   const json report = json::parse(read_text(folder.path() + "/found/report.json"));
@@ -291,4 +290,53 @@ TEST_CASE("vmoba-plot draws runs over steps, samples and GPU seconds") {
     }
   CHECK(run_program("vmoba-plot", {validated_run(), "--y", "speed", "--out", folder.path() + "/a.png"}).exit_code == 2);
   CHECK(run_program("vmoba-plot", {validated_run(), "--out", folder.path() + "/a.gif"}).exit_code == 2);
+}
+
+TEST_CASE("what attention learns is trained, kept, gone on with and evaluated") {
+  const TemporaryFolder folder;
+  const std::string whole = folder.path() + "/whole", parted = folder.path() + "/parted";
+  const auto run = [&](const std::string& dir, std::vector<std::string> extra) {
+    for (const char* key : {"train.optimizer.schedule=constant", "train.checkpoint_every=4", "train.keep_checkpoints=0",
+                            "attention.remainder=one_softmax", "attention.remainder_beta=learnt"})
+      extra.insert(extra.begin(), key);
+    train(dir, extra);
+  };
+  run(whole, {"train.steps=8"});
+  run(parted, {"train.steps=4"});
+  run(parted, {"train.steps=8", "--resume", "latest"});
+  for (const std::string kind : {"transformer", "transformer_ema"}) {
+    const std::string file = "/" + kind + "/diffusion_pytorch_model.safetensors";
+    const model::SafetensorsFile early(whole + "/checkpoint-4" + file), late(whole + "/checkpoint-8" + file),
+        resumed(parted + "/checkpoint-8" + file);
+    for (const auto& [name, info] : late.tensors()) CHECK(at::equal(late.tensor(name), resumed.tensor(name)));
+    for (const char* name : {"blocks.0.attn1.remainder_beta", "blocks.2.attn1.remainder_beta"}) {
+      INFO(file << " " << name);
+      const at::Tensor after = late.tensor(name);
+      CHECK(after.abs().min().item<float>() > 0);
+      CHECK_FALSE(at::equal(early.tensor(name).to(at::kFloat), after.to(at::kFloat)));
+    }
+  }
+  const ProcessResult refused =
+      run_program("vmoba-train", {"--config", kTiny, "run.dir=" + parted, "--resume", "latest", "train.steps=9",
+                                  "train.optimizer.schedule=constant", "attention.remainder=one_softmax"});
+  CHECK(refused.exit_code != 0);
+  CHECK(contains(refused.output, "attention.remainder_beta: expected learnt as in the checkpoint, found zero"));
+
+  // A run that learnt nothing and one that did, each under both.
+  const std::vector<std::string> sets = {"--set",    "learnt: attention.remainder_beta=learnt",
+                                         "--set",    "zero: attention.remainder_beta=zero",
+                                         "--data",   "assets/clips",
+                                         "--clips",  "2",
+                                         "--sigmas", "0.5"};
+  for (const bool learnt : {true, false}) {
+    std::vector<std::string> arguments = {"--checkpoint", learnt ? whole : validated_run(), "--json",
+                                          folder.path() + "/eval.json"};
+    arguments.insert(arguments.end(), sets.begin(), sets.end());
+    arguments.push_back("attention.remainder=one_softmax");
+    const ProcessResult result = run_program("vmoba-eval", arguments);
+    INFO(result.output);
+    REQUIRE(result.exit_code == 0);
+    const json found = json::parse(read_text(folder.path() + "/eval.json"));
+    CHECK((setting(found, "learnt").at("loss") == setting(found, "zero").at("loss")) == !learnt);
+  }
 }

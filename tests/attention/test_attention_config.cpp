@@ -42,7 +42,7 @@ TEST_CASE("every attention key is read and survives printing") {
       "backend: full\nimplementation: reference\nfull_when_faster: false\ntemporal_chunk: 2\nspatial_chunk: [3, 4]\n"
       "spatiotemporal_chunk: [4, 6, 5]\ntemporal_layers: 2\nspatial_layers: 0\nspatiotemporal_layers: 3\n"
       "select: topk\npool: overall\ntau: 0.5\ntemporal_topk: 3\nspatial_topk: 4\nspatiotemporal_topk: 5\ndensity: 0.3\n"
-      "remainder: one_softmax\nremainder_block: [1, 2, 0]\n"
+      "remainder: one_softmax\nremainder_block: [1, 2, 0]\nremainder_beta: learnt\n"
       "dense_layers: 1\ndense_steps: 6\ndense_warmup_steps: 7\n";
   AttentionConfig config = parse(yaml);
   CHECK(config.backend == "full");
@@ -60,6 +60,7 @@ TEST_CASE("every attention key is read and survives printing") {
   CHECK(vmoba.tau == 0.5);
   CHECK(vmoba.remainder == Remainder::kOneSoftmax);
   CHECK(vmoba.remainder_block == std::vector<int64_t>{1, 2, 0});
+  CHECK(vmoba.remainder_beta == RemainderBeta::kLearnt);
   CHECK(vmoba.temporal_topk == 3);
   CHECK(vmoba.spatial_topk == 4);
   CHECK(vmoba.spatiotemporal_topk == 5);
@@ -96,6 +97,7 @@ TEST_CASE("configurations that cannot work are refused with the key to change") 
   CHECK(mentions(message_of("remainder: means\n"), "remainder"));
   CHECK(mentions(message_of("remainder_block: [1, 2, 2]\n"), "attention.remainder=one_softmax"));
   CHECK(mentions(message_of("remainder: one_softmax\nremainder_block: [1, 2]\n"), "remainder_block"));
+  CHECK(mentions(message_of("remainder_beta: learnt\n"), "attention.remainder=one_softmax"));
   CHECK(mentions(message_of("dense_steps: -1\n"), "dense_steps"));
   CHECK(mentions(message_of("tua: 0.3\n"), "tau"));
 }

@@ -114,6 +114,26 @@ TEST_CASE("8-bit AdamW follows bitsandbytes") {
   }
 }
 
+TEST_CASE("a parameter can be kept from weight decay, by every optimiser") {
+  for (const std::string type : kTypes)
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      INFO(type << " " << c10::toString(dtype));
+      Parameters parameters = make_parameters(dtype), before = make_parameters(dtype);
+      const auto optimizer = make_optimizer(config_of(type), parameters);
+      for (size_t i : {size_t(1), size_t(4)}) optimizer->treat(i, {1, /*decays=*/false});
+      for (model::Parameter& p : parameters) p.tensor.mutable_grad() = at::zeros_like(p.tensor);
+      for (int step = 0; step < 3; ++step) optimizer->step(0.1);
+      for (size_t i = 0; i < parameters.size(); ++i) {
+        INFO(parameters[i].name);
+        const bool same = at::equal(parameters[i].tensor, before[i].tensor);
+        CHECK(same == (i == 1 || i == 4));
+        if (same) continue;
+        const at::Tensor shrunk = before[i].tensor.detach().to(at::kFloat) * std::pow(1 - 0.1 * 0.1, 3);
+        CHECK(max_difference(parameters[i].tensor.detach(), shrunk) < (dtype == at::kFloat ? 1e-5 : 0.1));
+      }
+    }
+}
+
 TEST_CASE("Muon follows torch.optim.Muon, the rest AdamW") {
   const model::SafetensorsFile file(VMOBA_FIXTURES "/optim/muon.safetensors");
   for (const std::string adjust : {"original", "match_rms_adamw"}) {

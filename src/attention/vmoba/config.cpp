@@ -37,6 +37,12 @@ const Choices<Remainder>& choices_of(Remainder) {
   return table;
 }
 
+const Choices<RemainderBeta>& choices_of(RemainderBeta) {
+  static const Choices<RemainderBeta> table("attention.remainder_beta",
+                                            {{RemainderBeta::kZero, "zero"}, {RemainderBeta::kLearnt, "learnt"}});
+  return table;
+}
+
 const Choices<Preset>& choices_of(Preset) {
   static const Choices<Preset> table("attention.preset",
                                      {{Preset::kNone, "none"}, {Preset::kPaper, "paper"}, {Preset::kCubes, "cubes"}});
@@ -111,6 +117,9 @@ void VmobaConfig::visit(ConfigVisitor& v) {
           "Patches per mean of the remainder inside a block as [frames, height, width]; 0 is the block's whole extent. "
           "Other values than [0, 0, 0] run the remainder without kernels.",
           list_of(3, 0));
+  v.field("remainder_beta", remainder_beta,
+          "What is added to the logits of the means: nothing (zero), or one number for each head and layer that is "
+          "trained and starts at 0 (learnt, docs/attention.md).");
   v.field("temporal_topk", temporal_topk, "Blocks per token in temporal layers, the own one counted (topk).",
           at_least(1));
   v.field("spatial_topk", spatial_topk, "Blocks per token in spatial layers, the own one counted (topk).", at_least(1));
@@ -165,6 +174,9 @@ void VmobaConfig::validate() const {
       "expected attention.remainder_block to be [0, 0, 0] with attention.remainder=none, which takes no "
       "means, found [{}, {}, {}]; set attention.remainder=one_softmax or remove attention.remainder_block",
       remainder_block[0], remainder_block[1], remainder_block[2]);
+  VMOBA_CHECK_INPUT(remainder_beta == RemainderBeta::kZero || remainder != Remainder::kNone,
+                    "expected attention.remainder_beta to be zero with attention.remainder=none, which takes no means, "
+                    "found learnt; set attention.remainder=one_softmax or remove attention.remainder_beta");
   VMOBA_CHECK_INPUT(temporal_layers > 0 || spatial_layers > 0 || spatiotemporal_layers > 0,
                     "expected at least one layer in the cycle, found attention.temporal_layers, "
                     "attention.spatial_layers and attention.spatiotemporal_layers all 0; set one of them, or "

@@ -29,6 +29,10 @@ constexpr const char* kFullLayer = "full";
 enum class Remainder { kNone, kOneSoftmax };
 const Choices<Remainder>& choices_of(Remainder);
 
+// What is added to the logits of the remainder's means: nothing, or one number of each head and layer that is learnt.
+enum class RemainderBeta { kZero, kLearnt };
+const Choices<RemainderBeta>& choices_of(RemainderBeta);
+
 // Values for the fields below at once, in place of their defaults; a field that is set as well counts. kPaper: the
 // published ones, which are the defaults. kCubes: what lost least in docs/quality.md.
 enum class Preset { kNone, kPaper, kCubes };
@@ -46,6 +50,7 @@ struct VmobaConfig {
   QueryTile query_tile = QueryTile::kQuery;
   Remainder remainder = Remainder::kNone;
   std::vector<int64_t> remainder_block = {0, 0, 0};
+  RemainderBeta remainder_beta = RemainderBeta::kZero;
   int64_t temporal_topk = 2, spatial_topk = 12, spatiotemporal_topk = 16;
   double density = 0;             // in place of the three; 0: they decide
   std::vector<double> densities;  // of the sparse layers in turn, in place of density

@@ -45,6 +45,7 @@ void plan(const std::any& part, int64_t index, double sparsity, LayerAttention& 
   if (rule.density > 0) rule.density = std::pow(rule.density, sparsity);
   rule.remainder = config.remainder;
   std::copy_n(config.remainder_block.begin(), 3, rule.remainder_block.begin());
+  rule.learns_beta = config.remainder_beta == RemainderBeta::kLearnt;
   switch (layer.partition) {
     case Partition::kTemporal:
       layer.chunk = {config.temporal_chunk, 0, 0};
@@ -110,9 +111,12 @@ double flops(const LayerAttention& layer, const Grid& grid, int64_t heads, int64
   return attention_flops(grid.tokens(), heads, head_dim, density + means, block_count(grid, layer));
 }
 
-std::vector<LearntParameter> learnt(const LayerAttention& layer, int64_t heads, int64_t) {
-  if (!vmoba_rule(layer).learns_beta) return {};
-  return {{"beta", {heads}, 0.0}};
+std::vector<LearntParameter> could_learn(int64_t heads, int64_t) {
+  return {{"remainder_beta", {heads}, 0.0}};
+}
+
+std::vector<LearntParameter> learnt(const LayerAttention& layer, int64_t heads, int64_t head_dim) {
+  return vmoba_rule(layer).learns_beta ? could_learn(heads, head_dim) : std::vector<LearntParameter>();
 }
 
 int64_t query_tile_of(const LayerAttention& layer) {
@@ -137,6 +141,7 @@ const Method& vmoba_method() {
     m.check = check;
     m.select = select;
     m.select_native = vmoba_select_native;
+    m.could_learn = could_learn;
     m.learnt = learnt;
     m.extra = remainder_branch;
     m.expected_density = expected_density;

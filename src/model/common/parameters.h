@@ -24,6 +24,7 @@ struct ParameterSpec {
   std::string name;  // in diffusers' layout
   std::vector<int64_t> shape;
   Init init;
+  bool optional = false;  // files may lack it, and it is `init` then
   int64_t numel() const;
 };
 

@@ -16,6 +16,7 @@ class SpecList {
   explicit SpecList(std::string prefix) : prefix_(std::move(prefix)) {}
 
   void tensor(const std::string& name, std::vector<int64_t> shape, Init init);
+  void optional_tensor(const std::string& name, std::vector<int64_t> shape, Init init);
   // "<name>.weight" [out, in] and a bias of zeros.
   void linear(const std::string& name, int64_t in, int64_t out, Init weight);
   void linear(const std::string& name, int64_t in, int64_t out) { linear(name, in, out, xavier_uniform(in, out)); }
@@ -38,6 +39,8 @@ class WeightCursor {
   const at::Tensor& tensor() { return weights_.at(next_++).tensor; }
   // A weight and a bias.
   Linear linear();
+  // All that are left.
+  std::vector<at::Tensor> rest();
   // Throws where weights are left.
   void finish() const;
 

@@ -7,6 +7,7 @@
 #include <ATen/ops/silu.h>
 
 #include "model/common/kept.h"
+#include "model/common/learnt.h"
 #include "model/common/pointwise.h"
 
 namespace vmoba::model {
@@ -32,16 +33,17 @@ constexpr HeadNames kTextNames = {"attn.add_q_proj", "attn.add_k_proj",       "a
 
 // Attention over the own rows of video and text of q, k and v [B, Z, N, D].
 at::Tensor joint_attention(const at::Tensor& q_BZND, const at::Tensor& k_BZND, const at::Tensor& v_BZND,
-                           const HunyuanBlockContext& context, Kept& kept) {
+                           const std::vector<at::Tensor>& learnt, const HunyuanBlockContext& context, Kept& kept) {
   const JointShare& share = context.share;
   JointShare::Heads q = share.begin_to_heads(q_BZND), k = share.begin_to_heads(k_BZND),
                     v = share.begin_to_heads(v_BZND);
   const at::Tensor q_all = q.wait(), k_all = k.wait(), v_all = v.wait();
   attention::LayerAttention layer = context.layer;
   layer.first_head = share.video().first_head(context.config.heads);
+  const std::vector<at::Tensor> own_learnt = learnt_for(layer, context.config, learnt, q_all);
   const auto attend = [&](attention::ResultTape* tape) {
     return attention::self_attention(q_all, k_all, v_all, context.grid, share.text_tokens(), layer, context.stats,
-                                     context.text_lengths, {}, tape);
+                                     context.text_lengths, own_learnt, tape);
   };
   return share.to_rows(kept_attention(attend, kept, "attn")).flatten(2);
 }
@@ -88,7 +90,7 @@ at::Tensor hunyuan_double_block(const HunyuanBlockInput& input, const DoubleBloc
       stream_qkv(modulated_norm(config, text_BLE, of_text[1], of_text[0]), weights.text, kTextNames, {}, config, kept);
   const at::Tensor attended_BZE =
       joint_attention(at::cat({video.q_BSND, text.q_BSND}, 1), at::cat({video.k_BSND, text.k_BSND}, 1),
-                      at::cat({video.v_BSND, text.v_BSND}, 1), context, kept);
+                      at::cat({video.v_BSND, text.v_BSND}, 1), weights.learnt, context, kept);
   const auto [attended_BSE, attended_BLE] = share.split(attended_BZE);
   return at::cat({stream_end(video_BSE, attended_BSE, of_video, weights.video, kVideoNames, config, kept),
                   stream_end(text_BLE, attended_BLE, of_text, weights.text, kTextNames, config, kept)},
@@ -125,7 +127,7 @@ at::Tensor hunyuan_single_block(const HunyuanBlockInput& input, const SingleBloc
   const at::Tensor attended_BZE =
       joint_attention(norm_of_each_head(config, maps[0], weights.norm_q, context.rope_ZP),
                       norm_of_each_head(config, maps[1], weights.norm_k, context.rope_ZP),
-                      maps[2].unflatten(-1, {config.heads, config.head_dim}), context, kept);
+                      maps[2].unflatten(-1, {config.heads, config.head_dim}), weights.learnt, context, kept);
   const at::Tensor joined = at::cat({attended_BZE, at::gelu(maps[3], "tanh")}, -1);
   const at::Tensor out_BZE = kept_linear(config, joined, {weights.out, "proj_out"}, kept);
   return of_streams(out_BZE, [&](const auto& rows, const auto& branch, const auto& of_rows) {

@@ -82,6 +82,7 @@ Block double_block(const Pairs& qkv) {
                       {"attn.norm_k", "img_attn_k_norm"},
                       {"attn.norm_added_q", "txt_attn_q_norm"},
                       {"attn.norm_added_k", "txt_attn_k_norm"},
+                      {"attn.remainder_beta", "attn.remainder_beta"},
                       {"ff.net.0.proj", "img_mlp.fc1"},
                       {"ff.net.2", "img_mlp.fc2"},
                       {"ff_context.net.0.proj", "txt_mlp.fc1"},
@@ -105,6 +106,7 @@ Block comfyui_double_block() {
            {"attn.norm_k.weight", "img_attn.norm.key_norm.scale"},
            {"attn.norm_added_q.weight", "txt_attn.norm.query_norm.scale"},
            {"attn.norm_added_k.weight", "txt_attn.norm.key_norm.scale"},
+           {"attn.remainder_beta", "attn.remainder_beta"},
            {"ff.net.0.proj", "img_mlp.0"},
            {"ff.net.2", "img_mlp.2"},
            {"ff_context.net.0.proj", "txt_mlp.0"},
@@ -117,7 +119,8 @@ Block single_block(const Pairs& others) {
                 {"attn.to_k", "linear1", Rows::kSquarePart},
                 {"attn.to_v", "linear1", Rows::kSquarePart},
                 {"proj_mlp", "linear1", Rows::kSquarePart},
-                {"proj_out", "linear2"}} +
+                {"proj_out", "linear2"},
+                {"attn.remainder_beta", "attn.remainder_beta"}} +
               others};
 }
 

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "model/common/learnt.h"
 #include "model/common/spec_list.h"
 #include "model/hunyuan/hunyuan_config.h"
 
@@ -178,6 +179,7 @@ std::vector<ParameterSpec> hunyuan_block_specs(const ModelConfig& config, int64_
     double_block_specs(specs, config);
   else
     single_block_specs(specs, config);
+  learnt_specs(specs, "attn", config, layer);
   return specs.take();
 }
 
@@ -218,7 +220,7 @@ DoubleBlockWeights double_block_weights(const std::vector<Weight>& weights) {
   out.text_modulation = cursor.linear();
   out.video = cursor.stream(/*norms=*/true);
   out.text = cursor.stream(/*norms=*/true);
-  cursor.finish();
+  out.learnt = cursor.rest();
   return out;
 }
 
@@ -230,7 +232,7 @@ SingleBlockWeights single_block_weights(const std::vector<Weight>& weights) {
   out.norm_k = cursor.tensor();
   out.up = cursor.linear();
   out.out = cursor.linear();
-  cursor.finish();
+  out.learnt = cursor.rest();
   return out;
 }
 

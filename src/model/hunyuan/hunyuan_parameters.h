@@ -25,6 +25,7 @@ struct StreamWeights {
 struct DoubleBlockWeights {
   Linear video_modulation, text_modulation;  // [6E, E]
   StreamWeights video, text;
+  std::vector<at::Tensor> learnt;  // of ModelConfig::learnt
 };
 
 struct SingleBlockWeights {
@@ -32,6 +33,7 @@ struct SingleBlockWeights {
   Linear to_q, to_k, to_v;
   at::Tensor norm_q, norm_k;
   Linear up, out;  // out: of attention's result and the activated `up`, side by side
+  std::vector<at::Tensor> learnt;
 };
 
 struct NormWeights {

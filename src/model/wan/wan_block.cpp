@@ -3,6 +3,7 @@
 #include "model/wan/wan_block.h"
 
 #include "model/common/kept.h"
+#include "model/common/learnt.h"
 #include "model/common/pointwise.h"
 #include "model/wan/wan_config.h"
 
@@ -13,8 +14,9 @@ at::Tensor split_heads(const at::Tensor& x_BSE, const ModelConfig& config) {
   return x_BSE.unflatten(-1, {config.heads, config.head_dim});
 }
 
-at::Tensor self_attention_branch(const at::Tensor& x_BSE, const WanAttentionWeights& weights,
-                                 const WanBlockContext& context, Kept& kept) {
+at::Tensor self_attention_branch(const at::Tensor& x_BSE, const WanBlockWeights& block, const WanBlockContext& context,
+                                 Kept& kept) {
+  const WanAttentionWeights& weights = block.attn1;
   const ModelConfig& config = context.config;
   const TokenShare& share = context.share;
   const std::vector<KeptMap> maps = {
@@ -31,9 +33,10 @@ at::Tensor self_attention_branch(const at::Tensor& x_BSE, const WanAttentionWeig
   const at::Tensor q_BSND = q.wait(), k_BSND = k.wait(), v_BSND = v.wait();
   attention::LayerAttention layer = context.layer;
   layer.first_head = share.first_head(config.heads);
+  const std::vector<at::Tensor> learnt = learnt_for(layer, config, block.learnt, q_BSND);
   const auto attend = [&](attention::ResultTape* tape) {
     return attention::self_attention(q_BSND, k_BSND, v_BSND, context.grid, /*text_tokens=*/0, layer, context.stats, {},
-                                     {}, tape);
+                                     learnt, tape);
   };
   const at::Tensor out_BSND = kept_attention(attend, kept, "attn1");
   return kept_linear(config, share.to_tokens(out_BSND).flatten(2), {weights.to_out, "attn1.to_out.0"}, kept);
@@ -73,7 +76,7 @@ at::Tensor wan_block(const WanBlockInput& input, const WanBlockWeights& weights,
 
   at::Tensor x_BSE = input.x_BSE;
   const at::Tensor norm1_BSE = modulated_norm(config, x_BSE, scale_attn, shift_attn);
-  x_BSE = gated_sum(config, x_BSE, self_attention_branch(norm1_BSE, weights.attn1, context, kept), gate_attn);
+  x_BSE = gated_sum(config, x_BSE, self_attention_branch(norm1_BSE, weights, context, kept), gate_attn);
 
   const at::Tensor norm2_BSE = config.own<WanConfig>().cross_attn_norm
                                    ? affine_norm(config, x_BSE, weights.norm2_weight, weights.norm2_bias)

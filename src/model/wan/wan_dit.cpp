@@ -34,12 +34,12 @@ class WanDit : public Dit {
   WanDit(const ModelConfig& config, const attention::AttentionConfig& attention, std::vector<Parameter> parameters,
          WeightStore* store)
       : config_(config), wan_(config.own<WanConfig>()), attention_(attention), bank_(std::move(parameters), store) {
-    outer_count_ = wan_outer_specs(config_).size();
-    block_count_ = wan_block_specs(config_, 0).size();
-    // Of the outer maps several compute in fp32, and all are small.
-    bank_.add_unit(0, outer_count_, /*matrices_in_compute_dtype=*/false);
+    units_.push_back({0, wan_outer_specs(config_).size()});
     for (int64_t i = 0; i < config_.layers; ++i)
-      bank_.add_unit(block_begin(i), block_count_, /*matrices_in_compute_dtype=*/true);
+      units_.push_back({units_.back().first + units_.back().count, wan_block_specs(config_, i).size()});
+    // Of the outer maps several compute in fp32, and all are small.
+    for (size_t i = 0; i < units_.size(); ++i)
+      bank_.add_unit(units_[i].first, units_[i].count, /*matrices_in_compute_dtype=*/i > 0);
   }
 
   at::Tensor forward(const DitInput& input, const ForwardOptions& options) override;
@@ -54,6 +54,10 @@ class WanDit : public Dit {
   attention::Grid grid(int64_t latent_frames, int64_t latent_height, int64_t latent_width) const override;
 
  private:
+  // Parameters [first, first + count).
+  struct Unit {
+    size_t first, count;
+  };
   struct Embedded {
     WanBlockInput tokens;
     at::Tensor time_BGE;  // for the head
@@ -66,13 +70,12 @@ class WanDit : public Dit {
   at::Tensor run_block(int64_t index, const WanBlockInput& input, const attention::Grid& grid,
                        const at::Tensor& rope_SP, const TokenShare& share, const ForwardOptions& options) const;
   at::Tensor head(const at::Tensor& x_BSE, const at::Tensor& time_BGE, const WanOuterWeights& weights) const;
-  size_t block_begin(int64_t index) const { return outer_count_ + size_t(index) * block_count_; }
 
   ModelConfig config_;
   WanConfig wan_;
   attention::AttentionConfig attention_;
   WeightBank bank_;
-  size_t outer_count_ = 0, block_count_ = 0;
+  std::vector<Unit> units_;  // outer parameters, then blocks
 };
 
 void WanDit::check_input(const DitInput& input, int64_t tokens) const {
@@ -139,18 +142,19 @@ WanDit::Embedded WanDit::embed(const DitInput& input, const WanOuterWeights& wei
 
 at::Tensor WanDit::run_block(int64_t index, const WanBlockInput& input, const attention::Grid& grid,
                              const at::Tensor& rope_SP, const TokenShare& share, const ForwardOptions& options) const {
+  const Unit unit = units_[size_t(index) + 1];
   const attention::LayerAttention attention = attention::layer_attention(
       options.attention ? *options.attention : attention_, index, options.dense, options.sparsity);
   const bool has_image = input.image_BIE.defined();
   std::vector<at::Tensor> inputs = {input.x_BSE, input.text_BLE, input.time_BG6E};
   if (has_image) inputs.push_back(input.image_BIE);
-  for (const at::Tensor& tensor : bank_.tensors(block_begin(index), block_count_)) inputs.push_back(tensor);
-  const auto body = [this, index, rope_SP, grid, share, attention, has_image, stats = options.stats,
+  for (const at::Tensor& tensor : bank_.tensors(unit.first, unit.count)) inputs.push_back(tensor);
+  const auto body = [this, unit, rope_SP, grid, share, attention, has_image, stats = options.stats,
                      dtype = options.compute_dtype,
                      adapters = options.adapters](const std::vector<at::Tensor>& all, Kept& kept) {
     const at::TensorList tensors = at::TensorList(all).slice(has_image ? 4 : 3);
-    const WanBlockWeights weights = wan_block_weights(
-        bank_.bind(block_begin(index), block_count_, tensors, {dtype, kept.again(), adapters}), config_);
+    const WanBlockWeights weights =
+        wan_block_weights(bank_.bind(unit.first, unit.count, tensors, {dtype, kept.again(), adapters}), config_);
     return wan_block({all[0], all[1], all[2], has_image ? all[3] : at::Tensor()}, weights,
                      {config_, rope_SP, grid, attention, kept.again() ? nullptr : stats, share}, kept);
   };
@@ -171,7 +175,7 @@ at::Tensor WanDit::forward(const DitInput& input, const ForwardOptions& options)
   const attention::Grid patches = grid(latents.size(2), latents.size(3), latents.size(4));
   check_input(input, patches.tokens());
   const WeightBank::Use use{options.compute_dtype, /*again=*/false, options.adapters};
-  const WanOuterWeights weights = wan_outer_weights(bank_.weights(0, outer_count_, use), config_);
+  const WanOuterWeights weights = wan_outer_weights(bank_.weights(units_[0].first, units_[0].count, use), config_);
   const TokenShare share(options.sequence, patches.tokens());
   Embedded embedded = embed(input, weights, share, options.compute_dtype);
   const at::Tensor rope_SP = share.own_rows(

@@ -30,6 +30,7 @@ NameTable original_names() {
                        {"attn1.to_out.0", "self_attn.o"},
                        {"attn1.norm_q", "self_attn.norm_q"},
                        {"attn1.norm_k", "self_attn.norm_k"},
+                       {"attn1.remainder_beta", "self_attn.remainder_beta"},
                        {"attn2.to_q", "cross_attn.q"},
                        {"attn2.to_k", "cross_attn.k"},
                        {"attn2.to_v", "cross_attn.v"},

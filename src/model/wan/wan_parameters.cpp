@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "model/common/learnt.h"
 #include "model/common/spec_list.h"
 #include "model/wan/wan_config.h"
 
@@ -104,6 +105,7 @@ std::vector<ParameterSpec> wan_block_specs(const ModelConfig& config, int64_t la
   if (config.own<WanConfig>().cross_attn_norm) specs.layer_norm("norm2", width);
   specs.linear("ffn.net.0.proj", width, config.own<WanConfig>().ffn_dim);
   specs.linear("ffn.net.2", config.own<WanConfig>().ffn_dim, width);
+  learnt_specs(specs, "attn1", config, layer);
   return specs.take();
 }
 
@@ -141,7 +143,7 @@ WanBlockWeights wan_block_weights(const std::vector<Weight>& weights, const Mode
   }
   out.ffn_up = cursor.linear();
   out.ffn_down = cursor.linear();
-  cursor.finish();
+  out.learnt = cursor.rest();
   return out;
 }
 

@@ -26,6 +26,7 @@ struct WanBlockWeights {
   WanAttentionWeights attn1, attn2;
   at::Tensor norm2_weight, norm2_bias;  // undefined without model.cross_attn_norm
   Linear ffn_up, ffn_down;
+  std::vector<at::Tensor> learnt;  // by attn1, of ModelConfig::learnt
 };
 
 struct WanImageWeights {

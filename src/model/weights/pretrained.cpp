@@ -10,6 +10,7 @@
 
 #include "core/check.h"
 #include "core/json.h"
+#include "core/log.h"
 #include "model/weight_store.h"
 #include "model/weights/fp8.h"
 #include "model/weights/tensor_mismatch.h"
@@ -42,27 +43,48 @@ void check_config(const std::string& folder, const ModelConfig& config) {
   }
 }
 
+// All tensors that files of the model may hold: also what no layer of the configured attention learns.
+std::vector<ParameterSpec> specs_of_files(ModelConfig config) {
+  config.learnt.assign(size_t(layer_count(config)), attention::all_learnt_parameters(config.heads, config.head_dim));
+  return architecture_of(config).parameters(config);
+}
+
+// Files of a run whose attention learnt something may be used under another one.
+void log_left_out(const WeightFiles& files, const std::vector<ParameterSpec>& specs, const ModelConfig& config) {
+  std::set<std::string> used;
+  for (const ParameterSpec& spec : specs) used.insert(spec.name);
+  const auto all = specs_of_files(config);
+  const auto left_out = std::count_if(all.begin(), all.end(), [&](const ParameterSpec& spec) {
+    return files.entries().contains(spec.name) && !used.contains(spec.name);
+  });
+  if (left_out > 0)
+    log_info(
+        "weights: {} tensors that the attention of another run learnt are left out; attention: says what is learnt",
+        left_out);
+}
+
 }  // namespace
 
 void check_tensors(const ModelConfig& config, const WeightFiles& files, const std::string& path,
                    const std::string& cure) {
-  const std::vector<ParameterSpec> specs = architecture_of(config).parameters(config);
+  const std::vector<ParameterSpec> specs = specs_of_files(config);
   TensorMismatch mismatch;
   std::set<std::string> known;
   for (const ParameterSpec& spec : specs) {
     known.insert(spec.name);
     const auto found = files.entries().find(spec.name);
-    if (found == files.entries().end())
-      mismatch.missing.push_back(files.layout().from_diffusers(spec.name).value_or(spec.name));
-    else
+    if (found != files.entries().end())
       mismatch.compare(found->second.stored_name, spec.shape, files.info(spec.name));
+    else if (!spec.optional)
+      mismatch.missing.push_back(files.layout().from_diffusers(spec.name).value_or(spec.name));
   }
   for (const auto& [name, entry] : files.entries()) {
     if (!known.contains(name)) mismatch.unknown.push_back(entry.stored_name);
   }
-  VMOBA_CHECK_INPUT(mismatch.none(),
-                    "expected '{}' ({} layout) to hold the {} tensors of the configured model, found {}; {}", path,
-                    files.layout().title, specs.size(), mismatch.text(), cure);
+  VMOBA_CHECK_INPUT(
+      mismatch.none(), "expected '{}' ({} layout) to hold the {} tensors of the configured model, found {}; {}", path,
+      files.layout().title, std::count_if(specs.begin(), specs.end(), [](const auto& s) { return !s.optional; }),
+      mismatch.text(), cure);
 }
 
 namespace {
@@ -116,7 +138,8 @@ Parameter draw_one(const ParameterSpec& spec, at::ScalarType dtype, uint64_t see
 }
 
 // As the model holds it; all but fp8 and packed values can be trained.
-Parameter kept(Parameter parameter, WeightStore* store) {
+Parameter kept(Parameter parameter, const ParameterSpec& spec, WeightStore* store) {
+  parameter.optional = spec.optional;
   if (store != nullptr) {
     parameter.whole_shape = parameter.shape().vec();
     parameter.tensor = store->keep(parameter.tensor);
@@ -167,11 +190,17 @@ std::vector<Parameter> make_parameters(const ModelConfig& config, uint64_t seed,
                       "model.weights_dtype packed: expected a GGUF file as model.weights, found none; set both, or "
                       "model.weights_dtype=fp8");
     for (const ParameterSpec& spec : specs)
-      parameters.push_back(kept(draw_one(spec, kept_dtype(spec, config), seed, device), store));
+      parameters.push_back(kept(draw_one(spec, kept_dtype(spec, config), seed, device), spec, store));
     return parameters;
   }
   const WeightFiles files = open_checked(config);
-  for (const ParameterSpec& spec : specs) parameters.push_back(kept(load_one(files, spec, config, device), store));
+  log_left_out(files, specs, config);
+  for (const ParameterSpec& spec : specs) {
+    const bool stored = files.entries().contains(spec.name);
+    parameters.push_back(
+        kept(stored ? load_one(files, spec, config, device) : draw_one(spec, kept_dtype(spec, config), seed, device),
+             spec, store));
+  }
   return parameters;
 }
 

@@ -38,12 +38,13 @@ void AdamW::step(const Update& update) {
   std::optional<at::Tensor> skip;
   if (update.skip.defined()) skip = update.skip.to(at::kFloat);
   at::_foreach_add_(steps_, 1);
-  std::map<double, std::vector<size_t>> by_factor;
-  for (size_t i = 0; i < gradients.size(); ++i) by_factor[lr_factors()[i]].push_back(i);
-  for (const auto& [factor, numbers] : by_factor)
+  std::map<Treatment, std::vector<size_t>> groups;
+  for (size_t i = 0; i < gradients.size(); ++i) groups[treatments()[i]].push_back(i);
+  for (const auto& [treatment, numbers] : groups)
     at::_fused_adamw_(chosen(parameters(), numbers), chosen(gradients, numbers), chosen(exp_avg_, numbers),
-                      chosen(exp_avg_sq_, numbers), /*max_exp_avg_sqs=*/{}, chosen(steps_, numbers), factor * update.lr,
-                      config_.betas[0], config_.betas[1], config_.weight_decay, config_.eps,
+                      chosen(exp_avg_sq_, numbers), /*max_exp_avg_sqs=*/{}, chosen(steps_, numbers),
+                      treatment.lr_factor * update.lr, config_.betas[0], config_.betas[1],
+                      treatment.decays ? config_.weight_decay : 0, config_.eps,
                       /*amsgrad=*/false, /*maximize=*/false, /*grad_scale=*/{}, /*found_inf=*/skip);
 }
 

@@ -18,7 +18,7 @@ class CompactAdamW final : public Optimizer {
                const Placement& placement, const Layouts& layouts)
       : Optimizer(parameters, layouts), group_(config, parameters, state(), placement) {}
   using Optimizer::step;
-  void step(const Update& update) override { group_.update(++steps_, update, lr_factors()); }
+  void step(const Update& update) override { group_.update(++steps_, update, treatments()); }
   void set_steps(int64_t steps_done) override { steps_ = steps_done; }
 
  private:

@@ -86,8 +86,9 @@ void Muon::apply(const Matrix& matrix, const at::Tensor& change, const Update& u
   const auto rows = double(matrix.shape[0]), columns = double(matrix.shape[1]);
   const double ratio = config_.matrix_lr == "match_rms" ? 0.2 * std::sqrt(std::max(rows, columns))
                                                         : std::sqrt(std::max(1.0, rows / columns));
-  const double lr = update.lr * lr_factors()[matrix.parameter];
-  add_change({matrix.weight, change, float(1 - lr * config_.weight_decay), float(lr * ratio),
+  const Treatment& treatment = treatments()[matrix.parameter];
+  const double lr = update.lr * treatment.lr_factor, decay = treatment.decays ? config_.weight_decay : 0;
+  add_change({matrix.weight, change, float(1 - lr * decay), float(lr * ratio),
               first_value_of(placement_, matrix.weight), matrix.key, steps_},
              update.skip);
 }
@@ -95,7 +96,7 @@ void Muon::apply(const Matrix& matrix, const at::Tensor& change, const Update& u
 void Muon::step(const Update& update) {
   const at::NoGradGuard no_grad;
   ++steps_;
-  rest_.update(steps_, update, lr_factors());
+  rest_.update(steps_, update, treatments());
   for (size_t begin = 0; begin < matrices_.size();) {
     size_t end = begin;
     std::vector<at::Tensor> directions;

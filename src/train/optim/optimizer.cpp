@@ -65,7 +65,7 @@ Optimizer::Optimizer(const std::vector<model::Parameter>& parameters, const Layo
   for (size_t i = 0; i < parameters.size(); ++i) {
     const model::Parameter& p = parameters[i];
     parameters_.push_back(p.tensor);
-    lr_factors_.push_back(1);
+    treatments_.emplace_back();
     const at::TensorOptions options = at::TensorOptions(p.tensor.device());
     for (StateLayout& layout : layouts(p))
       state_.push_back({i, layout, at::zeros(layout.shape(p.tensor.sizes()), options.dtype(layout.dtype))});

@@ -60,8 +60,13 @@ class Optimizer {
   // The number of updates that the state comes from.
   virtual void set_steps(int64_t steps_done) = 0;
   void zero_grad();
-  // The learning rate of a parameter, by its number, as a factor of Update::lr (1 unless it is said).
-  void set_lr_factor(size_t parameter, double factor) { lr_factors_[parameter] = factor; }
+  // How a parameter is treated unlike others.
+  struct Treatment {
+    double lr_factor = 1;  // of Update::lr
+    bool decays = true;    // takes weight decay
+    auto operator<=>(const Treatment&) const = default;
+  };
+  void treat(size_t parameter, Treatment treatment) { treatments_[parameter] = treatment; }
 
   // Of each parameter in turn, to be read or overwritten.
   struct State {
@@ -75,7 +80,7 @@ class Optimizer {
   using Layouts = std::function<std::vector<StateLayout>(const model::Parameter&)>;
   Optimizer(const std::vector<model::Parameter>& parameters, const Layouts& layouts);
   const std::vector<at::Tensor>& parameters() const { return parameters_; }
-  const std::vector<double>& lr_factors() const { return lr_factors_; }
+  const std::vector<Treatment>& treatments() const { return treatments_; }
   // The parameters' gradients, zeros where there is none.
   std::vector<at::Tensor> gradients() const;
   // The state of this name, parameter by parameter.
@@ -83,7 +88,7 @@ class Optimizer {
 
  private:
   std::vector<at::Tensor> parameters_;
-  std::vector<double> lr_factors_;  // by parameter
+  std::vector<Treatment> treatments_;  // by parameter
   std::vector<State> state_;
 };
 

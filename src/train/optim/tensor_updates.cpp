@@ -110,14 +110,15 @@ AdamGroup::AdamGroup(const OptimizerConfig& config, const std::vector<model::Par
   tables_ = at::from_blob(const_cast<float*>(values), {kCount}, at::kFloat).to(members_.front().weight.device());
 }
 
-void AdamGroup::update(int64_t number, const Update& update, const std::vector<double>& lr_factors) {
-  std::map<double, std::vector<const Member*>> by_factor;
-  for (const Member& member : members_) by_factor[lr_factors[member.parameter]].push_back(&member);
-  for (const auto& [factor, members] : by_factor) update_members(members, number, update, factor * update.lr);
+void AdamGroup::update(int64_t number, const Update& update, const std::vector<Optimizer::Treatment>& treatments) {
+  std::map<Optimizer::Treatment, std::vector<const Member*>> groups;
+  for (const Member& member : members_) groups[treatments[member.parameter]].push_back(&member);
+  for (const auto& [treatment, members] : groups) update_members(members, number, update, treatment);
 }
 
 void AdamGroup::update_members(const std::vector<const Member*>& members, int64_t number, const Update& update,
-                               double lr) {
+                               const Optimizer::Treatment& treatment) {
+  const double lr = treatment.lr_factor * update.lr;
   const at::NoGradGuard no_grad;
   const at::Tensor factor = as_float(update.gradient_factor), skip = as_float(update.skip);
   const double beta1 = config_.betas[0], beta2 = config_.betas[1];
@@ -125,7 +126,7 @@ void AdamGroup::update_members(const std::vector<const Member*>& members, int64_
   step.beta1 = float(beta1), step.beta2 = float(beta2);
   step.rest1 = float(1 - beta1), step.rest2 = float(1 - beta2);
   step.eps = float(config_.eps);
-  step.decay = float(1 - lr * config_.weight_decay);
+  step.decay = float(1 - lr * (treatment.decays ? config_.weight_decay : 0));
   step.step_size = float(lr / (1 - std::pow(beta1, double(number))));
   step.root = float(std::sqrt(1 - std::pow(beta2, double(number))));
   step.number = uint64_t(number);

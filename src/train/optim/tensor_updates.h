@@ -21,8 +21,8 @@ class AdamGroup {
  public:
   AdamGroup(const OptimizerConfig& config, const std::vector<model::Parameter>& parameters,
             const std::vector<Optimizer::State>& state, const Placement& placement);
-  // Update number `number`, from 1. `lr_factors`: of all parameters of the optimiser, by number (Optimizer).
-  void update(int64_t number, const Update& update, const std::vector<double>& lr_factors);
+  // Update number `number`, from 1. `treatments`: of all parameters of the optimiser, by number.
+  void update(int64_t number, const Update& update, const std::vector<Optimizer::Treatment>& treatments);
 
  private:
   struct Member {
@@ -31,8 +31,9 @@ class AdamGroup {
     std::array<uint32_t, 2> key{};
     size_t parameter = 0;  // its number
   };
-  // Of members that share a learning rate, `lr`.
-  void update_members(const std::vector<const Member*>& members, int64_t number, const Update& update, double lr);
+  // Of members that are treated alike.
+  void update_members(const std::vector<const Member*>& members, int64_t number, const Update& update,
+                      const Optimizer::Treatment& treatment);
 
   OptimizerConfig config_;
   std::vector<Member> members_;

@@ -70,6 +70,14 @@ RootConfig small_hunyuan(bool checkpointing, int64_t batch, bool given) {
   return config;
 }
 
+// The means of what is not attended, with a learnt number for each head.
+RootConfig with_learnt_beta(RootConfig config) {
+  auto& vmoba = config.attention.part<attention::VmobaConfig>();
+  vmoba.remainder = attention::Remainder::kOneSoftmax;
+  vmoba.remainder_beta = attention::RemainderBeta::kLearnt;
+  return config;
+}
+
 at::Tensor normals(const char* stream, int64_t index, at::IntArrayRef shape) {
   const at::Tensor out = at::empty(shape, at::kFloat);
   fill_normal(3, stream, uint64_t(index), out.mutable_data_ptr<float>(), out.numel());
@@ -256,7 +264,8 @@ void check_every_way(World& world, at::Device device) {
   const int64_t batch = world.size() == 3 ? 6 : 4;
   std::vector<Variant> variants = {{small_config(/*checkpointing=*/true, batch), /*token_runs=*/false, {}},
                                    {small_config(/*checkpointing=*/false, batch), /*token_runs=*/true, {}},
-                                   {small_hunyuan(/*checkpointing=*/true, batch, /*given=*/false), false, {}},
+                                   {with_learnt_beta(small_hunyuan(true, batch, /*given=*/false)), false, {}},
+                                   {with_learnt_beta(small_config(/*checkpointing=*/true, batch)), false, {}},
                                    {small_hunyuan(/*checkpointing=*/false, batch, /*given=*/true), true, {}}};
   variants[1].config.attention.backend = "full";
   train_all_alone(world, variants, device);
