@@ -63,6 +63,17 @@ Enum parse_word(const Metadata& metadata, const std::string& file, const std::st
   return choice_value<Enum>(text);
 }
 
+// A chunk inside blocks; false where the file has none.
+bool parse_cut(const Metadata& metadata, const std::string& file, const std::string& key, std::array<int64_t, 3>& out) {
+  const auto found = metadata.find(key);
+  if (found == metadata.end() || found->second.empty()) return false;
+  const std::vector<int64_t> extents = parse_list(found->second, ',', file, key);
+  VMOBA_CHECK_INPUT(extents.size() == 3, "expected 3 numbers as metadata '{}' of {}, found {}", key, file,
+                    extents.size());
+  std::copy(extents.begin(), extents.end(), out.begin());
+  return true;
+}
+
 LayerAttention parse_layer(const Metadata& metadata, const std::string& file) {
   LayerAttention layer;
   layer.method = &attention::vmoba_method();
@@ -77,18 +88,10 @@ LayerAttention parse_layer(const Metadata& metadata, const std::string& file) {
   }
   const auto tile = metadata.find("query_tile");
   if (tile != metadata.end()) rule.query_tile = parse_number<int64_t>(tile->second, file, "query_tile");
-  const auto fine = metadata.find("gate_block");
-  VMOBA_CHECK_INPUT(fine == metadata.end() || fine->second.empty(),
-                    "expected no metadata 'gate_block' in {}, found '{}'; the gate is that of whole blocks", file,
-                    fine->second);
-  const auto cut = metadata.find("remainder_block");
-  if (cut != metadata.end() && !cut->second.empty()) {
-    const std::vector<int64_t> extents = parse_list(cut->second, ',', file, "remainder_block");
-    VMOBA_CHECK_INPUT(extents.size() == 3, "expected 3 numbers as metadata 'remainder_block' of {}, found {}", file,
-                      extents.size());
+  if (parse_cut(metadata, file, "gate_block", rule.gate_block)) rule.score = attention::Score::kShare;
+  if (parse_cut(metadata, file, "remainder_block", rule.remainder_block)) {
     rule.remainder = attention::Remainder::kOneSoftmax;
     rule.learns_beta = true;
-    std::copy(extents.begin(), extents.end(), rule.remainder_block.begin());
   }
   layer.rule = rule;
   const std::vector<int64_t> chunk = parse_list(value(metadata, file, "chunk"), ',', file, "chunk");

@@ -43,6 +43,7 @@ TEST_CASE("every attention key is read and survives printing") {
       "spatiotemporal_chunk: [4, 6, 5]\ntemporal_layers: 2\nspatial_layers: 0\nspatiotemporal_layers: 3\n"
       "select: topk\npool: overall\ntau: 0.5\ntemporal_topk: 3\nspatial_topk: 4\nspatiotemporal_topk: 5\ndensity: 0.3\n"
       "remainder: one_softmax\nremainder_block: [1, 2, 0]\nremainder_beta: learnt\n"
+      "score: share\ngate_block: [2, 0, 1]\nleast_blocks: 4\n"
       "dense_layers: 1\ndense_steps: 6\ndense_warmup_steps: 7\n";
   AttentionConfig config = parse(yaml);
   CHECK(config.backend == "full");
@@ -61,6 +62,9 @@ TEST_CASE("every attention key is read and survives printing") {
   CHECK(vmoba.remainder == Remainder::kOneSoftmax);
   CHECK(vmoba.remainder_block == std::vector<int64_t>{1, 2, 0});
   CHECK(vmoba.remainder_beta == RemainderBeta::kLearnt);
+  CHECK(vmoba.score == Score::kShare);
+  CHECK(vmoba.gate_block == std::vector<int64_t>{2, 0, 1});
+  CHECK(vmoba.least_blocks == 4);
   CHECK(vmoba.temporal_topk == 3);
   CHECK(vmoba.spatial_topk == 4);
   CHECK(vmoba.spatiotemporal_topk == 5);
@@ -98,6 +102,11 @@ TEST_CASE("configurations that cannot work are refused with the key to change") 
   CHECK(mentions(message_of("remainder_block: [1, 2, 2]\n"), "attention.remainder=one_softmax"));
   CHECK(mentions(message_of("remainder: one_softmax\nremainder_block: [1, 2]\n"), "remainder_block"));
   CHECK(mentions(message_of("remainder_beta: learnt\n"), "attention.remainder=one_softmax"));
+  CHECK(mentions(message_of("score: mass\n"), "score"));
+  CHECK(mentions(message_of("score: share\nselect: random\n"), "attention.score=share, found random"));
+  CHECK(mentions(message_of("gate_block: [0, 2, 2]\n"), "set attention.score=share"));
+  CHECK(mentions(message_of("least_blocks: 0\n"), "least_blocks"));
+  CHECK(mentions(message_of("least_blocks: 2\npool: query_head\n"), "set attention.pool to head_global or overall"));
   CHECK(mentions(message_of("dense_steps: -1\n"), "dense_steps"));
   CHECK(mentions(message_of("tua: 0.3\n"), "tau"));
 }
@@ -353,6 +362,23 @@ TEST_CASE("blocks and FLOPs, by hand") {
   vmoba.remainder_block = {0, 5, 4};
   CHECK(layer_flops(layer_attention(config, 0, false), grid, 12, 128, 0.25) ==
         Approx(1.536e9 + 12288000.0 + 6 * 24576000.0));
+  // A gate of 2 x 3 means a block in place of one.
+  vmoba.score = Score::kShare;
+  vmoba.gate_block = {0, 5, 4};
+  CHECK(layer_flops(layer_attention(config, 0, false), grid, 12, 128, 0.25) ==
+        Approx(1.536e9 + 6 * 12288000.0 + 6 * 24576000.0));
+}
+
+TEST_CASE("a share of the attention needs fewer pairs than a share of gates, and all of it all") {
+  AttentionConfig config;
+  const Grid grid = {4, 10, 10};
+  VmobaConfig& vmoba = config.part<VmobaConfig>();
+  vmoba.score = Score::kShare;
+  vmoba.tau = 0.9;
+  CHECK(expected_density(config, grid, 3) < 0.8);  // full_when_faster
+  CHECK(expected_density(config, grid, 3) > 0.5);
+  vmoba.tau = 1.5;
+  CHECK(expected_density(config, grid, 3) == 1);
 }
 
 TEST_CASE("density is attended pairs over all pairs, by partition and over all") {

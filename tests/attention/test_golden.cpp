@@ -23,7 +23,7 @@ std::string describe(const bench::GoldenResult& r) {
 }  // namespace
 
 TEST_CASE("all golden vectors are here") {
-  CHECK(bench::golden_files(kFolder).size() == 44);
+  CHECK(bench::golden_files(kFolder).size() == 49);
   CHECK_THROWS_AS(bench::golden_files(kFolder + "/missing"), Error);
   CHECK_THROWS_AS(bench::golden_files(std::string(VMOBA_SOURCE_DIR) + "/src"), Error);
 }

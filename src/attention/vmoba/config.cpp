@@ -43,6 +43,11 @@ const Choices<RemainderBeta>& choices_of(RemainderBeta) {
   return table;
 }
 
+const Choices<Score>& choices_of(Score) {
+  static const Choices<Score> table("attention.score", {{Score::kGate, "gate"}, {Score::kShare, "share"}});
+  return table;
+}
+
 const Choices<Preset>& choices_of(Preset) {
   static const Choices<Preset> table("attention.preset",
                                      {{Preset::kNone, "none"}, {Preset::kPaper, "paper"}, {Preset::kCubes, "cubes"}});
@@ -120,6 +125,16 @@ void VmobaConfig::visit(ConfigVisitor& v) {
   v.field("remainder_beta", remainder_beta,
           "What is added to the logits of the means: nothing (zero), or one number for each head and layer that is "
           "trained and starts at 0 (learnt, docs/attention.md).");
+  v.field("score", score,
+          "What pools compare: gates (gate, as in the paper), or the share of a query's attention that a block gets by "
+          "the means of its keys (share). tau is then the share of the attention to keep.");
+  v.field("gate_block", gate_block,
+          "Patches per mean of the share inside a block as [frames, height, width]; 0 is the block's whole extent.",
+          list_of(3, 0));
+  v.field("least_blocks", least_blocks,
+          "Blocks that every query or tile attends at least, the own one counted, of pools over several of them "
+          "(head_global, overall).",
+          at_least(1));
   v.field("temporal_topk", temporal_topk, "Blocks per token in temporal layers, the own one counted (topk).",
           at_least(1));
   v.field("spatial_topk", spatial_topk, "Blocks per token in spatial layers, the own one counted (topk).", at_least(1));
@@ -177,10 +192,27 @@ void VmobaConfig::validate() const {
   VMOBA_CHECK_INPUT(remainder_beta == RemainderBeta::kZero || remainder != Remainder::kNone,
                     "expected attention.remainder_beta to be zero with attention.remainder=none, which takes no means, "
                     "found learnt; set attention.remainder=one_softmax or remove attention.remainder_beta");
+  check_score();
   VMOBA_CHECK_INPUT(temporal_layers > 0 || spatial_layers > 0 || spatiotemporal_layers > 0,
                     "expected at least one layer in the cycle, found attention.temporal_layers, "
                     "attention.spatial_layers and attention.spatiotemporal_layers all 0; set one of them, or "
                     "attention.backend=full");
+}
+
+void VmobaConfig::check_score() const {
+  VMOBA_CHECK_INPUT(score == Score::kGate || select == SelectMode::kThreshold || select == SelectMode::kTopk,
+                    "expected attention.select to be threshold or topk with attention.score=share, found {}, which "
+                    "compares nothing; set attention.select or remove attention.score",
+                    choice_word(select));
+  VMOBA_CHECK_INPUT(score == Score::kShare || gate_block == std::vector<int64_t>({0, 0, 0}),
+                    "expected attention.gate_block to be [0, 0, 0] with attention.score=gate, the product of whole "
+                    "blocks' means, found [{}, {}, {}]; set attention.score=share or remove attention.gate_block",
+                    gate_block[0], gate_block[1], gate_block[2]);
+  const bool shared = pool == Pool::kHeadGlobal || pool == Pool::kOverall;
+  VMOBA_CHECK_INPUT(least_blocks == 1 || (shared && select != SelectMode::kOwn),
+                    "expected attention.least_blocks to be 1 with attention.select={} and attention.pool={}, found {}; "
+                    "set attention.pool to head_global or overall, or remove attention.least_blocks",
+                    choice_word(select), choice_word(pool), least_blocks);
 }
 
 double VmobaRule::blocks_per_query(int64_t blocks) const {

@@ -33,6 +33,10 @@ const Choices<Remainder>& choices_of(Remainder);
 enum class RemainderBeta { kZero, kLearnt };
 const Choices<RemainderBeta>& choices_of(RemainderBeta);
 
+// What stands in a pool: gates, or the shares of attention that blocks get by the means of their keys.
+enum class Score { kGate, kShare };
+const Choices<Score>& choices_of(Score);
+
 // Values for the fields below at once, in place of their defaults; a field that is set as well counts. kPaper: the
 // published ones, which are the defaults. kCubes: what lost least in docs/quality.md.
 enum class Preset { kNone, kPaper, kCubes };
@@ -51,6 +55,9 @@ struct VmobaConfig {
   Remainder remainder = Remainder::kNone;
   std::vector<int64_t> remainder_block = {0, 0, 0};
   RemainderBeta remainder_beta = RemainderBeta::kZero;
+  Score score = Score::kGate;
+  std::vector<int64_t> gate_block = {0, 0, 0};
+  int64_t least_blocks = 1;
   int64_t temporal_topk = 2, spatial_topk = 12, spatiotemporal_topk = 16;
   double density = 0;             // in place of the three; 0: they decide
   std::vector<double> densities;  // of the sparse layers in turn, in place of density
@@ -62,6 +69,7 @@ struct VmobaConfig {
 
  private:
   void apply(Preset preset);
+  void check_score() const;
 };
 
 // LayerAttention::rule of a VMoBA layer. kOwn is kTopk with one block here.
@@ -74,7 +82,10 @@ struct VmobaRule {
   Remainder remainder = Remainder::kNone;
   std::array<int64_t, 3> remainder_block = {0, 0, 0};  // chunk inside a block; 0: the block's whole extent
   bool learns_beta = false;                            // the remainder's beta is Method::learnt; else it is 0
-  double density = 0;                                  // share of the blocks in place of topk; 0: topk
+  Score score = Score::kGate;
+  std::array<int64_t, 3> gate_block = {0, 0, 0};  // of shares; as remainder_block
+  int64_t least_blocks = 1;  // that a chooser attends at least, its own counted; of kHeadGlobal and kOverall
+  double density = 0;        // share of the blocks in place of topk; 0: topk
 
   // Blocks that a query attends of `blocks`, its own counted, of kTopk and kRandom: not a whole number where `density`
   // asks for a part of one.

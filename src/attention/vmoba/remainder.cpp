@@ -6,10 +6,7 @@
 
 #include <cmath>
 #include <limits>
-#include <string>
-#include <tuple>
 
-#include "attention/block/table_cache.h"
 #include "attention/reference/reference.h"
 #include "attention/reference/tasks.h"
 #include "attention/vmoba/vmoba.h"
@@ -19,59 +16,6 @@ namespace {
 
 constexpr double kNever = -std::numeric_limits<double>::infinity();
 
-struct SubBlocks {
-  at::Tensor mean_of_S;   // int64: permuted position -> mean
-  at::Tensor block_of_M;  // int64
-  at::Tensor tokens_M;    // fp64
-};
-
-std::array<std::vector<int64_t>, 3> block_extents(const Grid& grid, const Chunk& chunk) {
-  const auto sizes = [](int64_t length, int64_t c) { return split_dimension(length, whole_if_zero(c, length)); };
-  return {sizes(grid.t, chunk[0]), sizes(grid.h, chunk[1]), sizes(grid.w, chunk[2])};
-}
-
-// Which of the pieces of one dimension each coordinate lies in.
-std::vector<int64_t> pieces_of_extent(int64_t extent, int64_t chunk) {
-  std::vector<int64_t> out;
-  int64_t piece = 0;
-  for (const int64_t size : split_dimension(extent, whole_if_zero(chunk, extent)))
-    out.insert(out.end(), size_t(size), piece++);
-  return out;
-}
-
-std::shared_ptr<const SubBlocks> make_sub_blocks(const Grid& grid, const Chunk& chunk, const Chunk& cut,
-                                                 at::Device device) {
-  std::vector<int64_t> mean_of, block_of;
-  int64_t block = 0;
-  const auto extents = block_extents(grid, chunk);
-  for (const int64_t extent_t : extents[0])
-    for (const int64_t extent_h : extents[1])
-      for (const int64_t extent_w : extents[2]) {
-        const std::vector<int64_t> at_t = pieces_of_extent(extent_t, cut[0]), at_h = pieces_of_extent(extent_h, cut[1]),
-                                   at_w = pieces_of_extent(extent_w, cut[2]);
-        const int64_t rows = at_h.back() + 1, columns = at_w.back() + 1, first = int64_t(block_of.size());
-        for (const int64_t t : at_t)
-          for (const int64_t h : at_h)
-            for (const int64_t w : at_w) mean_of.push_back(first + (t * rows + h) * columns + w);
-        block_of.insert(block_of.end(), size_t((at_t.back() + 1) * rows * columns), block++);
-      }
-  auto out = std::make_shared<SubBlocks>();
-  const at::Tensor mean_of_S = at::tensor(mean_of, at::kLong);
-  out->tokens_M = at::bincount(mean_of_S, {}, int64_t(block_of.size())).to(device, at::kDouble);
-  out->mean_of_S = mean_of_S.to(device);
-  out->block_of_M = at::tensor(block_of, at::kLong).to(device);
-  return out;
-}
-
-std::shared_ptr<const SubBlocks> sub_blocks(const BlockProblem& problem, at::Device device) {
-  using Key = std::tuple<int64_t, int64_t, int64_t, Chunk, Chunk, std::string>;
-  static TableCache<Key, SubBlocks> cache;
-  const Grid& grid = problem.grid;
-  const Chunk &chunk = problem.layer.chunk, &cut = vmoba_rule(problem.layer).remainder_block;
-  return cache.get({grid.t, grid.h, grid.w, chunk, cut, device.str()},
-                   [&] { return make_sub_blocks(grid, chunk, cut, device); });
-}
-
 // What all heads share.
 struct Call {
   const BlockProblem& problem;
@@ -80,7 +24,8 @@ struct Call {
   const at::Tensor& k_BZND;
   const at::Tensor& v_BZND;
   at::TensorList learnt;
-  std::shared_ptr<const SubBlocks> means = sub_blocks(problem, q_BZND.device());
+  std::shared_ptr<const SubBlocks> means =
+      sub_blocks(problem, vmoba_rule(problem.layer).remainder_block, q_BZND.device());
   at::Tensor order_S = problem.tables->token_of_S.to(at::kLong);
   at::ScalarType type = reference::compute_type(q_BZND);
   double scale = 1 / std::sqrt(double(q_BZND.size(3)));
@@ -90,10 +35,6 @@ struct Call {
   // A head's video rows in permuted order.
   at::Tensor rows_SD(const at::Tensor& x_BZND, int64_t task) const {
     return x_BZND[task / heads()].select(1, task % heads()).index_select(0, order_S).to(type);
-  }
-  at::Tensor means_MD(const at::Tensor& x_SD) const {
-    const at::Tensor sum_MD = at::zeros({means->tokens_M.size(0), x_SD.size(1)}, x_SD.options().dtype(at::kDouble));
-    return (sum_MD.index_add(0, means->mean_of_S, x_SD.to(at::kDouble)) / means->tokens_M.unsqueeze(1)).to(type);
   }
   // A gradient of the means, spread over their tokens.
   at::Tensor spread_SD(const at::Tensor& d_MD) const {
@@ -121,8 +62,8 @@ struct Head {
 
   Head(const Call& call, int64_t task)
       : q_SD(call.rows_SD(call.q_BZND, task)),
-        k_MD(call.means_MD(call.rows_SD(call.k_BZND, task))),
-        v_MD(call.means_MD(call.rows_SD(call.v_BZND, task))),
+        k_MD(call.means->means_MD(call.rows_SD(call.k_BZND, task))),
+        v_MD(call.means->means_MD(call.rows_SD(call.v_BZND, task))),
         bias_M(call.bias_M(task)),
         attends_MS(call.attends_CS(task).index_select(0, call.means->block_of_M)),
         scale(call.scale) {}
@@ -206,15 +147,7 @@ const ExtraBranch* remainder_branch(const LayerAttention& layer) {
 int64_t remainder_means(const Grid& grid, const LayerAttention& layer) {
   const VmobaRule& rule = vmoba_rule(layer);
   if (rule.remainder == Remainder::kNone) return 0;
-  int64_t means = 1;
-  const auto extents = block_extents(grid, layer.chunk);
-  for (size_t i = 0; i < 3; ++i) {
-    int64_t pieces = 0;
-    for (const int64_t extent : extents[i])
-      pieces += int64_t(split_dimension(extent, whole_if_zero(rule.remainder_block[i], extent)).size());
-    means *= pieces;
-  }
-  return means;
+  return sub_block_count(grid, layer.chunk, rule.remainder_block);
 }
 
 }  // namespace vmoba::attention

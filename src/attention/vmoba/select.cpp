@@ -13,7 +13,7 @@ namespace {
 
 constexpr double kEps = 1e-6;  // of the official code: flat pools and empty sums
 
-// The tasks of a pool kind: task i handles the pools inside pool_slice(x, pool, i), pools_of_task() of them at once.
+// The tasks of a pool kind: task i handles the pools inside pool_slice(x, pool, i).
 int64_t task_count(Pool pool, int64_t heads, int64_t blocks) {
   switch (pool) {
     case Pool::kQueryHead:
@@ -42,16 +42,14 @@ at::Tensor pool_slice(const at::Tensor& x_NCS, Pool pool, int64_t task) {
   return x_NCS.transpose(0, 1);
 }
 
-int64_t pools_of_task(Pool pool, int64_t tokens) {
-  return pool == Pool::kQueryHead ? tokens : 1;
-}
-
 // Gates of some pools, one a row, and their order.
 struct Pools {
   at::Tensor gate_PM, own_PM;
   at::Tensor weight_M;             // fp64, what each entry counts; undefined: 1
-  at::Tensor sorted_PM, order_PM;  // falling gates, own entries last
+  at::Tensor sorted_PM, order_PM;  // falling gates, behind those that are taken in any case; own entries last
   int64_t others = 0;              // entries that are not own
+  int64_t least = 0;               // entries that are taken in any case
+  bool shares = false;             // the gates are logarithms of shares
 
   at::Tensor weighted(const at::Tensor& x_PM) const { return weight_M.defined() ? x_PM * weight_M : x_PM; }
   // What the best entries count.
@@ -63,15 +61,20 @@ struct Pools {
 at::Tensor threshold_count_P1(const Pools& pools, double tau) {
   const at::Tensor& gate_PM = pools.gate_PM;
   const at::Tensor g_PM = gate_PM.to(at::kDouble);
-  const at::Tensor low_P1 = g_PM.amin(1, true);
-  at::Tensor range_P1 = g_PM.amax(1, true) - low_P1;
-  range_P1 = range_P1.masked_fill(range_P1 <= kEps, 1.0);
-  const at::Tensor x_PM = (g_PM - low_P1) / range_P1;
-  const at::Tensor counted_PM = pools.weighted(x_PM);
+  at::Tensor low_P1, range_P1;
+  if (!pools.shares) {
+    low_P1 = g_PM.amin(1, true);
+    range_P1 = g_PM.amax(1, true) - low_P1;
+    range_P1 = range_P1.masked_fill(range_P1 <= kEps, 1.0);
+  }
+  const auto comparable = [&](const at::Tensor& x_PM) {
+    return pools.shares ? x_PM.exp() : (x_PM - low_P1) / range_P1;
+  };
+  const at::Tensor counted_PM = pools.weighted(comparable(g_PM));
   const at::Tensor total_P1 = counted_PM.sum(1, true) + kEps;
   const at::Tensor own_P1 = counted_PM.masked_fill(pools.own_PM.logical_not(), 0.0).sum(1, true);
   const at::Tensor rest_P1 = (tau - own_P1 / total_P1).clamp_min(0.0);
-  at::Tensor best_PM = (pools.sorted_PM.slice(1, 0, pools.others).to(at::kDouble) - low_P1) / range_P1;
+  at::Tensor best_PM = comparable(pools.sorted_PM.slice(1, 0, pools.others).to(at::kDouble));
   if (pools.weight_M.defined()) best_PM = best_PM * pools.best_weights_PM();
   const at::Tensor reached_PM = (best_PM.cumsum(1) / total_P1) >= rest_P1;
   return (reached_PM.logical_not().sum(1, true) + 1).clamp_max(pools.others);
@@ -88,6 +91,55 @@ int64_t topk_entries(const VmobaRule& rule, int64_t heads, int64_t tokens, int64
   const double per_row = rule.blocks_per_query(blocks) - 1;
   if (rule.pool == Pool::kQueryHead) return int64_t(per_row);
   return std::llround(per_row * double(rule.pool == Pool::kHeadGlobal ? tokens : heads * tokens));
+}
+
+// The best `count` other blocks of each chooser.
+at::Tensor best_of_each_NCU(const at::Tensor& gate_NCU, const at::Tensor& own_NCU, int64_t count) {
+  const double lowest = -std::numeric_limits<double>::infinity();
+  const at::Tensor order_NCU =
+      std::get<1>(gate_NCU.masked_fill(own_NCU, lowest).sort(/*stable=*/true, 1, /*descending=*/true));
+  return at::zeros_like(own_NCU, at::MemoryFormat::Contiguous).scatter_(1, order_NCU.slice(1, 0, count), true);
+}
+
+// Sorts the pools; `first_PM`: entries that are taken in any case, or undefined.
+void sort_pools(Pools& pools, const at::Tensor& first_PM) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  at::Tensor key_PM = pools.gate_PM.masked_fill(pools.own_PM, -infinity);
+  if (first_PM.defined()) key_PM = key_PM.masked_fill(first_PM, infinity);
+  std::tie(pools.sorted_PM, pools.order_PM) = key_PM.sort(/*stable=*/true, 1, true);
+  if (first_PM.defined()) pools.sorted_PM = pools.gate_PM.gather(1, pools.order_PM);
+}
+
+// Own entries of the pools of a task, which follow from the geometry, so that no count is read back from a device.
+int64_t own_entries(Pool pool, const Choosers& who, int64_t heads, int64_t task) {
+  const int64_t choosers = who.block_of.size(0);
+  switch (pool) {
+    case Pool::kQueryHead:
+      return 1;
+    case Pool::kHeadGlobal:
+      return choosers;
+    case Pool::kOverall:
+      return heads * choosers;
+    case Pool::kBlock:
+      break;
+  }
+  return heads * (who.block_start[size_t(task) + 1] - who.block_start[size_t(task)]);
+}
+
+// Which places of the order are taken. `entries`: topk_entries(); `one_more_P`: pools that take one more, or undefined.
+at::Tensor taken_places_PM(const Pools& pools, const VmobaRule& rule, int64_t entries, const at::Tensor& one_more_P) {
+  const at::Tensor place_M = at::arange(pools.gate_PM.size(1), pools.order_PM.options());
+  if (rule.select == SelectMode::kThreshold)
+    return place_M < threshold_count_P1(pools, rule.tau).clamp_min(pools.least);
+  if (pools.weight_M.defined()) return place_M < weighted_count_P1(pools, double(entries)).clamp_min(pools.least);
+  if (one_more_P.defined()) return place_M < one_more_P.unsqueeze(1).to(at::kLong) + entries;
+  return (place_M < std::clamp(entries, pools.least, pools.others)).expand_as(pools.own_PM);
+}
+
+// Pools of one query are many and independent: some at a time. Others are one.
+int64_t pools_at_once(Pool pool, int64_t choosers, int64_t blocks) {
+  constexpr int64_t kEntries = int64_t(1) << 24;
+  return pool == Pool::kQueryHead ? std::clamp<int64_t>(kEntries / blocks, 1, choosers) : 1;
 }
 
 }  // namespace
@@ -114,47 +166,45 @@ at::Tensor select(const Choosers& who, const VmobaRule& rule, const at::Tensor& 
   const int64_t heads = gate_NCU.size(0), blocks = gate_NCU.size(1), count = gate_NCU.size(2);
   const at::Tensor block_C1 = at::arange(blocks, who.block_of.options()).unsqueeze(1);
   const at::Tensor own_NCU = (block_C1 == who.block_of.unsqueeze(0)).unsqueeze(0).expand_as(gate_NCU);
-  const bool threshold = rule.select == SelectMode::kThreshold;
-  if (threshold && rule.tau >= 1) return at::ones_like(own_NCU, at::MemoryFormat::Contiguous);
-  at::Tensor weight_NCU;
+  if (rule.select == SelectMode::kThreshold && rule.tau >= 1)
+    return at::ones_like(own_NCU, at::MemoryFormat::Contiguous);
+  at::Tensor weight_NCU, least_NCU;
   if (who.tokens.defined()) weight_NCU = who.tokens.expand_as(gate_NCU);
+  const bool shared = rule.pool == Pool::kHeadGlobal || rule.pool == Pool::kOverall;
+  const int64_t least = shared ? std::min(rule.least_blocks, blocks) - 1 : 0;
+  if (least > 0) least_NCU = best_of_each_NCU(gate_NCU, own_NCU, least);
 
   at::Tensor mask_NCU = own_NCU.contiguous();
-  reference::for_each_task(task_count(rule.pool, heads, blocks), gate_NCU.is_cpu(), [&](int64_t task) {
-    const int64_t rows = pools_of_task(rule.pool, count);
-    const auto slice_of = [&](const at::Tensor& x) { return pool_slice(x, rule.pool, task).reshape({rows, -1}); };
+  const auto take = [&](int64_t task, int64_t begin, int64_t rows) {
+    const auto slice_of = [&](const at::Tensor& x) {
+      const at::Tensor slice = pool_slice(x, rule.pool, task);
+      return rule.pool == Pool::kQueryHead ? slice.slice(0, begin, begin + rows) : slice.reshape({1, -1});
+    };
     Pools pools;
+    pools.shares = rule.score == Score::kShare;
     pools.gate_PM = slice_of(gate_NCU);
     pools.own_PM = slice_of(own_NCU);
     // Entries of one token's or tile's pool count alike, so that only pools of several need weights.
-    if (weight_NCU.defined() && rows == 1) pools.weight_M = slice_of(weight_NCU)[0];
-    // Own entries per pool follow from the geometry, so that no count is read back from a device.
-    int64_t own = 1;
-    if (rule.pool == Pool::kHeadGlobal) own = count;
-    if (rule.pool == Pool::kOverall) own = heads * count;
-    if (rule.pool == Pool::kBlock) own = heads * (who.block_start[size_t(task) + 1] - who.block_start[size_t(task)]);
+    if (weight_NCU.defined() && rule.pool != Pool::kQueryHead) pools.weight_M = slice_of(weight_NCU)[0];
+    const int64_t own = own_entries(rule.pool, who, heads, task);
     pools.others = pools.gate_PM.size(1) - own;
+    pools.least = least * own;
     if (pools.others == 0) return;
 
-    const double lowest = -std::numeric_limits<double>::infinity();
-    std::tie(pools.sorted_PM, pools.order_PM) =
-        pools.gate_PM.masked_fill(pools.own_PM, lowest).sort(/*stable=*/true, 1, true);
-    const at::Tensor rank_M = at::arange(pools.gate_PM.size(1), pools.order_PM.options());
-    at::Tensor first_PM;
-    if (threshold) {
-      first_PM = rank_M < threshold_count_P1(pools, rule.tau);
-    } else {
-      const int64_t entries = topk_entries(rule, heads, who.all_tokens, blocks);
-      if (pools.weight_M.defined())
-        first_PM = rank_M < weighted_count_P1(pools, double(entries));
-      else if (one_more_NU.defined() && rule.pool == Pool::kQueryHead)
-        first_PM = rank_M < one_more_NU[task].unsqueeze(1).to(at::kLong) + entries;
-      else
-        first_PM = (rank_M < std::min(entries, pools.others)).expand_as(pools.own_PM);
-    }
-    const at::Tensor taken_PM = at::zeros_like(pools.own_PM).scatter_(1, pools.order_PM, first_PM);
+    sort_pools(pools, least > 0 ? slice_of(least_NCU) : at::Tensor());
+    at::Tensor one_more_P;
+    if (one_more_NU.defined() && rule.pool == Pool::kQueryHead)
+      one_more_P = one_more_NU[task].slice(0, begin, begin + rows);
+    const int64_t entries = topk_entries(rule, heads, who.all_tokens, blocks);
+    const at::Tensor places_PM = taken_places_PM(pools, rule, entries, one_more_P);
+    const at::Tensor taken_PM = at::zeros_like(pools.own_PM).scatter_(1, pools.order_PM, places_PM);
     at::Tensor slice = pool_slice(mask_NCU, rule.pool, task);
+    if (rule.pool == Pool::kQueryHead) slice = slice.slice(0, begin, begin + rows);
     slice.logical_or_(taken_PM.view(slice.sizes()));
+  };
+  const int64_t all = rule.pool == Pool::kQueryHead ? count : 1, step = pools_at_once(rule.pool, count, blocks);
+  reference::for_each_task(task_count(rule.pool, heads, blocks), gate_NCU.is_cpu(), [&](int64_t task) {
+    for (int64_t begin = 0; begin < all; begin += step) take(task, begin, std::min(step, all - begin));
   });
   return mask_NCU;
 }

@@ -3,6 +3,7 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "attention/native/call.h"
@@ -118,6 +119,32 @@ at::Tensor topk_of_tiles_BNUC(const native::TileCall& call, const VmobaRule& rul
   return mask_BNUC;
 }
 
+// Logarithms of the shares [B, N, U, C] of tiles' mean queries, some heads at a time. `k_BNCD`: means of whole blocks.
+// A share has no gradient, so that its means may be those of the engine's bf16 copies of the keys.
+at::Tensor tile_shares_BNUC(const native::TileCall& call, const BlockProblem& problem, const Selection& selection,
+                            const at::Tensor& q_BNUD, const at::Tensor& k_BNCD, double scale) {
+  constexpr int64_t kScores = int64_t(1) << 26;
+  const auto means = sub_blocks(problem, vmoba_rule(problem.layer).gate_block, q_BNUD.device());
+  at::Tensor k_BNMD = k_BNCD;
+  if (!means->whole()) {
+    const at::Tensor text_X =
+        at::arange(problem.tables->tokens, selection.k_blocks_BZND.size(1), means->position_S.options());
+    const at::Tensor rows_BNZD =
+        selection.k_blocks_BZND.transpose(1, 2).index_select(2, at::cat({means->position_S, text_X})).contiguous();
+    k_BNMD = native::run_means(call, rows_BNZD.transpose(1, 2), means->start_M1);
+  }
+  const int64_t batch = q_BNUD.size(0), heads = q_BNUD.size(1), tiles = q_BNUD.size(2);
+  const at::Tensor log_M = means->tokens_M.log().to(at::kFloat);
+  const at::Tensor q_PUD = q_BNUD.flatten(0, 1), k_PDM = k_BNMD.flatten(0, 1).transpose(1, 2);
+  at::Tensor out_PUC = at::empty({batch * heads, tiles, problem.tables->blocks}, q_BNUD.options());
+  const int64_t step = std::clamp<int64_t>(kScores / (tiles * means->count()), 1, batch * heads);
+  for (int64_t begin = 0; begin < batch * heads; begin += step) {
+    const auto part = [&](const at::Tensor& x) { return x.slice(0, begin, begin + step); };
+    part(out_PUC).copy_(log_shares(*means, at::baddbmm(log_M, part(q_PUD), part(k_PDM), 1, scale)));
+  }
+  return out_PUC.view({batch, heads, tiles, -1});
+}
+
 // Means of sub-blocks have no kernel: remainder_branch() computes those.
 bool whole_block_means(const VmobaRule& rule) {
   return rule.remainder == Remainder::kOneSoftmax && rule.remainder_block == std::array<int64_t, 3>{0, 0, 0};
@@ -133,8 +160,9 @@ BlockMeans block_means(const native::TileCall& call, const BlockProblem& problem
 
 // Tiles are few: their gates are a product of means that a kernel makes. Selections other than the top-k of each tile
 // are tensor operations.
+// `scale`: of the softmax.
 Selection select_tiles(const BlockProblem& problem, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                       at::TensorList learnt) {
+                       double scale, at::TensorList learnt) {
   const native::TileCall call(problem, q);
   Selection out;
   native::permute_rows(call, q, k, v, out);
@@ -143,16 +171,33 @@ Selection select_tiles(const BlockProblem& problem, const at::Tensor& q, const a
   const VmobaRule& rule = vmoba_rule(problem.layer);
   const Choosers who = choosers(problem);
   const HashedChoices hashed = hashed_choices(problem, who, q_BNUD.size(1));
+  const bool shares = rule.score == Score::kShare;
   if (rule.select == SelectMode::kTopk && rule.pool == Pool::kQueryHead) {
-    const at::Tensor gate_BNUC = at::matmul(q_BNUD, k_BNCD.transpose(2, 3));
+    const at::Tensor gate_BNUC = shares ? tile_shares_BNUC(call, problem, out, q_BNUD, k_BNCD, scale)
+                                        : at::matmul(q_BNUD, k_BNCD.transpose(2, 3));
     out.mask.tiles_BNUC = topk_of_tiles_BNUC(call, rule, gate_BNUC, hashed.one_more_NU);
   } else {
-    at::Tensor gate_BNCU = at::matmul(k_BNCD, q_BNUD.transpose(2, 3));
+    at::Tensor gate_BNCU = shares ? tile_shares_BNUC(call, problem, out, q_BNUD, k_BNCD, scale).transpose(2, 3)
+                                  : at::matmul(k_BNCD, q_BNUD.transpose(2, 3));
     if (hashed.gate_NCU.defined()) gate_BNCU = hashed.gate_NCU.expand_as(gate_BNCU);
     out.mask.tiles_BNUC = select_tiles_BNUC(who, rule, gate_BNCU, hashed.one_more_NU);
   }
   if (whole_block_means(rule)) out.means = block_means(call, problem, out, k_BNCD, learnt);
   return out;
+}
+
+// Of selections of single queries.
+bool has_kernel(const VmobaRule& rule) {
+  const bool normalised = rule.score == Score::kGate || rule.select != SelectMode::kThreshold;
+  return normalised && rule.least_blocks == 1;
+}
+
+BlockMask select_without_kernel(const BlockProblem& problem, const at::Tensor& gate_BNCS, const HashedChoices& hashed) {
+  std::vector<at::Tensor> masks;
+  for (int64_t b = 0; b < gate_BNCS.size(0); ++b)
+    masks.push_back(select(choosers(problem), vmoba_rule(problem.layer),
+                           hashed.gate_NCU.defined() ? hashed.gate_NCU : gate_BNCS[b], hashed.one_more_NU));
+  return BlockMask::of(at::stack(masks), problem.text_tokens);
 }
 
 }  // namespace
@@ -162,17 +207,26 @@ Selection vmoba_select_native(const BlockProblem& problem, const at::Tensor& q_B
   const c10::cuda::CUDAGuard guard(q_BZND.device());
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
   const at::Tensor q = native::prepared(q_BZND), k = native::prepared(k_BZND), v = native::prepared(v_BZND);
-  if (problem.tiles != nullptr) return select_tiles(problem, q, k, v, learnt);
+  if (problem.tiles != nullptr) return select_tiles(problem, q, k, v, 1 / std::sqrt(double(q_BZND.size(3))), learnt);
   const Call call(problem, q);
   Selection out;
   out.mask.words_BNEW = call.empty_mask(q);
   Gates gates = gate(call, q, k, v, out, stream);
+  const VmobaRule& rule = vmoba_rule(problem.layer);
   const HashedChoices hashed = hashed_choices(problem, choosers(problem), q.size(2));
+  if (rule.score == Score::kShare) {
+    for (int64_t b = 0; b < q.size(0); ++b) log_shares_into(problem, q_BZND[b], k_BZND[b], gates.gate_BNCS[b]);
+    gates.range_BN2 = at::Tensor();
+  }
+  if (!has_kernel(rule)) {
+    out.mask = select_without_kernel(problem, gates.gate_BNCS, hashed);
+    return out;
+  }
   if (hashed.gate_NCU.defined()) {
     gates.gate_BNCS.copy_(hashed.gate_NCU.expand_as(gates.gate_BNCS));
     gates.range_BN2 = at::Tensor();
   }
-  kernels::SelectParams params = select_params(vmoba_rule(problem.layer), problem.tables->blocks);
+  kernels::SelectParams params = select_params(rule, problem.tables->blocks);
   launch_select(call, params, gates, out.mask.words_BNEW, stream);
   if (hashed.one_more_NU.defined()) {  // top-k of one more holds that of fewer
     at::Tensor more_BNEW = call.empty_mask(q);

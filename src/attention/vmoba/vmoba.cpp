@@ -46,6 +46,9 @@ void plan(const std::any& part, int64_t index, double sparsity, LayerAttention& 
   rule.remainder = config.remainder;
   std::copy_n(config.remainder_block.begin(), 3, rule.remainder_block.begin());
   rule.learns_beta = config.remainder_beta == RemainderBeta::kLearnt;
+  rule.score = config.score;
+  std::copy_n(config.gate_block.begin(), 3, rule.gate_block.begin());
+  rule.least_blocks = config.least_blocks;
   switch (layer.partition) {
     case Partition::kTemporal:
       layer.chunk = {config.temporal_chunk, 0, 0};
@@ -91,7 +94,9 @@ Selection select(const BlockProblem& problem, const at::Tensor& q_BZND, const at
   std::vector<at::Tensor> masks;
   for (int64_t b = 0; b < q_BZND.size(0); ++b) {
     at::Tensor gates = hashed.gate_NCU;
-    if (!random)
+    if (!random && vmoba_rule(problem.layer).score == Score::kShare)
+      gates = log_shares_NCU(problem, q_BZND[b], k_BZND[b]);
+    else if (!random)
       gates = tiled ? tile_gate_NCU(*problem.tables, *problem.tiles, q_BZND[b], k_BZND[b])
                     : gate_NCS(*problem.tables, q_BZND[b], k_BZND[b]);
     masks.push_back(attention::select(who, vmoba_rule(problem.layer), gates, hashed.one_more_NU));
@@ -101,14 +106,19 @@ Selection select(const BlockProblem& problem, const at::Tensor& q_BZND, const at
 }
 
 double expected_density(const LayerAttention& layer, int64_t blocks) {
+  // Share of the pairs that hold a share `tau` of the attention, about: small at first, all in the end.
+  constexpr double kSharePower = 3;
   const VmobaRule& rule = vmoba_rule(layer);
-  return std::min(1.0,
-                  rule.select == SelectMode::kThreshold ? rule.tau : rule.blocks_per_query(blocks) / double(blocks));
+  if (rule.select != SelectMode::kThreshold) return std::min(1.0, rule.blocks_per_query(blocks) / double(blocks));
+  return std::min(1.0, rule.score == Score::kShare ? std::pow(rule.tau, kSharePower) : rule.tau);
 }
 
 double flops(const LayerAttention& layer, const Grid& grid, int64_t heads, int64_t head_dim, double density) {
   const double means = double(remainder_means(grid, layer)) / double(grid.tokens());  // as a share of the keys
-  return attention_flops(grid.tokens(), heads, head_dim, density + means, block_count(grid, layer));
+  const VmobaRule& rule = vmoba_rule(layer);
+  const int64_t gates =
+      rule.score == Score::kShare ? sub_block_count(grid, layer.chunk, rule.gate_block) : block_count(grid, layer);
+  return attention_flops(grid.tokens(), heads, head_dim, density + means, gates);
 }
 
 std::vector<LearntParameter> could_learn(int64_t heads, int64_t) {

@@ -11,6 +11,7 @@
 #include "attention/block/engine.h"
 #include "attention/method.h"
 #include "attention/vmoba/config.h"
+#include "attention/vmoba/sub_blocks.h"
 
 namespace vmoba::attention {
 
@@ -22,6 +23,13 @@ at::Tensor gate_NCS(const PartitionTables& tables, const at::Tensor& q_ZND, cons
 // The same of tiles' mean queries: [N, C, U].
 at::Tensor tile_gate_NCU(const PartitionTables& tables, const TileTables& tiles, const at::Tensor& q_ZND,
                          const at::Tensor& k_ZND);
+
+// What of its attention each chooser of one sample gives to each block, by the means of keys, as a natural logarithm.
+// Of scores q . mean / sqrt(D) + log(tokens) [.., M], or of q, k [Z, N, D], type as of gates.
+at::Tensor log_shares(const SubBlocks& means, const at::Tensor& scores_RM);
+at::Tensor log_shares_NCU(const BlockProblem& problem, const at::Tensor& q_ZND, const at::Tensor& k_ZND);
+void log_shares_into(const BlockProblem& problem, const at::Tensor& q_ZND, const at::Tensor& k_ZND,
+                     const at::Tensor& out_NCU);
 
 // Who chooses blocks: tokens, or tiles of them. An entry of a pool counts as often as the chooser has tokens.
 struct Choosers {
@@ -42,8 +50,8 @@ struct HashedChoices {
 };
 HashedChoices hashed_choices(const BlockProblem& problem, const Choosers& who, int64_t heads);
 
-// Stage 2. Which blocks each chooser of one sample attends: gates [N, C, choosers] -> bool of that shape, the own block
-// included. `one_more_NU`: HashedChoices.
+// Stage 2. Which blocks each chooser of one sample attends: gates, or logarithms of shares where the rule says so,
+// [N, C, choosers] -> bool of that shape, the own block included. `one_more_NU`: HashedChoices.
 at::Tensor select(const Choosers& choosers, const VmobaRule& rule, const at::Tensor& gate,
                   const at::Tensor& one_more_NU = {});
 // The same of tokens.
