@@ -37,6 +37,8 @@ ordered_json to_json(const PartitionFindings& found) {
 ordered_json to_json(int64_t layer, const LayerFindings& found, const std::string& best) {
   ordered_json out = {
       {"layer", layer}, {"best", best}, {"entropy", found.entropy.value()}, {"keys_90", found.keys_90.value()}};
+  if (found.configured.mass.weight > 0)
+    out["configured"] = {{"mass", found.configured.mass.value()}, {"density", found.configured.density.value()}};
   for (const auto& [partition, one] : found.partitions) out["partitions"][choice_word(partition)] = to_json(one);
   out["by_frames"] = divided(found.by_frames, found.passes);
   out["by_rows_columns"] = divided(found.by_rows_columns, found.passes);

@@ -32,22 +32,29 @@ attention::Chunk chunk_of(const attention::VmobaConfig& config, Partition partit
   return {config.spatiotemporal_chunk[0], config.spatiotemporal_chunk[1], config.spatiotemporal_chunk[2]};
 }
 
-attention::VmobaRule rule_of(Chooser chooser, double density) {
+// `cut`: of kFine.
+attention::VmobaRule rule_of(Chooser chooser, double density, const attention::Chunk& cut) {
   attention::VmobaRule rule{attention::SelectMode::kTopk, attention::Pool::kQueryHead};
   rule.density = density;
   if (chooser == Chooser::kHeadGlobal) rule.pool = attention::Pool::kHeadGlobal;
   if (chooser == Chooser::kTile) rule.query_tile = 0;
+  if (chooser == Chooser::kShare || chooser == Chooser::kFine) rule.score = attention::Score::kShare;
+  if (chooser == Chooser::kShare) rule.pool = attention::Pool::kHeadGlobal;
+  if (chooser == Chooser::kFine) rule.gate_block = cut;
   if (chooser == Chooser::kRandom) rule.select = attention::SelectMode::kRandom;
   if (chooser == Chooser::kOwn) rule.density = 0;  // topk 1
   return rule;
 }
 
 // Which blocks the tokens of one head attend, permuted order: bool [C, S].
-at::Tensor chosen_CS(Chooser chooser, const LayerAttention& layer, const attention::Grid& grid, double density,
-                     const at::Tensor& mass_CS, const at::Tensor& q_SD, const at::Tensor& k_SD) {
+at::Tensor chosen_CS(const attention::VmobaConfig& config, Chooser chooser, const LayerAttention& layer,
+                     const attention::Grid& grid, double density, const at::Tensor& mass_CS, const at::Tensor& q_SD,
+                     const at::Tensor& k_SD) {
   LayerAttention asked = layer;
   asked.method = &attention::vmoba_method();
-  asked.rule = rule_of(chooser, density);
+  attention::Chunk cut = {2, 2, 2};
+  if (config.gate_block != std::vector<int64_t>{0, 0, 0}) std::copy_n(config.gate_block.begin(), 3, cut.begin());
+  asked.rule = rule_of(chooser, density, cut);
   const at::Tensor q_1S1D = q_SD.unsqueeze(0).unsqueeze(2), k_1S1D = k_SD.unsqueeze(0).unsqueeze(2);
   const attention::BlockProblem problem = attention::make_block_problem(q_1S1D, grid, 0, asked);
   if (chooser != Chooser::kOracle)
@@ -98,11 +105,20 @@ at::Tensor by_rows_columns_HW(const at::Tensor& mass_PS, const attention::Grid& 
 
 }  // namespace
 
+double Kept::add(const at::Tensor& mass_CS, const at::Tensor& mask_CS, const attention::PartitionTables& tables) {
+  const double held = mean_value((mass_CS * mask_CS).sum(0));
+  mass.add(held);
+  density.add(mean_value((mask_CS * tables.block_tokens_C.unsqueeze(1)).sum(0)) / double(tables.tokens));
+  return held;
+}
+
 const Choices<Chooser>& choices_of(Chooser) {
   static const Choices<Chooser> table("a selection", {{Chooser::kOracle, "oracle"},
                                                       {Chooser::kQueryHead, "query_head"},
                                                       {Chooser::kHeadGlobal, "head_global"},
                                                       {Chooser::kTile, "tile"},
+                                                      {Chooser::kShare, "share"},
+                                                      {Chooser::kFine, "fine"},
                                                       {Chooser::kRandom, "random"},
                                                       {Chooser::kOwn, "own"}});
   return table;
@@ -115,21 +131,33 @@ std::vector<double> compared_densities(double density) {
 
 AttentionAnalysis::AttentionAnalysis(const attention::AttentionConfig& config, double density,
                                      std::vector<int64_t> layers)
-    : vmoba_(config.part<attention::VmobaConfig>()), density_(density), wanted_(std::move(layers)) {}
+    : config_(config), vmoba_(config.part<attention::VmobaConfig>()), density_(density), wanted_(std::move(layers)) {}
 
 void AttentionAnalysis::observe(const LayerAttention& layer, const attention::Grid& grid, int64_t text_tokens,
                                 const at::Tensor& q_BSND, const at::Tensor& k_BSND, const at::Tensor&) {
   if (!wanted_.empty() && std::count(wanted_.begin(), wanted_.end(), layer.index) == 0) return;
   VMOBA_CHECK_INPUT(text_tokens == 0, "vmoba-analyze: expected attention of video tokens, found {} of text",
                     text_tokens);
+  const Configured asked = configured(layer, grid, q_BSND, k_BSND);
   for (int64_t b = 0; b < q_BSND.size(0); ++b)
     for (int64_t n = 0; n < q_BSND.size(2); ++n)
       look_at_head(findings_[layer.index], layer, grid, layer.first_head + n, q_BSND[b].select(1, n),
-                   k_BSND[b].select(1, n));
+                   k_BSND[b].select(1, n), asked, asked.mask_BNCS.defined() ? asked.mask_BNCS[b][n] : at::Tensor());
+}
+
+AttentionAnalysis::Configured AttentionAnalysis::configured(const LayerAttention& layer, const attention::Grid& grid,
+                                                            const at::Tensor& q_BSND, const at::Tensor& k_BSND) const {
+  Configured out{attention::layer_attention(config_, layer.index, /*dense=*/false), {}};
+  if (!out.layer.sparse()) return out;
+  out.layer.first_head = layer.first_head;
+  const attention::BlockProblem problem = attention::make_block_problem(q_BSND, grid, 0, out.layer);
+  out.mask_BNCS = attends_BNCS(problem, out.layer.method->select(problem, q_BSND, k_BSND, k_BSND, {}));
+  return out;
 }
 
 void AttentionAnalysis::look_at_head(LayerFindings& out, const LayerAttention& layer, const attention::Grid& grid,
-                                     int64_t head, const at::Tensor& q_SD, const at::Tensor& k_SD) {
+                                     int64_t head, const at::Tensor& q_SD, const at::Tensor& k_SD,
+                                     const Configured& asked, const at::Tensor& asked_CS) {
   std::vector<std::shared_ptr<const attention::PartitionTables>> tables;
   for (const Partition partition : kPartitions)
     tables.push_back(attention::partition_tables(grid, chunk_of(vmoba_, partition), q_SD.device()));
@@ -153,15 +181,16 @@ void AttentionAnalysis::look_at_head(LayerFindings& out, const LayerAttention& l
       const at::Tensor outside_S = at::empty_like(own_S).index_copy_(0, order_S, 1 - own_S);
       add_to(out.importance, outside_S.view({grid.t, grid.h, grid.w})[grid.t / 2]);
     }
+    if (asked_CS.defined() && asked.layer.partition == kPartitions[p]) out.configured.add(mass_CS, asked_CS, table);
     if (table.blocks == 1) continue;
     PartitionFindings& found = out.partitions[kPartitions[p]];
     found.chunk = chunk_of(vmoba_, kPartitions[p]);
     found.blocks = table.blocks;
     found.own.add(mean_value(own_S));
-    LayerAttention asked = layer;
-    asked.partition = kPartitions[p];
-    asked.chunk = found.chunk;
-    compare(found, asked, grid, head, mass_CS, q_SD, k_SD);
+    LayerAttention compared = layer;
+    compared.partition = kPartitions[p];
+    compared.chunk = found.chunk;
+    compare(found, compared, grid, head, mass_CS, q_SD, k_SD);
   }
 }
 
@@ -171,20 +200,17 @@ void AttentionAnalysis::compare(PartitionFindings& out, const LayerAttention& la
   LayerAttention here = layer;
   here.first_head = head;
   const auto tables = attention::partition_tables(grid, layer.chunk, q_SD.device());
-  const at::Tensor tokens_C1 = tables->block_tokens_C.unsqueeze(1);
   const at::Tensor own_CS =
       at::arange(tables->blocks, tables->block_of_S.options()).unsqueeze(1) == tables->block_of_S.unsqueeze(0);
   for (const double density : compared_densities(density_)) {
-    const at::Tensor best_CS = chosen_CS(Chooser::kOracle, here, grid, density, mass_CS, q_SD, k_SD);
+    const at::Tensor best_CS = chosen_CS(vmoba_, Chooser::kOracle, here, grid, density, mass_CS, q_SD, k_SD);
     const double others = (best_CS.sum() - own_CS.sum()).item<double>();
     for (const std::string& word : choice_words<Chooser>()) {
       const auto chooser = choice_value<Chooser>(word);
       const at::Tensor mask_CS =
-          chooser == Chooser::kOracle ? best_CS : chosen_CS(chooser, here, grid, density, mass_CS, q_SD, k_SD);
+          chooser == Chooser::kOracle ? best_CS : chosen_CS(vmoba_, chooser, here, grid, density, mass_CS, q_SD, k_SD);
       Kept& kept = out.kept[{chooser, density}];
-      const double mass = mean_value((mass_CS * mask_CS).sum(0));
-      kept.mass.add(mass);
-      kept.density.add(mean_value((mask_CS * tokens_C1).sum(0)) / double(tables->tokens));
+      const double mass = kept.add(mass_CS, mask_CS, *tables);
       const double both = (mask_CS.logical_and(best_CS).sum() - own_CS.sum()).item<double>();
       if (others > 0) kept.recall.add(both / others);
       if (chooser == Chooser::kQueryHead && density == density_) out.kept_by_sigma[sigma_].add(mass);

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "attention/block/partition.h"
 #include "attention/observer.h"
 #include "attention/vmoba/config.h"
 
@@ -23,8 +24,9 @@ struct Mean {
   double value() const { return weight > 0 ? sum / weight : 0; }
 };
 
-// A way to choose blocks; the oracle knows the attention that it is to keep.
-enum class Chooser { kOracle, kQueryHead, kHeadGlobal, kTile, kRandom, kOwn };
+// A way to choose blocks; the oracle knows the attention that it is to keep. kShare: the largest shares of a head.
+// kFine: those of each query, by means of parts of blocks.
+enum class Chooser { kOracle, kQueryHead, kHeadGlobal, kTile, kShare, kFine, kRandom, kOwn };
 const Choices<Chooser>& choices_of(Chooser);
 
 // Of one selection at one density that is asked for.
@@ -32,6 +34,9 @@ struct Kept {
   Mean mass;     // share of the attention that lies in the chosen blocks
   Mean density;  // attended pairs over all pairs
   Mean recall;   // of the oracle's blocks, those that were chosen, the own block left out
+
+  // Mass and density of the blocks that one head's tokens attend, [C, S] in permuted order; returns the mass.
+  double add(const at::Tensor& mass_CS, const at::Tensor& mask_CS, const attention::PartitionTables& tables);
 };
 
 struct PartitionFindings {
@@ -44,11 +49,12 @@ struct PartitionFindings {
 
 struct LayerFindings {
   std::map<attention::Partition, PartitionFindings> partitions;  // those with more than one block
-  Mean entropy, keys_90;                                         // nats; keys that hold 90 % of a query's attention
-  std::vector<double> by_frames;                                 // attention at a distance of so many frames
-  std::vector<std::vector<double>> by_rows_columns;              // at a distance of so many rows and columns
-  std::vector<std::vector<double>> importance;  // attention outside the own cube, of the middle frame's queries
-  double passes = 0;                            // clips x levels x heads that the lists above are sums of
+  Kept configured;                // what the configuration's own attention selects in this layer; without recall
+  Mean entropy, keys_90;          // nats; keys that hold 90 % of a query's attention
+  std::vector<double> by_frames;  // attention at a distance of so many frames
+  std::vector<std::vector<double>> by_rows_columns;  // at a distance of so many rows and columns
+  std::vector<std::vector<double>> importance;       // attention outside the own cube, of the middle frame's queries
+  double passes = 0;                                 // clips x levels x heads that the lists above are sums of
 };
 
 // Densities at which selections are compared; `density` is one of them.
@@ -75,11 +81,21 @@ class AttentionAnalysis : public attention::AttentionObserver {
   std::string to_yaml(double least) const;
 
  private:
+  // What the configuration selects of a pass, [B, N, C, S]; undefined where the layer has full attention.
+  struct Configured {
+    attention::LayerAttention layer;
+    at::Tensor mask_BNCS;
+  };
+  Configured configured(const attention::LayerAttention& layer, const attention::Grid& grid, const at::Tensor& q_BSND,
+                        const at::Tensor& k_BSND) const;
+  // `asked`: the layer that the configuration has, `asked_CS` what it selects for this head.
   void look_at_head(LayerFindings& out, const attention::LayerAttention& layer, const attention::Grid& grid,
-                    int64_t head, const at::Tensor& q_SD, const at::Tensor& k_SD);
+                    int64_t head, const at::Tensor& q_SD, const at::Tensor& k_SD, const Configured& asked,
+                    const at::Tensor& asked_CS);
   void compare(PartitionFindings& out, const attention::LayerAttention& layer, const attention::Grid& grid,
                int64_t head, const at::Tensor& mass_CS, const at::Tensor& q_SD, const at::Tensor& k_SD);
 
+  attention::AttentionConfig config_;
   attention::VmobaConfig vmoba_;
   double density_;
   std::vector<int64_t> wanted_;

@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "apps/analyze/attention_mass.h"
 #include "apps/analyze/layer_findings.h"
@@ -32,10 +33,12 @@ HeadMass mass_of(const at::Tensor& q_SD, const at::Tensor& k_SD, int64_t scores 
   return attention_mass(q_SD, k_SD, {tables.get()}, scores);
 }
 
-// Findings of a layer with these tensors [S, N, D].
-AttentionAnalysis analysis_of(const at::Tensor& q_SND, const at::Tensor& k_SND) {
+// Findings of a layer with these tensors [S, N, D], in a configuration with these keys.
+AttentionAnalysis analysis_of(const at::Tensor& q_SND, const at::Tensor& k_SND,
+                              const attention::VmobaConfig& keys = {}) {
   attention::AttentionConfig config;
   auto& vmoba = config.part<attention::VmobaConfig>();
+  vmoba = keys;
   vmoba.temporal_chunk = 1;
   vmoba.spatial_chunk = {3, 2};
   vmoba.spatiotemporal_chunk = {2, 3, 2};
@@ -136,6 +139,32 @@ TEST_CASE("the oracle keeps most, whole density keeps all, and the best partitio
   CHECK(analysis.best_partitions(1.1) == std::vector<std::string>{"full"});
   CHECK(test::contains(analysis.to_yaml(0), "partitions: [temporal]"));
   CHECK(test::contains(analysis.to_json(0), "\"best\": \"temporal\""));
+}
+
+TEST_CASE("means of single tokens give the attention itself, and a share to keep is kept") {
+  attention::VmobaConfig keys;
+  keys.partitions = {"spatiotemporal"};
+  keys.pool = attention::Pool::kQueryHead;
+  keys.score = attention::Score::kShare;
+  keys.gate_block = {1, 1, 1};
+  keys.tau = 0.6;
+  const at::Tensor q = 3 * normal("q", {120, 2, 8}), k = normal("k", {120, 2, 8});
+  const AttentionAnalysis analysis = analysis_of(q, k, keys);
+  const LayerFindings& found = analysis.layers().at(7);
+  const PartitionFindings& cubes = found.partitions.at(Partition::kSpatiotemporal);
+  for (const double density : compared_densities(0.25)) {
+    CHECK(cubes.kept.at({Chooser::kFine, density}).mass.value() ==
+          Approx(cubes.kept.at({Chooser::kOracle, density}).mass.value()).epsilon(1e-5));
+    CHECK(cubes.kept.at({Chooser::kFine, density}).recall.value() ==
+          Approx(cubes.kept.at({Chooser::kOracle, density}).recall.value()));
+  }
+  CHECK(found.configured.mass.value() > 0.6);
+  CHECK(found.configured.mass.value() < 0.85);  // a block more than needed at most
+  CHECK(found.configured.density.value() < 0.6);
+  const auto report = nlohmann::json::parse(analysis.to_json(0));
+  CHECK(report["layers"][0]["configured"]["mass"].get<double>() == Approx(found.configured.mass.value()));
+  // Largest shares of a head hold more of it than as many of the gate's choice.
+  CHECK(cubes.kept.at({Chooser::kShare, 0.25}).mass.value() > cubes.kept.at({Chooser::kHeadGlobal, 0.25}).mass.value());
 }
 
 TEST_CASE("a layer's findings are one picture") {
