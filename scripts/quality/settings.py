@@ -3,6 +3,10 @@
 cubes_72 and cubes_144 have spatiotemporal layers only: cubes of 3 x 3 x 8 = 72 tokens (192 blocks) and of
 6 x 3 x 8 = 144 (96 blocks). cycle has temporal, spatial and spatiotemporal layers in turn (24, 48 and 48 blocks).
 A top-k of k blocks out of C attends k / C of the pairs; a tau is chosen for its density on the dense model.
+
+Of cubes_64, whose cubes choose together (tile): share compares shares of attention in place of gates, fine by means of
+2 x 2 x 2 tokens; overall and head let all heads, or the cubes of one head, compete, each cube a quarter of its even part
+at least; rest adds the means of what is not attended, beta with a learnt number for each head and layer.
 """
 
 CYCLE = ["attention.temporal_chunk=1", "attention.spatial_chunk=[3,4]", "attention.spatiotemporal_chunk=[6,6,8]"]
@@ -28,6 +32,19 @@ CUBES_72, CUBES_144, CUBES_288 = cubes(3, 3, 8), cubes(6, 3, 8), cubes(6, 6, 8)
 CUBES_64 = cubes(4, 4, 4)  # 240 blocks of 48 or 64 tokens
 TILE = ["attention.query_tile=block"]
 REMAINDER = ["attention.remainder=one_softmax"]
+BETA = REMAINDER + ["attention.remainder_beta=learnt"]
+FINE = ["attention.gate_block=[2,2,2]"]
+
+
+def shares(density, pool="query_head", least=1):
+    """The blocks with the largest shares; of pools over several cubes `least` for each cube at least."""
+    keys = ["attention.score=share", "attention.select=topk", f"attention.pool={pool}", f"attention.density={density}"]
+    return CUBES_64 + TILE + keys + ([f"attention.least_blocks={least}"] if least > 1 else [])
+
+
+# By the density in percent; 20 % of 240 cubes are 48, 5 % are 12.
+OVERALL = {"20": shares(0.2, "overall", least=12), "05": shares(0.05, "overall", least=3)}
+HEAD = {"20": shares(0.2, "head_global", least=12), "05": shares(0.05, "head_global", least=3)}
 
 SETTINGS = {
     "dense": ["attention.backend=full"],
@@ -48,6 +65,26 @@ SETTINGS = {
     "cubes_64_tile_20_rest": CUBES_64 + share(0.2) + TILE + REMAINDER,
     "cubes_64_tile_10_rest": CUBES_64 + share(0.1) + TILE + REMAINDER,
     "cubes_64_tile_05_rest": CUBES_64 + share(0.05) + TILE + REMAINDER,
+    "cubes_64_tile_20_beta": CUBES_64 + share(0.2) + TILE + BETA,
+    "cubes_64_tile_05_beta": CUBES_64 + share(0.05) + TILE + BETA,
+    "cubes_64_share_20": shares(0.2),
+    "cubes_64_share_05": shares(0.05),
+    "cubes_64_fine_20": shares(0.2) + FINE,
+    "cubes_64_fine_05": shares(0.05) + FINE,
+    "cubes_64_fine_05_rest": shares(0.05) + FINE + REMAINDER,
+    "cubes_64_fine_05_beta": shares(0.05) + FINE + BETA,
+    "cubes_64_head_20": HEAD["20"],
+    "cubes_64_head_05": HEAD["05"],
+    "cubes_64_overall_20": OVERALL["20"],
+    "cubes_64_overall_05": OVERALL["05"],
+    "cubes_64_overall_05_free": shares(0.05, "overall"),  # no cube is sure of more than itself
+    "cubes_64_overall_20_rest": OVERALL["20"] + REMAINDER,
+    "cubes_64_overall_05_rest": OVERALL["05"] + REMAINDER,
+    "cubes_64_overall_20_beta": OVERALL["20"] + BETA,
+    "cubes_64_overall_05_beta": OVERALL["05"] + BETA,
+    "cubes_64_overall_fine_20": OVERALL["20"] + FINE,
+    "cubes_64_overall_fine_05": OVERALL["05"] + FINE,
+    "cubes_64_overall_fine_05_beta": OVERALL["05"] + FINE + BETA,
     "cubes_64_random_20": CUBES_64 + share(0.2, select="random") + TILE,
     "cubes_64_random_05": CUBES_64 + share(0.05, select="random") + TILE,
     "cubes_64_random_05_rest": CUBES_64 + share(0.05, select="random") + TILE + REMAINDER,
