@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <map>
 #include <string_view>
 
 #include "data/byte_file.h"
@@ -42,6 +43,49 @@ bool is_bitmap(std::string_view head) {
   return false;
 }
 
+// Tag -> first value, of a ratio the number above the line; of the first directory of TIFF data that begin at `base` of
+// the file. Other tags are left out.
+std::map<uint64_t, uint64_t> tiff_tags(ByteFile& file, uint64_t base) {
+  constexpr uint64_t kByte = 1, kShort = 3, kLong = 4, kRatio = 5;
+  std::map<uint64_t, uint64_t> out;
+  const std::string head = file.read(base, 8);
+  if (head.size() < 8 || (head.compare(0, 2, "II") != 0 && head.compare(0, 2, "MM") != 0)) return out;
+  const bool big = head[0] == 'M';
+  const uint64_t directory = base + number_at(head, 4, 4, big);
+  const uint64_t entries = number_at(file.read(directory, 2), 0, 2, big);
+  const std::string list = file.read(directory + 2, static_cast<size_t>(12 * entries));
+  for (size_t at = 0; at + 12 <= list.size(); at += 12) {
+    const uint64_t type = number_at(list, at + 2, 2, big), count = number_at(list, at + 4, 4, big);
+    const size_t bytes = type == kByte ? 1 : type == kShort ? 2 : type == kLong || type == kRatio ? 4 : 0;
+    if (bytes == 0 || count == 0) continue;
+    // Values of more than four bytes lie elsewhere.
+    const bool here = type != kRatio && count <= 4 / bytes;
+    const std::string value =
+        here ? list.substr(at + 8, bytes) : file.read(base + number_at(list, at + 8, 4, big), bytes);
+    out.emplace(number_at(list, at, 2, big), number_at(value, 0, bytes, big));
+  }
+  return out;
+}
+
+// libavcodec decodes some TIFFs to black pictures or wrong colours, without an error. Returns what such a one is, or
+// "".
+std::string unread_tiff(ByteFile& file) {
+  constexpr uint64_t kCompression = 259, kColours = 262, kTileWidth = 322, kSampleFormat = 339, kBlackWhite = 532;
+  const auto tags = tiff_tags(file, 0);
+  const auto is = [&](uint64_t tag, uint64_t value) {
+    const auto found = tags.find(tag);
+    return found != tags.end() && found->second == value;
+  };
+  if (is(kCompression, 6) || is(kCompression, 7)) return "a TIFF that holds a JPEG";
+  if (tags.count(kTileWidth) != 0) return "a TIFF of tiles";
+  // Those of ffmpeg state video's range, in which libavcodec reads all of them.
+  const auto black = tags.find(kBlackWhite);
+  const bool as_video = black != tags.end() && black->second > 0;
+  if ((is(kColours, 6) && !as_video) || is(kColours, 8)) return "a TIFF in YCbCr or CIE Lab colours";
+  if (is(kSampleFormat, 2) || is(kSampleFormat, 3)) return "a TIFF of signed or floating-point numbers";
+  return "";
+}
+
 MediaContent picture(const char* demuxer) {
   MediaContent out;
   out.demuxer = demuxer;
@@ -79,7 +123,11 @@ MediaContent media_content(const std::string& path) {
       return unsupported("animated WebP; convert it to .mp4, .gif or .png frames, for instance with Pillow");
     return picture("webp_pipe");
   }
-  if (head.starts_with("II*\0"sv) || head.starts_with("MM\0*"sv)) return picture("tiff_pipe");
+  if (head.starts_with("II*\0"sv) || head.starts_with("MM\0*"sv)) {
+    const std::string unread = unread_tiff(file);
+    return unread.empty() ? picture("tiff_pipe") : unsupported(unread + "; convert it to .png");
+  }
+  if (head.starts_with("II+\0"sv) || head.starts_with("MM\0+"sv)) return unsupported("a BigTIFF; convert it to .png");
   if (is_bitmap(head)) return picture("bmp_pipe");
   if (head.starts_with("\xFF\x0A"sv) || head.starts_with("\0\0\0\x0CJXL "sv)) return picture("jpegxl_pipe");
   if (head.starts_with("\0\0\0\x0CjP  "sv) || head.starts_with("\xFF\x4F\xFF\x51"sv)) return picture("j2k_pipe");
@@ -115,19 +163,11 @@ std::optional<Orientation> exif_turn(uint64_t value) {
   return kTurns[value];
 }
 
-// The tag of the first directory of TIFF data, which begin at `base` of the file.
 std::optional<Orientation> tiff_orientation(ByteFile& file, uint64_t base) {
-  constexpr uint64_t kOrientation = 0x0112, kShort = 3;
-  const std::string head = file.read(base, 8);
-  if (head.size() < 8 || (head.compare(0, 2, "II") != 0 && head.compare(0, 2, "MM") != 0)) return std::nullopt;
-  const bool big = head[0] == 'M';
-  const uint64_t directory = base + number_at(head, 4, 4, big);
-  const uint64_t entries = number_at(file.read(directory, 2), 0, 2, big);
-  const std::string list = file.read(directory + 2, static_cast<size_t>(12 * entries));
-  for (size_t at = 0; at + 12 <= list.size(); at += 12)
-    if (number_at(list, at, 2, big) == kOrientation && number_at(list, at + 2, 2, big) == kShort)
-      return exif_turn(number_at(list, at + 8, 2, big));
-  return std::nullopt;
+  constexpr uint64_t kOrientation = 0x0112;
+  const auto tags = tiff_tags(file, base);
+  const auto found = tags.find(kOrientation);
+  return found == tags.end() ? std::nullopt : exif_turn(found->second);
 }
 
 std::optional<Orientation> jpeg_orientation(ByteFile& file) {

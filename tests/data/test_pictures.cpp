@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <filesystem>
+#include <map>
 
 #include "data/clip_decoder.h"
 #include "data/clip_plan.h"
@@ -175,6 +176,49 @@ TEST_CASE("A colour matrix that does not exist is damage, not a failure of the r
     reason = error.what();
   }
   CHECK(reason.find("corrupt: a colour matrix of number") == 0);
+}
+
+namespace {
+
+// A grey TIFF of 32 x 32 white pixels, with these tags (of one number each) beside or in place of the usual ones.
+std::string white_tiff(std::map<int, int> tags) {
+  constexpr int kSide = 32, kStrip = 273, kTile = 324;
+  tags.merge(std::map<int, int>{{256, kSide}, {257, kSide}, {258, 8}, {259, 1}, {262, 1}, {277, 1}});
+  const bool tiled = tags.count(322) != 0;
+  tags[tiled ? 325 : 279] = kSide * kSide;
+  if (!tiled) tags[278] = kSide;
+  const size_t data = 8 + 2 + 12 * (tags.size() + 1) + 4;
+  tags[tiled ? kTile : kStrip] = static_cast<int>(data);
+  const auto number = [](size_t value, int bytes) {
+    std::string out;
+    for (int i = 0; i < bytes; ++i) out += static_cast<char>(value >> (8 * i) & 0xFF);
+    return out;
+  };
+  std::string out = "II*" + std::string(1, '\0') + number(8, 4) + number(tags.size(), 2);
+  for (const auto& [tag, value] : tags)
+    out += number(size_t(tag), 2) + number(4, 2) + number(1, 4) + number(size_t(value), 4);
+  return out + number(0, 4) + std::string(kSide * kSide, '\xFF');
+}
+
+}  // namespace
+
+TEST_CASE("A TIFF that libav would show black or in wrong colours is refused by its kind") {
+  const TemporaryFolder folder;
+  const auto reason = [&](const std::map<int, int>& tags) {
+    write_bytes(folder.path() + "/x.tif", white_tiff(tags));
+    return reason_of(folder.path() + "/x.tif");
+  };
+  CHECK(reason({}).empty());
+  CHECK(picture(folder.path() + "/x.tif", 32, 32).min().item<double>() == 255);
+  const auto refused = [&](const std::map<int, int>& tags, const std::string& what) {
+    CHECK(reason(tags) == "unsupported: " + what + "; convert it to .png");
+  };
+  refused({{322, 32}, {323, 32}}, "a TIFF of tiles");
+  refused({{259, 7}}, "a TIFF that holds a JPEG");
+  refused({{259, 6}}, "a TIFF that holds a JPEG");
+  refused({{262, 6}}, "a TIFF in YCbCr or CIE Lab colours");
+  refused({{262, 8}}, "a TIFF in YCbCr or CIE Lab colours");
+  refused({{339, 3}}, "a TIFF of signed or floating-point numbers");
 }
 
 TEST_CASE("What libav cannot read says so and names a way out") {
