@@ -87,32 +87,67 @@ void list_files(const fs::path& folder, std::set<fs::path>& seen, std::vector<fs
   }
 }
 
-std::string read_sidecar(const fs::path& path, const DataConfig& config) {
-  const std::string text = read_file(path.string(), kMaxManifestLine_bytes, "caption file");
-  std::string caption;
-  if (lower_extension(path) == ".json")
-    parse_caption_json(text, path.string(), config.caption_column, caption);
-  else
-    caption = std::string(trim(text));
-  const std::string problem = caption_problem(caption);
-  VMOBA_CHECK_INPUT(problem.empty(), "{}: {}", path.string(), problem);
-  return caption;
-}
-
 using Sidecars = std::map<std::string, std::map<fs::path, fs::path>>;  // extension -> place without it -> file
 
-// name.txt, name.caption or name.json of name.mp4, or the same behind name.mp4; "" where there is none.
-std::string find_caption(const fs::path& media, const Sidecars& sidecars, const DataConfig& config) {
-  const fs::path stem = media.parent_path() / media.stem();
-  for (const char* extension : kSidecars) {
-    const auto files = sidecars.find(extension);
-    if (files == sidecars.end()) continue;
-    for (const fs::path& place : {stem, media})
-      if (const auto found = files->second.find(place); found != files->second.end())
-        return read_sidecar(found->second, config);
+// Captions of a folder's files, and what is odd about them.
+class SidecarReader {
+ public:
+  SidecarReader(const Sidecars& sidecars, const DataConfig& config) : sidecars_(sidecars), config_(config) {}
+
+  // name.txt, name.caption or name.json of name.mp4, or the same behind name.mp4; "" where there is none.
+  std::string caption_of(const fs::path& media) {
+    const fs::path stem = media.parent_path() / media.stem();
+    for (const char* extension : kSidecars) {
+      const auto files = sidecars_.find(extension);
+      if (files == sidecars_.end()) continue;
+      for (const fs::path& place : {stem, media})
+        if (const auto found = files->second.find(place); found != files->second.end())
+          return read(found->second, media);
+    }
+    return "";
   }
-  return "";
-}
+  std::vector<std::string> notes() const {
+    std::vector<std::string> out;
+    int64_t shared = 0;
+    std::string first;
+    for (const auto& [caption, media] : users_) {
+      if (media.size() < 2) continue;
+      if (shared++ == 0)
+        first = fmt::format("{} for {} and {}", caption.string(), media[0].filename().string(),
+                            media[1].filename().string());
+    }
+    if (shared > 0)
+      out.push_back(fmt::format("{} captions serve several files of one name, the first {}; move preview pictures away",
+                                shared, first));
+    if (empty_ > 0)
+      out.push_back(
+          fmt::format("{} .json files beside media hold no caption, the first {}; name its key with "
+                      "data.caption_column",
+                      empty_, first_empty_));
+    return out;
+  }
+
+ private:
+  std::string read(const fs::path& path, const fs::path& media) {
+    users_[path].push_back(media);
+    const std::string text = read_file(path.string(), kMaxManifestLine_bytes, "caption file");
+    std::string caption;
+    if (lower_extension(path) != ".json") {
+      caption = std::string(trim(text));
+    } else if (!parse_caption_json(text, path.string(), config_.caption_column, caption) && empty_++ == 0) {
+      first_empty_ = path.string();
+    }
+    const std::string problem = caption_problem(caption);
+    VMOBA_CHECK_INPUT(problem.empty(), "{}: {}", path.string(), problem);
+    return caption;
+  }
+
+  const Sidecars& sidecars_;
+  const DataConfig& config_;
+  std::map<fs::path, std::vector<fs::path>> users_;
+  int64_t empty_ = 0;
+  std::string first_empty_;
+};
 
 // A folder with all that it holds, or one media file with its captions.
 std::vector<fs::path> files_of(const fs::path& path, std::vector<DroppedClip>& dropped) {
@@ -141,11 +176,12 @@ Manifest read_folder(const DataConfig& config) {
     if (contains(kSidecars, extension)) sidecars[extension].emplace(stem, file);
     if (contains(kMediaExtensions, extension)) media.insert({stem, file});
   }
+  SidecarReader captions(sidecars, config);
   for (const fs::path& file : files) {
     const std::string extension = lower_extension(file);
     if (contains(kMediaExtensions, extension) || (named && file == files.front())) {
       try {
-        out.entries.push_back({file.string(), find_caption(file, sidecars, config), "", {}, ""});
+        out.entries.push_back({file.string(), captions.caption_of(file), "", {}, ""});
       } catch (const StorageError& error) {
         if (error.transient() && !error.missing()) throw;
         out.dropped.push_back({file.string(), error.what(), /*failed=*/true});
@@ -159,6 +195,7 @@ Manifest read_folder(const DataConfig& config) {
           {file.string(), "unknown file name extension; name the file in a manifest to use it all the same"});
     }
   }
+  out.notes = captions.notes();
   return out;
 }
 
@@ -264,6 +301,19 @@ void note_unnamed(const fs::path& folder, const std::string& manifest, Manifest&
                     count, folder.string(), manifest));
 }
 
+// Of several manifests in a folder one is read.
+void note_other_manifests(const fs::path& manifest, Manifest& out) {
+  std::string others;
+  for (const char* name : kFolderManifests) {
+    const fs::path path = manifest.parent_path() / name;
+    if (path == manifest || !fs::exists(path) || fs::path(name) == "videos.txt" || has_media_beside(path)) continue;
+    others += (others.empty() ? "" : ", ") + std::string(name);
+  }
+  if (!others.empty())
+    out.notes.push_back(fmt::format("of the manifests in {}, {} is read and not {}; name another one with data.path",
+                                    manifest.parent_path().string(), manifest.filename().string(), others));
+}
+
 std::string list_of_words(const std::set<std::string>& words) {
   std::string out;
   for (const std::string& word : words) out += (out.empty() ? "" : ", ") + word;
@@ -306,7 +356,10 @@ Manifest read_manifest(const DataConfig& config) {
                            record.mask.empty() ? "" : resolve(path.parent_path(), record.mask)});
   if (!text.unused_keys.empty())
     out.notes.push_back(fmt::format("{}: keys that are not used: {}", origin, list_of_words(text.unused_keys)));
-  if (fs::is_directory(config.path)) note_unnamed(config.path, origin, out);
+  if (fs::is_directory(config.path)) {
+    note_other_manifests(path, out);
+    note_unnamed(config.path, origin, out);
+  }
   return out;
 }
 

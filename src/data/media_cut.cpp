@@ -15,11 +15,14 @@ namespace {
 using nlohmann::json;
 
 constexpr int64_t kMaxRepeats = 1'000'000;
+constexpr int64_t kLeastCrop = 8;  // pixels
 constexpr double kLatest_s = 1e6, kMostFrames = 1e9, kFastest_fps = 1000;
 
 constexpr std::array kStarts = {"start",      "start_s",         "start_sec",      "start_seconds",
                                 "start_time", "start_timestamp", "Start_timestamp"};
 constexpr std::array kEnds = {"end", "end_s", "end_sec", "end_seconds", "end_time", "end_timestamp", "End_timestamp"};
+constexpr std::array kDurations = {"duration", "duration_s", "duration_sec", "duration_seconds"};
+constexpr std::array kCounts = {"num_frames", "frames"};
 constexpr std::array kStartFrames = {"start_frame", "frame_start"};
 constexpr std::array kEndFrames = {"end_frame", "frame_end"};
 constexpr std::array kSpans = {"timestamp", "timestamps", "span"};
@@ -107,7 +110,13 @@ class CutReader {
       if (!is_given(value)) continue;
       const auto number = scalar(*value, is_time);
       if (!number || !(*number >= low && *number <= high) || (whole && *number != std::floor(*number)))
-        return fail(key, is_time ? "a time" : whole ? "a whole number" : "a number", *value);
+        return fail(key,
+                    fmt::format("{} from {:g} to {:g}",
+                                is_time ? "a time"
+                                : whole ? "a whole number"
+                                        : "a number",
+                                low, high),
+                    *value);
       out = *number;
       return;
     }
@@ -141,7 +150,7 @@ class CutReader {
   const std::string& problem() const { return problem_; }
 
  private:
-  void fail(const char* key, const char* expected, const json& found) {
+  void fail(const char* key, const std::string& expected, const json& found) {
     if (problem_.empty())
       problem_ = fmt::format("expected {} under '{}', found {}", expected, key,
                              found.dump(-1, ' ', false, json::error_handler_t::replace).substr(0, 100));
@@ -150,6 +159,21 @@ class CutReader {
   std::string problem_;
 };
 
+std::string take_crop(const std::vector<double>& list, std::array<int64_t, 4>& crop) {
+  for (size_t i = 0; i < crop.size(); ++i) {
+    if (list[i] != std::floor(list[i]))
+      return fmt::format("expected whole pixels under 'crop', found {:g}; shares of the picture are not pixels",
+                         list[i]);
+    crop[i] = std::llround(list[i]);
+  }
+  const int64_t width = crop[1] - crop[0], height = crop[3] - crop[2];
+  if (width >= kLeastCrop && height >= kLeastCrop) return "";
+  return fmt::format(
+      "expected a crop of at least {0} x {0} pixels, found {1} x {2}; shares of the picture are not "
+      "pixels",
+      kLeastCrop, width, height);
+}
+
 }  // namespace
 
 std::string read_cut(const ValueOf& value_of, MediaCut& cut) {
@@ -157,18 +181,25 @@ std::string read_cut(const ValueOf& value_of, MediaCut& cut) {
   std::vector<double> list;
   reader.read(kStarts, true, 0, kLatest_s, cut.start_s);
   reader.read(kEnds, true, 0, kLatest_s, cut.end_s);
+  // Without a start they say what the file is, which its bytes say better.
+  double length_s = 0;
+  int64_t count = 0;
+  if (cut.start_s >= 0 && cut.end_s < 0) reader.read(kDurations, true, 0, kLatest_s, length_s);
+  if (length_s > 0) cut.end_s = cut.start_s + length_s;
   if (reader.read_list(kSpans, true, 2, "two times, from and to,", list)) {
     cut.start_s = list[0];
     cut.end_s = list[1];
   }
   reader.read(kStartFrames, 0, kMostFrames, cut.start_frame);
   reader.read(kEndFrames, 0, kMostFrames, cut.end_frame);
+  if (cut.start_frame >= 0 && cut.end_frame < 0) reader.read(kCounts, 0, kMostFrames, count);
+  if (count > 0) cut.end_frame = cut.start_frame + count;
   if (reader.read_list(kFrameSpans, false, 2, "two frames, from and to,", list)) {
     cut.start_frame = std::llround(list[0]);
     cut.end_frame = std::llround(list[1]);
   }
   if (reader.read_list(std::array{"crop"}, false, 4, "[x from, x to, y from, y to] in pixels", list))
-    for (size_t i = 0; i < 4; ++i) cut.crop[i] = std::llround(list[i]);
+    if (const std::string problem = take_crop(list, cut.crop); !problem.empty()) return problem;
   reader.read(kRates, false, 0, kFastest_fps, cut.fps);
   reader.read(kRepeats, 1, kMaxRepeats, cut.repeats);
   if (!reader.problem().empty()) return reader.problem();

@@ -137,6 +137,30 @@ TEST_CASE("Captions beside a file: .txt, .caption, .json, and behind the whole n
   CHECK(read(root + "/a.mp4").entries.at(0).caption == "of .caption");
 }
 
+TEST_CASE("A caption that serves two files, one without a caption in it, and a second manifest are said") {
+  const TemporaryFolder folder;
+  const std::string root = folder.path();
+  for (const char* name : {"/a.mp4", "/a.jpg", "/b.mp4", "/c.mp4"}) write_bytes(root + name, "x");
+  write_bytes(root + "/a.txt", "of the video, and of its preview picture");
+  write_bytes(root + "/b.json", "{\"description\": \"under another key\"}");
+  write_bytes(root + "/c.json", "{\"caption\": \"of c\"}");
+  const Manifest out = read(root);
+  REQUIRE(out.notes.size() == 2);
+  CHECK(out.notes[0].find("1 captions serve several files of one name, the first " + root +
+                          "/a.txt for a.jpg and a.mp4") == 0);
+  CHECK(out.notes[1].find("1 .json files beside media hold no caption, the first " + root + "/b.json") == 0);
+  CHECK(out.notes[1].find("data.caption_column") != std::string::npos);
+
+  const TemporaryFolder two;
+  write_bytes(two.path() + "/a.mp4", "x");
+  write_bytes(two.path() + "/metadata.csv", "video,prompt\na.mp4,one\n");
+  write_bytes(two.path() + "/captions.json", "{\"a.mp4\": \"other\"}");
+  const Manifest first = read(two.path());
+  CHECK(first.entries.at(0).caption == "one");
+  REQUIRE(first.notes.size() == 1);
+  CHECK(first.notes[0].find("metadata.csv is read and not captions.json") != std::string::npos);
+}
+
 TEST_CASE("Media that the manifest of a folder does not name are counted and listed") {
   const TemporaryFolder folder;
   const std::string root = folder.path();

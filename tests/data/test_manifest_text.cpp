@@ -180,7 +180,7 @@ TEST_CASE("What a line says of time, picture, rate and repeats") {
     const auto out = parse_jsonl("{\"path\": \"a\", " + text + "}", {});
     INFO(text << (out.problems.empty() ? "" : out.problems[0].message));
     REQUIRE(out.records.size() == 1);
-    CHECK(out.unused_keys.empty());
+    for (const std::string& key : out.unused_keys) CHECK((key == "duration" || key == "num_frames"));
     return out.records[0].cut;
   };
   const auto seconds = [](double start_s, double end_s) {
@@ -200,6 +200,9 @@ TEST_CASE("What a line says of time, picture, rate and repeats") {
   CHECK(cut("\"cut\": [32, 65]") == frames);
   CHECK(cut("\"frame_idx\": \"32:65\"") == frames);
   CHECK(cut("\"start_frame\": \"32\", \"end_frame\": 65") == frames);
+  CHECK(cut("\"start_frame\": 32, \"num_frames\": 33") == frames);
+  CHECK(cut("\"start\": 1.5, \"duration\": 2.5") == seconds(1.5, 4));
+  CHECK(cut("\"start\": 1.5, \"end\": 3, \"duration\": 1.5, \"num_frames\": 24, \"fps\": 0").end_s == 3);
   MediaCut crop;
   crop.crop = {0, 96, 8, 112};
   CHECK(cut("\"crop\": [0, 96, 8, 112]") == crop);
@@ -230,8 +233,10 @@ TEST_CASE("A part that makes no sense is a problem with its key") {
                                                                 {"\"cut\": [1, 2, 3]", "'cut'"},
                                                                 {"\"crop\": [10, 5, 0, 8]", "'crop'"},
                                                                 {"\"crop\": [0, 5]", "'crop'"},
+                                                                {"\"crop\": [0.1, 0.9, 0, 1]", "shares of the"},
+                                                                {"\"crop\": [0, 1, 0, 1]", "shares of the"},
                                                                 {"\"fps\": -5", "'fps'"},
-                                                                {"\"repeats\": 0", "'repeats'"},
+                                                                {"\"repeats\": 0", "from 1 to 1e+06 under 'repeats'"},
                                                                 {"\"repeats\": 2.5", "'repeats'"},
                                                                 {"\"start_frame\": 1.5", "'start_frame'"},
                                                                 {"\"fps\": \"24/0\"", "'fps'"},
@@ -243,6 +248,13 @@ TEST_CASE("A part that makes no sense is a problem with its key") {
     REQUIRE(out.problems.size() == 1);
     CHECK(out.problems[0].message.find(word) != std::string::npos);
   }
+}
+
+TEST_CASE("What a line says of the whole file, without a start, cuts nothing") {
+  const auto out = parse_jsonl("{\"path\": \"a\", \"duration\": 2, \"num_frames\": 48}", {});
+  REQUIRE(out.records.size() == 1);
+  CHECK(out.records[0].cut == MediaCut{});
+  CHECK(out.unused_keys == std::set<std::string>{"duration", "num_frames"});
 }
 
 TEST_CASE("Deep nesting and long lines are problems, not crashes") {
