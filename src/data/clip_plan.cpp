@@ -35,19 +35,30 @@ constexpr std::chrono::seconds kProgressEvery{1};
 
 struct Probe {
   MediaInfo info;
+  FileStamp stamp;
   std::string reason;    // why the file cannot be used, or ""
-  int error_number = 0;  // of the storage
+  int error_number = 0;  // of the storage, where another try may help
 };
 using Probes = std::unordered_map<std::string, Probe>;
 using Progress = std::function<void(int64_t, int64_t)>;
 
-Probe probe(const std::string& path) {
+// Storage that has not answered any file for all of the patience is not asked again.
+Probe probe(const std::string& path, double patience_s, Outage& outage) {
+  const double away_s = outage.seconds();
+  if (away_s > 0 && away_s >= patience_s)
+    return {{}, {}, fmt::format("unreadable: the storage has not answered for {:.0f} s", away_s), 0};
+  const auto out = std::make_shared<Probe>();
   try {
-    return {probe_media(path), "", 0};
+    run_watched(path, patience_s, outage, nullptr, [path, out](ReadWatch& watch) {
+      out->info = probe_media(path, &watch);
+      out->stamp = stamp_file(path);
+    });
+    outage.succeeded();
+    return *out;
   } catch (const StorageError& error) {
-    return {{}, error.what(), error.error_number()};
+    return {{}, {}, error.what(), error.waited_out() ? 0 : error.error_number()};
   } catch (const Error& error) {
-    return {{}, error.what(), 0};
+    return {{}, {}, error.what(), 0};
   }
 }
 
@@ -73,17 +84,19 @@ class Counter {
   Clock::time_point told_ = Clock::now();
 };
 
-void probe_each(const std::vector<Probes::value_type*>& work, int64_t threads, const Progress& progress) {
+void probe_each(const std::vector<Probes::value_type*>& work, const DataConfig& config, Outage& outage,
+                const Progress& progress) {
   Counter counter(work.size(), progress);
-  for_each_part(static_cast<int64_t>(work.size()), threads, [&](int64_t i) {
+  for_each_part(static_cast<int64_t>(work.size()), decode_threads(config), [&](int64_t i) {
     auto& [path, result] = *work[static_cast<size_t>(i)];
-    result = probe(path);
+    result = probe(path, config.patience_s, outage);
     counter.add();
   });
 }
 
 // Files whose storage fails are tried again together: one patience for all.
-void probe_again(Probes& probes, int64_t threads, double patience_s) {
+void probe_again(Probes& probes, const DataConfig& config, Outage& outage) {
+  const double patience_s = config.patience_s;
   const auto start = std::chrono::steady_clock::now();
   for (bool said = false;; said = true) {
     const double waited_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -98,7 +111,7 @@ void probe_again(Probes& probes, int64_t threads, double patience_s) {
       log_warning("data: waiting for the storage, for up to {:.0f} s (data.patience_s): {} files, among them {}: {}",
                   patience_s, work.size(), work.front()->first, work.front()->second.reason);
     std::this_thread::sleep_for(kPause);
-    probe_each(work, threads, {});
+    probe_each(work, config, outage, {});
   }
 }
 
@@ -111,8 +124,9 @@ Probes probe_all(const std::vector<ManifestEntry>& entries, const DataConfig& co
   }
   std::vector<Probes::value_type*> work;
   for (auto& item : probes) work.push_back(&item);
-  probe_each(work, decode_threads(config), progress);
-  probe_again(probes, decode_threads(config), config.patience_s);
+  Outage outage;
+  probe_each(work, config, outage, progress);
+  probe_again(probes, config, outage);
   return probes;
 }
 
@@ -120,6 +134,8 @@ Probes probe_all(const std::vector<ManifestEntry>& entries, const DataConfig& co
 struct Source {
   const ManifestEntry& entry;
   const MediaInfo& info;
+  const FileStamp& stamp;
+  FileStamp mask_stamp;
   CropBox crop;           // of the displayed picture; empty: all of it
   int64_t width, height;  // of what is seen
   double fps;             // frames of a clip per second of the file
@@ -201,7 +217,9 @@ void PlanBuilder::add(const ManifestEntry& entry, const Probe& probe, const Prob
   const int64_t width = crop.width > 0 ? crop.width : info.displayed_width;
   const int64_t height = crop.height > 0 ? crop.height : info.displayed_height;
   const FrameSize& size = sizes_[static_cast<size_t>(nearest_size(sizes_, width, height))];
-  const Source source{entry, info, crop, width, height, clip_rate(entry.cut, info, config_->fps), size};
+  const Source source{entry, info,  probe.stamp, mask ? mask->stamp : FileStamp(),
+                      crop,  width, height,      clip_rate(entry.cut, info, config_->fps),
+                      size};
   if (!info.is_image) return add_video(source);
   if (!config_->images) return drop(entry.path, "an image, and data.images is false", entry.origin);
   add_clip(source, 1, 0.0, 0.0);
@@ -209,7 +227,12 @@ void PlanBuilder::add(const ManifestEntry& entry, const Probe& probe, const Prob
 
 void PlanBuilder::add_video(const Source& source) {
   const MediaInfo& info = source.info;
-  const FramePart line = line_part(source.entry.cut, info);
+  const MediaCut& cut = source.entry.cut;
+  if (!info.numbered && (cut.start_frame > 0 || cut.end_frame >= 0))
+    return drop(source.entry.path,
+                "expected start and end in seconds for a video of variable frame rate, found frame numbers",
+                source.entry.origin);
+  const FramePart line = line_part(cut, info);
   const SourceRate rate = info.rate();
   int64_t most = 0;
   double longest_s = 0;
@@ -267,6 +290,8 @@ void PlanBuilder::add_clip(const Source& source, int64_t frames, double start_s,
   clip.slack_s = clip.random_start ? slack_s : 0;
   clip.repeats = config_->num_repeats * entry.cut.repeats;
   clip.mask_path = entry.mask;
+  clip.stamp = source.stamp;
+  clip.mask_stamp = source.mask_stamp;
   plan_.clips.push_back(std::move(clip));
   plan_.missing_captions += entry.caption.empty() ? 1 : 0;
   plan_.upscaled_clips += source.width < source.size.width || source.height < source.size.height ? 1 : 0;

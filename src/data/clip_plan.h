@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "data/config.h"
+#include "data/file_stamp.h"
 #include "data/transforms.h"
 
 namespace vmoba::data {
@@ -45,6 +46,7 @@ struct Clip {
   int64_t repeats = 1;        // times it is shown in an epoch
   bool held_out = false;      // for validation, never trained on
   std::string mask_path;      // picture or video whose brightness weighs the loss; empty: all counts alike
+  FileStamp stamp, mask_stamp;
 };
 
 struct DroppedClip {

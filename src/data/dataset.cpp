@@ -7,8 +7,8 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
-#include <filesystem>
-#include <map>
+#include <functional>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <utility>
@@ -41,8 +41,6 @@ struct SampleStream::State {
   Sample produce(int64_t index, const std::atomic<bool>& cancel);
   // Fills the sample's frames, or what was made of them before; false where the clip cannot be decoded.
   bool try_clip(int64_t clip, Sample& sample, const std::atomic<bool>& cancel);
-  // Throws MediaError where the file is another one than before.
-  void check_unchanged(const std::string& path);
   bool has_failed(int64_t clip, int64_t sample);
   void record_failure(ClipFailure failure);
   [[noreturn]] void fail_bucket(int64_t bucket);
@@ -59,8 +57,7 @@ struct SampleStream::State {
 
   std::mutex mutex;
   std::vector<ClipFailure> failures;
-  std::set<std::string> reported;               // paths
-  std::map<std::string, uintmax_t> seen_bytes;  // of each file, when it was first read
+  std::set<std::string> reported;  // paths
   double wait_seconds = 0;
   // Last, so that its threads are gone before what they use.
   std::unique_ptr<OrderedPrefetcher<Sample>> prefetcher;
@@ -72,20 +69,6 @@ bool SampleStream::State::has_failed(int64_t clip, int64_t sample) {
   return std::any_of(failures.begin(), failures.end(), [&](const ClipFailure& known) {
     return known.clip == clip && (known.final ? sample >= known.sample : sample == known.sample);
   });
-}
-
-// A storage that was away may come back with other content under the same names.
-void SampleStream::State::check_unchanged(const std::string& path) {
-  std::error_code error;
-  const uintmax_t bytes = std::filesystem::file_size(path, error);
-  if (error) return;  // the reader says it
-  const std::lock_guard lock(mutex);
-  const uintmax_t before = seen_bytes.emplace(path, bytes).first->second;
-  if (before != bytes)
-    throw MediaError(
-        fmt::format("changed: the file had {} bytes when it was first read and has {} now; start again to "
-                    "plan its clips anew",
-                    before, bytes));
 }
 
 bool SampleStream::State::try_clip(int64_t index_of_clip, Sample& sample, const std::atomic<bool>& cancel) {
@@ -101,7 +84,6 @@ bool SampleStream::State::try_clip(int64_t index_of_clip, Sample& sample, const 
     } else {
       sample.video_CFHW =
           decode_planned_clip(plan, config, index_of_clip, start_s, flip, threads_per_clip, outage, cancel);
-      check_unchanged(clip.path);
     }
     sample.mask_FHW =
         decode_planned_mask(plan, config, index_of_clip, {start_s, flip}, threads_per_clip, outage, cancel);
@@ -203,14 +185,40 @@ ClipDraw draw_clip(const Clip& clip, const DataConfig& config, uint64_t seed, in
   return out;
 }
 
+namespace {
+
+// What `decode` makes of the file, which must be that of the plan before and after. `decode` owns what it uses.
+at::Tensor decode_watched(const std::string& path, const FileStamp& stamp, int threads, double patience_s,
+                          Outage& outage, const std::atomic<bool>& cancel,
+                          std::function<at::Tensor(VideoReader&)> decode) {
+  return with_patience(path, patience_s, outage, &cancel, [&] {
+    const auto video = std::make_shared<at::Tensor>();
+    try {
+      run_watched(path, patience_s, outage, &cancel, [path, stamp, threads, decode, video](ReadWatch& watch) {
+        require_unchanged(stamp, path);
+        VideoReader reader(path, threads, &watch);
+        at::Tensor decoded = decode(reader);
+        require_unchanged(stamp, path);
+        *video = std::move(decoded);
+      });
+    } catch (const MediaError&) {
+      throw;
+    } catch (const StorageError& error) {
+      throw MediaError(error.what(), error.error_number(), error.waited_out());
+    }
+    return *video;
+  });
+}
+
+}  // namespace
+
 at::Tensor decode_planned_clip(const ClipPlan& plan, const DataConfig& config, int64_t clip, double start_s, bool flip,
                                int threads, Outage& outage, const std::atomic<bool>& cancel) {
   const Clip& c = plan.clips[static_cast<size_t>(clip)];
   const Bucket& bucket = plan.buckets[static_cast<size_t>(c.bucket)];
-  return with_patience(c.path, config.patience_s, outage, &cancel, [&] {
-    VideoReader reader(c.path, threads, &cancel);
-    return decode_clip(reader, {start_s, c.fps, c.frames, bucket.height, bucket.width, flip, c.crop});
-  });
+  const ClipRequest request{start_s, c.fps, c.frames, bucket.height, bucket.width, flip, c.crop};
+  return decode_watched(c.path, c.stamp, threads, config.patience_s, outage, cancel,
+                        [request](VideoReader& reader) { return decode_clip(reader, request); });
 }
 
 at::Tensor decode_planned_mask(const ClipPlan& plan, const DataConfig& config, int64_t clip, const ClipDraw& draw,
@@ -218,26 +226,22 @@ at::Tensor decode_planned_mask(const ClipPlan& plan, const DataConfig& config, i
   const Clip& c = plan.clips[static_cast<size_t>(clip)];
   if (c.mask_path.empty()) return {};
   const Bucket& bucket = plan.buckets[static_cast<size_t>(c.bucket)];
+  const auto decode = [c, bucket, draw](VideoReader& reader) {
+    const MediaInfo& info = reader.info();
+    // The mask may be smaller than the file that it belongs to.
+    const double wide = static_cast<double>(info.displayed_width) / static_cast<double>(c.source_width);
+    const double high = static_cast<double>(info.displayed_height) / static_cast<double>(c.source_height);
+    const auto scaled = [](int64_t length, double by) { return std::llround(static_cast<double>(length) * by); };
+    const CropBox crop{scaled(c.crop.x, wide), scaled(c.crop.y, high), scaled(c.crop.width, wide),
+                       scaled(c.crop.height, high)};
+    return decode_clip(reader, {info.is_image ? 0 : draw.start_s, c.fps, info.is_image ? 1 : c.frames, bucket.height,
+                                bucket.width, draw.flip, crop});
+  };
   try {
-    return with_patience(
-               c.mask_path, config.patience_s, outage, &cancel,
-               [&] {
-                 VideoReader reader(c.mask_path, threads, &cancel);
-                 const MediaInfo& info = reader.info();
-                 // The mask may be smaller than the file that it belongs to.
-                 const double wide = static_cast<double>(info.displayed_width) / static_cast<double>(c.source_width);
-                 const double high = static_cast<double>(info.displayed_height) / static_cast<double>(c.source_height);
-                 const auto scaled = [](int64_t length, double by) {
-                   return std::llround(static_cast<double>(length) * by);
-                 };
-                 const CropBox crop{scaled(c.crop.x, wide), scaled(c.crop.y, high), scaled(c.crop.width, wide),
-                                    scaled(c.crop.height, high)};
-                 return decode_clip(reader, {info.is_image ? 0 : draw.start_s, c.fps, info.is_image ? 1 : c.frames,
-                                             bucket.height, bucket.width, draw.flip, crop});
-               })
-        .amax(0);
+    return decode_watched(c.mask_path, c.mask_stamp, threads, config.patience_s, outage, cancel, decode).amax(0);
   } catch (const MediaError& error) {
-    throw MediaError(fmt::format("its mask '{}': {}", c.mask_path, error.what()), error.error_number());
+    throw MediaError(fmt::format("its mask '{}': {}", c.mask_path, error.what()), error.error_number(),
+                     error.waited_out());
   }
 }
 

@@ -74,6 +74,10 @@ std::string libav_error(int code) {
   return message;
 }
 
+const std::string& last_libav_error() {
+  return last_error;
+}
+
 void clear_libav_error() {
   last_error.clear();
 }

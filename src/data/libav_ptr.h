@@ -37,5 +37,7 @@ void route_libav_log();
 // error since clear_libav_error(), that.
 std::string libav_error(int code);
 void clear_libav_error();
+// This thread's last error as libav logged it, or "".
+const std::string& last_libav_error();
 
 }  // namespace vmoba::data

@@ -124,6 +124,8 @@ InputPtr open_input(const std::string& path, const MediaContent& content) {
     const int file_error = file->error;
     avio_closep(&file);  // avformat_open_input frees the context on failure, but not a caller's file
     check_storage(file_error);
+    if (last_libav_error().find("not on whitelist") != std::string::npos)
+      throw MediaError("unsupported: a format that is not read here; convert it to .png or .mp4");
     throw MediaError(fmt::format("corrupt: not a video or image, or cut off in its header: {}", libav_error(code)));
   }
   return InputPtr(input);
@@ -148,13 +150,30 @@ bool is_still(const AVFormatContext& input, const AVStream& stream) {
   return name == "avif" || name == "mif1" || name == "heic" || name == "heix" || name == "heim" || name == "heis";
 }
 
-bool is_steady(const AVStream& stream) {
+namespace {
+
+// The rate of the shortest frames over the average; 1 where the file does not say.
+double rate_ratio(const AVStream& stream) {
   const AVRational average = stream.avg_frame_rate, least = stream.r_frame_rate;
-  if (average.num <= 0 || average.den <= 0 || least.num <= 0 || least.den <= 0) return true;
+  if (average.num <= 0 || average.den <= 0 || least.num <= 0 || least.den <= 0) return 1;
+  return av_q2d(least) / av_q2d(average);
+}
+
+bool is_near(double ratio, double wanted) {
   constexpr double kNear = 0.03;
-  // Interlaced codecs count fields.
-  const double ratio = av_q2d(least) / av_q2d(average);
-  return std::abs(ratio - 1) < kNear || std::abs(ratio - 2) < 2 * kNear;
+  return std::abs(ratio - wanted) < kNear * wanted;
+}
+
+}  // namespace
+
+bool is_steady(const AVStream& stream) {
+  const double ratio = rate_ratio(stream);
+  return is_near(ratio, 1) || is_near(ratio, 2);  // interlaced codecs count fields
+}
+
+bool is_numbered(const AVStream& stream, bool interlaced) {
+  const double ratio = rate_ratio(stream);
+  return is_near(ratio, 1) || (interlaced && is_near(ratio, 2));
 }
 
 double frame_duration(const AVFrame& frame) {

@@ -25,6 +25,8 @@ bool is_interlaced(const AVFrame& frame);
 bool is_still(const AVFormatContext& input, const AVStream& stream);
 // Every frame has the same share of time, gaps apart.
 bool is_steady(const AVStream& stream);
+// The same, and the frame rate is that of the shortest frames: nothing is left out between them.
+bool is_numbered(const AVStream& stream, bool interlaced);
 // In ticks of the stream; 0 where the file does not say.
 double frame_duration(const AVFrame& frame);
 

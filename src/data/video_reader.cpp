@@ -39,7 +39,7 @@ struct PacketTimes {
 struct VideoReader::State {
   std::string path;
   int threads = 1;
-  const std::atomic<bool>* cancel = nullptr;
+  ReadWatch* watch = nullptr;
   MediaContent content;
   InputPtr input;
   CodecPtr codec;
@@ -72,7 +72,7 @@ struct VideoReader::State {
   PacketTimes read_end(double promised_s);
   bool clock_may_have_gaps() const;
   void check_cancel() const {
-    if (cancel && cancel->load(std::memory_order_relaxed)) throw MediaError("cancelled");
+    if (watch && watch->part_read()) throw MediaError("cancelled");
   }
   bool land(int64_t target_ts);  // decodes the first frame after a seek; true where it is early enough
   void flush();
@@ -83,6 +83,11 @@ struct VideoReader::State {
     for (const char* bare : {"mpeg", "mpegvideo", "m4v", "h264", "hevc", "obu", "av1"})
       if (name == bare) return true;
     return (input->iformat->flags & AVFMT_NOTIMESTAMPS) != 0;
+  }
+  // Matroska times every packet; what has no time lies before its zero, and no player shows it.
+  bool is_before_zero() const {
+    return std::string_view(input->iformat->name).starts_with("matroska") && frame->pts == AV_NOPTS_VALUE &&
+           frame->pkt_dts == AV_NOPTS_VALUE;
   }
   int64_t counted_ts(int64_t frames) const {
     return std::llround(static_cast<double>(frames) / info.fps / av_q2d(stream->time_base));
@@ -172,6 +177,7 @@ void VideoReader::State::describe(bool is_image) {
     rate = stream->r_frame_rate;
   info.fps = rate.num > 0 && rate.den > 0 ? av_q2d(rate) : 25.0;
   info.steady = !content.animation && (counts_frames() || is_steady(*stream));
+  info.numbered = info.steady && (counts_frames() || is_numbered(*stream, info.interlaced));
   nominal_ts = std::max<int64_t>(1, std::llround(1.0 / info.fps / av_q2d(stream->time_base)));
   zero_ts = frame->best_effort_timestamp == AV_NOPTS_VALUE ? 0 : frame->best_effort_timestamp;
   if (stream->duration > 0)
@@ -229,6 +235,7 @@ bool VideoReader::State::decode() {
       continue;
     }
     clean = true;
+    if (is_before_zero()) continue;
     ++decoded_frames;
     if (counts_frames())
       frame->best_effort_timestamp = decoded_frames == 1 ? 0 : counted_ts(decoded_frames - 1);
@@ -254,12 +261,11 @@ bool VideoReader::State::land(int64_t target_ts) {
   return frame->best_effort_timestamp <= std::max(target_ts, zero_ts);
 }
 
-VideoReader::VideoReader(const std::string& path, int threads, const std::atomic<bool>* cancel)
-    : state_(std::make_unique<State>()) {
+VideoReader::VideoReader(const std::string& path, int threads, ReadWatch* watch) : state_(std::make_unique<State>()) {
   route_libav_log();
   state_->path = path;
   state_->threads = threads;
-  state_->cancel = cancel;
+  state_->watch = watch;
   state_->content = media_content(path);
   const bool still = state_->content.animation && state_->holds_one_frame();
   try {
@@ -402,8 +408,8 @@ void VideoReader::measure_end() {
   if (times.whole && !s.info.is_animation) s.info.parts = frame_parts(std::move(times.shown_s), end_s);
 }
 
-MediaInfo probe_media(const std::string& path) {
-  VideoReader reader(path, 1);
+MediaInfo probe_media(const std::string& path, ReadWatch* watch) {
+  VideoReader reader(path, 1, watch);
   reader.measure_end();
   return reader.info();
 }

@@ -8,7 +8,6 @@
 //
 // A reader belongs to one thread. Frames are owned by the reader and valid until the next call.
 #pragma once
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -24,8 +23,8 @@ namespace vmoba::data {
 // Why a file cannot be used: the message is the reason alone ("truncated: ..."); the caller knows the path.
 class MediaError : public StorageError {
  public:
-  explicit MediaError(const std::string& reason, int error_number = 0)
-      : StorageError(ErrorKind::kInput, reason, error_number) {}
+  explicit MediaError(const std::string& reason, int error_number = 0, bool waited_out = false)
+      : StorageError(ErrorKind::kInput, reason, error_number, waited_out) {}
 };
 
 // How a stored frame becomes the displayed one: mirror left-right first, then turn clockwise.
@@ -45,6 +44,7 @@ struct MediaInfo {
   double duration_s = 0;                              // first frame's start to last frame's end; 0 for images
   bool is_image = false;
   bool steady = true;         // frames follow each other at fps (SourceRate)
+  bool numbered = true;       // frame n is shown n / fps behind the first one
   bool is_animation = false;  // GIF, APNG: every frame stays as long as the file says
   bool interlaced = false, hdr = false;
   std::vector<FramePart> parts;  // set by measure_end(); one, unless the clock has gaps
@@ -60,9 +60,9 @@ struct TimedFrame {
 
 class VideoReader {
  public:
-  // Opens the file and decodes its first frame. `threads`: libav's decoding threads. `cancel`, where given, makes
-  // calls throw MediaError soon after it becomes true. Throws MediaError.
-  VideoReader(const std::string& path, int threads, const std::atomic<bool>* cancel = nullptr);
+  // Opens the file and decodes its first frame. `threads`: libav's decoding threads. `watch`, where given, is told
+  // of every packet; calls throw MediaError soon after it is cancelled. Throws MediaError.
+  VideoReader(const std::string& path, int threads, ReadWatch* watch = nullptr);
   ~VideoReader();
 
   // duration_s is what the container says until measure_end() was called.
@@ -86,6 +86,6 @@ class VideoReader {
 
 // Opens, decodes the first frame, measures the end. Throws MediaError ("missing: ...", "empty: ...", "corrupt: ...",
 // "truncated: ...", "audio only: ...", "unsupported: ...").
-MediaInfo probe_media(const std::string& path);
+MediaInfo probe_media(const std::string& path, ReadWatch* watch = nullptr);
 
 }  // namespace vmoba::data

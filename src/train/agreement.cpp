@@ -162,6 +162,7 @@ void require_same_facts(dist::World& world, const Facts& facts, const std::strin
 
 const RootConfig& require_same_config(dist::World& world, const RootConfig& config) {
   if (world.size() == 1) return config;
+  const dist::Patience patience(world, config.parallel.start_timeout_s, dist::Patience::Of::kStart);
   RootConfig copy = config;
   Facts facts = {{"version", program_version()}};
   for (const auto& [key, value] :
@@ -186,16 +187,15 @@ Facts clip_facts(const data::ClipPlan& plan, const std::string& data_path) {
   return out;
 }
 
-Facts clip_file_facts(const data::ClipPlan& plan) {
+Facts clip_file_facts(const data::ClipPlan& plan, FileFact fact) {
   Facts out;
   std::string last;
   for (const data::Clip& clip : plan.clips) {
     if (clip.path == last) continue;
     last = clip.path;
-    std::error_code error;
-    const uintmax_t bytes = fs::file_size(clip.path, error);
     out.emplace_back("file of clip " + fs::path(clip.path).filename().string(),
-                     error ? "missing" : fmt::format("{} bytes", bytes));
+                     fact == FileFact::kBytes ? fmt::format("{} bytes", clip.stamp.bytes)
+                                              : "sampled hash " + hash_text(clip.stamp.sample));
   }
   return out;
 }

@@ -33,11 +33,13 @@ void require_same_encoders(dist::World& world, const RootConfig& config);
 
 // Every clip with all that a sample depends on, paths from `data_path`.
 Facts clip_facts(const data::ClipPlan& plan, const std::string& data_path);
-// The clips' files by size: what a plan of clips does not say and another file of the same name shows.
-Facts clip_file_facts(const data::ClipPlan& plan);
+// The clips' files when they were planned, by size or by some of their bytes: what a plan of clips does not say and
+// another file of the same name shows.
+enum class FileFact { kBytes, kSample };
+Facts clip_file_facts(const data::ClipPlan& plan, FileFact fact);
 // Of either, in their order.
 std::string clips_hash(const Facts& clips);
-// Between both hashes in a checkpoint's record of its clips; earlier versions wrote the first alone.
+// Between the hashes of clips, sizes and samples in a checkpoint's record; earlier versions wrote fewer of them.
 constexpr char kFilesMark = '+';
 
 // Compares what ranks hold several times: all trained values, average and optimiser state, and with `frozen` all other

@@ -80,11 +80,9 @@ std::string from_first(dist::World& world, const std::string& text) {
   return dist::all_gather_text(world.control(), world.rank() == 0 ? text : "").front();
 }
 
-std::string strays_text(const std::string& checkpoint, const std::string& run_dir) {
+std::string strays_text(const std::string& checkpoint, const std::optional<std::string>& run) {
   try {
-    const bool recorded = fs::exists(fs::path(run_dir) / "run.json");
-    return stray(checkpoint,
-                 recorded ? std::optional<std::string>(read_run_folder(run_dir).id) : std::optional<std::string>());
+    return stray(checkpoint, run);
   } catch (const Error& e) {
     return e.what();
   }
@@ -94,8 +92,10 @@ std::string newest_whole(dist::World& world, const std::string& run_dir) {
   const std::string list = from_first(world, fmt::format("{}", fmt::join(checkpoints_of(run_dir), "\n")));
   std::istringstream lines(list);
   std::vector<std::string> skipped;
+  std::optional<std::string> run;
+  if (world.rank() == 0 && fs::exists(fs::path(run_dir) / "run.json")) run = read_run_folder(run_dir).id;
   for (std::string checkpoint; std::getline(lines, checkpoint);) {
-    std::string reason = from_first(world, strays_text(checkpoint, run_dir));
+    std::string reason = from_first(world, strays_text(checkpoint, run));
     if (reason.empty()) reason = few(problems_together(world, checkpoint));
     if (reason.empty()) return checkpoint;
     skipped.push_back(checkpoint);
@@ -122,9 +122,21 @@ bool names(const std::vector<std::string>& overrides, const std::string& key) {
                      [&](const std::string& text) { return text.starts_with(key + "="); });
 }
 
+// A path that is no checkpoint: refused by what it is, where that can be told.
+void check_place(const std::string& from) {
+  if (from == "latest" || fs::exists(manifest_path(from))) return;
+  VMOBA_CHECK_INPUT(fs::is_directory(from),
+                    "--resume: expected `latest`, a checkpoint's or a run's folder, found none at '{}'", from);
+  const fs::path whole = fs::absolute(from) / "";  // with its slash, so that the parent is the folder itself
+  const std::string parent = whole.parent_path().parent_path().string();
+  VMOBA_CHECK_INPUT(!fs::exists(manifest_path(parent)),
+                    "--resume: expected a checkpoint's folder, found a part of one at '{}'; name {}", from, parent);
+}
+
 }  // namespace
 
 RootConfig config_of_checkpoint(const ResumeRequest& resume, const std::vector<std::string>& overrides) {
+  check_place(resume.from);
   std::string run_dir = RunConfig().dir;
   for (const std::string& text : overrides)
     if (text.starts_with("run.dir=")) run_dir = text.substr(std::string("run.dir=").size());
@@ -163,8 +175,7 @@ std::string find_checkpoint(dist::World& world, const std::string& run_dir, cons
     if (world.rank() == 0 && resume.from != "latest")
       log_info("--resume {}: a run's folder; its newest checkpoint is {}", resume.from, checkpoint);
   } else {
-    VMOBA_CHECK_INPUT(fs::is_directory(checkpoint),
-                      "--resume: expected `latest`, a checkpoint's or a run's folder, found none at '{}'", checkpoint);
+    check_place(checkpoint);
     VMOBA_CHECK_INPUT(
         fs::exists(manifest_path(checkpoint)),
         "--resume: expected a checkpoint (state/trainer.json) or a run's folder with checkpoints at '{}', "
@@ -180,10 +191,21 @@ std::string find_checkpoint(dist::World& world, const std::string& run_dir, cons
 
 namespace {
 
-std::pair<std::string, std::string> plan_and_files(const std::string& recorded) {
-  const size_t mark = recorded.find(kFilesMark);
-  if (mark == std::string::npos) return {recorded, ""};
-  return {recorded.substr(0, mark), recorded.substr(mark + 1)};
+// Hashes of the clips, and of their files' sizes and samples; empty where an earlier version did not write them.
+struct RecordedClips {
+  std::string plan, sizes, samples;
+};
+
+RecordedClips recorded_clips(const std::string& recorded) {
+  std::vector<std::string> parts(1);
+  for (const char c : recorded) {
+    if (c == kFilesMark)
+      parts.emplace_back();
+    else
+      parts.back() += c;
+  }
+  parts.resize(3);
+  return {parts[0], parts[1], parts[2]};
 }
 
 }  // namespace
@@ -217,14 +239,19 @@ std::vector<ConfigChange> allowed_changes(const std::string& checkpoint, const M
                     "model.weights: expected the weights beside which these adapters were trained (hash {}), found "
                     "others (hash {}); restore them, or begin a run with lora.init_from",
                     before.base, now.base);
-  const auto [plan_before, files_before] = plan_and_files(before.clip_plan);
-  const auto [plan_now, files_now] = plan_and_files(now.clip_plan);
-  if (!plan_before.empty() && plan_before != plan_now)
-    add("clip plan", fmt::format("{} clips ({})", before.clips, plan_before),
-        fmt::format("{} clips ({})", now.clips, plan_now));
-  else if (!files_before.empty() && files_before != files_now)
-    add("files of the clips", fmt::format("sizes ({})", files_before),
-        fmt::format("others ({}) of the same clips", files_now));
+  const RecordedClips clips_before = recorded_clips(before.clip_plan), clips_now = recorded_clips(now.clip_plan);
+  const auto differ = [](const std::string& old_hash, const std::string& new_hash) {
+    return !old_hash.empty() && old_hash != new_hash;
+  };
+  if (differ(clips_before.plan, clips_now.plan))
+    add("clip plan", fmt::format("{} clips ({})", before.clips, clips_before.plan),
+        fmt::format("{} clips ({})", now.clips, clips_now.plan));
+  else if (differ(clips_before.sizes, clips_now.sizes))
+    add("files of the clips", fmt::format("sizes ({})", clips_before.sizes),
+        fmt::format("others ({}) of the same clips", clips_now.sizes));
+  else if (differ(clips_before.samples, clips_now.samples))
+    add("files of the clips", fmt::format("bytes ({})", clips_before.samples),
+        fmt::format("others ({}) of the same sizes", clips_now.samples));
   if (!before.version.empty() && before.version != now.version) add("program", before.version, now.version);
   return out;
 }

@@ -34,13 +34,14 @@ std::string resolved_yaml(RootConfig config) {
 RunRecord Trainer::make_record() {
   const dist::Patience patience(world_);
   const data::ClipPlan all = RunPlan{plan_, held_out_plan_}.all();
-  const Facts clips = clip_facts(all, config_.data.path), files = clip_file_facts(all);
-  for (const Facts* facts : {&clips, &files})
+  const Facts clips = clip_facts(all, config_.data.path), sizes = clip_file_facts(all, FileFact::kBytes),
+              samples = clip_file_facts(all, FileFact::kSample);
+  for (const Facts* facts : {&clips, &sizes, &samples})
     require_same_facts(world_, *facts, "give every host the same files at data.path");
   RunRecord out;
   out.version = program_version();
   const std::string plan = clips_hash(clips);
-  out.clip_plan = plan + kFilesMark + clips_hash(files);
+  out.clip_plan = plan + kFilesMark + clips_hash(sizes) + kFilesMark + clips_hash(samples);
   out.clips = int64_t(clips.size());
   const std::string drawn = dist::all_gather_text(world_.control(), world_.rank() == 0 ? drawn_id() : "").front();
   out.run = hash_text(content_hash(run_identity(config_) + plan)) + "-" + drawn;

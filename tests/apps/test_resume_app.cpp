@@ -209,6 +209,26 @@ TEST_CASE("latest passes over damaged and stray folders, newest to oldest, and s
   CHECK(metrics(dir).size() == 10);
 }
 
+TEST_CASE("a path that is no checkpoint is refused by what it is") {
+  const TemporaryFolder folder;
+  const std::string dir = twelve_steps(folder), checkpoint = dir + "/checkpoint-12";
+  for (const bool with_config : {true, false}) {
+    const auto refused = [&](const std::string& from) {
+      return run(2,
+                 with_config ? command(dir, {"--resume", from}) : std::vector<std::string>{kTrain, "--resume", from});
+    };
+    CHECK(contains(refused(checkpoint + "0"), "found none at '" + checkpoint + "0'"));
+    for (const char* part : {"/state", "/transformer/"})
+      CHECK(contains(refused(checkpoint + part),
+                     "found a part of one at '" + checkpoint + part + "'; name " + checkpoint));
+  }
+  // What is wrong with the folder itself is no fault of its checkpoints.
+  std::ofstream(dir + "/run.json") << "{\"step\": 1}";
+  const std::string output = run(2, command(dir, {"--resume", "latest", "train.steps=14"}));
+  CHECK(contains(output, dir + "/run.json"));
+  CHECK_FALSE(contains(output, "passing over"));
+}
+
 TEST_CASE("another run's checkpoint in the folder is not latest") {
   const TemporaryFolder folder;
   const std::string dir = twelve_steps(folder), other = folder.path() + "/other";
@@ -266,13 +286,21 @@ TEST_CASE("another file under a clip's name is said when a run goes on, and reco
   for (const auto& entry : fs::directory_iterator(clips))
     if (entry.path().extension() == ".mp4") video = entry.path().string();
   std::ofstream(video, std::ios::binary | std::ios::app) << std::string(
-      "\0\0\0\x08"
-      "free",
-      8);  // of the same pictures
+      "\0\0\0\x0C"
+      "free"
+      "\0\0\0\0",
+      12);  // of the same pictures
   const std::string output = run(0, command(dir, {"--resume", "latest", "train.steps=6", "data.path=" + clips}));
   CHECK(contains(output, "  files of the clips: sizes ("));
   CHECK(manifest(dir + "/checkpoint-6")["changes"].size() == 1);
   CHECK_FALSE(contains(run(0, command(dir, {"--resume", "latest", "train.steps=7", "data.path=" + clips})), " -> "));
+  {
+    std::fstream bytes(video, std::ios::in | std::ios::out | std::ios::binary);
+    bytes.seekp(-1, std::ios::end);
+    bytes.put('x');  // of the same size
+  }
+  CHECK(contains(run(0, command(dir, {"--resume", "latest", "train.steps=8", "data.path=" + clips})),
+                 "  files of the clips: bytes ("));
 }
 
 TEST_CASE("--resume alone takes configuration and folder from the checkpoint") {

@@ -1,7 +1,11 @@
 // Waiting for storage that fails for a while.
 #include "core/storage.h"
 
+#include <unistd.h>
+
+#include <atomic>
 #include <cerrno>
+#include <memory>
 #include <thread>
 
 #include "core/file.h"
@@ -87,4 +91,95 @@ TEST_CASE("which errors are worth a wait") {
     CHECK(e.missing());
     CHECK(e.transient());
   }
+}
+
+namespace {
+
+// A pipe whose reader waits in the kernel until somebody writes, as for a server that does not answer.
+struct Pipe {
+  int ends[2] = {-1, -1};
+  Pipe() { REQUIRE(::pipe(ends) == 0); }
+  ~Pipe() {
+    ::close(ends[0]);
+    ::close(ends[1]);
+  }
+  void answer() const { REQUIRE(::write(ends[1], "x", 1) == 1); }
+};
+
+}  // namespace
+
+TEST_CASE("a watched read returns and throws as it does alone") {
+  Outage outage;
+  const auto value = std::make_shared<int>(0);
+  run_watched("a", 1, outage, nullptr, [value](ReadWatch&) { *value = 42; });
+  CHECK(*value == 42);
+  CHECK(value.use_count() == 1);  // the thread keeps nothing
+  CHECK_THROWS_AS(
+      run_watched("a", 1, outage, nullptr, [](ReadWatch&) { throw StorageError(ErrorKind::kInput, "broken", 0); }),
+      StorageError);
+}
+
+TEST_CASE("a read that never returns is said, counted as a wait, and left behind when patience ends") {
+  const auto pipe = std::make_shared<Pipe>();
+  const auto returned = std::make_shared<std::atomic<bool>>(false);
+  Outage outage;
+  std::atomic<int> waits{0};
+  std::atomic<bool> over{false};
+  std::thread witness([&] {
+    while (!over) {
+      waits = std::max(waits.load(), storage_waits());
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+  });
+  bool waited_out = false;
+  const std::string said = test::capture_stderr([&] {
+    const double s = seconds_of([&] {
+      try {
+        run_watched("/data/a.mp4", 12, outage, nullptr, [pipe, returned](ReadWatch&) {
+          char byte = 0;
+          *returned = ::read(pipe->ends[0], &byte, 1) == 1;
+        });
+      } catch (const StorageError& error) {
+        waited_out = error.waited_out() && error.transient();
+      }
+    });
+    CHECK(s > 11);
+    CHECK(s < 20);
+  });
+  over = true;
+  witness.join();
+  CHECK(waited_out);
+  CHECK(waits == 1);
+  CHECK(storage_waits() == 0);
+  CHECK(outage.seconds() > 1);
+  CHECK(
+      contains(said, "waiting for the storage, for 2 s more (data.patience_s): /data/a.mp4: a read has not returned"));
+  pipe->answer();  // the thread ends by itself
+  for (int i = 0; i < 500 && pipe.use_count() > 1; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  CHECK(*returned);
+  CHECK(pipe.use_count() == 1);
+}
+
+TEST_CASE("a stop does not wait for a read that never returns, and a slow one that goes on is not left") {
+  const auto pipe = std::make_shared<Pipe>();
+  Outage outage;
+  const std::atomic<bool> cancel{true};
+  const double s = seconds_of([&] {
+    CHECK_THROWS_AS(run_watched("a", 600, outage, &cancel,
+                                [pipe](ReadWatch&) {
+                                  char byte = 0;
+                                  if (::read(pipe->ends[0], &byte, 1) != 1) return;
+                                }),
+                    StorageError);
+  });
+  CHECK(s < 8);
+  pipe->answer();
+  const auto parts = std::make_shared<int>(0);
+  run_watched("a", 0, outage, nullptr, [parts](ReadWatch& watch) {
+    for (; *parts < 12; ++*parts) {
+      std::this_thread::sleep_for(std::chrono::seconds(1));
+      watch.part_read();
+    }
+  });
+  CHECK(*parts == 12);
 }

@@ -244,6 +244,28 @@ TEST_CASE("Lines cut, repeat and retime a file that other lines take whole") {
   CHECK(drawn.clips[1].slack_s == Approx(1.2 - 0.8 - 0.05).margin(0.01));
 }
 
+TEST_CASE("Frame numbers are refused where they say no time, seconds are taken") {
+  const TemporaryFolder folder;
+  // A second of 30 frames, then 10 a second.
+  ffmpeg({"-f", "lavfi", "-i", "testsrc=s=64x48:r=30", "-frames:v", "60", "-vf",
+          "setpts='if(lt(N,30),N/30,1+(N-30)/10)/TB'", "-fps_mode", "vfr", "-c:v", "libx264", "-pix_fmt", "yuv420p",
+          folder.path() + "/vfr.mp4"});
+  make_video(folder.path() + "/v.mp4", 40);
+  write_bytes(folder.path() + "/metadata.jsonl",
+              "{\"path\": \"vfr.mp4\", \"start_frame\": 40}\n"
+              "{\"path\": \"vfr.mp4\", \"cut\": [0, 20]}\n"
+              "{\"path\": \"vfr.mp4\", \"start_frame\": 0}\n"
+              "{\"path\": \"vfr.mp4\", \"start\": 2}\n"
+              "{\"path\": \"v.mp4\", \"start_frame\": 20}\n");
+  const ClipPlan plan = plan_clips(config_of(folder.path(), {5}), kGeometry);
+  REQUIRE(plan.clips.size() == 3);
+  CHECK(plan.clips[1].start_s == 2);
+  CHECK(plan.clips[2].start_s == 2);
+  REQUIRE(plan.dropped.size() == 2);
+  for (const DroppedClip& dropped : plan.dropped)
+    CHECK(dropped.reason.find("expected start and end in seconds for a video of variable frame rate") == 0);
+}
+
 TEST_CASE("A crop is of the displayed picture") {
   const TemporaryFolder folder;
   const std::string path = folder.path() + "/v.mp4";

@@ -325,6 +325,44 @@ TEST_CASE("A file that comes back with other content is replaced by other clips,
   CHECK(stream.failures().front().final);
 }
 
+TEST_CASE("A file of the same size with other bytes is noticed, one with other times alone is not") {
+  VideoFolder videos(3);
+  const ClipPlan plan = videos.plan();
+  videos.config().prefetch_clips = 1;
+  const auto all = [&](const std::string& what) {
+    INFO(what);
+    SampleStream stream(plan, videos.config(), 7, 1, 0, 1);
+    draw(stream, stream_epoch(plan));
+    return stream.failures();
+  };
+  CHECK(all("as planned").empty());
+  // Copied anew: another inode and other times, the same bytes.
+  const std::string whole = read_bytes(videos.path(1));
+  std::filesystem::remove(videos.path(1));
+  write_bytes(videos.path(1), whole);
+  CHECK(all("copied").empty());
+  // A sound video of the same size: the comment of the container takes up the difference.
+  const auto replaced = [&](const std::vector<std::string>& options) {
+    make_counting_video(videos.path(1), 34, "25", options);
+    std::string other = read_bytes(videos.path(1));
+    REQUIRE(other.size() + 8 <= whole.size());
+    const size_t room = whole.size() - other.size();
+    std::string box(room, '\0');
+    box[2] = static_cast<char>(room >> 8);
+    box[3] = static_cast<char>(room & 0xFF);
+    box.replace(4, 4, "free");
+    write_bytes(videos.path(1), other + box);
+  };
+  const auto times = std::filesystem::last_write_time(videos.path(1));
+  replaced({"-c:v", "libx264", "-g", "12", "-bf", "2", "-crf", "40"});
+  std::filesystem::last_write_time(videos.path(1), times);  // as `cp -p` and rsync do
+  const auto failures = all("other bytes");
+  REQUIRE(failures.size() == 1);
+  CHECK(plan.clips[size_t(failures.front().clip)].path == videos.path(1));
+  CHECK(failures.front().final);
+  CHECK(failures.front().reason.find("changed: the file holds other bytes") == 0);
+}
+
 TEST_CASE("Known failures are repeated without a look at the files") {
   VideoFolder videos(4);
   const ClipPlan plan = videos.plan();

@@ -121,6 +121,17 @@ TEST_CASE("Streams without presentation times and streams shorter than their fil
   }
 }
 
+TEST_CASE("Frames before the zero of a Matroska clock, which carry no time, are not shown") {
+  const TemporaryFolder folder;
+  const std::string path = folder.path() + "/before.mkv";
+  // Half a second of 25 frames a second lies before zero, where Matroska has no times.
+  make_counting_video(path, 40, "25",
+                      {"-c:v", "libx264", "-bf", "2", "-output_ts_offset", "-0.48", "-avoid_negative_ts", "disabled"});
+  CHECK(indices(path, 0, 25, 28) == run_of(12, 28));
+  CHECK(indices(path, 0.4, 25, 5) == run_of(22, 5));
+  CHECK(std::abs(probe_media(path).duration_s - 28.0 / 25) < 0.01);
+}
+
 TEST_CASE("B-frames without presentation times: clips from anywhere, to the last frame") {
   const TemporaryFolder folder;
   const std::string source = folder.path() + "/source.mp4";

@@ -431,14 +431,19 @@ TEST_CASE("File names are names") {
   }
 }
 
-TEST_CASE("A raised cancel flag ends a call") {
+TEST_CASE("A cancelled watch ends a call, and is told of every packet") {
   const TemporaryFolder folder;
   const std::string path = folder.path() + "/v.mp4";
   make(formats().front(), path, 50);
-  std::atomic<bool> cancel{false};
-  VideoReader reader(path, 1, &cancel);
+  vmoba::ReadWatch watch;
+  VideoReader reader(path, 1, &watch);
   TimedFrame frame;
-  REQUIRE(reader.next(frame));
-  cancel = true;
+  int64_t frames = 0;
+  while (reader.next(frame)) ++frames;
+  REQUIRE(frames == 50);
+  CHECK(watch.parts() >= frames);
+  reader.seek(0);
+  REQUIRE(reader.next(frame));  // which seek() has decoded
+  watch.cancel();
   CHECK_THROWS_AS(reader.next(frame), MediaError);
 }
