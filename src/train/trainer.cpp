@@ -59,6 +59,7 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
   world_.set_timeout_s(config_.parallel.timeout_s);
   dist::log_rank(world_, mesh_, share_, device_);
   if (world_.rank() != 0 && config_.run.log_level != "debug") set_log_level(LogLevel::kWarning);
+  world_.note(0, "planning, listing the files");
   RunPlan plan = plan_run(config_, [this](int64_t done, int64_t files) {
     world_.note(0, fmt::format("planning, {} of {} files", done, files));
   });
@@ -68,8 +69,11 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
   const data::ClipPlan all = plan.all();
   plan_ = std::move(plan.training);
   held_out_plan_ = std::move(plan.held_out);
+  world_.note(0, "comparing the clips");
   record_ = make_record();
+  world_.note(0, "loading the encoders");
   open_cache(all);
+  world_.note(0, "loading the model");
   decide_offload();
   experts_ = make_experts(config_, device_, mesh_);
   if (mesh_.sizes().sequence > 1) sequence_ = dist::make_ulysses(mesh_.sequence());

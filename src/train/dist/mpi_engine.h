@@ -63,6 +63,7 @@ class MpiEngine {
   double patience_s() const { return patience_s_; }
   // Until the first step: for messages.
   void set_starting(bool starting) { starting_ = starting; }
+  bool starting() const { return starting_; }
   void set_timeout_s(double timeout_s) { timeout_s_ = timeout_s; }
   // What this rank does now, for reports of others.
   void note(int64_t step, const std::string& phase);

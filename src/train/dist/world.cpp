@@ -3,9 +3,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <condition_variable>
+#include <cstdlib>
 #include <mutex>
+#include <string_view>
 #include <thread>
 
 #include "core/check.h"
@@ -20,13 +23,26 @@ namespace {
 
 constexpr double kDefaultTimeoutSeconds = 45;
 constexpr double kLeaveSeconds = 3600;
-constexpr int64_t kStartSeconds = 1800, kFirstWordSeconds = 10;
+constexpr int64_t kFirstWordSeconds = 10;
+
+int64_t start_limit_s() {
+  constexpr const char* kName = "VMOBA_START_TIMEOUT_S";
+  constexpr int64_t kDefault_s = 1800;
+  const char* const given = std::getenv(kName);
+  if (given == nullptr || *given == '\0') return kDefault_s;
+  const std::string_view text(given);
+  int64_t out = 0;
+  const auto [end, error] = std::from_chars(text.begin(), text.end(), out);
+  VMOBA_CHECK_INPUT(error == std::errc() && end == text.end() && out > 0,
+                    "{}: expected seconds, found '{}'; unset it or set it to a whole number above 0", kName, text);
+  return out;
+}
 
 // While MPI_Init waits for ranks that have not come: says so, and ends the process where they never come. What watches
-// later (MpiEngine) and the configuration do not exist yet.
+// later (MpiEngine) and the configuration do not exist yet, so that the environment has the limit.
 class StartWatch {
  public:
-  explicit StartWatch(const Launch& launch) {
+  explicit StartWatch(const Launch& launch) : limit_s_(start_limit_s()) {
     if (launch.size > 1) thread_ = std::thread([this, launch] { watch(launch); });
   }
   ~StartWatch() {
@@ -43,19 +59,22 @@ class StartWatch {
  private:
   void watch(const Launch& launch) {
     std::unique_lock lock(mutex_);
-    int64_t waited_s = 0, pause_s = kFirstWordSeconds;
+    int64_t waited_s = 0, pause_s = std::min(kFirstWordSeconds, limit_s_);
     while (!ended_.wait_for(lock, std::chrono::seconds(pause_s), [this] { return done_; })) {
       waited_s += pause_s;
       log_warning("rank {} of {} has waited {} s for the others to start (MPI_Init); see whether all hosts run them",
                   launch.rank, launch.size, waited_s);
-      pause_s = std::min(waited_s, kStartSeconds - waited_s);
+      pause_s = std::min(waited_s, limit_s_ - waited_s);
       if (pause_s > 0) continue;
-      log_error("rank {} of {}: expected all ranks to start within {} s, found some that did not", launch.rank,
-                launch.size, kStartSeconds);
+      log_error(
+          "rank {} of {}: expected all ranks to start within {} s (VMOBA_START_TIMEOUT_S), found some that did "
+          "not; look at the other hosts, or set the variable to more seconds",
+          launch.rank, launch.size, limit_s_);
       ::_exit(1);
     }
   }
 
+  const int64_t limit_s_;
   std::mutex mutex_;
   std::condition_variable ended_;
   bool done_ = false;
@@ -159,7 +178,8 @@ int World::leave(int code) {
 Patience::Patience(World& world, double limit_s, Of of) : world_(world), starts_(of == Of::kStart) {
   if (!world_.engine_) return;
   before_s_ = world_.engine_->patience_s();
-  world_.engine_->set_patience_s(std::max(before_s_, limit_s));
+  // The user's limit holds for all of the start.
+  if (starts_ || !world_.engine_->starting()) world_.engine_->set_patience_s(std::max(before_s_, limit_s));
   if (starts_) world_.engine_->set_starting(true);
 }
 

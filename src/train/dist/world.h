@@ -63,7 +63,7 @@ class World {
 };
 
 // While it lives, waits on the control plane may take up to `limit_s`: around work that takes some ranks long. Inside
-// another one the longer limit holds.
+// another one the longer limit holds, inside one of the start that of the start.
 class Patience {
  public:
   enum class Of { kWork, kStart };  // kStart: `limit_s` is parallel.start_timeout_s

@@ -128,6 +128,78 @@ TEST_CASE("a rank with another library of the same size, or with another --resum
   CHECK(contains(resume.output, "found --resume 'latest' on rank 1"));
 }
 
+namespace {
+
+// Two ranks, of which the second's reads of one file hang until the marker goes.
+struct HungRank {
+  HungRank(const std::string& folder, const std::string& name)
+      : clips(folder + "/clips"), marker(folder + "/hung"), file(clips + "/" + name) {
+    fs::copy(VMOBA_SOURCE_DIR "/assets/clips", clips, fs::copy_options::recursive);
+    REQUIRE(fs::exists(file));
+    std::ofstream(marker) << "hung";
+  }
+  std::vector<std::string> command(const std::string& dir, std::vector<std::string> keys) const {
+    keys.push_back("data.path=" + clips);
+    std::vector<std::string> out = train_command(1, kTiny, dir, keys);
+    const std::vector<std::string> other = train_command(0, kTiny, dir, keys);
+    out.insert(out.end(), {":", "-n", "1", "env", "LD_PRELOAD=" VMOBA_HUNG_STORAGE, "VMOBA_HUNG_PATH=" + file,
+                           "VMOBA_HUNG_WHILE=" + marker});
+    out.insert(out.end(), other.begin(), other.end());
+    return out;
+  }
+  std::string clips, marker, file;
+};
+
+}  // namespace
+
+TEST_CASE("a rank that hangs while it plans ends the others after parallel.start_timeout_s, and is named") {
+  const TemporaryFolder folder;
+  const HungRank hung(folder.path(), "09_lift_with_flashlight.txt");
+  const auto start = std::chrono::steady_clock::now();
+  const ProcessResult result = run_process(
+      hung.command(folder.path() + "/run", {"train.steps=3", "parallel.start_timeout_s=5", "parallel.timeout_s=600"}),
+      kEnvironment);
+  INFO(result.output);
+  CHECK(result.exit_code == 1);
+  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(60));
+  CHECK(contains(result.output,
+                 "to finish within 5 s (parallel.start_timeout_s), found these ranks missing: rank 1 on "));
+  CHECK(contains(result.output, "in step 0: planning, listing the files"));
+  CHECK_FALSE(fs::exists(folder.path() + "/run/metrics.jsonl"));
+}
+
+TEST_CASE("a rank that is late within parallel.start_timeout_s is waited for, whatever parallel.timeout_s is") {
+  const TemporaryFolder folder;
+  const HungRank hung(folder.path(), "09_lift_with_flashlight.mp4");
+  const std::string log = folder.path() + "/log", dir = folder.path() + "/run";
+  const pid_t job = start_process(
+      hung.command(dir, {"train.steps=3", "parallel.start_timeout_s=300", "parallel.timeout_s=3"}), log, kEnvironment);
+  std::this_thread::sleep_for(std::chrono::seconds(20));
+  fs::remove(hung.marker);
+  const int code = wait_process(job);
+  INFO(read_text(log));
+  CHECK(code == 0);
+  CHECK(contains(read_text(log), "waiting for the storage"));
+  CHECK(fs::exists(dir + "/checkpoint-3"));
+}
+
+TEST_CASE("ranks that never start end the others after VMOBA_START_TIMEOUT_S") {
+  const TemporaryFolder folder;
+  std::vector<std::string> command = train_command(1, kTiny, folder.path() + "/run", {"train.steps=3"});
+  command.insert(command.begin() + 1, {"-x", "VMOBA_START_TIMEOUT_S"});
+  command.insert(command.end(), {":", "-n", "1", "sleep", "600"});
+  const auto start = std::chrono::steady_clock::now();
+  const ProcessResult result = run_process(command, {"OMP_NUM_THREADS=1", "VMOBA_START_TIMEOUT_S=4"});
+  INFO(result.output);
+  CHECK(result.exit_code == 1);
+  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(60));
+  CHECK(contains(result.output, "rank 0 of 2: expected all ranks to start within 4 s (VMOBA_START_TIMEOUT_S)"));
+  const ProcessResult wrong = run_process(command, {"OMP_NUM_THREADS=1", "VMOBA_START_TIMEOUT_S=soon"});
+  INFO(wrong.output);
+  CHECK(wrong.exit_code == 2);
+  CHECK(contains(wrong.output, "VMOBA_START_TIMEOUT_S: expected seconds, found 'soon'"));
+}
+
 TEST_CASE("a rank that does not come is waited for with a line that says so") {
   const TemporaryFolder folder;
   const std::string log = folder.path() + "/log";
