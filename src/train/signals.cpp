@@ -70,7 +70,12 @@ void install_stop_signals() {
   struct sigaction action {};
   action.sa_handler = on_signal;
   action.sa_flags = SA_RESTART;  // I/O in progress goes on: the checkpoint must not fail with EINTR
-  for (const int signal : kStopSignals) ::sigaction(signal, &action, nullptr);
+  for (const int signal : kStopSignals) {
+    struct sigaction before {};
+    ::sigaction(signal, nullptr, &before);
+    if (signal == SIGHUP && before.sa_handler == SIG_IGN) continue;  // nohup: the run outlives its terminal
+    ::sigaction(signal, &action, nullptr);
+  }
 }
 
 void set_stop_time(SystemClock::time_point time) {

@@ -74,6 +74,22 @@ TEST_CASE("every stop signal saves, leaves with 75 and names itself") {
   }
 }
 
+TEST_CASE("a run under nohup outlives its terminal, and stops for the other signals") {
+  const TemporaryFolder folder;
+  const std::string dir = folder.path() + "/run", log = folder.path() + "/log";
+  std::vector<std::string> command = {"nohup"};
+  for (const std::string& word : train_command(dir, {"train.steps=1000000", "train.checkpoint_every=100000"}))
+    command.push_back(word);
+  const pid_t pid = start_process(command, log);
+  REQUIRE(wait_for([&] { return steps_done(dir) >= 2; }));
+  ::kill(pid, SIGHUP);
+  const size_t before = steps_done(dir);
+  CHECK(wait_for([&] { return steps_done(dir) > before + 5; }));
+  ::kill(pid, SIGUSR1);
+  CHECK(wait_process(pid) == 75);
+  CHECK(contains(read_text(log), "stopped by signal " + std::to_string(SIGUSR1)));
+}
+
 TEST_CASE("a stop between the passes of a long step is not kept waiting for the step") {
   const TemporaryFolder folder;
   const std::string dir = folder.path() + "/run";
@@ -149,6 +165,55 @@ TEST_CASE("a stop is seen while the run waits for storage, and while it samples"
     CHECK(seconds_since(start) < 30);
     CHECK(contains(read_text(folder.path() + "/log"), "the validation is given up"));
     CHECK(fs::exists(dir + "/checkpoint-2" + kWeights));
+  }
+}
+
+TEST_CASE("a read that hangs in the kernel shows who waits, costs what patience says, and holds up no stop") {
+  const TemporaryFolder folder;
+  const std::string dir = folder.path() + "/run", clips = copied_clips(folder.path()), log = folder.path() + "/log";
+  const std::string marker = folder.path() + "/hung";
+  std::string clip;
+  for (const auto& entry : fs::directory_iterator(clips))
+    if (entry.path().extension() == ".mp4") clip = entry.path().string();
+  const std::vector<std::string> environment = {"LD_PRELOAD=" VMOBA_HUNG_STORAGE, "VMOBA_HUNG_PATH=" + clip,
+                                                "VMOBA_HUNG_WHILE=" + marker};
+  const auto start_run = [&](const std::vector<std::string>& extra) {
+    std::vector<std::string> keys = {"data.path=" + clips, "train.checkpoint_every=1000", "train.steps=1000000"};
+    keys.insert(keys.end(), extra.begin(), extra.end());
+    const pid_t pid = start_process(train_command(dir, keys), log, environment);
+    REQUIRE(wait_for([&] { return steps_done(dir) >= 2; }));
+    std::ofstream(marker) << "hung";
+    REQUIRE(wait_for([&] { return contains(read_text(log), clip + ": a read has not returned for 10 s"); }));
+    return pid;
+  };
+  SECTION("a stop saves and leaves") {
+    const pid_t pid = start_run({"data.patience_s=3600", "run.grace_s=60"});
+    const auto start = Clock::now();
+    ::kill(pid, SIGTERM);
+    CHECK(wait_process(pid) == 75);
+    INFO(read_text(log));
+    CHECK(seconds_since(start) < 30);
+    CHECK(fs::exists(dir + "/checkpoint-" + std::to_string(steps_done(dir)) + kWeights));
+  }
+  SECTION("the clip is replaced when patience ends, and counts as failed") {
+    const pid_t pid = start_run({"data.patience_s=12"});
+    CHECK(wait_for([&] { return contains(read_text(log), clip + " cannot be read and is replaced by other clips"); }));
+    const size_t before = steps_done(dir);
+    CHECK(wait_for([&] { return steps_done(dir) > before + 2; }));
+    fs::remove(marker);
+    ::kill(pid, SIGTERM);
+    CHECK(wait_process(pid) == 75);
+    INFO(read_text(log));
+    CHECK(metrics(dir).back().at("failed_clips") == 1);
+  }
+  SECTION("while planning, the file is dropped with the reason") {
+    std::ofstream(marker) << "hung";
+    const pid_t pid = start_process(
+        {VMOBA_BIN_DIR "/vmoba-data", "--config", kTiny, "data.path=" + clips, "data.patience_s=12"}, log, environment);
+    const int code = wait_process(pid);
+    INFO(read_text(log));
+    CHECK(code == 0);
+    CHECK(contains(read_text(log), clip + ": unreadable: a read has not returned for 12 s"));
   }
 }
 
