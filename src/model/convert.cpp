@@ -3,11 +3,14 @@
 #include <ATen/ATen.h>
 #include <fmt/ranges.h>
 
+#include <cmath>
 #include <filesystem>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "core/check.h"
+#include "core/log.h"
 #include "model/adapter/convert_lora.h"
 #include "model/adapter/lora_file.h"
 #include "model/weights/pretrained.h"
@@ -52,8 +55,9 @@ struct Source {
 Source open_source(const ConvertOptions& options) {
   const std::vector<std::string> names = stored_names(options.in);
   const std::string name = recognised_architecture(names);
-  VMOBA_CHECK_INPUT(!name.empty(), "expected the weights of a known transformer ({}) at '{}', found {} other tensors",
-                    fmt::join(architectures().names(), ", "), options.in, names.size());
+  VMOBA_CHECK_INPUT(!name.empty(), "expected the weights of a known transformer ({}) at '{}', found {} other tensors{}",
+                    fmt::join(architectures().names(), ", "), options.in, names.size(),
+                    names.empty() ? "" : fmt::format(", among them '{}'", names.front()));
   const Architecture& architecture = architectures().find(name);
   Source out{architecture, WeightFiles(options.in, architecture.layouts), {}};
   nlohmann::json beside = config_beside(out.files.folder(), architecture);
@@ -76,8 +80,34 @@ at::Tensor changed(const WeightFiles& files, const Deltas& deltas, const std::st
   return weight.to(dtype);
 }
 
-std::vector<TensorToWrite> converted_tensors(const ConvertOptions& options, const Source& source,
-                                             const Deltas& deltas) {
+// Matrices that hold nothing: where a download leaves a part of a file out, it holds zeros. A model that was never
+// trained may have a few.
+class EmptyMatrices {
+ public:
+  void look(const std::string& name, const at::Tensor& weight) {
+    constexpr int64_t kSmall = 256;
+    if (weight.dim() < 2 || weight.numel() < kSmall) return;
+    const bool empty = weight.count_nonzero().item<int64_t>() == 0;
+    const std::lock_guard lock(mutex_);
+    count_ += 1;
+    if (empty) names_.push_back(name);
+  }
+  void warn(const std::string& path) const {
+    if (names_.empty()) return;
+    log_warning(
+        "'{}': {} of {} matrices hold zeros alone, among them {}; where the file was downloaded, its download "
+        "may not have finished: compare its checksum",
+        path, names_.size(), count_, names_.front());
+  }
+
+ private:
+  std::mutex mutex_;
+  int64_t count_ = 0;
+  std::vector<std::string> names_;
+};
+
+std::vector<TensorToWrite> converted_tensors(const ConvertOptions& options, const Source& source, const Deltas& deltas,
+                                             EmptyMatrices& empty) {
   check_tensors(source.config, source.files, options.in,
                 "get the whole model: some of its files, or the end of one, are missing, or config.json is another's");
   const Layout& layout = layout_named(source.architecture, options.layout);
@@ -98,7 +128,8 @@ std::vector<TensorToWrite> converted_tensors(const ConvertOptions& options, cons
         dtype = c10::promoteTypes(dtype, output_dtype(options.dtype, files.info(parameter).dtype));
       }
     }
-    const auto read = [&files, &deltas, held, rows = place.rows, dtype, stored = entry.stored_name, in = options.in] {
+    const auto read = [&files, &deltas, &empty, held, rows = place.rows, dtype, stored = entry.stored_name,
+                       in = options.in] {
       std::vector<at::Tensor> parameters;
       for (const std::string& parameter : held) parameters.push_back(changed(files, deltas, parameter, dtype));
       const at::Tensor out = joined_rows(parameters, rows);
@@ -106,6 +137,7 @@ std::vector<TensorToWrite> converted_tensors(const ConvertOptions& options, cons
                         "expected finite values in '{}' of '{}', found others; get the file again, or, where they are "
                         "beyond the range of {}, take --dtype fp32",
                         stored, in, at::toString(dtype));
+      empty.look(stored, out);
       return out;
     };
     tensors.push_back({place.name, dtype, shape, read});
@@ -124,7 +156,8 @@ std::string convert_transformer(const ConvertOptions& options) {
   const Source source = open_source(options);
   const Deltas deltas =
       read_deltas(options.loras, options.lora_strength, source.architecture, source.files, options.in);
-  const std::vector<TensorToWrite> tensors = converted_tensors(options, source, deltas);
+  EmptyMatrices empty;
+  const std::vector<TensorToWrite> tensors = converted_tensors(options, source, deltas, empty);
   if (file) {
     save_tensors(options.out, tensors, {{"format", "pt"}});
   } else {
@@ -132,6 +165,7 @@ std::string convert_transformer(const ConvertOptions& options) {
         options.layout == "original" ? source.architecture.original_config_json : source.architecture.config_json;
     save_transformer(options.out, config_json(source.config), tensors, options.shard_bytes);
   }
+  empty.warn(options.in);
   const fs::path second = fs::path(options.in) / "transformer_2";
   return fmt::format(
       "{}: {} tensors, {} layout from {}{}{}", options.out, tensors.size(), options.layout, source.files.layout().title,
@@ -145,6 +179,10 @@ std::string convert_weights(const ConvertOptions& options) {
   const at::NoGradGuard no_grad;
   const LoraSource lora = fs::exists(options.in) ? LoraSource(options.in) : lora_source(options.in);
   check_out(options, lora.path);
+  VMOBA_CHECK_INPUT(std::isfinite(options.lora_strength), "--lora-strength: expected a number, found {}",
+                    options.lora_strength);
+  VMOBA_CHECK_INPUT(options.lora_strength == 1 || !options.loras.empty() || is_lora(lora.path),
+                    "--lora-strength: expected a LoRA (--lora, or a LoRA file to convert) beside it, found none");
   if (!is_lora(lora.path)) return convert_transformer(options);
   VMOBA_CHECK_INPUT(options.loras.empty(), "expected a transformer to merge --lora into, found the LoRA file '{}'",
                     options.in);

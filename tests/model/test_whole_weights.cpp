@@ -13,6 +13,7 @@
 #include "model/weights/weight_files.h"
 #include "support/messages.h"
 #include "support/process.h"
+#include "support/stderr_capture.h"
 
 namespace {
 
@@ -92,6 +93,20 @@ TEST_CASE("vmoba-convert refuses a transformer that lacks any tensor") {
     const std::string message = fixture.conversion(without(tensor.name));
     CHECK(contains(message, tensor.name));
   }
+}
+
+TEST_CASE("a file with a hole where a download stopped is said, and one whose download goes on is refused") {
+  const Fixture fixture;
+  std::vector<NamedTensor> weights = weights_of("wan_t2v", [](const auto&) { return true; });
+  for (NamedTensor& tensor : weights)
+    if (tensor.name.starts_with("blocks.1.")) tensor.tensor = at::zeros_like(tensor.tensor);
+  write_safetensors(fixture.in() + "/" + kFile, weights);
+  const std::string said = vmoba::test::capture_stderr([&] { CHECK(fixture.conversion().empty()); });
+  CHECK(contains(said, " matrices hold zeros alone, among them blocks.1."));
+  CHECK_FALSE(contains(vmoba::test::capture_stderr([&] { fixture.conversion([](const auto&) { return true; }); }),
+                       "zeros alone"));
+  std::ofstream(fixture.in() + "/" + kFile + ".aria2") << "";
+  CHECK(contains(fixture.conversion(), "download did not finish"));
 }
 
 TEST_CASE("whole blocks that are missing are found: the last by config.json, others without it") {

@@ -228,8 +228,22 @@ bool are_lora_names(const std::vector<std::string>& names) {
   });
 }
 
+namespace {
+
+// Programs that load files in parts leave theirs beside them until the end; the file has its whole size before.
+void check_downloaded(const std::string& file) {
+  for (const char* ending : {".aria2", ".part", ".st", ".crdownload", ".incomplete"})
+    VMOBA_CHECK_INPUT(!fs::exists(file + ending),
+                      "expected a whole file of weights at '{}', found '{}{}' beside it: its download did not finish; "
+                      "let it, or remove that file where it did",
+                      file, file, ending);
+}
+
+}  // namespace
+
 WeightFiles::WeightFiles(const std::string& path, const std::vector<Layout>& layouts) {
   const std::vector<std::string> paths = find_weight_files(path);
+  for (const std::string& file : paths) check_downloaded(file);
   folder_ = fs::path(paths.front()).parent_path().string();
   std::vector<std::string> names;
   for (const std::string& file : paths) {
