@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <climits>
 #include <cstdlib>
 #include <exception>
@@ -77,6 +78,15 @@ int run(const std::function<int()>& body) {
   return 1;
 }
 
+// Other tools write keys of the configuration as options.
+void explain_dashes(const CLI::App& app) {
+  if (app.get_option_no_throw("overrides") == nullptr) return;
+  for (const std::string& word : app.remaining())
+    if (word.starts_with("--") && word.find_first_of("=._") != std::string::npos)
+      log_error("expected a key of the configuration without dashes, key.sub=value, found '{}'; write '{}'", word,
+                word.find('=') == std::string::npos ? word.substr(2) + "=VALUE" : word.substr(2));
+}
+
 }  // namespace
 
 std::string version_text() {
@@ -95,9 +105,21 @@ int guarded_main(CLI::App& app, int argc, char** argv, const std::function<int()
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
-    return app.exit(e) == 0 ? 0 : 2;
+    if (app.exit(e) == 0) return 0;
+    explain_dashes(app);
+    return 2;
   }
   return run(body);
+}
+
+CLI::Validator whole_number() {
+  return {[](std::string& text) -> std::string {
+            int64_t number = 0;
+            const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+            if (error == std::errc() && end == text.data() + text.size()) return "";
+            return fmt::format("expected a whole number of at most 64 bits, found '{}'", text);
+          },
+          "INT", "whole_number"};
 }
 
 std::string refusals_of(const std::vector<std::function<void()>>& checks) {

@@ -27,6 +27,9 @@ std::string version_text();
 // Runs every check; all that they refuse as Error(kInput), one a line, so that it can be mended in one go, or "".
 std::string refusals_of(const std::vector<std::function<void()>>& checks);
 
+// Of options: a whole number of 64 bits. CLI11 takes the nearest one in place of a greater.
+CLI::Validator whole_number();
+
 // `--config FILE key.sub=value...`, shared by the programs that read a configuration.
 struct ConfigArguments {
   std::string path;

@@ -73,7 +73,7 @@ int main(int argc, char** argv) {
   app.add_option("--sigmas", a.sigmas, "Noise levels (default: validate.sigmas)")
       ->delimiter(',')
       ->allow_extra_args(false);
-  app.add_option("--seed", a.seed, "Seed of the noise (default: validate.seed)");
+  app.add_option("--seed", a.seed, "Seed of the noise (default: validate.seed)")->check(apps::whole_number());
   app.add_option("--samples", a.samples, "Clips whose captions are sampled under every setting, from equal noise");
   app.add_option("--videos", a.videos, "Folder to write the samples to");
   app.add_option("--json", a.json, "File to write losses of all clips, differences and samples to");

@@ -25,7 +25,8 @@ int main(int argc, char** argv) {
       "safetensors file with prompt_embeds, negative_prompt_embeds, image_embeds (any of them), for HunyuanVideo also "
       "pooled_prompt_embeds and prompt_attention_mask");
   app.add_option("--output-latents", a.output_latents, "safetensors file to write the final latents to");
-  app.add_option("--seed", a.seed, "Seed of the noise (default: sample.seed); -1 draws one and prints it");
+  app.add_option("--seed", a.seed, "Seed of the noise (default: sample.seed); -1 draws one and prints it")
+      ->check(apps::whole_number());
   app.add_flag("--ema,!--no-ema", a.use_ema, "Use the averaged weights where the checkpoint has them (default)");
   // One value for each: what follows is an override.
   app.add_option("--lora", a.loras,

@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <set>
 
@@ -135,6 +136,29 @@ void check_image(const std::string& path) {
   }
 }
 
+// Browsers and libav show a GIF's frames for 2/100 s at least.
+void check_rate(const std::string& path, double fps) {
+  constexpr double kFastestGif = 50;
+  VMOBA_CHECK_INPUT(
+      !fs::path(path).extension() == ".gif" || fps <= kFastestGif,
+      "sample.fps: expected at most {} for '{}', whose frames last hundredths of a second, found {}; write "
+      ".mp4",
+      kFastestGif, path, fps);
+}
+
+// Images that the model would not take, or not look at.
+void check_images(const VideoOrder& order, const std::string& task) {
+  for (const std::string& image : {order.image, order.last_image}) check_image(image);
+  VMOBA_CHECK_INPUT(order.image.empty() || task != "t2v",
+                    "model.task: expected i2v, flf2v or ti2v for an image, found t2v");
+  VMOBA_CHECK_INPUT(!order.image.empty() || task == "t2v" || task == "ti2v",
+                    "model.task {}: expected an image for the first frame, found none", task);
+  VMOBA_CHECK_INPUT(!order.last_image.empty() || task != "flf2v",
+                    "model.task flf2v: expected an image for the last frame, found none");
+  VMOBA_CHECK_INPUT(order.last_image.empty() || task == "flf2v",
+                    "model.task: expected flf2v for the image of the last frame, found {}", task);
+}
+
 // A file of tensors with 'latents' alone, or with 'latents' among the embeddings.
 const std::vector<std::string> kLatentNames = {"latents"};
 // The names are those of diffusers' pipelines.
@@ -231,6 +255,9 @@ SampleModel load_sample_model(const SampleArguments& a, const RootConfig& config
 std::vector<VideoOrder> sample_orders(const SampleArguments& a, const RootConfig& config) {
   VMOBA_CHECK_INPUT(!a.seed || *a.seed >= -1, "--seed: expected 0 or more, or -1 for one that is drawn, found {}",
                     *a.seed);
+  VMOBA_CHECK_INPUT(std::isfinite(a.lora_strength), "--lora-strength: expected a number, found {}", a.lora_strength);
+  VMOBA_CHECK_INPUT(a.lora_strength == 1 || !a.loras.empty() || !a.loras_2.empty(),
+                    "--lora-strength: expected --lora beside it, found none; the LoRA of a checkpoint has its own");
   VMOBA_CHECK_INPUT(a.rank < a.ranks, "--rank: expected less than --ranks ({}), found {}", a.ranks, a.rank);
   VideoOrder common;
   common.prompt = a.prompt;
@@ -253,7 +280,8 @@ std::vector<VideoOrder> sample_orders(const SampleArguments& a, const RootConfig
     orders[i].out = only_latents ? "" : names[i];
     if (!only_latents) check_video_output(names[i], orders[i].settings.frames);
     sample::check_sample(orders[i].settings, codec, nullptr);
-    for (const std::string& image : {orders[i].image, orders[i].last_image}) check_image(image);
+    if (!only_latents) check_rate(names[i], orders[i].settings.fps);
+    check_images(orders[i], config.model.task);
   }
   if (!a.output_latents.empty()) check_output_folder(a.output_latents);
   std::vector<VideoOrder> own;

@@ -2,6 +2,9 @@
 
 #include <unistd.h>
 
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <set>
 
@@ -47,9 +50,16 @@ void check_output_folder(const std::string& path) {
   if (folder.empty()) folder = ".";
   std::error_code error;
   fs::create_directories(folder, error);
-  VMOBA_CHECK_INPUT(!error && fs::is_directory(folder) && ::access(folder.c_str(), W_OK | X_OK) == 0,
-                    "expected to write '{}', found a folder that cannot be {}; name another one", path,
-                    error ? "made: " + error.message() : "written");
+  VMOBA_CHECK_INPUT(!error && fs::is_directory(folder),
+                    "expected to write '{}', found a folder that cannot be made: {}; name another one", path,
+                    error ? error.message() : "a file is in its place");
+  // Rights say less than an attempt: file systems may be read-only, full or of no files.
+  std::string attempt = (folder / ".vmoba-XXXXXX").string();
+  const int file = ::mkstemp(attempt.data());
+  VMOBA_CHECK_INPUT(file >= 0, "expected to write '{}', found a folder that cannot be written: {}; name another one",
+                    path, std::strerror(errno));
+  ::close(file);
+  ::unlink(attempt.c_str());
   VMOBA_CHECK_INPUT(!fs::is_directory(path), "expected the name of a file to write, found the folder '{}'", path);
 }
 

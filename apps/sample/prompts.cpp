@@ -145,6 +145,20 @@ std::vector<std::string> lines_of(const std::string& text) {
   return lines;
 }
 
+// What belongs to another kind of file would be drawn as a prompt.
+void check_line(const std::string& line, const std::string& where) {
+  VMOBA_CHECK_INPUT(!line.starts_with('{') && !line.starts_with("[{") && line != "[",
+                    "{}: expected a prompt, found JSON; name the file .jsonl, or .json for a list", where);
+}
+
+void check_kind(const std::string& path) {
+  for (const char* other : {".csv", ".tsv", ".yaml", ".yml", ".toml", ".xlsx", ".parquet", ".safetensors"})
+    VMOBA_CHECK_INPUT(!path.ends_with(other),
+                      "--prompts: expected a file of lines (.txt), .jsonl or .json, found '{}'; write a prompt on each "
+                      "line of a .txt",
+                      path);
+}
+
 std::vector<VideoOrder> from_lines(const std::string& text, const VideoOrder& common, const std::string& path,
                                    bool objects) {
   std::vector<VideoOrder> out;
@@ -152,6 +166,7 @@ std::vector<VideoOrder> from_lines(const std::string& text, const VideoOrder& co
   for (size_t i = 0; i < lines.size(); ++i) {
     if (lines[i].empty() || lines[i].starts_with('#')) continue;
     const std::string where = fmt::format("{}:{}", path, i + 1);
+    if (!objects) check_line(lines[i], where);
     out.push_back(objects ? from_object(parse_json(lines[i], path, int64_t(i) + 1), common, where)
                           : from_line(lines[i], common, where));
   }
@@ -175,6 +190,7 @@ int64_t drawn_seed() {
 }
 
 std::vector<VideoOrder> read_prompts(const std::string& path, const VideoOrder& common) {
+  check_kind(path);
   const std::string text = read_file(path, kMaxPromptBytes, "a file of prompts");
   const std::string without_mark = text.starts_with("\xEF\xBB\xBF") ? text.substr(3) : text;
   std::vector<VideoOrder> out;

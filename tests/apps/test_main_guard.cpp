@@ -43,6 +43,26 @@ TEST_CASE("errors have their exit codes") {
   CHECK(run([]() -> int { throw std::runtime_error("x"); }).code == 1);
 }
 
+TEST_CASE("a key of the configuration with dashes is answered with what to write") {
+  const auto said = [](const char* word, bool takes_keys) {
+    ::setenv("OMP_WAIT_POLICY", "passive", 1);
+    CLI::App app;
+    apps::ConfigArguments keys;
+    if (takes_keys) keys.add_to(app);
+    std::string name = "program", argument = word;
+    char* arguments[] = {name.data(), argument.data(), nullptr};
+    int code = 0;
+    const std::string out =
+        test::capture_stderr([&] { code = apps::guarded_main(app, 2, arguments, [] { return 0; }); });
+    CHECK(code == 2);
+    return out;
+  };
+  CHECK(contains(said("--train.steps=5", true), "write 'train.steps=5'"));
+  CHECK(contains(said("--learning_rate", true), "write 'learning_rate=VALUE'"));
+  CHECK_FALSE(contains(said("--resmue", true), "without dashes"));
+  CHECK_FALSE(contains(said("--train.steps=5", false), "without dashes"));
+}
+
 TEST_CASE("a GPU and a host without memory are told apart, with the keys that help") {
   const Ended gpu = run([]() -> int {
     C10_THROW_ERROR(OutOfMemoryError, "CUDA out of memory. Tried to allocate 20.00 GiB.");

@@ -1,5 +1,6 @@
 // vmoba-sample's files: every kind that the name can say, several videos of one call, seeds, and what is refused before
 // anything is loaded.
+#include <array>
 #include <filesystem>
 #include <fstream>
 #include <set>
@@ -99,6 +100,11 @@ TEST_CASE("a name that says no file, or a folder that cannot be written, is refu
   refused(folder.path(), "found the folder");
   refused(folder.path() + "/", "found the folder");
   refused(blocked + "/x.mp4", "cannot be made");
+  refused("/proc/x.mp4", "cannot be written");  // where rights allow what the file system does not
+  const ProcessResult fast = sampled({"--prompt", "x", "--out", folder.path() + "/x.gif", "sample.fps=60"});
+  INFO(fast.output);
+  CHECK(fast.exit_code == 2);
+  CHECK(contains(fast.output, "sample.fps: expected at most 50"));
   const ProcessResult size = sampled({"--prompt", "x", "--out", folder.path() + "/x.mp4", "sample.frames=4"});
   CHECK(size.exit_code == 2);
   CHECK(contains(size.output, "sample.frames"));
@@ -170,6 +176,12 @@ TEST_CASE("images and LoRA files are looked at before anything is loaded") {
       << "{\"prompt\": \"a\"}\n{\"prompt\": \"b\", \"image\": \"" << text << "\"}\n";
   refused({"--prompts", folder.path() + "/p.jsonl", "--out", out}, "web page");
   refused({"--prompt", "a", "--out", out, "--lora", text}, "HTML page");
+  const std::string picture = VMOBA_FIXTURES "/data/pictures/grey.png";
+  refused({"--prompt", "a", "--out", out, "--image", picture}, "expected i2v, flf2v or ti2v for an image");
+  refused({"--prompt", "a", "--out", out, "--last-image", picture}, "expected flf2v for the image of the last frame");
+  refused({"--prompt", "a", "--out", out, "--lora-strength", "0.5"}, "--lora-strength: expected --lora beside it");
+  refused({"--prompt", "a", "--out", out, "--lora", text, "--lora-strength", "nan"}, "expected a number");
+  refused({"--prompt", "a", "--out", out, "--seed", "99999999999999999999"}, "expected a whole number");
   refused({"--prompt", "a", "--out", out, "--lora", folder.path() + "/none.safetensors"}, "none.safetensors");
 }
 
@@ -221,6 +233,17 @@ TEST_CASE("JSON prompts, as a list, named data, or lines") {
   refused(R"([{"prompt": "a", "out": "x.mkv"}, {"prompt": "b", "out": "x.mkv"}])", "twice");
   refused(R"([{"prompt": "a")", "c.json");
   refused("[]", "found none");
+  // Of another kind, where every line would be a prompt.
+  for (const auto& [name, text, says] : std::vector<std::array<std::string, 3>>{
+           {"d.csv", "prompt,seed\na,1\n", "expected a file of lines (.txt), .jsonl or .json"},
+           {"d.yaml", "- prompt: a\n", "expected a file of lines (.txt), .jsonl or .json"},
+           {"d.txt", "{\"prompt\": \"a\"}\n", "d.txt:1: expected a prompt, found JSON; name the file .jsonl"},
+           {"e.txt", "[\n{\"prompt\": \"a\"}]\n", "e.txt:1: expected a prompt, found JSON"}}) {
+    const ProcessResult result = made(name, text);
+    INFO(result.output);
+    CHECK(result.exit_code == 2);
+    CHECK(contains(result.output, says));
+  }
 }
 
 TEST_CASE("a run's folder means its newest checkpoint") {
