@@ -5,11 +5,12 @@ Needs: pip install torch==2.11.0 diffusers==0.42.1 transformers safetensors
 Usage: make_hunyuan_fixtures.py OUT_DIR [CASE ...]
        make_hunyuan_fixtures.py --shapes OUT_FILE   names and shapes of the published models in every layout
 
-hunyuan_t2v_LAYOUT.safetensors and hunyuan_15_t2v_LAYOUT.safetensors are the same weights in the original repositories'
+hunyuan_t2v_LAYOUT.safetensors and those of 15_t2v and 15_meanflow are the same weights in the original repositories'
 and ComfyUI's names; diffusers' own converter gives back 1.0's. Each hunyuan_NAME/ folder is what diffusers' save_pretrained writes (config.json, weights); hunyuan_NAME.safetensors has
   latents, timestep, text, length    the inputs; text behind a sample's length is noise that must not matter
   pooled, guidance                   of 1.0; guidance as users write it (diffusers takes a thousand times as much)
   glyphs, glyph_length, image        of 1.5
+  next_timestep                      of step-distilled weights of 1.5
   output                             the transformer's output in fp32
   cotangent                          the loss is sum(output * cotangent)
   grad.<parameter>                   gradient of every parameter
@@ -54,6 +55,7 @@ CASES_15 = {
     "15_variant": (dict(num_attention_heads=3, attention_head_dim=12, in_channels=7, out_channels=3, num_layers=1,
                         num_refiner_layers=1, mlp_ratio=2, patch_size=2, text_embed_dim=8, text_embed_2_dim=6,
                         image_embed_dim=6, rope_axes_dim=(4, 4, 4)), (1, 7, 3, 4, 8), (1,), (2,), 0),
+    "15_meanflow": (SMALL_15 | dict(use_meanflow=True), (2, 9, 3, 4, 5), (7, 5), (3, 0), 4),
 }
 # diffusers fixes the inner width of the map of glyph tokens at 2048: four million values of no use here.
 GLYPH_HIDDEN = 14
@@ -116,9 +118,12 @@ def make_15(name, out):
     leaves = {key: value.requires_grad_() for key, value in leaves.items()}
     timestep = torch.tensor([903.25, 17.5])[:batch]
     image = leaves["image"] if images else torch.zeros(batch, 2, settings["image_embed_dim"])
-    output = model(leaves["latents"], timestep, leaves["text"], masks(lengths, max(lengths)), None, leaves["glyphs"],
-                   masks(glyph_lengths, max(glyph_lengths)), image, return_dict=False)[0]
     inputs = {"timestep": timestep, "length": torch.tensor(lengths), "glyph_length": torch.tensor(glyph_lengths)}
+    if settings.get("use_meanflow"):
+        inputs["next_timestep"] = torch.tensor([850.0, 0.0])[:batch]
+    output = model(leaves["latents"], timestep, leaves["text"], masks(lengths, max(lengths)),
+                   inputs.get("next_timestep"), leaves["glyphs"], masks(glyph_lengths, max(glyph_lengths)), image,
+                   return_dict=False)[0]
     store(name, out, model, inputs, leaves, output)
 
 
@@ -133,6 +138,8 @@ RENAMED = [
     ("time_text_embed.text_embedder.linear_2", "vector_in.out_layer"),
     ("time_embed.timestep_embedder.linear_1", "time_in.mlp.0"),
     ("time_embed.timestep_embedder.linear_2", "time_in.mlp.2"),
+    ("time_embed.timestep_embedder_r.linear_1", "time_r_in.mlp.0"),
+    ("time_embed.timestep_embedder_r.linear_2", "time_r_in.mlp.2"),
     ("cond_type_embed", "cond_type_embedding"),
     ("context_embedder_2.norm", "byt5_in.layernorm"),
     ("context_embedder_2.linear_1", "byt5_in.fc1"),
@@ -275,5 +282,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for case in sys.argv[2:] or [*CASES, *CASES_15]:
         (make if case in CASES else make_15)(case, folder)
-        if case in ("t2v", "15_t2v"):
+        if case in ("t2v", "15_t2v", "15_meanflow"):
             make_layouts(case, folder)

@@ -78,7 +78,7 @@ class ClipInMemory final : public train::MicroBatchSource {
     for (int64_t i = 0; i < micro_; ++i) part.samples.push_back(next_ + i);
     next_ += stride_;
     part.batch = train::make_batch(config_.train.flow, uint64_t(config_.seed), part.samples, clip_);
-    model::tell_guidance(config_.model, config_.train.flow.embedded_guidance, part.batch.input);
+    train::tell_numbers(config_.model, config_.train.flow, part.batch);
     out.samples = part.samples;
     out.parts.push_back(std::move(part));
     prepared_ = std::move(out);

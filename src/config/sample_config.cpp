@@ -9,17 +9,17 @@ void SampleConfig::visit(ConfigVisitor& v) {
   v.field("negative_prompt", negative_prompt,
           "What the video should not show; used where guidance is above 1. `default`: the model's published one (none "
           "with text.type hash).");
-  v.field("steps", steps, "Denoising steps.", between(1, 1000));
+  v.field("steps", steps, "Denoising steps. Not set: 12 with model.meanflow.", between(1, 1000));
   v.field("guidance", guidance,
           "Scale of classifier-free guidance: uncond + guidance * (cond - uncond). 1 turns it off and halves the time. "
-          "Not set: 1 for hunyuan_video, 6 for hunyuan_video_15.",
+          "Not set: 1 for hunyuan_video, 6 for hunyuan_video_15 (1 with model.meanflow).",
           at_least(1.0));
   v.field("embedded_guidance", embedded_guidance,
           "Guidance scale that a model with model.guidance_embed is told (HunyuanVideo 1.0); others have none.",
           at_least(0));
   v.field("shift", shift,
           "Shift of the noise schedule; higher spends more steps on the layout (3 to 5 for "
-          "480p). Not set: 7 for hunyuan_video.",
+          "480p). Not set: 7 for hunyuan_video and with model.meanflow.",
           above(0.0));
   v.field("scheduler", scheduler, "Solver. `even_euler` takes even steps, shifted once (not set: HunyuanVideo's).",
           one_of({"unipc", "euler", "even_euler"}));
@@ -40,7 +40,8 @@ void SampleConfig::visit(ConfigVisitor& v) {
 
 void take_published_sampling(SampleConfig& config, const model::ModelConfig& model,
                              const std::set<std::string>& given) {
-  const model::PublishedSampling& published = model::architecture_of(model).sampling;
+  const model::PublishedSampling published = model::architecture_of(model).sampling(model);
+  if (!given.contains("steps")) config.steps = published.steps;
   if (!given.contains("guidance")) config.guidance = published.guidance;
   if (!given.contains("shift")) config.shift = published.shift;
   if (!given.contains("fps")) config.fps = published.fps;

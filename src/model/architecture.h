@@ -28,6 +28,7 @@ enum class ImageInput {
 
 // How the published pipelines sample: what sample.* is where the user does not say. Defaults: Wan's.
 struct PublishedSampling {
+  int64_t steps = 50;
   double guidance = 5, shift = 5, fps = 16;
   std::string scheduler = "unipc";
 };
@@ -55,9 +56,9 @@ struct Architecture {
   void (*validate)(const ModelConfig&);
   // The published defaults.
   std::string (*negative_prompt)(const ModelConfig&);
-  PublishedSampling sampling = {};
+  PublishedSampling (*sampling)(const ModelConfig&);
 
-  // Of model::layer_count and model::takes_guidance.
+  // Of model::layer_count, model::takes_guidance and model::takes_next_timestep.
   int64_t (*layers)(const ModelConfig&);
   bool (*takes_guidance)(const ModelConfig&);
   // How an image is told for the configured task.
@@ -66,6 +67,7 @@ struct Architecture {
   // All parameters in a fixed order, which is that of the optimiser's state.
   std::vector<ParameterSpec> (*parameters)(const ModelConfig&);
   // "blocks.": the parameters whose names begin with "blocks.<number>." form a block, the unit of sharding, recomputing
+  bool (*takes_next_timestep)(const ModelConfig&);
   // and offloading. Those of no block are one unit more.
   std::vector<std::string> blocks;
 

@@ -67,6 +67,10 @@ void tell_guidance(const ModelConfig& config, double scale, DitInput& input) {
   input.conditions.guidance_B = at::full({latents.size(0)}, scale, latents.options().dtype(at::kFloat));
 }
 
+void tell_next_timestep(const ModelConfig& config, const at::Tensor& next_timestep_B, DitInput& input) {
+  if (takes_next_timestep(config)) input.conditions.next_timestep_B = next_timestep_B;
+}
+
 ImageCondition condition_of_latents(const ModelConfig& config, const at::Tensor& first_BC1HW) {
   ImageCondition condition;
   condition.first_BC1HW = first_BC1HW;

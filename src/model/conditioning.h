@@ -54,6 +54,10 @@ ImageCondition encode_condition(const ModelConfig& config, const Codec& codec, c
 // Tells the model a guidance scale where it takes one as an input.
 void tell_guidance(const ModelConfig& config, double scale, DitInput& input);
 
+// Tells the model the timesteps [B] that a step leads to where it is told those. For training they are the input's own:
+// the velocity of flow matching is that of a step of no length.
+void tell_next_timestep(const ModelConfig& config, const at::Tensor& next_timestep_B, DitInput& input);
+
 // The model's input: latents [B, C, T, H, W] with the condition's channels behind them or their first frame replaced,
 // timestep [B] or, with a given first frame, [B, T] with 0 in front.
 DitInput conditioned_input(const at::Tensor& latents_BCTHW, const at::Tensor& timestep_B, const TextEmbedding& text,

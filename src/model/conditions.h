@@ -25,10 +25,13 @@ struct TextEmbedding {
 
 struct Conditions {
   TextEmbedding text;
-  at::Tensor image_BIM = {};  // tokens of the image; undefined where model.image_dim is 0
+  at::Tensor image_BIM = {};   // tokens of the image; undefined where model.image_dim is 0
   at::Tensor guidance_B = {};  // guidance scale that a model takes as an input; undefined where it takes none
   // int64, on the CPU: image tokens of each sample, 0 (a sample without an image) to I; undefined: I, all of them.
   at::Tensor image_length_B = {};
+  // 0..1000: the timestep that the velocity is to lead to (r of MeanFlow, arXiv 2505.13447), which is below the input's
+  // or equal; undefined where a model takes none.
+  at::Tensor next_timestep_B = {};
 };
 
 template <typename T, typename Struct>
@@ -49,6 +52,7 @@ void visit_tensors(All& conditions, const Visit& visit) {
   visit("image_tokens", conditions.image_BIM);
   visit("guidance", conditions.guidance_B);
   visit("image_length", conditions.image_length_B);
+  visit("next_timestep", conditions.next_timestep_B);
 }
 
 // On `device`, as to_device (common/to_device.h) brings a tensor there. Lengths stay on the CPU: models cut by them,

@@ -164,6 +164,10 @@ bool takes_guidance(const ModelConfig& config) {
   return architecture_of(config).takes_guidance(config);
 }
 
+bool takes_next_timestep(const ModelConfig& config) {
+  return architecture_of(config).takes_next_timestep(config);
+}
+
 int64_t parameter_count(const ModelConfig& config) {
   int64_t count = 0;
   for (const ParameterSpec& spec : architecture_of(config).parameters(config)) count += spec.numel();

@@ -158,6 +158,9 @@ void add_learnt(ModelConfig& config, const attention::AttentionConfig& attention
 // Whether the model takes a guidance scale as an input (Conditions::guidance_B).
 bool takes_guidance(const ModelConfig& config);
 
+// Whether the model is told where a step leads to (Conditions::next_timestep_B).
+bool takes_next_timestep(const ModelConfig& config);
+
 int64_t parameter_count(const ModelConfig& config);
 
 // The parameters without values (on the meta device), in the types that config.weights_dtype keeps them in; fp8 ones

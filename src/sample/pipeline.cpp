@@ -139,8 +139,10 @@ model::ImageCondition Pipeline::condition_of(const SampleRequest& request) const
                                  batch_of_one(request.last_CHW, config_, device_), config_.frames, tokens_BIM);
 }
 
-at::Tensor Pipeline::velocity(int64_t step, double timestep, const at::Tensor& latents_BCTHW, const Words& words,
-                              const model::ImageCondition& condition) const {
+at::Tensor Pipeline::velocity(int64_t step, const std::vector<double>& timesteps, const at::Tensor& latents_BCTHW,
+                              const Words& words, const model::ImageCondition& condition) const {
+  const double timestep = timesteps[size_t(step)];
+  const double next = size_t(step) + 1 < timesteps.size() ? timesteps[size_t(step) + 1] : 0;
   model::ForwardOptions options;
   options.compute_dtype = compute_dtype_;
   options.dense = step < attention_.dense_steps;
@@ -149,9 +151,11 @@ at::Tensor Pipeline::velocity(int64_t step, double timestep, const at::Tensor& l
   const size_t expert = expert_at(experts_, timestep);
   model::Dit& dit = *parts_.dits[expert];
   const at::Tensor timestep_B = at::full({1}, timestep, latents_BCTHW.options());
+  const at::Tensor next_B = at::full({1}, next, latents_BCTHW.options());
   const auto ask = [&](const model::TextEmbedding& text) {
     model::DitInput input = model::conditioned_input(latents_BCTHW, timestep_B, text, condition);
     model::tell_guidance(model_, config_.embedded_guidance, input);
+    model::tell_next_timestep(model_, next_B, input);
     return dit.forward(input, options);
   };
   const at::Tensor velocity_BCTHW = ask(words.prompt);
@@ -177,8 +181,8 @@ at::Tensor Pipeline::generate_latents(const SampleRequest& request,
   at::Tensor latents_BCTHW = starting_latents(request);
   const auto scheduler = scheduler_of(config_);
   for (int64_t step = 0; step < config_.steps; ++step) {
-    const double timestep = scheduler->timesteps()[size_t(step)];
-    latents_BCTHW = scheduler->step(step, velocity(step, timestep, latents_BCTHW, words, condition), latents_BCTHW);
+    const at::Tensor found = velocity(step, scheduler->timesteps(), latents_BCTHW, words, condition);
+    latents_BCTHW = scheduler->step(step, found, latents_BCTHW);
     if (progress) progress(step + 1, config_.steps);
   }
   // A given first frame is itself, whatever the solver made of its velocity.

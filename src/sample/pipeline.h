@@ -69,8 +69,9 @@ class Pipeline {
                              const char* name) const;
   at::Tensor starting_latents(const SampleRequest& request) const;
   model::ImageCondition condition_of(const SampleRequest& request) const;
-  at::Tensor velocity(int64_t step, double timestep, const at::Tensor& latents_BCTHW, const Words& words,
-                      const model::ImageCondition& condition) const;
+  // At timesteps()[step], towards the next one.
+  at::Tensor velocity(int64_t step, const std::vector<double>& timesteps, const at::Tensor& latents_BCTHW,
+                      const Words& words, const model::ImageCondition& condition) const;
 
   PipelineParts parts_;
   model::ModelConfig model_;

@@ -43,6 +43,11 @@ TrainingBatch make_batch(const FlowConfig& config, uint64_t seed, const std::vec
   return conditioned_batch(encoded, condition, make_noisy(config, seed, samples, encoded.x0_BCTHW));
 }
 
+void tell_numbers(const model::ModelConfig& model, const FlowConfig& config, TrainingBatch& batch) {
+  model::tell_guidance(model, config.embedded_guidance, batch.input);
+  model::tell_next_timestep(model, batch.noisy.timestep_B, batch.input);
+}
+
 TrainingBatch conditioned_batch(const EncodedBatch& encoded, const model::ImageCondition& condition, NoisyBatch noisy) {
   TrainingBatch out;
   out.noisy = std::move(noisy);

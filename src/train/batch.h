@@ -33,6 +33,10 @@ struct TrainingBatch {
 // Noisy latents of `encoded` as the model's input, under `condition`.
 TrainingBatch conditioned_batch(const EncodedBatch& encoded, const model::ImageCondition& condition, NoisyBatch noisy);
 
+// Tells the model the numbers that it takes as inputs: a guidance scale, and where a step leads to, which is the
+// sample's own timestep.
+void tell_numbers(const model::ModelConfig& model, const FlowConfig& config, TrainingBatch& batch);
+
 // Draws noise and timestep of each of `samples` (global sample numbers), and for model.task ti2v whether its first
 // frame is given (train.flow.first_frame_rate; never to clips of one latent frame).
 TrainingBatch make_batch(const FlowConfig& config, uint64_t seed, const std::vector<int64_t>& samples,

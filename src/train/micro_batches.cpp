@@ -65,7 +65,7 @@ MicroBatch MicroBatches::make() {
     const at::Tensor& x0 = encoded.x0_BCTHW;
     if (const at::Tensor mask = latent_masks(masks[expert], x0.size(2), x0.size(3), x0.size(4)); mask.defined())
       part.batch.noisy.mask_BTHW = model::to_device(mask, device_);
-    model::tell_guidance(config_.model, config_.train.flow.embedded_guidance, part.batch.input);
+    tell_numbers(config_.model, config_.train.flow, part.batch);
   }
   return out;
 }

@@ -8,7 +8,7 @@ hunyuan_pipelines.py compare KIND FOLDER JOBS
                         of the programs here, and perhaps "lora". Prints the largest difference of the latents over
                         their largest value, that of the pictures in levels, and how much a LoRA changes
 
-KIND: t2v, i2v (token replace), i2v_concat (HunyuanVideo), t2v_15, i2v_15 (1.5).
+KIND: t2v, i2v (token replace), i2v_concat (HunyuanVideo), t2v_15, i2v_15, i2v_meanflow_15 (1.5, step-distilled).
 """
 import json
 import sys
@@ -47,7 +47,8 @@ def transformer_of(kind):
     torch.manual_seed(0)
     if kind.endswith("_15"):
         model = HunyuanVideo15Transformer3DModel(in_channels=9, out_channels=4, patch_size=1, text_embed_2_dim=20,
-                                                 image_embed_dim=18, target_size=SIDE, **COMMON)
+                                                 image_embed_dim=18, target_size=SIDE,
+                                                 use_meanflow="meanflow" in kind, **COMMON)
     else:
         image = {"t2v": {}, "i2v": {"image_condition_type": "token_replace"},
                  "i2v_concat": {"image_condition_type": "latent_concat", "guidance_embeds": False}}[kind]
@@ -126,7 +127,7 @@ sample:
 
 def make(kind, folder):
     transformer_of(kind).save_pretrained(f"{folder}/transformer")
-    if kind == "i2v_15":  # takes pictures as they are: PIL's resizing is compared elsewhere
+    if kind in ("i2v_15", "i2v_meanflow_15"):  # takes pictures as they are: PIL's resizing is compared elsewhere
         randomise(SiglipVisionModel(SiglipVisionConfig(
             hidden_size=18, intermediate_size=28, num_hidden_layers=2, num_attention_heads=3, image_size=SIDE,
             patch_size=16))).save_pretrained(f"{folder}/image_encoder")
@@ -230,8 +231,8 @@ def pipeline_15(kind, folder):
              "text_encoder_2": T5EncoderModel.from_pretrained(TEXT / "byt5", **FP32), "tokenizer_2": ByT5Tokenizer(),
              "transformer": HunyuanVideo15Transformer3DModel.from_pretrained(f"{folder}/transformer"),
              "vae": AutoencoderKLHunyuanVideo15.from_pretrained(MODELS / "hunyuan15_vae", torch_dtype=torch.float32),
-             "scheduler": FlowMatchEulerDiscreteScheduler(shift=5.0),
-             "guider": ClassifierFreeGuidance(guidance_scale=6.0)}
+             "scheduler": FlowMatchEulerDiscreteScheduler(shift=7.0 if "meanflow" in kind else 5.0),
+             "guider": ClassifierFreeGuidance(guidance_scale=1.0 if "meanflow" in kind else 6.0)}
     if kind == "t2v_15":
         pipe, call = HunyuanVideo15Pipeline(**parts), {"height": SIDE, "width": SIDE}
     else:

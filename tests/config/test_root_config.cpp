@@ -111,3 +111,17 @@ TEST_CASE("the plan and the log say how many captions are cut") {
   roomy.text.max_tokens = 512;
   for (const std::string& note : plan_run(roomy).training.notes) CHECK_FALSE(contains(note, "text.max_tokens"));
 }
+
+TEST_CASE("samples are as published where the user does not say: HunyuanVideo 1.5, step-distilled too") {
+  const auto sample = [](const std::string& weights, std::vector<std::string> keys = {}) {
+    keys.insert(keys.begin(), {"model.architecture=hunyuan_video_15", "model.task=i2v",
+                               "model.weights=" VMOBA_FIXTURES "/model/" + weights});
+    return load_root_config("", keys).sample;
+  };
+  const SampleConfig published = sample("hunyuan_15_i2v"), distilled = sample("hunyuan_15_meanflow");
+  CHECK((published.steps == 50 && published.guidance == 6 && published.shift == 5));
+  CHECK((distilled.steps == 12 && distilled.guidance == 1 && distilled.shift == 7));
+  CHECK((published.scheduler == "even_euler" && distilled.scheduler == "even_euler"));
+  const SampleConfig own = sample("hunyuan_15_meanflow", {"sample.steps=8", "sample.shift=3"});
+  CHECK((own.steps == 8 && own.shift == 3 && own.guidance == 1));
+}

@@ -47,6 +47,7 @@ inline HunyuanInput hunyuan_input(const SafetensorsFile& file, at::ScalarType dt
   out.input.conditions.text = {leaf("text"), given("length"), leaf("pooled"), leaf("glyphs"), given("glyph_length")};
   out.input.conditions.image_BIM = leaf("image");
   out.input.conditions.guidance_B = given("guidance");
+  out.input.conditions.next_timestep_B = given("next_timestep");
   return out;
 }
 

@@ -154,6 +154,20 @@ TEST_CASE("a guidance scale is told to models that take one") {
   CHECK_FALSE(takes_guidance(config));
 }
 
+TEST_CASE("a next timestep is told to models that take one") {
+  ModelConfig config;
+  DitInput input{at::zeros({2, 4, 1, 2, 2}), at::full({2}, 700.0)};
+  const at::Tensor next = at::tensor({600.0, 0.0});
+  for (const char* architecture : {"wan", "hunyuan_video", "hunyuan_video_15"}) {
+    config.architecture = architecture;
+    tell_next_timestep(config, next, input);
+    CHECK_FALSE(input.conditions.next_timestep_B.defined());
+  }
+  config.own<Hunyuan15Config>().meanflow = true;
+  tell_next_timestep(config, next, input);
+  CHECK(input.conditions.next_timestep_B.equal(next));
+}
+
 TEST_CASE("what is missing is named") {
   const auto refusal = [](const ModelConfig& config, const at::Tensor& first, const at::Tensor& last) {
     return refusal_of([&] { encode_condition(config, LastFrameCodec(), nullptr, first, last, 9); });

@@ -16,7 +16,8 @@ Conditions full() {
            at::arange(1, 17, at::kFloat).view({2, 4, 2}), at::tensor({3, 4}, at::kLong)},
           at::zeros({2, 4, 6}),
           at::tensor({6.0, 1.0}),
-          at::tensor({0, 4}, at::kLong)};
+          at::tensor({0, 4}, at::kLong),
+          at::tensor({850.0, 0.0})};
 }
 
 }  // namespace
@@ -28,7 +29,7 @@ TEST_CASE("every tensor of the conditions is visited once, under the name of its
     CHECK(tensor.defined());
     names += std::string(name) + " ";
   });
-  CHECK(names == "embedding length pooled glyphs glyph_length image_tokens guidance image_length ");
+  CHECK(names == "embedding length pooled glyphs glyph_length image_tokens guidance image_length next_timestep ");
 }
 
 TEST_CASE("samples are cut out of every tensor that is there") {
@@ -38,6 +39,7 @@ TEST_CASE("samples are cut out of every tensor that is there") {
   CHECK(second.text.pooled_BP.sizes() == at::IntArrayRef({1, 5}));
   CHECK(second.image_BIM.sizes() == at::IntArrayRef({1, 4, 6}));
   CHECK(second.guidance_B.item<double>() == 1.0);
+  CHECK(second.next_timestep_B.item<double>() == 0.0);
   const Conditions text = narrow_samples({{full().text.tokens_BLE}}, 0, 1);
   CHECK_FALSE(text.image_BIM.defined());
   CHECK_FALSE(text.text.length_B.defined());

@@ -54,9 +54,10 @@ vmoba::attention::AttentionConfig everything() {
   return config;
 }
 
-const std::pair<const char*, const char*> kAll[] = {
-    {"hunyuan_t2v", "t2v"},    {"hunyuan_variant", "t2v"}, {"hunyuan_replace", "i2v"},   {"hunyuan_concat", "i2v"},
-    {"hunyuan_15_t2v", "t2v"}, {"hunyuan_15_i2v", "i2v"},  {"hunyuan_15_variant", "t2v"}};
+const std::pair<const char*, const char*> kAll[] = {{"hunyuan_t2v", "t2v"},        {"hunyuan_variant", "t2v"},
+                                                    {"hunyuan_replace", "i2v"},    {"hunyuan_concat", "i2v"},
+                                                    {"hunyuan_15_t2v", "t2v"},     {"hunyuan_15_i2v", "i2v"},
+                                                    {"hunyuan_15_variant", "t2v"}, {"hunyuan_15_meanflow", "i2v"}};
 
 }  // namespace
 
@@ -117,6 +118,30 @@ TEST_CASE("text to video without the channels of a condition equals zeros there,
   CHECK(model->forward(input, {}).detach().equal(whole));
   const auto i2v = make_dit(hunyuan_config("hunyuan_15_t2v", "i2v"), full_attention(), 0, at::kCPU);
   CHECK(contains(refusal_of([&] { i2v->forward(input, {}); }), "model.in_channels"));
+}
+
+TEST_CASE("step-distilled weights of HunyuanVideo 1.5 are told where a step leads to") {
+  const SafetensorsFile fixture = hunyuan_tensors("hunyuan_15_meanflow");
+  const ModelConfig config = hunyuan_config("hunyuan_15_meanflow", "i2v");
+  CHECK(takes_next_timestep(config));
+  CHECK_FALSE(takes_next_timestep(hunyuan_config("hunyuan_15_i2v", "i2v")));
+  const auto model = make_dit(config, small_vmoba(), 0, at::kCPU);
+  DitInput both = hunyuan_input(fixture).input;
+  const at::Tensor together = model->forward(both, {}).detach();
+  for (int64_t b = 0; b < 2; ++b) {
+    const DitInput alone{both.latents_BCTHW.narrow(0, b, 1), both.timestep_BG.narrow(0, b, 1),
+                         narrow_samples(both.conditions, b, 1)};
+    CHECK(relative_error(model->forward(alone, {}).detach(), together.narrow(0, b, 1)) <= 1e-6);
+  }
+  DitInput runs = both;  // a timestep for each latent frame, all the same
+  runs.timestep_BG = both.timestep_BG.unsqueeze(1).expand({2, 3});
+  CHECK(relative_error(model->forward(runs, {}).detach(), together) <= 1e-6);
+  both.conditions.next_timestep_B = at::tensor({900.0, 0.0}, at::kFloat);
+  const at::Tensor other = model->forward(both, {}).detach();
+  CHECK(relative_error(other.narrow(0, 0, 1), together.narrow(0, 0, 1)) > 1e-4);
+  CHECK(relative_error(other.narrow(0, 1, 1), together.narrow(0, 1, 1)) <= 1e-6);
+  both.conditions.next_timestep_B = at::Tensor();
+  CHECK(contains(refusal_of([&] { model->forward(both, {}); }), "2 next timesteps (model.meanflow)"));
 }
 
 TEST_CASE("activation checkpointing changes no bit of HunyuanVideo, whatever is kept") {
@@ -280,6 +305,7 @@ TEST_CASE("wrong conditions of HunyuanVideo are refused with what fits") {
   CHECK(contains(refusal([](Conditions& c) { c.text.pooled_BP = at::Tensor(); }), "expected a pooled text"));
   CHECK(contains(refusal([](Conditions& c) { c.text.pooled_BP = at::zeros({2, 7}); }), "model.pooled_dim"));
   CHECK(contains(refusal([](Conditions& c) { c.guidance_B = at::Tensor(); }), "2 guidance scales"));
+  CHECK(contains(refusal([](Conditions& c) { c.next_timestep_B = at::zeros({2}); }), "no next timestep"));
   CHECK(contains(refusal([](Conditions& c) { c.text.length_B = at::tensor({8, 1}, at::kLong); }), "of 1 to 7"));
   CHECK(contains(refusal([](Conditions& c) { c.text.length_B = at::tensor({7, 0}, at::kLong); }), "of 1 to 7"));
   CHECK(contains(refusal([](Conditions& c) { c.text.glyphs_BJU = at::zeros({2, 1, 3}); }), "glyph tokens as well"));

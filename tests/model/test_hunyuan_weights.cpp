@@ -90,7 +90,7 @@ const Parameter& parameter(const Dit& model, const std::string& name) {
   throw std::runtime_error("no parameter " + name);
 }
 
-const char* const kFixtures[] = {"hunyuan_t2v", "hunyuan_15_t2v"};
+const char* const kFixtures[] = {"hunyuan_t2v", "hunyuan_15_t2v", "hunyuan_15_meanflow"};
 
 }  // namespace
 
@@ -240,6 +240,18 @@ TEST_CASE("a fused tensor of another size is refused by its name") {
 }
 
 namespace {
+TEST_CASE("weights of HunyuanVideo 1.5's super-resolution are refused") {
+  const TemporaryFolder folder;
+  const std::string path = folder.path() + "/x.safetensors";
+  std::vector<NamedTensor> tensors = tensors_of(fixture_path("hunyuan_15_meanflow_original.safetensors"));
+  for (NamedTensor& named : tensors)
+    if (named.name == "img_in.proj.weight") named.tensor = at::zeros({16, 14, 1, 1, 1});
+  write_safetensors(path, tensors);
+  ModelConfig config;
+  config.architecture = kHunyuan15;
+  CHECK(contains(refusal_of([&] { take_stated_sizes(config, path, {}); }), "super-resolution"));
+}
+
 
 std::vector<std::string> all_targets(const std::string& fixture) {
   std::vector<std::string> out = architecture_of(hunyuan_config(fixture)).lora.default_targets;

@@ -5,6 +5,7 @@
 
 #include "core/random.h"
 #include "model/codec.h"
+#include "model/hunyuan/hunyuan_config.h"
 #include "support/catch.h"
 
 using namespace vmoba;
@@ -50,6 +51,24 @@ TEST_CASE("t2v: the input is the noisy latents") {
   CHECK(batch.input.timestep_BG.equal(batch.noisy.timestep_B));
   CHECK(batch.input.conditions.text.tokens_BLE.sizes() == at::IntArrayRef({2, 4, 8}));
   CHECK_FALSE(batch.noisy.made_BT.defined());
+}
+
+TEST_CASE("training tells step-distilled weights that a step leads to where it begins") {
+  const House house("t2v");
+  TrainingBatch batch = house.batch(House::video(2, 5), {3, 4});
+  model::ModelConfig model;
+  model.architecture = "hunyuan_video_15";
+  tell_numbers(model, house.flow, batch);
+  CHECK_FALSE(batch.input.conditions.next_timestep_B.defined());
+  model.own<model::Hunyuan15Config>().meanflow = true;
+  tell_numbers(model, house.flow, batch);
+  CHECK(batch.input.conditions.next_timestep_B.equal(batch.noisy.timestep_B));
+  CHECK_FALSE(batch.input.conditions.guidance_B.defined());
+  model.architecture = "hunyuan_video";
+  FlowConfig flow = house.flow;
+  flow.embedded_guidance = 6;
+  tell_numbers(model, flow, batch);
+  CHECK(batch.input.conditions.guidance_B.equal(at::full({2}, 6.0)));
 }
 
 TEST_CASE("i2v: mask and latents of the clip's own first frame, then grey, stand behind the noisy latents") {

@@ -19,6 +19,7 @@ Architecture shared_row() {
   out.negative_prompt = [](const ModelConfig&) { return std::string(); };
   out.layers = [](const ModelConfig& config) { return config.layers + hunyuan_of(config).single_layers; };
   out.takes_guidance = [](const ModelConfig& config) { return hunyuan_of(config).guidance_embed; };
+  out.takes_next_timestep = [](const ModelConfig& config) { return hunyuan_of(config).meanflow; };
   out.image_input = hunyuan_image_input;
   out.parameters = hunyuan_parameter_specs;
   out.sizes = {"layers",     "heads",   "head_dim",       "in_channels", "out_channels", "text_dim",
@@ -33,6 +34,17 @@ Architecture shared_row() {
   return out;
 }
 
+PublishedSampling sampling_of_first(const ModelConfig&) {
+  return {.guidance = 1, .shift = 7, .fps = 24, .scheduler = "even_euler"};
+}
+
+// Of the weights for 480p.
+PublishedSampling sampling_of_15(const ModelConfig& config) {
+  if (hunyuan_of(config).meanflow)
+    return {.steps = 12, .guidance = 1, .shift = 7, .fps = 24, .scheduler = "even_euler"};
+  return {.guidance = 6, .shift = 5, .fps = 24, .scheduler = "even_euler"};
+}
+
 void add_sizes(Architecture& row, const std::vector<std::string>& keys) {
   row.sizes.insert(row.sizes.end(), keys.begin(), keys.end());
 }
@@ -42,7 +54,7 @@ void add_sizes(Architecture& row, const std::vector<std::string>& keys) {
 Architecture hunyuan_architecture() {
   Architecture out = shared_row();
   out.visit = visit_hunyuan;
-  out.sampling = {.guidance = 1, .shift = 7, .fps = 24, .scheduler = "even_euler"};
+  out.sampling = sampling_of_first;
   out.blocks = {"transformer_blocks.", "single_transformer_blocks."};
   out.published_weights =
       "the folder transformer/ of hunyuanvideo-community/HunyuanVideo (or -I2V) on Hugging Face, or ComfyUI's single "
@@ -56,14 +68,14 @@ Architecture hunyuan_architecture() {
 Architecture hunyuan_15_architecture() {
   Architecture out = shared_row();
   out.visit = visit_hunyuan_15;
-  out.sampling = {.guidance = 6, .shift = 5, .fps = 24, .scheduler = "even_euler"};  // of the weights for 480p
+  out.sampling = sampling_of_15;
   out.blocks = {"transformer_blocks."};
   out.published_weights =
       "the folder transformer/ of a hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-... repository on Hugging Face, "
       "or a folder transformer/<version>/ of tencent/HunyuanVideo-1.5";
   out.layouts = hunyuan_15_layouts();
   out.lora = hunyuan_15_lora_names();
-  add_sizes(out, {"image_dim", "glyph_dim", "glyph_hidden_dim"});
+  add_sizes(out, {"image_dim", "glyph_dim", "glyph_hidden_dim", "meanflow"});
   return out;
 }
 

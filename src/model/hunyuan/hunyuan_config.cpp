@@ -56,6 +56,9 @@ void visit_hunyuan_15(ModelConfig& config, ConfigVisitor& v) {
   visit_shared(hunyuan, v);
   v.field("glyph_dim", hunyuan.glyph_dim, "Width of the glyph tokens; that of ByT5.", at_least(1));
   v.field("glyph_hidden_dim", hunyuan.glyph_hidden_dim, "Hidden width of the map of glyph tokens.", at_least(1));
+  v.field("meanflow", hunyuan.meanflow,
+          "Whether the model is told the timestep that a step leads to: step-distilled weights. Training tells it the "
+          "sample's own.");
 }
 
 void validate_hunyuan(const ModelConfig& config) {

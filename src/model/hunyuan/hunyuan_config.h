@@ -18,6 +18,7 @@ struct HunyuanConfig {
   bool guidance_embed = true;
   int64_t glyph_dim = 0;  // 0: neither glyph nor image tokens, and no rows for kinds of tokens
   int64_t glyph_hidden_dim = 2048;
+  bool meanflow = false;  // told where a step leads to (Conditions::next_timestep_B)
   double rope_theta = 256;
   std::vector<int64_t> rope_axes = {16, 56, 56};
   std::string image_condition = "none";  // none | replace | concat

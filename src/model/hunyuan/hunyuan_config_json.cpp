@@ -113,6 +113,11 @@ void read_hunyuan_sizes(const WeightFiles& files, const json& beside, const std:
     hunyuan.glyph_dim = shapes.size("context_embedder_2.norm.weight", 1, 0);
     hunyuan.glyph_hidden_dim = shapes.size("context_embedder_2.linear_1.weight", 2, 0);
     config.image_dim = shapes.size("image_embedder.norm_in.weight", 1, 0);
+    hunyuan.meanflow = shapes.has_any("time_embed.timestep_embedder_r.");
+    VMOBA_CHECK_INPUT(config.in_channels == 2 * config.out_channels + 1,
+                      "expected a HunyuanVideo 1.5 transformer of {} input channels (noisy, condition, mask) in '{}', "
+                      "found {}; those of super-resolution are not read",
+                      2 * config.out_channels + 1, files.folder(), config.in_channels);
     return;
   }
   config.image_dim = 0;
@@ -131,7 +136,7 @@ std::string hunyuan_config_json(const ModelConfig& config) {
                 {"image_embed_dim", config.image_dim},
                 {"task_type", config.task == "t2v" ? "t2v" : "i2v"},
                 {"text_embed_2_dim", hunyuan.glyph_dim},
-                {"use_meanflow", false}});
+                {"use_meanflow", hunyuan.meanflow}});
     return out.dump(2) + "\n";
   }
   const std::string& condition = hunyuan.image_condition;
@@ -161,7 +166,7 @@ std::string hunyuan_original_config_json(const ModelConfig& config) {
               {"rope_dim_list", hunyuan.rope_axes},
               {"rope_theta", hunyuan.rope_theta},
               {"text_states_dim", config.text_dim}};
-  if (!first) out.update({{"concat_condition", true}, {"use_meanflow", false}});
+  if (!first) out.update({{"concat_condition", true}, {"use_meanflow", hunyuan.meanflow}});
   return out.dump(2) + "\n";
 }
 

@@ -112,6 +112,12 @@ void HunyuanDit::check_conditions(const Conditions& conditions, int64_t batch) c
                     hunyuan.guidance_embed ? fmt::format("{} guidance scales (model.guidance_embed)", batch)
                                            : "no guidance scale for a model without model.guidance_embed",
                     guidance.defined() ? fmt::to_string(guidance.numel()) : "none");
+  const at::Tensor& next = conditions.next_timestep_B;
+  VMOBA_CHECK_INPUT(next.defined() == hunyuan.meanflow && (!next.defined() || next.numel() == batch),
+                    "expected {}, found {}",
+                    hunyuan.meanflow ? fmt::format("{} next timesteps (model.meanflow)", batch)
+                                     : "no next timestep for a model without model.meanflow",
+                    next.defined() ? fmt::to_string(next.numel()) : "none");
   const at::Tensor &glyphs = text.glyphs_BJU, &image = conditions.image_BIM;
   VMOBA_CHECK_INPUT(hunyuan.glyph_dim > 0 || (!glyphs.defined() && !image.defined()),
                     "expected text tokens alone for {}, found {} tokens as well", config_.architecture,

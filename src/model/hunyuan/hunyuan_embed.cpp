@@ -129,6 +129,8 @@ at::Tensor hunyuan_vector(const at::Tensor& timestep_BG, const Conditions& condi
   const HunyuanConfig& hunyuan = hunyuan_of(config);
   const at::ScalarType precise = precise_type(dtype);
   at::Tensor vec_BGE = embedded(timestep_BG, weights.time, precise);
+  if (hunyuan.meanflow)
+    vec_BGE = vec_BGE + embedded(conditions.next_timestep_B, weights.next_time, precise).unsqueeze(1);
   if (hunyuan.guidance_embed) {
     at::Tensor guidance_B = conditions.guidance_B.to(at::kFloat) * kGuidanceFactor;
     // As in the published pipelines, whose samples a user knows: 6000 becomes 6016.

@@ -169,7 +169,9 @@ NameTable original_names_15(const Pairs& qkv) {
   NameTable table;
   table.outer = outer_of_15() + text_embedders() +
                 Pairs{{"time_embed.timestep_embedder.linear_1", "time_in.mlp.0"},
-                      {"time_embed.timestep_embedder.linear_2", "time_in.mlp.2"}};
+                      {"time_embed.timestep_embedder.linear_2", "time_in.mlp.2"},
+                      {"time_embed.timestep_embedder_r.linear_1", "time_r_in.mlp.0"},
+                      {"time_embed.timestep_embedder_r.linear_2", "time_r_in.mlp.2"}};
   table.blocks = {refiner_block(), double_block(qkv)};
   return table;
 }
@@ -178,7 +180,9 @@ NameTable comfyui_names_15() {
   NameTable table;
   table.outer = outer_of_15() + comfyui_text_embedders() +
                 Pairs{{"time_embed.timestep_embedder.linear_1", "time_in.in_layer"},
-                      {"time_embed.timestep_embedder.linear_2", "time_in.out_layer"}};
+                      {"time_embed.timestep_embedder.linear_2", "time_in.out_layer"},
+                      {"time_embed.timestep_embedder_r.linear_1", "time_r_in.in_layer"},
+                      {"time_embed.timestep_embedder_r.linear_2", "time_r_in.out_layer"}};
   table.blocks = {comfyui_refiner_block(), comfyui_double_block()};
   return table;
 }

@@ -159,6 +159,7 @@ std::vector<ParameterSpec> hunyuan_outer_specs(const ModelConfig& config) {
                xavier_uniform(patch_in, width));
   specs.tensor("x_embedder.proj.bias", {width}, constant(0));
   embedder_specs(specs, conditions + ".timestep_embedder", kWaveChannels, width);
+  if (hunyuan.meanflow) embedder_specs(specs, conditions + ".timestep_embedder_r", kWaveChannels, width);
   if (hunyuan.guidance_embed) embedder_specs(specs, conditions + ".guidance_embedder", kWaveChannels, width);
   if (hunyuan.pooled_dim > 0) embedder_specs(specs, conditions + ".text_embedder", hunyuan.pooled_dim, width);
   refiner_specs(specs, config);
@@ -196,6 +197,7 @@ HunyuanOuterWeights hunyuan_outer_weights(const std::vector<Weight>& weights, co
   HunyuanOuterWeights out;
   out.patch_embedding = cursor.linear();
   out.time = cursor.embedder();
+  if (hunyuan.meanflow) out.next_time = cursor.embedder();
   if (hunyuan.guidance_embed) out.guidance = cursor.embedder();
   if (hunyuan.pooled_dim > 0) out.pooled = cursor.embedder();
   out.refiner_time = cursor.embedder();

@@ -64,7 +64,7 @@ struct ImageTokenWeights {
 
 struct HunyuanOuterWeights {
   Linear patch_embedding;
-  EmbedderWeights time, guidance, pooled;
+  EmbedderWeights time, next_time, guidance, pooled;
   EmbedderWeights refiner_time, refiner_text;
   Linear refiner_in;
   std::vector<RefinerBlockWeights> refiner;

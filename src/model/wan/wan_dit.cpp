@@ -98,11 +98,13 @@ void WanDit::check_input(const DitInput& input, int64_t tokens) const {
                                           : "no image tokens for a model without model.image_dim",
                     image.defined() ? "some" : "none");
   const TextEmbedding& words = input.conditions.text;
-  VMOBA_CHECK_INPUT(!words.pooled_BP.defined() && !words.glyphs_BJU.defined() && !input.conditions.guidance_B.defined(),
+  const at::Tensor &guidance = input.conditions.guidance_B, &next = input.conditions.next_timestep_B;
+  VMOBA_CHECK_INPUT(!words.pooled_BP.defined() && !words.glyphs_BJU.defined() && !guidance.defined() && !next.defined(),
                     "expected text tokens alone for a Wan transformer, found {}",
-                    input.conditions.guidance_B.defined() ? "an embedded guidance scale"
-                    : words.glyphs_BJU.defined()          ? "glyph tokens as well"
-                                                          : "a pooled text as well");
+                    guidance.defined()           ? "an embedded guidance scale"
+                    : next.defined()             ? "a next timestep"
+                    : words.glyphs_BJU.defined() ? "glyph tokens as well"
+                                                 : "a pooled text as well");
   if (!image.defined()) return;
   VMOBA_CHECK_INPUT(image.dim() == 3 && image.size(0) == latents.size(0) && image.size(1) > 0 &&
                         image.size(2) == config_.image_dim &&

@@ -78,7 +78,7 @@ TrainingBatch held_out_batch(const RootConfig& config, uint64_t seed, const Held
   const at::Tensor noise = held_out_noise(seed, clip.name, sigma, encoded.x0_BCTHW.sizes().slice(1));
   TrainingBatch out =
       conditioned_batch(encoded, condition, noisy_batch(encoded.x0_BCTHW, {noise}, {float(1000.0 * sigma)}, {1.0F}));
-  model::tell_guidance(config.model, config.train.flow.embedded_guidance, out.input);
+  tell_numbers(config.model, config.train.flow, out);
   return out;
 }
 
