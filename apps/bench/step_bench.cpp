@@ -162,7 +162,7 @@ class Run {
   model::Offload decide_offload() {
     model::ModelConfig& model = options_.config.model;
     if (model.offload != model::Offload::kAuto) return model.offload;
-    const train::OffloadChoice choice = train::choose_offload(options_.config, mesh_.sizes(), options_.grid.tokens(),
+    const train::OffloadChoice choice = train::choose_offload(options_.config, mesh_.sizes(), options_.grid,
                                                               share_.micro, device_memory_bytes(device_));
     std::cout << choice.reason << "\n";
     return model.offload = choice.offload;

@@ -70,31 +70,33 @@ std::pair<std::string, int64_t> gpu_meant(const RootConfig& config, double gpu_g
   return {"this GPU", at::hasCUDA() ? device_memory_bytes(at::Device(at::kCUDA, 0)) : 0};
 }
 
-// From the configuration alone, where files are still missing.
+// From the configuration alone, where files are still missing: sizes of the model as they are published, and the tokens
+// that a published codec makes.
 std::string estimate_text(RootConfig config, const data::ClipPlan& plan, double gpu_gib) {
   const std::string missing = config.model.missing_weights, published = take_published_sizes(config.model);
   if (!config.model.missing_weights.empty())
     return fmt::format("memory: unknown until '{}' is there or the sizes are written under model:\n", missing);
-  config = with_known_codec(std::move(config));
-  const auto buckets = plan.buckets.empty() ? train::configured_buckets(config) : plan.buckets;
+  const data::ClipGeometry geometry = clip_geometry(with_known_codec(config));
+  const auto buckets = plan.buckets.empty() ? train::configured_buckets(config, geometry) : plan.buckets;
   const auto [gpu, gpu_bytes] = gpu_meant(config, gpu_gib);
   std::string offload;
   if (config.model.offload == model::Offload::kAuto) {
-    const train::OffloadChoice choice = train::choose_offload(config, {}, train::estimate_run(config, buckets).tokens,
-                                                              config.train.micro_batch, gpu_bytes);
+    const train::OffloadChoice choice =
+        train::choose_offload(config, {}, train::largest_grid(geometry, buckets), config.train.micro_batch, gpu_bytes);
     offload = choice.reason + "\n";
     config = train::with_offload(std::move(config), choice);
   }
   return (published.empty() ? "" : fmt::format("sizes                those of {}\n", published)) + offload +
-         train::estimate_to_text(config, train::estimate_run(config, buckets)) +
-         (gpu_bytes > 0 ? train::fit_to_text(config, buckets, gpu_bytes, gpu) : "");
+         train::estimate_to_text(config, train::estimate_run(config, buckets, geometry)) +
+         (gpu_bytes > 0 ? train::fit_to_text(config, buckets, geometry, gpu_bytes, gpu) : "");
 }
 
 // The same for a job of many ranks.
 std::string scale_text(RootConfig config, const train::ScaleOptions& options) {
   take_published_sizes(config.model);
-  config = with_known_codec(std::move(config));
-  return train::scale_to_text(config, train::estimate_run(config, train::configured_buckets(config)), options);
+  const data::ClipGeometry geometry = clip_geometry(with_known_codec(config));
+  const auto buckets = train::configured_buckets(config, geometry);
+  return train::scale_to_text(config, train::estimate_run(config, buckets, geometry), options);
 }
 
 void check_init_from(const RootConfig& config, size_t expert) {

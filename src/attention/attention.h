@@ -158,6 +158,11 @@ double attention_flops(int64_t tokens, int64_t heads, int64_t head_dim, double d
 // The same of a layer over the tokens of `grid`, with the density that its selection has (full attention: 1).
 double layer_flops(const LayerAttention& layer, const Grid& grid, int64_t heads, int64_t head_dim, double density);
 
+// Bytes that a layer keeps for backward beside q, k, v and its result, with the native kernels in bf16: copies in the
+// order of blocks and lists of what meets. Of one sample; 0 for full attention.
+double selection_bytes(const LayerAttention& layer, const Grid& grid, int64_t text_tokens, int64_t heads,
+                       int64_t head_dim);
+
 // Mean density that the sparse ones of a network's `layers` layers are expected to have; 1 where none is sparse.
 double expected_density(const AttentionConfig& config, const Grid& grid, int64_t layers);
 

@@ -41,12 +41,16 @@ struct LoraNames {
   std::string comfyui_layout, kohya_layout;
 };
 
-// What blocks of one kind keep for backward, in values per token.
+// What blocks of one kind hold in memory, in values of the compute dtype for each of their rows; what attention keeps
+// of its selection comes on top (attention::selection_bytes). Counted from the operations of a block as the kernels of
+// a GPU run them.
 struct BlockActivations {
   int64_t blocks = 0;
-  double input = 0;        // in the compute dtype: all that stays with activation checkpointing
-  double inside = 0;       // in the compute dtype, of a whole block
-  double inside_fp32 = 0;  // as well, in fp32
+  double input = 0;  // all that stays with activation checkpointing
+  double kept = 0;   // for backward of a whole block, its input among it
+  // The most that lies beside the input while a block is computed again and differentiated.
+  double peak = 0;
+  bool with_text = false;  // rows: video tokens and those of the text
 };
 
 struct Architecture {
@@ -63,11 +67,11 @@ struct Architecture {
   bool (*takes_guidance)(const ModelConfig&);
   // How an image is told for the configured task.
   ImageInput (*image_input)(const ModelConfig&);
+  bool (*takes_next_timestep)(const ModelConfig&);
 
   // All parameters in a fixed order, which is that of the optimiser's state.
   std::vector<ParameterSpec> (*parameters)(const ModelConfig&);
   // "blocks.": the parameters whose names begin with "blocks.<number>." form a block, the unit of sharding, recomputing
-  bool (*takes_next_timestep)(const ModelConfig&);
   // and offloading. Those of no block are one unit more.
   std::vector<std::string> blocks;
 

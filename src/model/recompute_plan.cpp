@@ -43,12 +43,18 @@ std::vector<std::vector<Candidate>> candidates(const ModelConfig& config, const 
 }
 
 // Bytes of each block without recomputing, beyond its input.
-std::vector<double> whole_block_bytes(const ModelConfig& config, const attention::Grid& grid, const PassShape& pass) {
+std::vector<double> whole_block_bytes(const ModelConfig& config, const attention::AttentionConfig& attention,
+                                      const attention::Grid& grid, const PassShape& pass) {
   const double width = double(c10::elementSize(scalar_type(config.compute_dtype)));
   std::vector<double> out;
   for (const BlockActivations& kind : architecture_of(config).activations(config)) {
-    const double values = width * (kind.inside - kind.input) + 4 * kind.inside_fp32;
-    out.insert(out.end(), size_t(kind.blocks), values * double(grid.tokens()) * pass.samples * pass.share);
+    const int64_t text = kind.with_text ? pass.text_tokens : 0;
+    for (int64_t i = 0; i < kind.blocks; ++i) {
+      const attention::LayerAttention layer = attention::layer_attention(attention, int64_t(out.size()), false);
+      const double selection = attention::selection_bytes(layer, grid, text, config.heads, config.head_dim);
+      const double values = width * (kind.kept - kind.input) * double(grid.tokens() + text);
+      out.push_back((values + selection) * pass.samples * pass.share);
+    }
   }
   return out;
 }
@@ -126,7 +132,7 @@ FittedPlan fit_plan(const ModelConfig& config, const attention::AttentionConfig&
     out.bytes += place.candidate->bytes;
     policies[place.block].kept.insert(place.candidate->name);
   }
-  const std::vector<double> whole = whole_block_bytes(config, grid, pass);
+  const std::vector<double> whole = whole_block_bytes(config, attention, grid, pass);
   for (size_t i = 0; pass.whole_blocks && i < blocks.size() && policies[i].kept.size() == blocks[i].size(); ++i) {
     double more = whole[i];
     for (const Candidate& candidate : blocks[i]) more -= candidate.bytes;

@@ -32,9 +32,8 @@ std::optional<int64_t> free_bytes(const std::string& folder) {
 }
 
 int64_t forecast_bytes(const RunStart& start) {
-  int64_t tokens = 0;
-  for (const data::Bucket& bucket : start.plan.buckets) tokens = std::max(tokens, bucket.tokens);
-  return rank_memory(start.config, start.sizes, tokens, start.micro).total();
+  const attention::Grid grid = largest_grid(clip_geometry(start.config), start.plan.buckets);
+  return rank_memory(start.config, start.sizes, grid, start.micro).total();
 }
 
 std::string model_line(const RootConfig& config) {

@@ -8,6 +8,7 @@
 
 #include <fmt/ranges.h>
 
+#include "config/clip_geometry.h"
 #include "config/device.h"
 #include "config/run_plan.h"
 #include "core/check.h"
@@ -18,6 +19,7 @@
 #include "train/checkpoint/checkpoint_folder.h"
 #include "train/failed_clips.h"
 #include "train/forecast/device_rate.h"
+#include "train/forecast/estimate.h"
 #include "train/forecast/offload_choice.h"
 #include "train/optim/lr_schedule.h"
 #include "train/report/step_profile.h"
@@ -85,10 +87,9 @@ Trainer::~Trainer() = default;
 
 void Trainer::decide_offload() {
   if (config_.model.offload != model::Offload::kAuto) return;
-  int64_t tokens = 0;
-  for (const data::Bucket& bucket : plan_.buckets) tokens = std::max(tokens, bucket.tokens);
   const OffloadChoice choice =
-      choose_offload(config_, mesh_.sizes(), tokens, share_.micro, device_memory_bytes(device_));
+      choose_offload(config_, mesh_.sizes(), largest_grid(clip_geometry(config_), plan_.buckets), share_.micro,
+                     device_memory_bytes(device_));
   log_info("{}", choice.reason);
   config_.model.offload = choice.offload;
 }

@@ -143,7 +143,7 @@ TEST_CASE("a plan keeps what saves most work for its bytes, block by block, with
 TEST_CASE("where all results fit, first blocks are not computed again") {
   const double S = Sizes::S, E = Sizes::E, F = Sizes::F;
   const double results = 2 * S * (9 * E + F);
-  const double whole = S * (2 * (15 * E + 3 * F) + 4 * 4 * E);  // as forecasts count them, without the input
+  const double whole = 2 * S * (16 * E + 2 * F);  // as forecasts count them, without the input
   const FittedPlan two = fit(results + 2 * whole, /*whole_blocks=*/true);
   CHECK(two.bytes == results + 2 * whole);
   CHECK_FALSE(two.plan.of_block(0).enabled);

@@ -61,13 +61,23 @@ std::vector<ForwardWork> hunyuan_forward_work(const ModelConfig& config, const a
   return out;
 }
 
-// In a double block about 20 tensors of the model's width (the text's are few) and 3 of the feed-forward's; in a single
-// one about 12 and 3, of which one is joined with attention's result. Modulation's outputs are in fp32.
+// A double block keeps, besides its input: the normed input, q and k before their norms, q, k and v of both streams,
+// the attended rows, their map, the sum with it, its norm, the feed-forward's hidden rows before and after GELU, its
+// result. At the end of forward the result lies beside these in the parts that it was put together of, with q, k and v
+// of the video stream and the gradient of the result; in backward of the feed-forward, all but its result, with three
+// of its width and three hidden ones.
+//
+// A single block keeps the normed input, q, k, v, q and k behind their norms, hidden rows, the attended ones joined
+// with the activated hidden ones, and their map. In backward of that map its input is there twice (the gradient, and
+// the input or what the adapter adds to the gradient), with the result and two gradients.
 std::vector<BlockActivations> hunyuan_activations(const ModelConfig& config) {
   const double width = double(config.heads * config.head_dim), ffn = double(hunyuan_of(config).ffn_dim);
-  std::vector<BlockActivations> out = {{config.layers, width, 20 * width + 3 * ffn, 4 * width}};
+  const double end_of_forward = 17 * width + 2 * ffn, feed_forward = 13 * width + 3 * ffn;
+  std::vector<BlockActivations> out = {
+      {config.layers, width, 12 * width + 2 * ffn, std::max(end_of_forward, feed_forward), /*with_text=*/true}};
   if (hunyuan_of(config).single_layers > 0)
-    out.push_back({hunyuan_of(config).single_layers, width, 12 * width + 3 * ffn, 2 * width});
+    out.push_back(
+        {hunyuan_of(config).single_layers, width, 10 * width + 2 * ffn, 12 * width + 3 * ffn, /*with_text=*/true});
   return out;
 }
 

@@ -66,10 +66,16 @@ std::vector<ForwardWork> wan_forward_work(const ModelConfig& config, const atten
   return out;
 }
 
-// About 16 tensors of the model's width and 3 of the feed-forward's, and modulation's outputs in fp32.
+// A block keeps, besides its input: the normed input, q and k before and after their norms, v, the attended rows, their
+// map and the sum with it; the norm of that, q of the text before and after its norm, the rows attended to the text,
+// the sum with their map; its norm, the feed-forward's hidden rows before and after GELU, its result. Without the norm
+// before the text there is one less. In backward of the feed-forward all but its result are there, with the block's
+// result, two gradients of its width and a third hidden one. The text's rows are few.
 std::vector<BlockActivations> wan_activations(const ModelConfig& config) {
-  const double width = double(config.heads * config.head_dim), ffn = double(config.own<WanConfig>().ffn_dim);
-  return {{config.layers, width, 16 * width + 3 * ffn, 4 * width}};
+  const WanConfig& wan = config.own<WanConfig>();
+  const double width = double(config.heads * config.head_dim), ffn = double(wan.ffn_dim);
+  const double kept = wan.cross_attn_norm ? 15 : 14;  // beside input, hidden rows and result
+  return {{config.layers, width, (kept + 2) * width + 2 * ffn, (kept + 3) * width + 3 * ffn}};
 }
 
 }  // namespace vmoba::model

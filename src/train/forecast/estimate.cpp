@@ -16,14 +16,15 @@ attention::AttentionConfig full_attention(attention::AttentionConfig config) {
   return config;
 }
 
-double assumed_density(const RootConfig& config, const std::vector<data::Bucket>& buckets) {
-  const attention::Grid grid = buckets.empty() ? attention::Grid{} : bucket_grid(config, buckets.back());
+double assumed_density(const RootConfig& config, const std::vector<data::Bucket>& buckets,
+                       const data::ClipGeometry& geometry) {
+  const attention::Grid grid = buckets.empty() ? attention::Grid{} : bucket_grid(geometry, buckets.back());
   return attention::expected_density(config.attention, grid, model::layer_count(config.model));
 }
 
 void add_memory(const RootConfig& config, RunEstimate& out) {
   const ModelSizes sizes = model_sizes(config);
-  const RankMemory alone = rank_memory(config, {}, out.tokens, config.train.micro_batch);
+  const RankMemory alone = rank_memory(config, {}, out.grid, config.train.micro_batch);
   out.experts = sizes.experts;
   out.parameters = sizes.parameters;
   out.trained = sizes.trainable;
@@ -33,7 +34,8 @@ void add_memory(const RootConfig& config, RunEstimate& out) {
   out.optimizer_bytes = alone.optimizer;
   out.ema_bytes = alone.ema;
   out.activations_bytes = alone.activations;
-  out.ring_bytes = alone.ring > 0 ? alone.ring + alone.working : 0;
+  out.block_bytes = alone.ring + alone.working;
+  out.apart_bytes = alone.apart;
   out.host_weights_bytes = alone.host_weights;
   out.host_activations_bytes = alone.host_activations;
 }
@@ -53,7 +55,10 @@ std::string human_bytes(int64_t bytes) {
 }  // namespace
 
 std::vector<data::Bucket> configured_buckets(const RootConfig& config) {
-  const data::ClipGeometry g = clip_geometry(config);
+  return configured_buckets(config, clip_geometry(config));
+}
+
+std::vector<data::Bucket> configured_buckets(const RootConfig& config, const data::ClipGeometry& g) {
   std::vector<data::Bucket> out;
   for (const data::DataConfig& set : config.data.each_set())
     for (const int64_t frames : set.frames)
@@ -61,18 +66,29 @@ std::vector<data::Bucket> configured_buckets(const RootConfig& config) {
   return out;
 }
 
-attention::Grid bucket_grid(const RootConfig& config, const data::Bucket& bucket) {
-  const data::ClipGeometry g = clip_geometry(config);
+attention::Grid bucket_grid(const data::ClipGeometry& g, const data::Bucket& bucket) {
   return {1 + (bucket.frames - 1) / g.temporal_stride, bucket.height / g.pixel_multiple,
           bucket.width / g.pixel_multiple};
 }
 
+attention::Grid largest_grid(const data::ClipGeometry& geometry, const std::vector<data::Bucket>& buckets) {
+  attention::Grid out{0, 0, 0};
+  for (const data::Bucket& bucket : buckets)
+    if (const attention::Grid grid = bucket_grid(geometry, bucket); grid.tokens() > out.tokens()) out = grid;
+  return out;
+}
+
 RunEstimate estimate_run(const RootConfig& config, const std::vector<data::Bucket>& buckets) {
+  return estimate_run(config, buckets, clip_geometry(config));
+}
+
+RunEstimate estimate_run(const RootConfig& config, const std::vector<data::Bucket>& buckets,
+                         const data::ClipGeometry& geometry) {
   RunEstimate out;
-  out.assumed_density = assumed_density(config, buckets);
+  out.assumed_density = assumed_density(config, buckets, geometry);
   const std::map<std::string, int64_t> adapters = adapters_of(config);
   for (const data::Bucket& bucket : buckets) {
-    const attention::Grid grid = bucket_grid(config, bucket);
+    const attention::Grid grid = bucket_grid(geometry, bucket);
     const int64_t text = config.text.max_tokens;
     const bool again = recomputes(config);
     const attention::AttentionConfig full = full_attention(config.attention);
@@ -83,10 +99,10 @@ RunEstimate estimate_run(const RootConfig& config, const std::vector<data::Bucke
     const StepFlops of_sparse = step_flops(config, adapters, sparse, again);
     const StepFlops not_again = step_flops(config, adapters, sparse, false);
     const double taught = config.train.distill.weight > 0 ? of_full.forward : 0;
-    out.buckets.push_back({bucket, of_full.total() + taught, of_sparse.total() + taught, of_sparse.backward,
+    out.buckets.push_back({bucket, grid, of_full.total() + taught, of_sparse.total() + taught, of_sparse.backward,
                            again ? of_sparse.total() - not_again.total() : 0});
-    out.tokens = std::max(out.tokens, grid.tokens());
   }
+  out.grid = largest_grid(geometry, buckets);
   add_memory(config, out);
   return out;
 }
@@ -109,12 +125,18 @@ std::string estimate_to_text(const RootConfig& config, const RunEstimate& e) {
                         human_flops(b.flops_sparse * batch), e.assumed_density, b.flops_full / b.flops_sparse);
   }
   const std::string adapters = e.adapters_bytes > 0 ? " + adapters " + human_bytes(e.adapters_bytes) : "";
-  const std::string ring = e.ring_bytes > 0 ? " + ring of blocks " + human_bytes(e.ring_bytes) : "";
+  const char* of_blocks = model::offloads_weights(config.model.offload) ? "ring of blocks" : "a block to compute with";
+  const std::string blocks = e.block_bytes > 0 ? fmt::format(" + {} {}", of_blocks, human_bytes(e.block_bytes)) : "";
+  const std::string apart =
+      e.apart_bytes > 0 ? fmt::format(" - {} of the last two never there at once", human_bytes(e.apart_bytes)) : "";
   text += fmt::format(
-      "memory, estimated    {} = weights ({}) {}{}{} + gradients {} + optimizer {} + EMA {} + activations {}\n",
-      human_bytes(e.total_bytes()), config.model.weights_dtype, human_bytes(e.weights_bytes), ring, adapters,
-      human_bytes(e.gradients_bytes), human_bytes(e.optimizer_bytes), human_bytes(e.ema_bytes),
-      human_bytes(e.activations_bytes));
+      "memory, estimated    {} = weights ({}) {}{}{} + optimizer {} + EMA {} + gradients {} + activations {}{}\n",
+      human_bytes(e.total_bytes()), config.model.weights_dtype, human_bytes(e.weights_bytes), blocks, adapters,
+      human_bytes(e.optimizer_bytes), human_bytes(e.ema_bytes), human_bytes(e.gradients_bytes),
+      human_bytes(e.activations_bytes), apart);
+  if (config.model.recompute == model::Recompute::kAuto)
+    text +=
+        "                     with model.recompute block; auto keeps results of blocks in what is left of the GPU\n";
   if (const int64_t host = e.host_weights_bytes + e.host_activations_bytes; host > 0)
     text += fmt::format("host, page-locked    {} = weights {} + inputs of blocks {} (model.offload {})\n",
                         human_bytes(host), human_bytes(e.host_weights_bytes), human_bytes(e.host_activations_bytes),

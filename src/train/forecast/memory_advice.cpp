@@ -108,9 +108,14 @@ int64_t usable_bytes(int64_t gpu_bytes) {
 
 std::string fit_to_text(const RootConfig& config, const std::vector<data::Bucket>& buckets, int64_t gpu_bytes,
                         const std::string& gpu) {
+  return fit_to_text(config, buckets, clip_geometry(config), gpu_bytes, gpu);
+}
+
+std::string fit_to_text(const RootConfig& config, const std::vector<data::Bucket>& buckets,
+                        const data::ClipGeometry& geometry, int64_t gpu_bytes, const std::string& gpu) {
   const int64_t usable = usable_bytes(gpu_bytes);
   const auto needed = [&](const RootConfig& with, const std::vector<data::Bucket>& of) {
-    return estimate_run(with, of).total_bytes();
+    return estimate_run(with, of, geometry).total_bytes();
   };
   const int64_t now = needed(config, buckets);
   const std::string head = fmt::format("{:<20} ", gpu);
@@ -121,7 +126,7 @@ std::string fit_to_text(const RootConfig& config, const std::vector<data::Bucket
                                 gib(usable), gib(gpu_bytes));
   for (const MemoryAdvice& advice : memory_advice(config)) {
     const bool other_clips = advice.config.data.frames != config.data.frames;
-    const int64_t with = needed(advice.config, other_clips ? configured_buckets(advice.config) : buckets);
+    const int64_t with = needed(advice.config, other_clips ? configured_buckets(advice.config, geometry) : buckets);
     out += fmt::format("  set                {:<44} {:>6.1f} GiB{}\n", advice.keys, gib(with),
                        with <= usable ? ": fits" : "");
     if (with <= usable) return out;

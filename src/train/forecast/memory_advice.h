@@ -34,7 +34,10 @@ std::string memory_keys(const RootConfig& config);
 // Of a GPU's memory, what tensors can take: the rest goes to the driver, libraries and the allocator's gaps.
 int64_t usable_bytes(int64_t gpu_bytes);
 
-// "fits", or what to set so that it does, for `vmoba-train --dry-run`. `gpu`: which one is meant.
+// The geometry as for estimate_run. "fits", or what to set so that it does, for `vmoba-train --dry-run`. `gpu`: which
+// one is meant.
+std::string fit_to_text(const RootConfig& config, const std::vector<data::Bucket>& buckets,
+                        const data::ClipGeometry& geometry, int64_t gpu_bytes, const std::string& gpu);
 std::string fit_to_text(const RootConfig& config, const std::vector<data::Bucket>& buckets, int64_t gpu_bytes,
                         const std::string& gpu);
 

@@ -16,8 +16,8 @@ double gib(int64_t bytes) {
 
 }  // namespace
 
-OffloadChoice choose_offload(const RootConfig& config, const dist::MeshSizes& sizes, int64_t tokens, int64_t micro,
-                             int64_t gpu_bytes) {
+OffloadChoice choose_offload(const RootConfig& config, const dist::MeshSizes& sizes, const attention::Grid& grid,
+                             int64_t micro, int64_t gpu_bytes) {
   using model::Offload;
   if (gpu_bytes == 0) return {Offload::kNone, "model.offload auto: nothing, without a GPU"};
   const bool weights = config.lora.enabled() && sizes.state_ranks() == 1;
@@ -33,7 +33,7 @@ OffloadChoice choose_offload(const RootConfig& config, const dist::MeshSizes& si
   };
   std::vector<Place> places;
   for (const Offload offload : open)
-    places.push_back({offload, rank_memory(with_offload(config, {offload, ""}), sizes, tokens, micro)});
+    places.push_back({offload, rank_memory(with_offload(config, {offload, ""}), sizes, grid, micro)});
   const int64_t usable = usable_bytes(gpu_bytes), without = places.front().memory.total();
   const auto better = [usable](const Place& a, const Place& b) {
     const bool fits_a = a.memory.total() <= usable, fits_b = b.memory.total() <= usable;

@@ -13,11 +13,11 @@ struct OffloadChoice {
   std::string reason;  // a line for the log
 };
 
-// For a rank of a job of these sizes, samples of `tokens` tokens in passes of `micro`, on a GPU of so many bytes (0: a
+// For a rank of a job of these sizes, samples of `grid` tokens in passes of `micro`, on a GPU of so many bytes (0: a
 // CPU, or unknown: nothing is offloaded). Of what fits, that which moves the fewest bytes in a step; where nothing
 // fits, all that this configuration allows (validate_training).
-OffloadChoice choose_offload(const RootConfig& config, const dist::MeshSizes& sizes, int64_t tokens, int64_t micro,
-                             int64_t gpu_bytes);
+OffloadChoice choose_offload(const RootConfig& config, const dist::MeshSizes& sizes, const attention::Grid& grid,
+                             int64_t micro, int64_t gpu_bytes);
 
 // The configuration with model.offload decided, where it is `auto`.
 RootConfig with_offload(RootConfig config, const OffloadChoice& choice);

@@ -7,9 +7,11 @@
 #include <string>
 
 #include "config/experts.h"
+#include "core/check.h"
 #include "model/adapter/lora.h"
 #include "model/architecture.h"
 #include "model/common/dtype.h"
+#include "train/forecast/pass_memory.h"
 #include "train/optim/optimizer.h"
 
 namespace vmoba::train {
@@ -48,6 +50,43 @@ std::vector<model::Parameter> trained_shapes(const RootConfig& config) {
     add(module + ".lora_B.weight", {p.shape()[0], config.lora.rank});
   }
   return out;
+}
+
+// Bytes of the gradients of each block that a rank makes alone.
+std::vector<double> block_gradients(const RootConfig& config, size_t blocks) {
+  const model::Architecture& architecture = model::architecture_of(config.model);
+  const bool narrow = !config.lora.enabled() && config.model.weights_dtype == "bf16";
+  std::vector<double> out;
+  std::map<std::string, size_t> number;  // of each block, in the order of computing
+  for (const model::Parameter& p : model::parameter_shapes(first_model(config)))
+    if (const std::string block = model::block_of(architecture, p.name); !block.empty())
+      number.emplace(block, number.size());
+  VMOBA_CHECK(number.size() == blocks, "expected {} blocks among the parameters, found {}", blocks, number.size());
+  out.resize(blocks);
+  for (const model::Parameter& p : trained_shapes(config)) {
+    const auto found = number.find(model::block_of(architecture, p.name));
+    if (found == number.end()) continue;
+    out[found->second] += narrow ? double(p.tensor.nbytes()) : 4 * double(c10::multiply_integers(p.shape()));
+  }
+  return out;
+}
+
+// Whether the gradients of a step come as its activations go: one pass, which one rank computes alone.
+bool gradients_follow(const RootConfig& config, const dist::MeshSizes& sizes, int64_t micro) {
+  const bool alone = sizes.data * sizes.state_ranks() == 1;
+  return alone && config.experts.empty() && config.train.global_batch == micro;
+}
+
+void add_activations(const RootConfig& config, const dist::MeshSizes& sizes, const attention::Grid& grid, int64_t micro,
+                     RankMemory& out) {
+  const PassPlace pass{grid, micro, sizes.sequence};
+  const std::vector<BlockMemory> blocks = block_memory(config, pass);
+  out.activations = int64_t(most_activations(blocks));
+  if (model::offloads_activations(config.model.offload))
+    out.host_activations = int64_t(block_input_bytes(config, pass));
+  if (!gradients_follow(config, sizes, micro)) return;
+  const auto together = int64_t(most_with_gradients(blocks, block_gradients(config, blocks.size())));
+  out.apart = out.gradients + out.activations - std::max(out.gradients, together);
 }
 
 }  // namespace
@@ -95,7 +134,8 @@ ModelSizes model_sizes(const RootConfig& config) {
   return out;
 }
 
-RankMemory rank_memory(const RootConfig& config, const dist::MeshSizes& sizes, int64_t tokens, int64_t micro) {
+RankMemory rank_memory(const RootConfig& config, const dist::MeshSizes& sizes, const attention::Grid& grid,
+                       int64_t micro) {
   const ModelSizes model = model_sizes(config);
   const bool lora = config.lora.enabled();
   const int64_t parts = sizes.state_ranks(), width = compute_width(config);
@@ -117,12 +157,9 @@ RankMemory rank_memory(const RootConfig& config, const dist::MeshSizes& sizes, i
     out.working = carried_width(config) * (again ? gathered : model.parameters);
     if (!lora) out.working += width * block + 4 * (block + own);
   } else if (width != kept_width(config)) {
-    out.working = width * model.largest_block;
+    out.working = width * (recomputes(config) ? model.largest_block : model.parameters);
   }
-  const int64_t own_tokens = (tokens + sizes.sequence - 1) / sizes.sequence;
-  out.activations = activation_bytes(config, own_tokens, micro);
-  if (model::offloads_activations(config.model.offload))
-    out.host_activations = block_input_bytes(config, own_tokens, micro);
+  add_activations(config, sizes, grid, micro, out);
   if (model::offloads_weights(config.model.offload)) {
     const int64_t blocks = model.kept_bytes - model.outer_bytes;
     out.weights -= model.experts * blocks;
@@ -131,28 +168,6 @@ RankMemory rank_memory(const RootConfig& config, const dist::MeshSizes& sizes, i
     out.ring = 2 * model.largest_block_bytes + (recomputes(config) ? 0 : blocks);
   }
   return out;
-}
-
-int64_t block_input_bytes(const RootConfig& config, int64_t tokens, int64_t micro) {
-  const double width = double(compute_width(config));
-  double inputs = 0;
-  for (const model::BlockActivations& kind : model::architecture_of(config.model).activations(config.model))
-    inputs += double(kind.blocks) * width * kind.input;
-  return int64_t(inputs * double(tokens * micro));
-}
-
-int64_t activation_bytes(const RootConfig& config, int64_t tokens, int64_t micro) {
-  const double width = double(compute_width(config));
-  double kept = 0, largest = 0, largest_input = 0;
-  for (const model::BlockActivations& kind : model::architecture_of(config.model).activations(config.model)) {
-    const double block = width * kind.inside + 4 * kind.inside_fp32;
-    kept += double(kind.blocks) * (recomputes(config) ? width * kind.input : block);
-    largest = std::max(largest, block);
-    largest_input = std::max(largest_input, width * kind.input);
-  }
-  if (model::offloads_activations(config.model.offload)) kept = 2 * largest_input;
-  if (recomputes(config)) kept += largest;
-  return int64_t(kept * double(tokens * micro));
 }
 
 }  // namespace vmoba::train

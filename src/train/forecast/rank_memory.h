@@ -37,25 +37,23 @@ struct RankMemory {
   int64_t working = 0;    // weights in the compute dtype and gradients of the units at hand
   int64_t activations = 0;
   int64_t ring = 0;  // of model.offload weights: the frozen blocks that are on the device
+  // Of gradients and activations, what is not there at the moment of the most: in the only pass of a step gradients
+  // come as activations go.
+  int64_t apart = 0;
   int64_t state() const { return weights + gradients + optimizer + ema; }
-  int64_t total() const { return state() + working + activations + ring; }
+  int64_t total() const { return state() + working + activations + ring - apart; }
   // In page-locked memory of the host (model.offload), not part of the above.
   int64_t host_weights = 0, host_activations = 0;
 };
 
-// A rank of a job of these sizes, for samples of `tokens` tokens in passes of `micro` samples. The shard * sequence
+// A rank of a job of these sizes, for samples of `grid` tokens in passes of `micro` samples. The shard * sequence
 // ranks of a copy hold the state together (adapters lie on every rank, their frozen base is held together). They gather
 // the outer unit and two blocks (the one at work and the next, with what the rank sends of it) in the compute dtype,
 // all blocks where backward does not recompute them, and hold a block's gradients until they are summed into parts: in
 // the compute dtype, and in fp32 with the part that comes back. A rank that holds all of the state makes copies of a
 // block's weights in the compute dtype where that is another. model.offload `auto` counts as `none`: what it becomes is
 // decided before (forecast/offload_choice.h).
-RankMemory rank_memory(const RootConfig& config, const dist::MeshSizes& sizes, int64_t tokens, int64_t micro);
-
-// Activations of one pass. With checkpointing each block keeps its input only, plus the intermediates of one block, the
-// largest (model::BlockActivations). With model.offload activations the inputs are in the host's memory, but two.
-int64_t activation_bytes(const RootConfig& config, int64_t tokens, int64_t micro);
-// Inputs of all blocks.
-int64_t block_input_bytes(const RootConfig& config, int64_t tokens, int64_t micro);
+RankMemory rank_memory(const RootConfig& config, const dist::MeshSizes& sizes, const attention::Grid& grid,
+                       int64_t micro);
 
 }  // namespace vmoba::train

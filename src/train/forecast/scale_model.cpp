@@ -115,7 +115,7 @@ BucketEstimate costliest(const RunEstimate& run) {
 double sample_flops(const RootConfig& config, const RunEstimate& run, const BucketEstimate& sample,
                     const ModeEstimate& mode, const ScaleOptions& options) {
   if (config.model.recompute != model::Recompute::kAuto || sample.recomputed == 0) return sample.flops_sparse;
-  const attention::Grid grid = bucket_grid(config, sample.bucket);
+  const attention::Grid& grid = sample.grid;
   const int64_t text = config.text.max_tokens;
   const double free = double(usable_bytes(options.memory_bytes)) - double(mode.memory.total());
   const model::PassShape pass{double(mode.share.micro), 1.0 / double(mode.mode.sizes.sequence), text};
@@ -180,7 +180,7 @@ ModeEstimate estimate_mode(const RootConfig& config, const RunEstimate& run, con
     train.global_batch = next_multiple(train.global_batch, std::lcm(int64_t(sizes.batch_ranks()), train.micro_batch));
   out.global_batch = train.global_batch;
   out.share = dist::batch_share(train, sizes);
-  out.memory = rank_memory(config, sizes, run.tokens, out.share.micro);
+  out.memory = rank_memory(config, sizes, run.grid, out.share.micro);
   const BucketEstimate sample = costliest(run);
   const double s_per_flop = double(out.share.samples) / double(sizes.sequence) / options.flops_per_s;
   out.compute_s = sample_flops(config, run, sample, out, options) * s_per_flop;
@@ -196,7 +196,7 @@ ModeEstimate estimate_mode(const RootConfig& config, const RunEstimate& run, con
   if (sizes.state_ranks() == 1 || config.lora.enabled()) {
     add(replicated_gradients(model, sizes, options, sample.backward * s_per_flop / passes), 1);
   }
-  if (sizes.sequence > 1) add(sequence_pass(config, sizes, options, run.tokens, out.share.micro), passes);
+  if (sizes.sequence > 1) add(sequence_pass(config, sizes, options, run.tokens(), out.share.micro), passes);
   return out;
 }
 
@@ -211,7 +211,7 @@ std::string scale_to_text(const RootConfig& config, const RunEstimate& run, cons
       "{} rank{}, {} per host; links {}\n{:.0f} TFLOP/s per rank assumed; samples of {} tokens; memory in GiB per rank "
       "of {:.0f}; * is what `parallel` asks for\n",
       options.ranks, options.ranks == 1 ? "" : "s", options.cluster.ranks_per_host, options.cluster.source,
-      options.flops_per_s / 1e12, run.tokens, double(options.memory_bytes) / double(1 << 30));
+      options.flops_per_s / 1e12, run.tokens(), double(options.memory_bytes) / double(1 << 30));
   text += fmt::format(
       "  {:<28} {:>13} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>4} {:>7} {:>6} {:>9} {:>9} {:>9} {:>7}\n", "mode",
       "data/shard/sq", "memory", "weights", "grads", "optim.", "EMA", "working", "activ.", "fits", "batch", "passes",

@@ -59,7 +59,7 @@ Memory memory_of(const RootConfig& config, dist::Mesh& mesh) {
   }
   if (expert.sums) expert.sums->finish();
   expert.update(1e-4, expert.gradient_norm(), 1, {});
-  return {double(allocated_bytes() - before), double(rank_memory(config, mesh.sizes(), 0, 1).state())};
+  return {double(allocated_bytes() - before), double(rank_memory(config, mesh.sizes(), {0, 1, 1}, 1).state())};
 }
 
 }  // namespace

@@ -115,22 +115,23 @@ TEST_CASE("a measurement is adopted so that the model gives it back") {
 TEST_CASE("memory of a rank by arithmetic") {
   RootConfig config = small_config();
   const int64_t e = 24, f = 40, tokens = 100;
+  const attention::Grid grid{1, 10, 10};
   const ModelSizes sizes = model_sizes(config);
   CHECK(sizes.largest_block == block_values(e, f));
   CHECK(sizes.parameters == sizes.outer + 2 * block_values(e, f));
   CHECK(sizes.trainable == sizes.parameters);
-  const RankMemory alone = rank_memory(config, {1, 1, 1}, tokens, 2);
+  const RankMemory alone = rank_memory(config, {1, 1, 1}, grid, 2);
   CHECK(alone.weights == 4 * sizes.parameters);
   CHECK(alone.gradients == 4 * sizes.parameters);
   CHECK(alone.optimizer == 8 * sizes.parameters);
   CHECK(alone.ema == 0);
   CHECK(alone.working == 2 * sizes.largest_block);  // bf16
-  // Two inputs kept; 16 E-wide and 3 F-wide in bf16, four E-wide in fp32.
-  CHECK(alone.activations == 2 * tokens * (2 * 2 * e + 2 * (16 * e + 3 * f) + 16 * e));
+  // Two inputs kept; 18 E-wide and 3 F-wide of the block at work, in bf16.
+  CHECK(alone.activations == 2 * tokens * (2 * 2 * e + 2 * (18 * e + 3 * f)));
   // Copies change nothing; a shard holds its part of each; a sequence of 4 holds a quarter of the tokens.
-  CHECK(rank_memory(config, {8, 1, 1}, tokens, 2).total() == alone.total());
+  CHECK(rank_memory(config, {8, 1, 1}, grid, 2).total() == alone.total());
   config.train.ema.enabled = true;
-  const RankMemory shard = rank_memory(config, {2, 3, 4}, tokens, 2);
+  const RankMemory shard = rank_memory(config, {2, 3, 4}, grid, 2);
   const int64_t part = (sizes.parameters + 11) / 12;
   CHECK(shard.state() == (4 + 4 + 8 + 4) * part);
   // Two blocks and what this rank sends of one; a block's gradients, in fp32 with this rank's part of their sum.
@@ -138,13 +139,13 @@ TEST_CASE("memory of a rank by arithmetic") {
   CHECK(shard.working == 2 * (sizes.outer + 2 * block + own) + 2 * block + 4 * (block + own));
   CHECK(shard.activations == alone.activations / 4);
   config.model.recompute = model::Recompute::kNone;  // weights stay until backward
-  CHECK(rank_memory(config, {2, 3, 4}, tokens, 2).working == 2 * sizes.parameters + 2 * block + 4 * (block + own));
+  CHECK(rank_memory(config, {2, 3, 4}, grid, 2).working == 2 * sizes.parameters + 2 * block + 4 * (block + own));
   config.model.recompute = model::Recompute::kBlock;
   // LoRA: states of the adapters only, the base as it is kept.
   config.lora.rank = 2;
   config.model.weights_dtype = "bf16";
   config.lora.targets = {"blocks.*.attn1.to_q"};
-  const RankMemory lora = rank_memory(config, {1, 1, 1}, tokens, 2);
+  const RankMemory lora = rank_memory(config, {1, 1, 1}, grid, 2);
   const int64_t adapters = 2 * 2 * (e + e);
   CHECK(model_sizes(config).trainable == adapters);
   const ModelSizes kept = model_sizes(config);
@@ -152,7 +153,7 @@ TEST_CASE("memory of a rank by arithmetic") {
   CHECK(lora.weights == kept.kept_bytes + 4 * adapters);
   CHECK(lora.optimizer == 8 * adapters);
   CHECK(lora.working == 0);  // used as they are kept
-  const RankMemory parted = rank_memory(config, {1, 4, 1}, tokens, 2);
+  const RankMemory parted = rank_memory(config, {1, 4, 1}, grid, 2);
   CHECK(parted.weights == (kept.kept_bytes + 3) / 4 + 4 * adapters);
   CHECK(parted.optimizer == 8 * adapters);
 }
@@ -165,8 +166,8 @@ TEST_CASE("communication and efficiency of each way by arithmetic") {
   options.flops_per_s = 1e9;
   RunEstimate run;
   const ModelSizes model = model_sizes(config);
-  run.tokens = 100;
-  run.buckets = {{{}, 0, 4e6, 3e6}};  // 4 ms per sample
+  run.grid = {1, 10, 10};
+  run.buckets = {{{}, {}, 0, 4e6, 3e6}};  // 4 ms per sample
   const auto of = [&](MeshSizes sizes) { return estimate_mode(config, run, {"", sizes}, options); };
   const double n = double(model.parameters), outer = double(model.outer), block = double(model.largest_block);
 
@@ -236,8 +237,8 @@ TEST_CASE("slow links take what computing cannot hide") {
   options.flops_per_s = 1e9;
   RunEstimate run;
   const ModelSizes model = model_sizes(config);
-  run.tokens = 10;
-  run.buckets = {{{}, 0, 1e6, 0.75e6}};
+  run.grid = {1, 2, 5};
+  run.buckets = {{{}, {}, 0, 1e6, 0.75e6}};
   const double n = double(model.parameters), block = double(model.largest_block);
   const ModeEstimate sharded = estimate_mode(config, run, {"", {1, 4, 1}}, options);
   CHECK(sharded.share.passes == 2);
