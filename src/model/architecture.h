@@ -39,6 +39,8 @@ struct LoraNames {
   std::vector<std::string> kohya_modules;
   // The layouts whose names files of these formats carry.
   std::string comfyui_layout, kohya_layout;
+  // What diffusers knows a file of ComfyUI's format by, in one of its names; empty: it needs no such name.
+  std::string comfyui_mark;
 };
 
 // What blocks of one kind hold in memory, in values of the compute dtype for each of their rows; what attention keeps
@@ -65,9 +67,9 @@ struct Architecture {
   // Of model::layer_count, model::takes_guidance and model::takes_next_timestep.
   int64_t (*layers)(const ModelConfig&);
   bool (*takes_guidance)(const ModelConfig&);
+  bool (*takes_next_timestep)(const ModelConfig&);
   // How an image is told for the configured task.
   ImageInput (*image_input)(const ModelConfig&);
-  bool (*takes_next_timestep)(const ModelConfig&);
 
   // All parameters in a fixed order, which is that of the optimiser's state.
   std::vector<ParameterSpec> (*parameters)(const ModelConfig&);

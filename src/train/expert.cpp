@@ -31,6 +31,12 @@ void attach_adapters(const model::LoraConfig& lora, const model::Architecture& a
     log_warning(
         "lora.formats kohya: diffusers refuses such files where a block lacks a module; {} are missing (first {})",
         missing.size(), missing.front());
+  const std::string mark = model::missing_for_diffusers(adapters, architecture);
+  if (std::count(lora.formats.begin(), lora.formats.end(), "comfyui") && !mark.empty())
+    log_warning(
+        "lora.formats comfyui: diffusers reads such files where a name has '{}', and none will have it; for diffusers "
+        "add its format to lora.formats, or that map to lora.targets",
+        mark);
 }
 
 Expert make_expert(const RootConfig& config, const model::ModelConfig& model, const model::LoraConfig& lora,

@@ -65,6 +65,19 @@ TEST_CASE("HunyuanVideo trained with VMoBA samples in diffusers as it does here"
   CHECK(found == jobs.size());
 }
 
+TEST_CASE("HunyuanVideo: a LoRA that diffusers would not know in ComfyUI's names is warned of") {
+  const TemporaryFolder folder;
+  must_run({VMOBA_PYTHON, kScript, "make", folder.path()});
+  const auto log = [&](const std::string& targets) {
+    return must_run(Strings{VMOBA_BIN_DIR "/vmoba-train"} + settings(folder.path()) +
+                    Strings{"train.steps=1", "lora.rank=2", "lora.targets=" + targets,
+                            "run.dir=" + folder.path() + "/" + std::to_string(targets.size())});
+  };
+  const std::string warning = "diffusers reads such files where a name has 'img_attn_qkv'";
+  CHECK(contains(log("[attn.to_out.0]"), warning));
+  CHECK_FALSE(contains(log("[attn.to_out.0, transformer_blocks.*.attn.to_v]"), warning));
+}
+
 TEST_CASE("HunyuanVideo: --dry-run counts it, and a scale is refused where a model takes none") {
   const TemporaryFolder folder;
   must_run({VMOBA_PYTHON, kScript, "make", folder.path()});

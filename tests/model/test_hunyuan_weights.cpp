@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/file.h"
+#include "model/adapter/convert_lora.h"
 #include "model/adapter/fused_maps.h"
 #include "model/adapter/lora.h"
 #include "model/adapter/lora_file.h"
@@ -239,7 +240,6 @@ TEST_CASE("a fused tensor of another size is refused by its name") {
   CHECK(contains(refusal_of([&] { load("hunyuan_t2v", path); }), "double_blocks.1.img_attn_qkv.weight"));
 }
 
-namespace {
 TEST_CASE("weights of HunyuanVideo 1.5's super-resolution are refused") {
   const TemporaryFolder folder;
   const std::string path = folder.path() + "/x.safetensors";
@@ -252,6 +252,7 @@ TEST_CASE("weights of HunyuanVideo 1.5's super-resolution are refused") {
   CHECK(contains(refusal_of([&] { take_stated_sizes(config, path, {}); }), "super-resolution"));
 }
 
+namespace {
 
 std::vector<std::string> all_targets(const std::string& fixture) {
   std::vector<std::string> out = architecture_of(hunyuan_config(fixture)).lora.default_targets;
@@ -370,6 +371,29 @@ TEST_CASE("a LoRA without some of a fused map's parts has zeros there") {
   write(shapes_of(load("hunyuan_t2v", fixture_path("hunyuan_t2v"))->parameters()));
   check_same_products(read_lora({path}, row(kHunyuan), at::kCPU), queries);
   CHECK(SafetensorsFile(path).tensor("diffusion_model.single_blocks.0.linear1.lora_B.weight").size(0) == 112);
+}
+
+TEST_CASE("a LoRA in ComfyUI's names that diffusers takes for another model's is told about") {
+  const TemporaryFolder folder;
+  const std::string path = folder.path() + "/lora.safetensors", out = folder.path() + "/out.safetensors";
+  struct Case {
+    std::vector<std::string> targets;
+    bool read;
+  };
+  for (const Case& c : {Case{{"attn.to_out.0"}, false}, Case{{"single_transformer_blocks.*.attn.to_q"}, false},
+                        Case{{"transformer_blocks.*.attn.add_q_proj"}, false},
+                        Case{{"attn.to_out.0", "transformer_blocks.*.attn.to_k"}, true}}) {
+    INFO(c.targets.front());
+    const std::vector<Adapter> adapters = random_adapters("hunyuan_t2v", c.targets);
+    CHECK(missing_for_diffusers(adapters, row(kHunyuan)) == (c.read ? "" : "img_attn_qkv"));
+    if (contains(c.targets.front(), "single")) continue;  // whose file needs the size of proj_mlp
+    write_lora(path, adapters, row(kHunyuan), LoraFormat::kDiffusers, at::kFloat);
+    for (const char* format : {"comfyui", "kohya", "diffusers"}) {
+      const std::string words = convert_lora({path}, out, format, 1, at::kFloat, kHunyuan);
+      CHECK(contains(words, "no name has 'img_attn_qkv'") == (!c.read && format == std::string("comfyui")));
+    }
+  }
+  CHECK(missing_for_diffusers(random_adapters("hunyuan_15_t2v", {"attn.to_out.0"}), row(kHunyuan15)).empty());
 }
 
 TEST_CASE("a LoRA of fused maps is merged as one of the maps apart") {

@@ -21,6 +21,9 @@ std::string convert_lora(const LoraSource& in, const std::string& out, const std
   if (written == LoraFormat::kKohya && !missing.empty())
     words += fmt::format("; diffusers refuses kohya files that lack a module of a block, {} are missing (first {})",
                          missing.size(), missing.front());
+  if (const std::string mark = missing_for_diffusers(adapters, architecture);
+      written == LoraFormat::kComfyUi && !mark.empty())
+    words += fmt::format("; diffusers does not read it, because no name has '{}'; it reads the format diffusers", mark);
   return words;
 }
 

@@ -377,4 +377,15 @@ std::vector<std::string> missing_for_kohya(const std::vector<Adapter>& adapters,
   return missing;
 }
 
+std::string missing_for_diffusers(const std::vector<Adapter>& adapters, const Architecture& architecture) {
+  const std::string& mark = architecture.lora.comfyui_mark;
+  if (mark.empty()) return "";
+  const Layout& layout = layout_named(architecture, architecture.lora.comfyui_layout);
+  const bool marked = std::any_of(adapters.begin(), adapters.end(), [&](const Adapter& adapter) {
+    const auto place = layout.names.place_of(adapter.module);
+    return place && place->name.find(mark) != std::string::npos;
+  });
+  return marked ? "" : mark;
+}
+
 }  // namespace vmoba::model

@@ -61,4 +61,8 @@ void write_lora(const std::string& path, const std::vector<Adapter>& adapters, c
 // refuses such a file. Empty: complete.
 std::vector<std::string> missing_for_kohya(const std::vector<Adapter>& adapters, const Architecture& architecture);
 
+// The part of a name without which diffusers takes a file of ComfyUI's format for another (LoraNames::comfyui_mark),
+// where no adapter has it; empty: it reads the file, or would not read one at all.
+std::string missing_for_diffusers(const std::vector<Adapter>& adapters, const Architecture& architecture);
+
 }  // namespace vmoba::model

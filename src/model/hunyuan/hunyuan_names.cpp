@@ -228,6 +228,7 @@ LoraNames hunyuan_lora_names() {
        block_targets("single_transformer_blocks", {"attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", "proj_out"}))
     out.default_targets.push_back(std::move(target));
   out.comfyui_layout = out.kohya_layout = "original";
+  out.comfyui_mark = "img_attn_qkv";
   return out;
 }
 
