@@ -75,7 +75,8 @@ std::vector<bench::GoldenResult> run_checks(const CheckArguments& a) {
       results.push_back(bench::check_case(bench::find_case(name), a.backend, dtype, device));
       continue;
     }
-    for (const auto* cases : {&bench::small_cases(), &bench::tile_cases(), &bench::remainder_cases()})
+    for (const auto* cases :
+         {&bench::small_cases(), &bench::tile_cases(), &bench::remainder_cases(), &bench::share_cases()})
       for (const bench::AttentionCase& c : *cases) results.push_back(bench::check_case(c, a.backend, dtype, device));
   }
   return results;
@@ -160,6 +161,9 @@ void add_vmoba_options(CLI::App& command, attention::AttentionConfig& config) {
   command.add_option("--spatial-topk", vmoba.spatial_topk, "The same in spatial layers");
   command.add_option("--spatiotemporal-topk", vmoba.spatiotemporal_topk, "The same in spatiotemporal layers");
   add_choice(command, "--pool", vmoba.pool, "Gates that compete with each other");
+  add_choice(command, "--score", vmoba.score, "What pools compare");
+  command.add_option("--gate-block", vmoba.gate_block, "Patches per mean of a share: t h w")->expected(3);
+  command.add_option("--least-blocks", vmoba.least_blocks, "Blocks per token or tile at least (head_global, overall)");
   add_choice(command, "--query-tile", vmoba.query_tile, "Queries that choose blocks together");
   add_choice(command, "--remainder", vmoba.remainder, "What stands for the keys that a query does not attend");
   command.add_option("--temporal-chunk", vmoba.temporal_chunk, "ct");

@@ -48,6 +48,14 @@ LayerAttention with_remainder(LayerAttention layer, std::array<int64_t, 3> block
   return layer;
 }
 
+LayerAttention by_shares(LayerAttention layer, std::array<int64_t, 3> block, int64_t least_blocks) {
+  attention::VmobaRule& rule = vmoba_rule(layer);
+  rule.score = attention::Score::kShare;
+  rule.gate_block = block;
+  rule.least_blocks = least_blocks;
+  return layer;
+}
+
 const std::vector<AttentionCase>& small_cases() {
   static const std::vector<AttentionCase> cases = {
       {"temporal-ragged-query-head", {7, 2, 3}, threshold_layer({2, 0, 0}, Pool::kQueryHead, 0.4), 0, 1, 2, 8},
@@ -108,6 +116,29 @@ const std::vector<AttentionCase>& remainder_cases() {
   return cases;
 }
 
+const std::vector<AttentionCase>& share_cases() {
+  const auto threshold = [](Pool pool, double tau) { return threshold_layer({2, 3, 3}, pool, tau); };
+  const auto topk = [](Pool pool, int64_t k) { return topk_layer({2, 3, 3}, pool, k); };
+  static const std::vector<AttentionCase> cases = {
+      {"shares-of-queries", {5, 6, 7}, by_shares(threshold(Pool::kQueryHead, 0.5)), 0, 2, 2, 8},
+      {"shares-of-queries-topk", {5, 6, 7}, by_shares(topk(Pool::kHeadGlobal, 3), {1, 2, 2}), 0, 1, 2, 8},
+      {"shares-of-queries-least", {4, 6, 6}, by_shares(topk(Pool::kOverall, 3), {0, 0, 0}, 2), 4, 2, 2, 8},
+      {"shares-block", {4, 6, 6}, by_shares(threshold(Pool::kBlock, 0.5)), 0, 1, 2, 8},
+      {"shares-of-cubes", {5, 6, 7}, by_shares(tiled(topk(Pool::kQueryHead, 3), 0)), 0, 2, 2, 8},
+      {"shares-of-cubes-fine-text", {5, 6, 7}, by_shares(tiled(topk(Pool::kQueryHead, 3), 0), {1, 2, 2}), 5, 2, 3, 8},
+      {"shares-of-cubes-overall", {5, 6, 7}, by_shares(tiled(topk(Pool::kOverall, 3), 0), {1, 2, 2}, 2), 0, 2, 3, 8},
+      {"shares-of-tiles-threshold", {5, 6, 7}, by_shares(tiled(threshold(Pool::kOverall, 0.5), 4)), 3, 2, 2, 8},
+      {"shares-of-cubes-head-remainder",
+       {4, 6, 6},
+       with_remainder(by_shares(tiled(threshold(Pool::kHeadGlobal, 0.5), 0), {2, 2, 2}, 2)),
+       0,
+       2,
+       2,
+       8},
+  };
+  return cases;
+}
+
 const std::vector<AttentionCase>& published_cases() {
   constexpr attention::Grid kGrid = {24, 36, 64};
   static const std::vector<AttentionCase> cases = {
@@ -127,7 +158,7 @@ const std::vector<AttentionCase>& published_cases() {
 
 const AttentionCase& find_case(const std::string& name) {
   std::string known;
-  for (const auto* cases : {&small_cases(), &tile_cases(), &remainder_cases(), &published_cases()})
+  for (const auto* cases : {&small_cases(), &tile_cases(), &remainder_cases(), &share_cases(), &published_cases()})
     for (const AttentionCase& c : *cases) {
       if (c.name == name) return c;
       known += (known.empty() ? "" : ", ") + c.name;

@@ -33,12 +33,19 @@ attention::LayerAttention tiled(attention::LayerAttention layer, int64_t query_t
 // The layer with the remainder, its means of chunks `block` inside each block; zeros: the whole block.
 attention::LayerAttention with_remainder(attention::LayerAttention layer, std::array<int64_t, 3> block = {0, 0, 0});
 
+// The layer that compares shares in place of gates, by means of chunks `block` inside each block, with so many blocks
+// for each chooser at least.
+attention::LayerAttention by_shares(attention::LayerAttention layer, std::array<int64_t, 3> block = {0, 0, 0},
+                                    int64_t least_blocks = 1);
+
 // Small calls of odd shapes, for the comparison with plain attention.
 const std::vector<AttentionCase>& small_cases();
 // The same of tiles of queries that choose together; their masks are held to golden vectors.
 const std::vector<AttentionCase>& tile_cases();
 // The same with the means of what a query does not attend.
 const std::vector<AttentionCase>& remainder_cases();
+// The same with selections on shares.
+const std::vector<AttentionCase>& share_cases();
 // Calls of the published sizes, for timing.
 const std::vector<AttentionCase>& published_cases();
 

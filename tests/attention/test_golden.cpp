@@ -70,7 +70,7 @@ TEST_CASE("self_attention gives the golden outputs, gradients and density") {
 
 TEST_CASE("every small case passes, also by its name") {
   std::vector<bench::AttentionCase> cases = bench::small_cases();
-  for (const auto* more : {&bench::tile_cases(), &bench::remainder_cases()})
+  for (const auto* more : {&bench::tile_cases(), &bench::remainder_cases(), &bench::share_cases()})
     cases.insert(cases.end(), more->begin(), more->end());
   for (const bench::AttentionCase& c : cases)
     for (const at::ScalarType dtype : {at::kFloat, at::kDouble, at::kBFloat16}) {

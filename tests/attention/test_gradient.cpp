@@ -70,7 +70,8 @@ struct OneThread {
 TEST_CASE("every case: gradients along random directions") {
   const OneThread one_thread;
   std::vector<AttentionCase> cases = bench::small_cases();
-  cases.insert(cases.end(), bench::remainder_cases().begin(), bench::remainder_cases().end());
+  for (const auto* more : {&bench::remainder_cases(), &bench::share_cases()})
+    cases.insert(cases.end(), more->begin(), more->end());
   const AttentionCase c = GENERATE_REF(from_range(cases));
   DYNAMIC_SECTION(c.name) {
     const Inputs in = inputs_of(c);

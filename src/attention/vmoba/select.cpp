@@ -11,35 +11,53 @@
 namespace vmoba::attention {
 namespace {
 
-constexpr double kEps = 1e-6;  // of the official code: flat pools and empty sums
+constexpr double kEps = 1e-6;                   // of the official code: flat pools and empty sums
+constexpr int64_t kEntries = int64_t(1) << 24;  // of pools that are sorted at once
 
-// The tasks of a pool kind: task i handles the pools inside pool_slice(x, pool, i).
-int64_t task_count(Pool pool, int64_t heads, int64_t blocks) {
-  switch (pool) {
-    case Pool::kQueryHead:
-    case Pool::kHeadGlobal:
-      return heads;
-    case Pool::kBlock:
-      return blocks;
-    case Pool::kOverall:
-      return 1;
+// Some of the pools of one kind, one a row: those of queries [begin, end) of a head, of heads [begin, end), or of one
+// block or sample.
+struct PoolRange {
+  Pool pool;
+  int64_t head_or_block = 0, begin = 0, end = 1;
+
+  // A view [rows, ...]; a row lists the pool's values in the order that breaks ties: block, head, token.
+  at::Tensor of(const at::Tensor& x_NCU) const {
+    switch (pool) {
+      case Pool::kQueryHead:
+        return x_NCU[head_or_block].t().slice(0, begin, end);
+      case Pool::kHeadGlobal:
+        return x_NCU.slice(0, begin, end);
+      case Pool::kBlock:
+        return x_NCU.select(1, head_or_block).unsqueeze(0);
+      case Pool::kOverall:
+        break;
+    }
+    return x_NCU.transpose(0, 1).unsqueeze(0);
   }
-  return 0;
-}
+};
 
-// A view; flattened per pool it lists the pool's values in the order that breaks ties: block, head, token.
-at::Tensor pool_slice(const at::Tensor& x_NCS, Pool pool, int64_t task) {
+// All of them. On a CPU heads are handled by a thread each; on a GPU as many at once as kEntries holds.
+std::vector<PoolRange> pool_ranges(Pool pool, const at::Tensor& gate_NCU) {
+  const int64_t heads = gate_NCU.size(0), blocks = gate_NCU.size(1), choosers = gate_NCU.size(2);
+  std::vector<PoolRange> out;
+  const auto cut = [&](int64_t head, int64_t rows, int64_t step) {
+    for (int64_t begin = 0; begin < rows; begin += step)
+      out.push_back({pool, head, begin, std::min(begin + step, rows)});
+  };
   switch (pool) {
     case Pool::kQueryHead:
-      return x_NCS[task].t();
-    case Pool::kHeadGlobal:
-      return x_NCS[task];
-    case Pool::kBlock:
-      return x_NCS.select(1, task);
-    case Pool::kOverall:
+      for (int64_t n = 0; n < heads; ++n) cut(n, choosers, std::max<int64_t>(1, kEntries / blocks));
       break;
+    case Pool::kHeadGlobal:
+      cut(0, heads, gate_NCU.is_cpu() ? 1 : std::max<int64_t>(1, kEntries / (blocks * choosers)));
+      break;
+    case Pool::kBlock:
+      for (int64_t c = 0; c < blocks; ++c) out.push_back({pool, c});
+      break;
+    case Pool::kOverall:
+      out.push_back({pool});
   }
-  return x_NCS.transpose(0, 1);
+  return out;
 }
 
 // Gates of some pools, one a row, and their order.
@@ -96,9 +114,15 @@ int64_t topk_entries(const VmobaRule& rule, int64_t heads, int64_t tokens, int64
 // The best `count` other blocks of each chooser.
 at::Tensor best_of_each_NCU(const at::Tensor& gate_NCU, const at::Tensor& own_NCU, int64_t count) {
   const double lowest = -std::numeric_limits<double>::infinity();
-  const at::Tensor order_NCU =
-      std::get<1>(gate_NCU.masked_fill(own_NCU, lowest).sort(/*stable=*/true, 1, /*descending=*/true));
-  return at::zeros_like(own_NCU, at::MemoryFormat::Contiguous).scatter_(1, order_NCU.slice(1, 0, count), true);
+  at::Tensor best_NCU = at::zeros_like(own_NCU, at::MemoryFormat::Contiguous);
+  const int64_t choosers = gate_NCU.size(2), step = std::max<int64_t>(1, kEntries / (gate_NCU.numel() / choosers));
+  for (int64_t begin = 0; begin < choosers; begin += step) {
+    const auto part = [&](const at::Tensor& x_NCU) { return x_NCU.slice(2, begin, begin + step); };
+    const at::Tensor order_NCU =
+        std::get<1>(part(gate_NCU).masked_fill(part(own_NCU), lowest).sort(/*stable=*/true, 1, /*descending=*/true));
+    part(best_NCU).scatter_(1, order_NCU.slice(1, 0, count), true);
+  }
+  return best_NCU;
 }
 
 // Sorts the pools; `first_PM`: entries that are taken in any case, or undefined.
@@ -110,10 +134,10 @@ void sort_pools(Pools& pools, const at::Tensor& first_PM) {
   if (first_PM.defined()) pools.sorted_PM = pools.gate_PM.gather(1, pools.order_PM);
 }
 
-// Own entries of the pools of a task, which follow from the geometry, so that no count is read back from a device.
-int64_t own_entries(Pool pool, const Choosers& who, int64_t heads, int64_t task) {
-  const int64_t choosers = who.block_of.size(0);
-  switch (pool) {
+// Own entries of each of these pools; from the geometry, so that no count is read back from a device.
+int64_t own_entries(const PoolRange& range, const Choosers& who, int64_t heads) {
+  const int64_t choosers = who.block_of.size(0), block = range.head_or_block;
+  switch (range.pool) {
     case Pool::kQueryHead:
       return 1;
     case Pool::kHeadGlobal:
@@ -123,7 +147,7 @@ int64_t own_entries(Pool pool, const Choosers& who, int64_t heads, int64_t task)
     case Pool::kBlock:
       break;
   }
-  return heads * (who.block_start[size_t(task) + 1] - who.block_start[size_t(task)]);
+  return heads * (who.block_start[size_t(block) + 1] - who.block_start[size_t(block)]);
 }
 
 // Which places of the order are taken. `entries`: topk_entries(); `one_more_P`: pools that take one more, or undefined.
@@ -134,12 +158,6 @@ at::Tensor taken_places_PM(const Pools& pools, const VmobaRule& rule, int64_t en
   if (pools.weight_M.defined()) return place_M < weighted_count_P1(pools, double(entries)).clamp_min(pools.least);
   if (one_more_P.defined()) return place_M < one_more_P.unsqueeze(1).to(at::kLong) + entries;
   return (place_M < std::clamp(entries, pools.least, pools.others)).expand_as(pools.own_PM);
-}
-
-// Pools of one query are many and independent: some at a time. Others are one.
-int64_t pools_at_once(Pool pool, int64_t choosers, int64_t blocks) {
-  constexpr int64_t kEntries = int64_t(1) << 24;
-  return pool == Pool::kQueryHead ? std::clamp<int64_t>(kEntries / blocks, 1, choosers) : 1;
 }
 
 }  // namespace
@@ -163,7 +181,7 @@ at::Tensor select_NCS(const PartitionTables& tables, const VmobaRule& rule, cons
 // U: choosers.
 at::Tensor select(const Choosers& who, const VmobaRule& rule, const at::Tensor& gate_NCU,
                   const at::Tensor& one_more_NU) {
-  const int64_t heads = gate_NCU.size(0), blocks = gate_NCU.size(1), count = gate_NCU.size(2);
+  const int64_t heads = gate_NCU.size(0), blocks = gate_NCU.size(1);
   const at::Tensor block_C1 = at::arange(blocks, who.block_of.options()).unsqueeze(1);
   const at::Tensor own_NCU = (block_C1 == who.block_of.unsqueeze(0)).unsqueeze(0).expand_as(gate_NCU);
   if (rule.select == SelectMode::kThreshold && rule.tau >= 1)
@@ -175,38 +193,61 @@ at::Tensor select(const Choosers& who, const VmobaRule& rule, const at::Tensor& 
   if (least > 0) least_NCU = best_of_each_NCU(gate_NCU, own_NCU, least);
 
   at::Tensor mask_NCU = own_NCU.contiguous();
-  const auto take = [&](int64_t task, int64_t begin, int64_t rows) {
-    const auto slice_of = [&](const at::Tensor& x) {
-      const at::Tensor slice = pool_slice(x, rule.pool, task);
-      return rule.pool == Pool::kQueryHead ? slice.slice(0, begin, begin + rows) : slice.reshape({1, -1});
-    };
+  const std::vector<PoolRange> ranges = pool_ranges(rule.pool, gate_NCU);
+  reference::for_each_task(int64_t(ranges.size()), gate_NCU.is_cpu(), [&](int64_t task) {
+    const PoolRange& range = ranges[size_t(task)];
+    const auto rows_of = [&](const at::Tensor& x) { return range.of(x).flatten(1); };
     Pools pools;
     pools.shares = rule.score == Score::kShare;
-    pools.gate_PM = slice_of(gate_NCU);
-    pools.own_PM = slice_of(own_NCU);
+    pools.gate_PM = rows_of(gate_NCU);
+    pools.own_PM = rows_of(own_NCU);
     // Entries of one token's or tile's pool count alike, so that only pools of several need weights.
-    if (weight_NCU.defined() && rule.pool != Pool::kQueryHead) pools.weight_M = slice_of(weight_NCU)[0];
-    const int64_t own = own_entries(rule.pool, who, heads, task);
+    if (weight_NCU.defined() && rule.pool != Pool::kQueryHead) pools.weight_M = rows_of(weight_NCU)[0];
+    const int64_t own = own_entries(range, who, heads);
     pools.others = pools.gate_PM.size(1) - own;
     pools.least = least * own;
     if (pools.others == 0) return;
 
-    sort_pools(pools, least > 0 ? slice_of(least_NCU) : at::Tensor());
+    sort_pools(pools, least > 0 ? rows_of(least_NCU) : at::Tensor());
     at::Tensor one_more_P;
     if (one_more_NU.defined() && rule.pool == Pool::kQueryHead)
-      one_more_P = one_more_NU[task].slice(0, begin, begin + rows);
+      one_more_P = one_more_NU[range.head_or_block].slice(0, range.begin, range.end);
     const int64_t entries = topk_entries(rule, heads, who.all_tokens, blocks);
     const at::Tensor places_PM = taken_places_PM(pools, rule, entries, one_more_P);
-    const at::Tensor taken_PM = at::zeros_like(pools.own_PM).scatter_(1, pools.order_PM, places_PM);
-    at::Tensor slice = pool_slice(mask_NCU, rule.pool, task);
-    if (rule.pool == Pool::kQueryHead) slice = slice.slice(0, begin, begin + rows);
-    slice.logical_or_(taken_PM.view(slice.sizes()));
-  };
-  const int64_t all = rule.pool == Pool::kQueryHead ? count : 1, step = pools_at_once(rule.pool, count, blocks);
-  reference::for_each_task(task_count(rule.pool, heads, blocks), gate_NCU.is_cpu(), [&](int64_t task) {
-    for (int64_t begin = 0; begin < all; begin += step) take(task, begin, std::min(step, all - begin));
+    const at::Tensor taken_PM = at::zeros_like(pools.own_PM, at::MemoryFormat::Contiguous)
+                                    .scatter_(1, pools.order_PM, places_PM.expand_as(pools.own_PM));
+    at::Tensor rows = range.of(mask_NCU);
+    rows.logical_or_(taken_PM.view(rows.sizes()));
   });
   return mask_NCU;
+}
+
+at::Tensor select_samples(Choosers who, VmobaRule rule, const at::Tensor& gate_BNCU, const at::Tensor& one_more_NU) {
+  const int64_t batch = gate_BNCU.size(0), heads = gate_BNCU.size(1), blocks = gate_BNCU.size(2);
+  switch (rule.pool) {
+    case Pool::kQueryHead: {  // one long row of choosers
+      who.block_of = who.block_of.repeat({batch * heads});
+      who.tokens = at::Tensor();
+      const at::Tensor more_1M = one_more_NU.defined() ? one_more_NU.reshape({1, -1}).repeat({1, batch}) : at::Tensor();
+      const at::Tensor gate_1CM = gate_BNCU.permute({2, 0, 1, 3}).reshape({1, blocks, -1});
+      return select(who, rule, gate_1CM, more_1M).view({blocks, batch, heads, -1}).permute({1, 2, 0, 3});
+    }
+    case Pool::kHeadGlobal:
+      return select(who, rule, gate_BNCU.flatten(0, 1)).view(gate_BNCU.sizes());
+    case Pool::kOverall: {  // a sample is one head whose choosers are those of all heads
+      who.block_of = who.block_of.repeat({heads});
+      if (who.tokens.defined()) who.tokens = who.tokens.repeat({heads});
+      who.all_tokens *= heads;
+      rule.pool = Pool::kHeadGlobal;
+      const at::Tensor mask_BCM = select(who, rule, gate_BNCU.transpose(1, 2).flatten(2));
+      return mask_BCM.view({batch, blocks, heads, -1}).transpose(1, 2);
+    }
+    case Pool::kBlock:
+      break;
+  }
+  std::vector<at::Tensor> masks;
+  for (int64_t b = 0; b < batch; ++b) masks.push_back(select(who, rule, gate_BNCU[b], one_more_NU));
+  return at::stack(masks);
 }
 
 }  // namespace vmoba::attention

@@ -87,22 +87,6 @@ void launch_select(const Call& call, const kernels::SelectParams& params, const 
   native::check_launch(kernels::select(args, stream), "select");
 }
 
-// Pools of single tiles are independent, so that those of all heads and samples are sorted at once.
-at::Tensor select_tiles_BNUC(Choosers who, const VmobaRule& rule, const at::Tensor& gate_BNCU, at::Tensor one_more_NU) {
-  const int64_t batch = gate_BNCU.size(0), heads = gate_BNCU.size(1), blocks = gate_BNCU.size(2);
-  std::vector<at::Tensor> masks;
-  if (rule.pool == Pool::kQueryHead) {
-    who.block_of = who.block_of.repeat({batch * heads});
-    who.tokens = at::Tensor();
-    if (one_more_NU.defined()) one_more_NU = one_more_NU.reshape({1, -1}).repeat({1, batch});
-    const at::Tensor mask_1CM =
-        select(who, rule, gate_BNCU.permute({2, 0, 1, 3}).reshape({1, blocks, -1}), one_more_NU);
-    return mask_1CM.view({blocks, batch, heads, -1}).permute({1, 2, 3, 0}).to(at::kByte).contiguous();
-  }
-  for (int64_t b = 0; b < batch; ++b) masks.push_back(select(who, rule, gate_BNCU[b]));
-  return at::stack(masks).transpose(2, 3).to(at::kByte).contiguous();
-}
-
 // Top-k of every tile and head by itself. `one_more_NU`: HashedChoices.
 at::Tensor topk_of_tiles_BNUC(const native::TileCall& call, const VmobaRule& rule, const at::Tensor& gate_BNUC,
                               const at::Tensor& one_more_NU) {
@@ -180,7 +164,8 @@ Selection select_tiles(const BlockProblem& problem, const at::Tensor& q, const a
     at::Tensor gate_BNCU = shares ? tile_shares_BNUC(call, problem, out, q_BNUD, k_BNCD, scale).transpose(2, 3)
                                   : at::matmul(k_BNCD, q_BNUD.transpose(2, 3));
     if (hashed.gate_NCU.defined()) gate_BNCU = hashed.gate_NCU.expand_as(gate_BNCU);
-    out.mask.tiles_BNUC = select_tiles_BNUC(who, rule, gate_BNCU, hashed.one_more_NU);
+    const at::Tensor mask_BNCU = select_samples(who, rule, gate_BNCU, hashed.one_more_NU);
+    out.mask.tiles_BNUC = mask_BNCU.transpose(2, 3).to(at::kByte).contiguous();
   }
   if (whole_block_means(rule)) out.means = block_means(call, problem, out, k_BNCD, learnt);
   return out;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "attention/block/partition.h"
 #include "core/check.h"
@@ -86,27 +87,38 @@ void check(const LayerAttention& layer) {
                     "attention: expected a density of 0 to 1 (0: topk), found {}", rule.density);
 }
 
+// What the pools of one sample compare, of tokens or tiles.
+at::Tensor scores_NCU(const BlockProblem& problem, const at::Tensor& q_ZND, const at::Tensor& k_ZND,
+                      const HashedChoices& hashed) {
+  if (hashed.gate_NCU.defined()) return hashed.gate_NCU;
+  if (vmoba_rule(problem.layer).score == Score::kShare) return log_shares_NCU(problem, q_ZND, k_ZND);
+  return problem.tiles ? tile_gate_NCU(*problem.tables, *problem.tiles, q_ZND, k_ZND)
+                       : gate_NCS(*problem.tables, q_ZND, k_ZND);
+}
+
 Selection select(const BlockProblem& problem, const at::Tensor& q_BZND, const at::Tensor& k_BZND, const at::Tensor&,
                  at::TensorList) {
-  const bool tiled = problem.tiles != nullptr, random = vmoba_rule(problem.layer).select == SelectMode::kRandom;
+  const bool tiled = problem.tiles != nullptr;
+  const VmobaRule& rule = vmoba_rule(problem.layer);
   const Choosers who = choosers(problem);
   const HashedChoices hashed = hashed_choices(problem, who, q_BZND.size(2));
-  std::vector<at::Tensor> masks;
+  std::vector<at::Tensor> of_sample;  // scores of tiles, which are few, or masks of tokens
   for (int64_t b = 0; b < q_BZND.size(0); ++b) {
-    at::Tensor gates = hashed.gate_NCU;
-    if (!random && vmoba_rule(problem.layer).score == Score::kShare)
-      gates = log_shares_NCU(problem, q_BZND[b], k_BZND[b]);
-    else if (!random)
-      gates = tiled ? tile_gate_NCU(*problem.tables, *problem.tiles, q_BZND[b], k_BZND[b])
-                    : gate_NCS(*problem.tables, q_BZND[b], k_BZND[b]);
-    masks.push_back(attention::select(who, vmoba_rule(problem.layer), gates, hashed.one_more_NU));
+    const at::Tensor scores = scores_NCU(problem, q_BZND[b], k_BZND[b], hashed);
+    of_sample.push_back(tiled ? scores : attention::select(who, rule, scores, hashed.one_more_NU));
   }
-  if (tiled) return {BlockMask{{}, at::stack(masks).transpose(2, 3).to(at::kByte).contiguous()}};
-  return {BlockMask::of(at::stack(masks), problem.text_tokens)};
+  BlockMask mask;
+  if (tiled)
+    mask.tiles_BNUC =
+        select_samples(who, rule, at::stack(of_sample), hashed.one_more_NU).transpose(2, 3).to(at::kByte).contiguous();
+  else
+    mask = BlockMask::of(at::stack(of_sample), problem.text_tokens);
+  return {std::move(mask)};
 }
 
 double expected_density(const LayerAttention& layer, int64_t blocks) {
-  // Share of the pairs that hold a share `tau` of the attention, about: small at first, all in the end.
+  // Share of the pairs that hold a share `tau` of the attention, about: of a small trained model 0.3, 0.5, 0.7 and 0.85
+  // were in 0.12, 0.22, 0.36 and 0.49 of the pairs of cubes of 64.
   constexpr double kSharePower = 3;
   const VmobaRule& rule = vmoba_rule(layer);
   if (rule.select != SelectMode::kThreshold) return std::min(1.0, rule.blocks_per_query(blocks) / double(blocks));

@@ -54,6 +54,9 @@ HashedChoices hashed_choices(const BlockProblem& problem, const Choosers& who, i
 // [N, C, choosers] -> bool of that shape, the own block included. `one_more_NU`: HashedChoices.
 at::Tensor select(const Choosers& choosers, const VmobaRule& rule, const at::Tensor& gate,
                   const at::Tensor& one_more_NU = {});
+// The same of every sample of a batch at once, [B, N, C, choosers], for choosers that are few.
+at::Tensor select_samples(Choosers who, VmobaRule rule, const at::Tensor& gate_BNCU,
+                          const at::Tensor& one_more_NU = {});
 // The same of tokens.
 at::Tensor select_NCS(const PartitionTables& tables, const VmobaRule& rule, const at::Tensor& gate_NCS);
 
