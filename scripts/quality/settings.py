@@ -78,6 +78,9 @@ SETTINGS = {
     "cubes_64_overall_20": OVERALL["20"],
     "cubes_64_overall_05": OVERALL["05"],
     "cubes_64_overall_05_free": shares(0.05, "overall"),  # no cube is sure of more than itself
+    "cubes_64_overall_20_even": shares(0.2, "overall", least=36),  # of three quarters of its even part
+    "cubes_64_overall_05_even": shares(0.05, "overall", least=9),
+    "cubes_64_overall_05_even_beta": shares(0.05, "overall", least=9) + BETA,
     "cubes_64_overall_20_rest": OVERALL["20"] + REMAINDER,
     "cubes_64_overall_05_rest": OVERALL["05"] + REMAINDER,
     "cubes_64_overall_20_beta": OVERALL["20"] + BETA,
