@@ -37,6 +37,7 @@ ordered_json to_json(const PartitionFindings& found) {
 ordered_json to_json(int64_t layer, const LayerFindings& found, const std::string& best) {
   ordered_json out = {
       {"layer", layer}, {"best", best}, {"entropy", found.entropy.value()}, {"keys_90", found.keys_90.value()}};
+  for (const auto& [head, evenness] : found.evenness) out["evenness"].push_back(evenness.value());
   if (found.configured.mass.weight > 0)
     out["configured"] = {{"mass", found.configured.mass.value()}, {"density", found.configured.density.value()}};
   for (const auto& [partition, one] : found.partitions) out["partitions"][choice_word(partition)] = to_json(one);
@@ -104,7 +105,7 @@ Chart map_chart(const std::string& title, const std::vector<std::vector<double>>
 
 std::string AttentionAnalysis::to_json(double least) const {
   const std::vector<std::string> best = best_partitions(least);
-  ordered_json out = {{"density", density_}, {"layers", ordered_json::array()}};
+  ordered_json out = {{"density", density_}, {"mean_heads", mean_heads()}, {"layers", ordered_json::array()}};
   for (const auto& [layer, found] : findings_) {
     const size_t next = out["layers"].size();
     out["layers"].push_back(apps::to_json(layer, found, best[next]));

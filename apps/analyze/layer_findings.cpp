@@ -1,6 +1,7 @@
 #include "apps/analyze/layer_findings.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
@@ -169,6 +170,7 @@ void AttentionAnalysis::look_at_head(LayerFindings& out, const LayerAttention& l
 
   out.entropy.add(mean_value(head_mass.entropy_S));
   out.keys_90.add(mean_value(head_mass.keys_R));
+  out.evenness[head].add(mean_value(head_mass.entropy_S.exp()) / double(grid.tokens()));
   add_to(out.by_frames, by_frames_T(head_mass.mass_CS[3], grid));
   add_to(out.by_rows_columns, by_rows_columns_HW(head_mass.mass_CS[4], grid));
   out.passes += 1;
@@ -216,6 +218,14 @@ void AttentionAnalysis::compare(PartitionFindings& out, const LayerAttention& la
       if (chooser == Chooser::kQueryHead && density == density_) out.kept_by_sigma[sigma_].add(mass);
     }
   }
+}
+
+std::vector<std::string> AttentionAnalysis::mean_heads() const {
+  std::vector<std::string> out;
+  for (const auto& [layer, found] : findings_)
+    for (const auto& [head, evenness] : found.evenness)
+      if (evenness.value() >= kEven) out.push_back(fmt::format("{}:{}", layer, head));
+  return out;
 }
 
 std::vector<std::string> AttentionAnalysis::best_partitions(double least) const {

@@ -49,9 +49,10 @@ struct PartitionFindings {
 
 struct LayerFindings {
   std::map<attention::Partition, PartitionFindings> partitions;  // those with more than one block
-  Kept configured;                // what the configuration's own attention selects in this layer; without recall
-  Mean entropy, keys_90;          // nats; keys that hold 90 % of a query's attention
-  std::vector<double> by_frames;  // attention at a distance of so many frames
+  Kept configured;                   // what the configuration's own attention selects in this layer; without recall
+  Mean entropy, keys_90;             // nats; keys that hold 90 % of a query's attention
+  std::map<int64_t, Mean> evenness;  // of each head: keys that even attention of its entropy would use, of all
+  std::vector<double> by_frames;     // attention at a distance of so many frames
   std::vector<std::vector<double>> by_rows_columns;  // at a distance of so many rows and columns
   std::vector<std::vector<double>> importance;       // attention outside the own cube, of the middle frame's queries
   double passes = 0;                                 // clips x levels x heads that the lists above are sums of
@@ -72,6 +73,10 @@ class AttentionAnalysis : public attention::AttentionObserver {
 
   const std::map<int64_t, LayerFindings>& layers() const { return findings_; }
   double density() const { return density_; }
+
+  // Heads that average everything, as attention.mean_heads: their attention is as even as that of kEven of all keys.
+  static constexpr double kEven = 0.9;
+  std::vector<std::string> mean_heads() const;
 
   // Of every layer the partition in which top-k of each query keeps most at `density`; "full" where that is less than
   // `least`.

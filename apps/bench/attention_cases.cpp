@@ -89,6 +89,10 @@ const std::vector<AttentionCase>& tile_cases() {
 }
 
 const std::vector<AttentionCase>& remainder_cases() {
+  const auto mean_heads = [](LayerAttention layer, const std::vector<int64_t>& heads) {
+    vmoba_rule(layer).mean_heads = heads;
+    return layer;
+  };
   const auto cubes = [](int64_t topk) { return topk_layer({2, 3, 3}, Pool::kQueryHead, topk); };
   static const std::vector<AttentionCase> cases = {
       {"remainder-of-queries",
@@ -101,6 +105,8 @@ const std::vector<AttentionCase>& remainder_cases() {
       {"remainder-temporal", {7, 2, 3}, with_remainder(topk_layer({2, 0, 0}, Pool::kQueryHead, 2)), 0, 1, 2, 8},
       {"remainder-of-cubes", {4, 6, 6}, with_remainder(tiled(cubes(3), 0)), 0, 1, 2, 8},
       {"remainder-of-tiles-text", {5, 6, 7}, with_remainder(tiled(cubes(2), 4)), 5, 2, 2, 8, {5, 2}},
+      {"remainder-of-mean-heads", {4, 6, 6}, mean_heads(with_remainder(tiled(cubes(3), 0)), {1}), 0, 2, 3, 8},
+      {"remainder-of-mean-heads-text", {4, 6, 6}, mean_heads(with_remainder(cubes(3)), {0}), 4, 1, 2, 8},
       {"remainder-own-blocks-alone", {4, 4, 6}, with_remainder(tiled(cubes(1), 0)), 0, 1, 2, 8},
       {"remainder-of-nothing", {4, 4, 6}, with_remainder(tiled(cubes(99), 0)), 0, 1, 2, 8},
       {"remainder-in-parts", {5, 6, 7}, with_remainder(cubes(3), {1, 2, 2}), 0, 1, 2, 8},

@@ -167,6 +167,16 @@ TEST_CASE("means of single tokens give the attention itself, and a share to keep
   CHECK(cubes.kept.at({Chooser::kShare, 0.25}).mass.value() > cubes.kept.at({Chooser::kHeadGlobal, 0.25}).mass.value());
 }
 
+TEST_CASE("heads that average everything are found") {
+  at::Tensor q = 3 * normal("q", {120, 3, 8});
+  q.select(1, 1).zero_();
+  const AttentionAnalysis analysis = analysis_of(q, normal("k", {120, 3, 8}));
+  CHECK(analysis.mean_heads() == std::vector<std::string>{"7:1"});
+  const auto report = nlohmann::json::parse(analysis.to_json(0));
+  CHECK(report["mean_heads"] == std::vector<std::string>{"7:1"});
+  CHECK(report["layers"][0]["evenness"][1].get<double>() == Approx(1).epsilon(1e-5));
+}
+
 TEST_CASE("a layer's findings are one picture") {
   const AttentionAnalysis analysis = analysis_of(normal("q", {120, 2, 8}), normal("k", {120, 2, 8}));
   const test::Picture picture(findings_to_png(7, analysis.layers().at(7)));

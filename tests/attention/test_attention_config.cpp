@@ -102,6 +102,9 @@ TEST_CASE("configurations that cannot work are refused with the key to change") 
   CHECK(mentions(message_of("remainder_block: [1, 2, 2]\n"), "attention.remainder=one_softmax"));
   CHECK(mentions(message_of("remainder: one_softmax\nremainder_block: [1, 2]\n"), "remainder_block"));
   CHECK(mentions(message_of("remainder_beta: learnt\n"), "attention.remainder=one_softmax"));
+  CHECK(mentions(message_of("mean_heads: [\"0:1\"]\n"), "attention.remainder=one_softmax"));
+  for (const std::string text : {"3", "3:", ":1", "3:1:2", "-1:0", "3:-1", "a:b", "3: 1"})
+    CHECK(mentions(message_of("remainder: one_softmax\nmean_heads: [\"" + text + "\"]\n"), "\"3:0\""));
   CHECK(mentions(message_of("score: mass\n"), "score"));
   CHECK(mentions(message_of("score: share\nselect: random\n"), "attention.score=share, found random"));
   CHECK(mentions(message_of("gate_block: [0, 2, 2]\n"), "set attention.score=share"));
@@ -367,6 +370,13 @@ TEST_CASE("blocks and FLOPs, by hand") {
   vmoba.gate_block = {0, 5, 4};
   CHECK(layer_flops(layer_attention(config, 0, false), grid, 12, 128, 0.25) ==
         Approx(1.536e9 + 6 * 12288000.0 + 6 * 24576000.0));
+}
+
+TEST_CASE("heads that are left to their means are those of their layers") {
+  const AttentionConfig config =
+      parse("remainder: one_softmax\nmean_heads: [\"0:1\", \"4:2\", \"4:0\"]\ndense_layers: 1\n");
+  CHECK(vmoba_rule(layer_attention(config, 4, false)).mean_heads == std::vector<int64_t>{2, 0});
+  CHECK(vmoba_rule(layer_attention(config, 3, false)).mean_heads.empty());
 }
 
 TEST_CASE("a share of the attention needs fewer pairs than a share of gates, and all of it all") {

@@ -229,6 +229,22 @@ TEST_CASE("random blocks are as many as top-k's, the same for any gates and any 
     }
 }
 
+TEST_CASE("heads that are left to their means attend their own blocks alone, the others what they did") {
+  for (const Pool pool : {Pool::kQueryHead, Pool::kOverall})
+    for (const int64_t tile : {1, 3, 0}) {
+      VmobaRule all{SelectMode::kTopk, pool, 0.25, 4, tile}, some = all;
+      some.remainder = Remainder::kOneSoftmax;
+      some.mean_heads = {1, 7};
+      const at::Tensor before = selected(problem_of(all), "means"), after = selected(problem_of(some), "means");
+      CHECK(after.select(1, 1).sum(1).eq(1).all().item<bool>());
+      const at::Tensor block_S = partition_tables(kGrid, kChunk, at::kCPU)->block_of_S.to(at::kLong);
+      CHECK(after.gather(2, block_S.expand({2, 3, 1, -1})).all().item<bool>());
+      for (const int64_t n : {0, 2}) CHECK(at::equal(after.select(1, n), before.select(1, n)));
+      // A rank that has the heads from the second on.
+      CHECK(selected(problem_of(some, 0, 1), "means").select(1, 0).sum(1).eq(1).all().item<bool>());
+    }
+}
+
 TEST_CASE("random blocks are drawn evenly") {
   VmobaRule rule{SelectMode::kRandom, Pool::kQueryHead, 0.25, 3};
   at::Tensor count_CC = at::zeros({12, 12}, at::kDouble);

@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <charconv>
 
 #include "core/check.h"
 
@@ -125,6 +126,9 @@ void VmobaConfig::visit(ConfigVisitor& v) {
   v.field("remainder_beta", remainder_beta,
           "What is added to the logits of the means: nothing (zero), or one number for each head and layer that is "
           "trained and starts at 0 (learnt, docs/attention.md).");
+  v.field("mean_heads", mean_heads,
+          "Heads, each as \"layer:head\", that attend their own block alone and all others by their means: for heads "
+          "that average everything, which vmoba-analyze finds.");
   v.field("score", score,
           "What pools compare: gates (gate, as in the paper), or the share of a query's attention that a block gets by "
           "the means of its keys (share). tau is then the share of the attention to keep.");
@@ -192,11 +196,23 @@ void VmobaConfig::validate() const {
   VMOBA_CHECK_INPUT(remainder_beta == RemainderBeta::kZero || remainder != Remainder::kNone,
                     "expected attention.remainder_beta to be zero with attention.remainder=none, which takes no means, "
                     "found learnt; set attention.remainder=one_softmax or remove attention.remainder_beta");
+  check_mean_heads();
   check_score();
   VMOBA_CHECK_INPUT(temporal_layers > 0 || spatial_layers > 0 || spatiotemporal_layers > 0,
                     "expected at least one layer in the cycle, found attention.temporal_layers, "
                     "attention.spatial_layers and attention.spatiotemporal_layers all 0; set one of them, or "
                     "attention.backend=full");
+}
+
+void VmobaConfig::check_mean_heads() const {
+  VMOBA_CHECK_INPUT(
+      mean_heads.empty() || remainder != Remainder::kNone,
+      "expected no attention.mean_heads with attention.remainder=none, which takes no means, found {}; set "
+      "attention.remainder=one_softmax or remove attention.mean_heads",
+      fmt::join(mean_heads, ", "));
+  for (const std::string& text : mean_heads)
+    VMOBA_CHECK_INPUT(head_of_layer(text),
+                      "expected a layer and a head in attention.mean_heads, as \"3:0\", found '{}'", text);
 }
 
 void VmobaConfig::check_score() const {
@@ -213,6 +229,16 @@ void VmobaConfig::check_score() const {
                     "expected attention.least_blocks to be 1 with attention.select={} and attention.pool={}, found {}; "
                     "set attention.pool to head_global or overall, or remove attention.least_blocks",
                     choice_word(select), choice_word(pool), least_blocks);
+}
+
+std::optional<HeadOfLayer> head_of_layer(const std::string& text) {
+  HeadOfLayer out{};
+  const char* const end = text.data() + text.size();
+  const auto layer = std::from_chars(text.data(), end, out.layer);
+  if (layer.ec != std::errc() || layer.ptr == end || *layer.ptr != ':') return std::nullopt;
+  const auto head = std::from_chars(layer.ptr + 1, end, out.head);
+  if (head.ec != std::errc() || head.ptr != end || out.layer < 0 || out.head < 0) return std::nullopt;
+  return out;
 }
 
 double VmobaRule::blocks_per_query(int64_t blocks) const {

@@ -2,6 +2,7 @@
 #pragma once
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -55,6 +56,7 @@ struct VmobaConfig {
   Remainder remainder = Remainder::kNone;
   std::vector<int64_t> remainder_block = {0, 0, 0};
   RemainderBeta remainder_beta = RemainderBeta::kZero;
+  std::vector<std::string> mean_heads;  // "layer:head", of the network
   Score score = Score::kGate;
   std::vector<int64_t> gate_block = {0, 0, 0};
   int64_t least_blocks = 1;
@@ -69,6 +71,7 @@ struct VmobaConfig {
 
  private:
   void apply(Preset preset);
+  void check_mean_heads() const;
   void check_score() const;
 };
 
@@ -82,6 +85,7 @@ struct VmobaRule {
   Remainder remainder = Remainder::kNone;
   std::array<int64_t, 3> remainder_block = {0, 0, 0};  // chunk inside a block; 0: the block's whole extent
   bool learns_beta = false;                            // the remainder's beta is Method::learnt; else it is 0
+  std::vector<int64_t> mean_heads = {};                // that attend their own blocks alone, the others by means
   Score score = Score::kGate;
   std::array<int64_t, 3> gate_block = {0, 0, 0};  // of shares; as remainder_block
   int64_t least_blocks = 1;  // that a chooser attends at least, its own counted; of kHeadGlobal and kOverall
@@ -91,6 +95,12 @@ struct VmobaRule {
   // asks for a part of one.
   double blocks_per_query(int64_t blocks) const;
 };
+// An entry of mean_heads; nothing where the text is none.
+struct HeadOfLayer {
+  int64_t layer, head;
+};
+std::optional<HeadOfLayer> head_of_layer(const std::string& text);
+
 VmobaRule& vmoba_rule(LayerAttention& layer);
 const VmobaRule& vmoba_rule(const LayerAttention& layer);
 

@@ -167,6 +167,7 @@ Selection select_tiles(const BlockProblem& problem, const at::Tensor& q, const a
     const at::Tensor mask_BNCU = select_samples(who, rule, gate_BNCU, hashed.one_more_NU);
     out.mask.tiles_BNUC = mask_BNCU.transpose(2, 3).to(at::kByte).contiguous();
   }
+  leave_to_means(problem, out.mask);
   if (whole_block_means(rule)) out.means = block_means(call, problem, out, k_BNCD, learnt);
   return out;
 }
@@ -205,6 +206,7 @@ Selection vmoba_select_native(const BlockProblem& problem, const at::Tensor& q_B
   }
   if (!has_kernel(rule)) {
     out.mask = select_without_kernel(problem, gates.gate_BNCS, hashed);
+    leave_to_means(problem, out.mask);
     return out;
   }
   if (hashed.gate_NCU.defined()) {
@@ -221,6 +223,7 @@ Selection vmoba_select_native(const BlockProblem& problem, const at::Tensor& q_B
     const int64_t words = rows_1NEW.size(3);  // of text there may be more, which both have
     out.mask.words_BNEW.slice(3, 0, words).bitwise_or_(more_BNEW.slice(3, 0, words).bitwise_and_(rows_1NEW));
   }
+  leave_to_means(problem, out.mask);
   return out;
 }
 

@@ -1,5 +1,6 @@
 #include "attention/vmoba/vmoba.h"
 
+#include <ATen/ops/one_hot.h>
 #include <ATen/ops/stack.h>
 
 #include <algorithm>
@@ -47,6 +48,9 @@ void plan(const std::any& part, int64_t index, double sparsity, LayerAttention& 
   rule.remainder = config.remainder;
   std::copy_n(config.remainder_block.begin(), 3, rule.remainder_block.begin());
   rule.learns_beta = config.remainder_beta == RemainderBeta::kLearnt;
+  for (const std::string& text : config.mean_heads)
+    if (const auto place = head_of_layer(text); place && place->layer == layer.index)
+      rule.mean_heads.push_back(place->head);
   rule.score = config.score;
   std::copy_n(config.gate_block.begin(), 3, rule.gate_block.begin());
   rule.least_blocks = config.least_blocks;
@@ -113,6 +117,7 @@ Selection select(const BlockProblem& problem, const at::Tensor& q_BZND, const at
         select_samples(who, rule, at::stack(of_sample), hashed.one_more_NU).transpose(2, 3).to(at::kByte).contiguous();
   else
     mask = BlockMask::of(at::stack(of_sample), problem.text_tokens);
+  leave_to_means(problem, mask);
   return {std::move(mask)};
 }
 
@@ -152,6 +157,20 @@ std::string heads_select_together(const LayerAttention& layer) {
 }
 
 }  // namespace
+
+void leave_to_means(const BlockProblem& problem, BlockMask& mask) {
+  const at::Tensor& words = mask.tiles_BNUC.defined() ? mask.tiles_BNUC : mask.words_BNEW;
+  for (const int64_t head : vmoba_rule(problem.layer).mean_heads) {
+    const int64_t here = head - problem.layer.first_head;
+    if (here < 0 || here >= words.size(1)) continue;  // another rank's
+    const at::Tensor own_UC = at::one_hot(choosers(problem).block_of.to(at::kLong), problem.tables->blocks);
+    if (mask.tiles_BNUC.defined())
+      mask.tiles_BNUC.select(1, here).copy_(own_UC);
+    else
+      mask.words_BNEW.select(1, here).copy_(
+          BlockMask::of(own_UC.t().to(at::kBool).unsqueeze(0).unsqueeze(0), problem.text_tokens).words_BNEW[0][0]);
+  }
+}
 
 const Method& vmoba_method() {
   static const Method row = [] {

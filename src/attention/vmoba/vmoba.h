@@ -60,6 +60,9 @@ at::Tensor select_samples(Choosers who, VmobaRule rule, const at::Tensor& gate_B
 // The same of tokens.
 at::Tensor select_NCS(const PartitionTables& tables, const VmobaRule& rule, const at::Tensor& gate_NCS);
 
+// Takes all but their own blocks from VmobaRule::mean_heads.
+void leave_to_means(const BlockProblem& problem, BlockMask& mask);
+
 // The means of the blocks that a query does not attend, in tensor operations; null where the layer has no remainder.
 const ExtraBranch* remainder_branch(const LayerAttention& layer);
 // How many means there are.
