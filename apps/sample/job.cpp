@@ -140,7 +140,7 @@ void check_image(const std::string& path) {
 void check_rate(const std::string& path, double fps) {
   constexpr double kFastestGif = 50;
   VMOBA_CHECK_INPUT(
-      !fs::path(path).extension() == ".gif" || fps <= kFastestGif,
+      fs::path(path).extension() != ".gif" || fps <= kFastestGif,
       "sample.fps: expected at most {} for '{}', whose frames last hundredths of a second, found {}; write "
       ".mp4",
       kFastestGif, path, fps);
