@@ -3,27 +3,27 @@
 
 python scripts/check_comfyui.py COMFYUI [PROGRAMS]    COMFYUI: a checkout of ComfyUI; PROGRAMS: build/bin
 
-Needs what ComfyUI imports, diffusers and accelerate. Makes small random Wan transformers (what ComfyUI takes for
-granted, such as heads of 128, is as published), converts them with vmoba-convert, trains LoRAs with vmoba-train, and
-loads all as ComfyUI's nodes do. Ends with "all holds", or with an error and exit code 1. It looks at:
+Needs what ComfyUI imports, diffusers and accelerate. Makes small random transformers of Wan and HunyuanVideo (what
+ComfyUI takes for granted, such as heads of 128, is as published), converts them with vmoba-convert, trains LoRAs with
+vmoba-train, and loads all as ComfyUI's nodes do. Ends with "all holds", or with an error and exit code 1. It looks at:
 
-- vmoba-convert --layout comfyui, all kinds of Wan, fp32 and bf16: recognised, every tensor used and none missing, the
-  output that of diffusers; ComfyUI's scaled fp8 widened: the output that ComfyUI has from the fp8 file
-- LoRA files comfyui and kohya, of one transformer and of two experts: every tensor of the file used, none unknown,
-  patched weights those of vmoba-convert --lora, the output that of diffusers and of vmoba-sample --checkpoint
+- vmoba-convert --layout comfyui, all kinds of Wan and HunyuanVideo (check_comfyui_hunyuan.py; 1.5 where the checkout
+  knows it), fp32 and bf16: recognised, every tensor used and none missing, the output that of diffusers; ComfyUI's
+  scaled fp8 of Wan widened: the output that ComfyUI has from the fp8 file
+- LoRA files comfyui and, of Wan, kohya, of one transformer and of two experts: every tensor of the file used, none
+  unknown, patched weights those of vmoba-convert --lora, the output that of diffusers and of vmoba-sample --checkpoint
 """
-import logging
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import torch
+from check_comfyui_hunyuan import check_hunyuan
+from comfyui_loaders import (OUTPUT_TOLERANCE, SOURCE, STRENGTH, WEIGHT_TOLERANCE, ComfyUi, require, require_close, run)
 from diffusers import WanTransformer3DModel
 from random_wan import randomise
 from safetensors.torch import load_file, save_file
 
-SOURCE = Path(__file__).resolve().parent.parent
 COMMON = dict(num_attention_heads=2, attention_head_dim=128, ffn_dim=320, num_layers=2)
 KINDS = {"t2v": dict(in_channels=16, out_channels=16),
          "i2v": dict(in_channels=36, out_channels=16, image_dim=1280, added_kv_proj_dim=256),
@@ -31,57 +31,6 @@ KINDS = {"t2v": dict(in_channels=16, out_channels=16),
          "ti2v": dict(in_channels=48, out_channels=48)}
 MODEL_CLASS = {"t2v": "WAN21", "i2v": "WAN21", "flf2v": "WAN21", "ti2v": "WAN22"}
 MODULES = {"t2v": 10, "i2v": 12}  # of a block: q, k, v, o of both attentions, feed-forward, k and v of the image
-STRENGTH = 0.8
-# fp32, other orders of additions; timesteps of 1000 have angles that are known to 6e-5.
-OUTPUT_TOLERANCE, WEIGHT_TOLERANCE = 2e-5, 1e-6
-
-
-def import_comfyui(folder):
-    sys.path.insert(0, folder)
-    sys.argv[1:] = ["--cpu"]
-    import comfy.options
-    comfy.options.enable_args_parsing()
-    import comfy.model_management
-    import comfy.sd
-    import comfyui_version
-    print("ComfyUI", comfyui_version.__version__)
-    return comfy
-
-
-class Heard(logging.Handler):
-    """What ComfyUI says while it loads."""
-
-    def __enter__(self):
-        self.messages, self.root = [], logging.getLogger()
-        self.before, self.root.handlers = self.root.handlers, [self]
-        self.root.setLevel(logging.INFO)
-        return self
-
-    def emit(self, record):
-        self.messages.append((record.levelno, record.getMessage()))
-
-    def __exit__(self, *error):
-        self.root.handlers = self.before
-        self.root.setLevel(logging.WARNING)
-
-    def complaints(self):
-        return [text for level, text in self.messages if level >= logging.WARNING or "left over" in text]
-
-
-def require(condition, *what):
-    if not condition:
-        raise SystemExit(" ".join(str(w) for w in ("does not hold:",) + what))
-
-
-def require_close(found, expected, tolerance, what):
-    error = float((found.float() - expected.float()).abs().max() / expected.float().abs().max())
-    print(f"{what}: {error:.1e}")
-    require(error <= tolerance, what, "differs by", error)
-
-
-def run(*command):
-    result = subprocess.run([str(c) for c in command], cwd=SOURCE, capture_output=True, text=True)
-    require(result.returncode == 0, *command, result.stdout, result.stderr)
 
 
 def inputs(kind):
@@ -107,34 +56,14 @@ def velocity_of_diffusers(folder, kind, sigma):
     return model(latents, torch.tensor([1000 * sigma]), given["prompt_embeds"], image, return_dict=False)[0]
 
 
-class ComfyUi:
-    def __init__(self, folder):
-        self.comfy = import_comfyui(folder)
+def model(comfyui, file, kind):
+    return comfyui.model(file, MODEL_CLASS[kind])
 
-    def model(self, file, kind):
-        """As UNETLoader does it, in fp32."""
-        with Heard() as heard:
-            patcher = self.comfy.sd.load_diffusion_model(str(file), model_options={"dtype": torch.float32})
-        require(not heard.complaints(), file, heard.complaints())
-        require(type(patcher.model).__name__ == MODEL_CLASS[kind], file, "is taken for", type(patcher.model).__name__)
-        return patcher
 
-    def with_lora(self, patcher, file, strength):
-        """As LoraLoaderModelOnly does it; what was complained of, and the patched model."""
-        lora = self.comfy.utils.load_torch_file(str(file), safe_load=True)
-        with Heard() as heard:
-            patched, _ = self.comfy.sd.load_lora_for_models(patcher, None, lora, strength, 0)
-        return heard.complaints(), patched
-
-    @torch.no_grad()
-    def velocity(self, patcher, kind, sigma):
-        """As a sampler gets it; leaves the weights patched."""
-        self.comfy.model_management.load_models_gpu([patcher], force_patch_weights=True)
-        given = inputs(kind)
-        extra = {"clip_fea": given["image_embeds"]} if "image_embeds" in given else {}
-        denoised = patcher.model.apply_model(given["latents"], torch.tensor([sigma]), c_concat=given.get("condition"),
-                                             c_crossattn=given["prompt_embeds"], **extra)
-        return (given["latents"] - denoised) / sigma
+def velocity_of(comfyui, patcher, kind, sigma):
+    given = inputs(kind)
+    extra = {"clip_fea": given["image_embeds"]} if "image_embeds" in given else {}
+    return comfyui.velocity(patcher, given["latents"], sigma, given["prompt_embeds"], given.get("condition"), **extra)
 
 
 def train(programs, folder, name, kind, weights, *overrides):
@@ -172,8 +101,8 @@ def check_scaled_fp8(comfyui, programs, folder, kind):
     fp8, widened = folder / "fp8_scaled.safetensors", folder / "widened.safetensors"
     save_file(tensors, fp8)
     run(programs / "vmoba-convert", fp8, widened, "--layout", "comfyui", "--dtype", "fp32")
-    require_close(comfyui.velocity(comfyui.model(widened, kind), kind, 0.7),
-                  comfyui.velocity(comfyui.model(fp8, kind), kind, 0.7),
+    require_close(velocity_of(comfyui, model(comfyui, widened, kind), kind, 0.7),
+                  velocity_of(comfyui, model(comfyui, fp8, kind), kind, 0.7),
                   OUTPUT_TOLERANCE, f"{kind}, scaled fp8 widened and as ComfyUI has it")
 
 
@@ -181,12 +110,12 @@ def check_weights(comfyui, programs, folder, kind):
     run(programs / "vmoba-convert", folder / kind, folder / f"{kind}.safetensors", "--layout", "comfyui")
     run(programs / "vmoba-convert", folder / kind, folder / f"{kind}_bf16.safetensors", "--layout", "comfyui",
         "--dtype", "bf16")
-    patcher = comfyui.model(folder / f"{kind}.safetensors", kind)
+    patcher = model(comfyui, folder / f"{kind}.safetensors", kind)
     for sigma in (0.3, 1.0):
-        require_close(comfyui.velocity(patcher, kind, sigma), velocity_of_diffusers(folder / kind, kind, sigma),
+        require_close(velocity_of(comfyui, patcher, kind, sigma), velocity_of_diffusers(folder / kind, kind, sigma),
                       OUTPUT_TOLERANCE, f"{kind}, timestep {1000 * sigma:.0f}, ComfyUI and diffusers")
     check_scaled_fp8(comfyui, programs, folder, kind)
-    half = comfyui.model(folder / f"{kind}_bf16.safetensors", kind).model.state_dict()
+    half = model(comfyui, folder / f"{kind}_bf16.safetensors", kind).model.state_dict()
     for name, tensor in patcher.model.state_dict().items():
         if name.startswith("diffusion_model."):
             require(torch.equal(half[name], tensor.bfloat16().float()), kind, "in bf16:", name)
@@ -200,13 +129,13 @@ def check_lora(comfyui, programs, folder, kind, weights, file):
     run(programs / "vmoba-convert", weights, merged, "--layout", "comfyui", "--lora", file, "--lora-strength", STRENGTH)
     run(programs / "vmoba-convert", weights, folder / "merged", "--layout", "diffusers", "--lora", file,
         "--lora-strength", STRENGTH)
-    base = comfyui.model(plain, kind)
+    base = model(comfyui, plain, kind)
     complaints, patched = comfyui.with_lora(base, file, STRENGTH)
     require(not complaints, name, complaints[:3])
     modules = 2 * MODULES[kind]
     require(len(patched.patches) == modules, name, len(patched.patches), "weights patched, expected", modules)
-    before = comfyui.velocity(base, kind, 0.7)
-    found = comfyui.velocity(patched, kind, 0.7)
+    before = velocity_of(comfyui, base, kind, 0.7)
+    found = velocity_of(comfyui, patched, kind, 0.7)
     expected = {k.removeprefix("model."): v for k, v in load_file(merged).items()}
     weights_of = patched.model.state_dict()
     worst = max(float((weights_of[k] - v).abs().max() / v.abs().max()) for k, v in expected.items())
@@ -215,7 +144,7 @@ def check_lora(comfyui, programs, folder, kind, weights, file):
     require_close(found, velocity_of_diffusers(folder / "merged", kind, 0.7), OUTPUT_TOLERANCE,
                   f"{name}, ComfyUI with the LoRA and diffusers with merged weights")
     require((found - before).abs().max() > 1e-2 * before.abs().max(), name, "changes nothing")
-    full_strength = comfyui.velocity(comfyui.with_lora(base, file, 1.0)[1], kind, 1.0)
+    full_strength = velocity_of(comfyui, comfyui.with_lora(base, file, 1.0)[1], kind, 1.0)
     comfyui.comfy.model_management.unload_all_models()
     return full_strength
 
@@ -232,7 +161,7 @@ def check_sample(programs, folder, checkpoint, velocity):
                   "t2v, vmoba-sample --checkpoint and ComfyUI with the LoRA")
 
 
-def check_all(comfyui, programs, folder):
+def check_wan(comfyui, programs, folder):
     for seed, (kind, settings) in enumerate(KINDS.items()):
         torch.manual_seed(seed)
         randomise(WanTransformer3DModel(**COMMON, **settings)).save_pretrained(folder / kind)
@@ -242,7 +171,7 @@ def check_all(comfyui, programs, folder):
     for format in ("comfyui", "kohya"):
         velocity = check_lora(comfyui, programs, folder, "t2v", folder / "t2v", lora / f"lora/{format}.safetensors")
     check_sample(programs, folder, lora, velocity)
-    complaints, patched = comfyui.with_lora(comfyui.model(folder / "t2v.safetensors", "t2v"),
+    complaints, patched = comfyui.with_lora(model(comfyui, folder / "t2v.safetensors", "t2v"),
                                             lora / "lora/diffusers.safetensors", 1.0)
     print(f"diffusers.safetensors: {len(patched.patches)} weights patched, {len(complaints)} tensors not loaded")
     for format in ("comfyui", "kohya"):  # and what vmoba-convert makes of it
@@ -270,6 +199,8 @@ def check_all(comfyui, programs, folder):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     checkout, binaries = sys.argv[1], Path(sys.argv[2] if len(sys.argv) > 2 else SOURCE / "build/bin").resolve()
-    with tempfile.TemporaryDirectory() as temporary:
-        check_all(ComfyUi(checkout), binaries, Path(temporary))
+    comfyui = ComfyUi(checkout)
+    for check in (check_wan, check_hunyuan):
+        with tempfile.TemporaryDirectory() as temporary:
+            check(comfyui, binaries, Path(temporary))
     print("all holds")
