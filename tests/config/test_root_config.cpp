@@ -114,7 +114,7 @@ TEST_CASE("the plan and the log say how many captions are cut") {
 
 TEST_CASE("samples are as published where the user does not say: HunyuanVideo 1.5, step-distilled too") {
   const auto sample = [](const std::string& weights, std::vector<std::string> keys = {}) {
-    keys.insert(keys.begin(), {"model.architecture=hunyuan_video_15", "model.task=i2v",
+    keys.insert(keys.begin(), {"model.architecture=hunyuan_video_15", "model.task=i2v", "text.dim=12",
                                "model.weights=" VMOBA_FIXTURES "/model/" + weights});
     return load_root_config("", keys).sample;
   };
