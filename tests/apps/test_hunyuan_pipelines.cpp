@@ -74,6 +74,48 @@ class Parts {
   std::vector<nlohmann::json> jobs_;
 };
 
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+  for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size()))
+    text.replace(at, from.size(), to);
+  return text;
+}
+
+// The commands of docs/pretrained.md for HunyuanVideo, but the download and the copy into ComfyUI's folder.
+std::string published_commands() {
+  const std::string page = read_text(VMOBA_SOURCE_DIR "/docs/pretrained.md"), fence = "```\n";
+  const size_t begin = page.find(fence + "hf download hunyuanvideo-community/HunyuanVideo ");
+  REQUIRE(begin != std::string::npos);
+  std::istringstream lines(page.substr(begin + fence.size()));
+  std::string out;
+  for (std::string line; std::getline(lines, line) && line != "```";)
+    if (!line.starts_with("hf ") && !line.starts_with("cp ")) out += line + "\n";
+  return out;
+}
+
+// Runs them on small parts, three steps in place of 2,000; the first training stops behind the second.
+void run_published(const Parts& parts, bool first) {
+  std::string run = read_text(parts.path("run.yaml"));
+  run = replaced(run, "run:\n", "run:\n  dir: published/run\n");
+  run = replaced(run, "cache:\n  dir: " + parts.path("cache") + "\n", "");
+  std::ofstream(parts.path("published.yaml")) << replaced(run, "checkpoint_every: 3", "checkpoint_every: 1");
+  std::string commands = replaced(published_commands(), "build/bin/", VMOBA_BIN_DIR "/");
+  commands = replaced(commands, "configs/hunyuan_video_lora.yaml", "published.yaml");
+  commands = replaced(commands, "models/HunyuanVideo/", "");
+  commands = replaced(commands, "runs/hunyuan_video_lora/checkpoint-2000", "published/run/checkpoint-3");
+  commands = replaced(commands, " cache.dir=cache\n" VMOBA_BIN_DIR "/vmoba-train",
+                      " cache.dir=cache train.steps=2\n" VMOBA_BIN_DIR "/vmoba-train");
+  commands = replaced(commands, "vmoba-encode --config published.yaml cache.dir=cache train.steps=2",
+                      "vmoba-encode --config published.yaml cache.dir=cache");
+  if (!first) commands = replaced(commands, "--architecture hunyuan_video", "--architecture hunyuan_video_15");
+  REQUIRE(contains(commands, "--resume latest"));
+  const std::string log = must_run({"bash", "-e", "-c", "cd '" + parts.path("") + "'\n" + commands});
+  INFO(log);
+  CHECK(contains(log, "everything that a run needs is there"));
+  for (const char* made : {"fox.mp4", "kohya.safetensors", "merged.safetensors", "merged/config.json",
+                           "published/run/checkpoint-2/lora/comfyui.safetensors"})
+    CHECK(std::filesystem::exists(parts.path(made)));
+}
+
 // From prompt to file, and with a LoRA trained from the cache.
 void check_pipeline(const std::string& kind) {
   Parts parts(kind);
@@ -109,6 +151,27 @@ TEST_CASE("HunyuanVideo 1.5 text to video, every part") {
 
 TEST_CASE("HunyuanVideo 1.5 image to video, every part") {
   check_pipeline("i2v_15");
+}
+
+TEST_CASE("HunyuanVideo 1.5 image to video with step-distilled weights, every part") {
+  check_pipeline("i2v_meanflow_15");
+}
+
+TEST_CASE("the published commands of HunyuanVideo, one after the other, 1.0 and 1.5") {
+  for (const std::string kind : {"t2v", "t2v_15"}) {
+    Parts parts(kind);
+    run_published(parts, kind == "t2v");
+    const std::string checkpoint = parts.path("published/run/checkpoint-3");
+    const std::string lora = checkpoint + "/lora/diffusers.safetensors";
+    parts.sample(kQuotes, {"--checkpoint", checkpoint}, lora);
+    // A single file says nothing of the rotation, which published models have in common.
+    for (const char* merged : {"merged", "merged.safetensors"})
+      parts.sample(kQuotes,
+                   parts.config() + Strings{"model.weights=" + parts.path(merged), "model.rope_axes=[4, 2, 2]"}, lora);
+    // Stopped and resumed is what one run makes.
+    CHECK(read_text(lora) == read_text(parts.train("at_once", /*from_cache=*/true) + "/lora/diffusers.safetensors"));
+    parts.compare();
+  }
 }
 
 TEST_CASE("HunyuanVideo image to video: a text encoder that does not fit the task is refused") {
