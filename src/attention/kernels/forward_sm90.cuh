@@ -378,18 +378,6 @@ __device__ __forceinline__ void finish_rows(RowState<T>& state, const float (&ma
   }
 }
 
-// The assembler moves a wgmma wait up past everything that touches no memory, here in front of the exponentials, which
-// then no longer overlap the products. A store that depends on their sum, and never happens (arithmetic gives no such
-// NaN), holds the wait back.
-__device__ __forceinline__ void keep_before_wait(float sum, uint32_t address) {
-  asm volatile(
-      "{\n.reg .pred p;\n"
-      "setp.eq.u32 p, %0, 0x7FA55A5A;\n"
-      "@p st.shared.u32 [%1], %0;\n}\n" ::"r"(__float_as_uint(sum)),
-      "r"(address)
-      : "memory");
-}
-
 template <class T>
 __device__ __forceinline__ void release(uint64_t& object) {
   if (threadIdx.x % 32 == 0) hopper::mbarrier_arrive(barrier(object));
@@ -468,7 +456,7 @@ __device__ __forceinline__ void attend(const AttendParams& params, SharedStorage
       const float sum[2] = {state.sum[0], state.sum[1]};
       softmax(state, first, item.keys - (tiles - 1) * T::kKeyTile, scale_log2, rescale);
       hopper::wgmma_fence_operand(state.scores);
-      keep_before_wait(state.sum[0] + state.sum[1], hopper::smem_address(&shared.never_written));
+      hopper::keep_before_wait(state.sum[0] + state.sum[1], hopper::smem_address(&shared.never_written));
       end_output(values);
       pack_probabilities(state);
       if (first) {

@@ -64,6 +64,11 @@ __device__ __forceinline__ void mbarrier_arrive_expect(uint32_t barrier, uint32_
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
+// Bytes to wait for, without an arrival.
+__device__ __forceinline__ void mbarrier_expect(uint32_t barrier, uint32_t bytes) {
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;\n" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
 __device__ __forceinline__ bool mbarrier_try_wait(uint32_t barrier, uint32_t parity) {
   uint32_t done;
   asm volatile(
@@ -253,6 +258,18 @@ template <int Count>
 __device__ __forceinline__ void wgmma_fence_operand(float (&registers)[Count]) {
 #pragma unroll
   for (int i = 0; i < Count; ++i) asm volatile("" : "+f"(registers[i])::"memory");
+}
+
+// The assembler moves a wgmma wait up past everything that touches no memory, say in front of exponentials, which then
+// no longer overlap the products. A store that depends on their sum, and never happens (arithmetic gives no such NaN),
+// holds the wait back.
+__device__ __forceinline__ void keep_before_wait(float sum, uint32_t address) {
+  asm volatile(
+      "{\n.reg .pred p;\n"
+      "setp.eq.u32 p, %0, 0x7FA55A5A;\n"
+      "@p st.shared.u32 [%1], %0;\n}\n" ::"r"(__float_as_uint(sum)),
+      "r"(address)
+      : "memory");
 }
 
 // Descriptor of an operand whose K runs along a panel's columns (64 of them): rows are M or N, one after the other.

@@ -4,6 +4,8 @@
 // with keys on the M side, so that P^T and dS^T are register operands. One warpgroup a block of threads, two on a
 // multiprocessor, which hide each other's arithmetic. Means are pieces of keys too (with every video row in their
 // list); they go first, so that a key's own gradient can take its mean's share on its way out.
+#include <algorithm>
+
 #include "attention/kernels/tile_backward.cuh"
 
 namespace vmoba::kernels {
@@ -11,14 +13,28 @@ namespace backward_tiles {
 namespace {
 
 constexpr int kStages = 2;
+constexpr int kSumBarrier = 1;
 
-// D = 64 has too few columns for two warpgroups to share dq.
-bool in_pairs(const TileShape& s) {
-  return s.key_pairs > 0 && s.head_dim == 128;
+// Parts of the rows that share the work of the means, a piece each at least: as many as fill the multiprocessors of an
+// H100 or H200 evenly, within `kMeanBytes`.
+int mean_parts(const TileShape& s) {
+  constexpr int64_t kMeanBytes = int64_t(128) << 20;
+  constexpr int kMaxParts = 16, kSetUpSteps = 4;
+  const int64_t heads = int64_t(s.batch) * s.heads, of_a_part = 2 * heads * s.blocks * s.head_dim * 4;
+  const int64_t slots = in_pairs(s) ? 132 : 264, items = heads * (in_pairs(s) ? mean_pairs(s) : s.mean_pieces());
+  int best = 1;
+  int64_t least = INT64_MAX;
+  for (int parts = 1; parts <= std::min(kMaxParts, s.video_pieces); ++parts) {
+    if (parts > 1 && parts * of_a_part > kMeanBytes) break;
+    const int64_t waves = (items * parts + slots - 1) / slots;
+    const int64_t steps = waves * ((s.video_pieces + parts - 1) / parts + kSetUpSteps);
+    if (steps < least) least = steps, best = parts;
+  }
+  return best;
 }
 
 Workspace carve(const TileShape& s, bool means, void* base) {
-  const int64_t heads = int64_t(s.batch) * s.heads, rows = heads * s.pieces() * kPieceRows;
+  const int64_t heads = int64_t(s.batch) * s.heads, rows = heads * s.row_groups() * kGroupRows;
   int64_t used = 0;
   const auto take = [&](int64_t bytes) {
     char* at = static_cast<char*>(base) + used;
@@ -27,13 +43,15 @@ Workspace carve(const TileShape& s, bool means, void* base) {
   };
   Workspace w;
   w.dout = reinterpret_cast<__nv_bfloat16*>(take(heads * s.tokens() * s.head_dim * 2));
-  w.dq = reinterpret_cast<float*>(take(in_pairs(s) ? rows * s.head_dim * 4 : 0));
+  w.dq = in_pairs(s) ? reinterpret_cast<float*>(take(rows * s.head_dim * 4)) : nullptr;
   w.lse2 = reinterpret_cast<float*>(take(rows * 4));
   w.delta = reinterpret_cast<float*>(take(rows * 4));
-  const int64_t of_means = means ? kMeanParts * heads * s.blocks * s.head_dim * 4 : 0;
+  w.next = reinterpret_cast<uint32_t*>(take(2 * sizeof(uint32_t)));
+  w.mean_parts = means ? mean_parts(s) : 0;
+  const int64_t of_means = w.mean_parts * heads * s.blocks * s.head_dim * 4;
   w.mean_dk = reinterpret_cast<float*>(take(of_means));
   w.mean_dv = reinterpret_cast<float*>(take(of_means));
-  w.mean_dbias = reinterpret_cast<float*>(take(means ? kMeanParts * heads * s.mean_pieces() * 4 : 0));
+  w.mean_dbias = reinterpret_cast<float*>(take(w.mean_parts * heads * s.mean_pieces() * 4));
   w.bytes = used;
   return w;
 }
@@ -50,7 +68,8 @@ struct Storage {
   uint64_t keys_full, rows_full[kStages], step_done;
 };
 
-// ---- before: dout into permuted order, statistics of every padded row -----------------------------------------------
+// ---- before: dout into permuted order, statistics of every padded row, sums of dq at zero
+// ---------------------------
 
 template <int D>
 __global__ void __launch_bounds__(kThreads) prepare_kernel(const __grid_constant__ Params params) {
@@ -59,9 +78,16 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(const __grid_constant
   constexpr int kLanes = D / 8, kRows = kThreads / kLanes;
   const int piece = blockIdx.x, head = blockIdx.y, lane = threadIdx.x % kLanes;
   const Piece own = piece_at(args.partition, piece);
-  const int64_t padded = (int64_t(head) * s.pieces() + piece) * kPieceRows;
+  const int64_t padded = (int64_t(head) * s.row_groups() + first_group(s, piece, own)) * kGroupRows;
+  const int rows = s.packed ? own.rows : kPieceRows;
+  if (piece == 0 && head == 0 && threadIdx.x < 2) params.work.next[threadIdx.x] = 0;
+  if (params.work.dq != nullptr) {
+    float4* sums = reinterpret_cast<float4*>(params.work.dq + padded * D);
+#pragma unroll 4
+    for (int i = threadIdx.x; i < rows * D / 4; i += kThreads) sums[i] = make_float4(0, 0, 0, 0);
+  }
 #pragma unroll 2
-  for (int row = threadIdx.x / kLanes; row < kPieceRows; row += kRows) {
+  for (int row = threadIdx.x / kLanes; row < rows; row += kRows) {
     float product = 0, lse2 = INFINITY;
     if (row < own.rows) {
       const int64_t token = tile_token(s, args.partition, own.begin + row);
@@ -91,7 +117,7 @@ template <class C, bool kMeans>
 class Work {
  public:
   using S = Storage<C>;
-  static constexpr int kColumns = C::kColumns, kGradients = C::kGradients;
+  static constexpr int kGradients = C::kGradients;
 
   __device__ __forceinline__ Work(const Params& params, S& shared)
       : params_(params), args_(params.args), shape_(params.args.shape), shared_(shared) {}
@@ -103,7 +129,6 @@ class Work {
     find_rows();
     const int begin = kMeans ? piece_ * kPieceRows : piece_at(args_.partition, piece_).begin;
     const int keys = kMeans ? min(kPieceRows, shape_.blocks - begin) : piece_at(args_.partition, piece_).rows;
-    if (kMeans && count_ == 0) return store_nothing(begin, keys);
     if (threadIdx.x == 0) {
       load_keys(begin);
       for (int i = 0; i < kStages; ++i) {
@@ -120,7 +145,7 @@ class Work {
  private:
   __device__ __forceinline__ void find_rows() {
     if (kMeans) {
-      const auto begin_of = [&](int part) { return int(int64_t(shape_.video_pieces) * part / kMeanParts); };
+      const auto begin_of = [&](int part) { return int(int64_t(shape_.video_pieces) * part / int(gridDim.y)); };
       first_ = begin_of(int(blockIdx.y));
       count_ = begin_of(int(blockIdx.y) + 1) - first_;
       return;
@@ -166,6 +191,7 @@ class Work {
     for (int i = 0; i < kGradients; ++i) dk[i] = dv[i] = 0;
     const float scale_log2 = args_.scale * kLog2E;
     const int lane = threadIdx.x % 32;
+    look_up_keys(begin, keys);
     hp::mbarrier_wait(address_of(&shared_.keys_full), 0);
     hp::mbarrier_wait(address_of(&shared_.rows_full[0]), 0);
     hp::wgmma_fence();
@@ -182,7 +208,7 @@ class Work {
       multiply_rows<C>(dp, address_of(shared_.v), dout);
       hp::wgmma_commit();
       float added[2];
-      add_to_scores(added, begin, keys, step);
+      add_to_scores(added, step);
       uint32_t p[4][4], ds[4][4];
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
@@ -250,56 +276,43 @@ class Work {
 
   // What this thread's two keys add to their scores: nothing, the logarithm of what a mean stands for, or the end of
   // all for a key of another piece and the mean of a block that the tile of these rows attends.
-  __device__ __forceinline__ void add_to_scores(float (&added)[2], int begin, int keys, int step) const {
-    const uint8_t* mask = nullptr;
-    if (kMeans) {
-      const int tile = __ldg(args_.partition.piece_tile + first_ + step);
-      mask = args_.lists.mask + (int64_t(head_) * shape_.tiles + tile) * shape_.blocks + begin;
-    }
+  __device__ __forceinline__ void look_up_keys(int begin, int keys) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int key = own_row() + half * 8;
-      added[half] = key < keys ? 0.f : -INFINITY;
-      if (kMeans && key < keys) {
-        const float bias = __ldg(args_.means.bias + int64_t(head_) * shape_.blocks + begin + key) * kLog2E;
-        added[half] = mask[key] == 0 ? bias : -INFINITY;
-      }
+      known_.added[half] = key < keys ? 0.f : -INFINITY;
+      if (kMeans && key < keys)
+        known_.added[half] = __ldg(args_.means.bias + int64_t(head_) * shape_.blocks + begin + key) * kLog2E;
     }
+    if (!kMeans) return;
+    known_.mask = args_.lists.mask + int64_t(head_) * shape_.tiles * shape_.blocks + begin + min(own_row(), keys - 1);
+    known_.mask_step = own_row() + 8 < keys ? 8 : 0;
+    known_.tile = tile_of(0);
+    look_up_mask(0);
+  }
+  __device__ __forceinline__ int tile_of(int step) const {
+    return __ldg(args_.partition.piece_tile + first_ + min(step, count_ - 1));
+  }
+  // Of a step to come: no look-up stands before its scores.
+  __device__ __forceinline__ void look_up_mask(int step) {
+    const uint8_t* mask = known_.mask + int64_t(known_.tile) * shape_.blocks;
+    known_.attended[0] = __ldg(mask), known_.attended[1] = __ldg(mask + known_.mask_step);
+    known_.tile = tile_of(step + 1);
+  }
+  __device__ __forceinline__ void add_to_scores(float (&added)[2], int step) {
+    added[0] = known_.added[0], added[1] = known_.added[1];
+    if (!kMeans) return;
+    if (known_.attended[0]) added[0] = -INFINITY;
+    if (known_.attended[1]) added[1] = -INFINITY;
+    look_up_mask(step + 1);
   }
 
-  __device__ __forceinline__ void store_nothing(int begin, int keys) {
-    const float zeros[kGradients] = {};
-    store_means(begin, keys, zeros, zeros, 0);
-  }
-  // Number of (part of the rows, head).
-  __device__ __forceinline__ int64_t part_head() const {
-    return int64_t(blockIdx.y) * shape_.batch * shape_.heads + head_;
-  }
   __device__ __forceinline__ void store_means(int begin, int keys, const float (&dk)[kGradients],
                                               const float (&dv)[kGradients], float bias_gradient) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int key = own_row() + half * 8;
-      if (key >= keys) continue;
-      const int64_t row = (part_head() * shape_.blocks + begin + key) * kColumns + int(threadIdx.x) % 4 * 2;
-#pragma unroll
-      for (int j = 0; j < kColumns / 8; ++j) {
-        const int at = 4 * j + 2 * half;
-        *reinterpret_cast<float2*>(params_.work.mean_dk + row + 8 * j) =
-            make_float2(dk[at] * args_.scale, dk[at + 1] * args_.scale);
-        *reinterpret_cast<float2*>(params_.work.mean_dv + row + 8 * j) = make_float2(dv[at], dv[at + 1]);
-      }
-    }
-    if (args_.dbias == nullptr) return;
-#pragma unroll
-    for (int i = 16; i > 0; i /= 2) bias_gradient += __shfl_xor_sync(0xffffffffu, bias_gradient, i);
-    if (threadIdx.x % 32 == 0) shared_.bias_gradient[threadIdx.x / 32] = bias_gradient;
-    __syncthreads();
-    if (threadIdx.x != 0) return;
-    float total = 0;
-#pragma unroll
-    for (int i = 0; i < kThreads / 32; ++i) total += shared_.bias_gradient[i];
-    params_.work.mean_dbias[part_head() * shape_.mean_pieces() + piece_] = total;
+    const int64_t part_head = int64_t(blockIdx.y) * shape_.batch * shape_.heads + head_;
+    store_mean_gradients<C>(params_, part_head, begin, keys, dk, dv);
+    const float total = warpgroup_sum(bias_gradient, shared_.bias_gradient, kSumBarrier);
+    if (threadIdx.x == 0) params_.work.mean_dbias[part_head * shape_.mean_pieces() + piece_] = total;
   }
 
   const Params& params_;
@@ -308,6 +321,12 @@ class Work {
   S& shared_;
   int head_ = 0, piece_ = 0, first_ = 0, count_ = 0;
   const uint16_t* list_ = nullptr;  // null: every piece from first_ on
+  struct {
+    float added[2];
+    const uint8_t* mask;  // of this thread's first key, tile 0
+    int mask_step, tile;  // to its second key; of the step to come
+    uint8_t attended[2];  // of the step at hand
+  } known_;
   // Rows to be loaded next and after that: no look-up stands before a load.
   struct {
     int piece, row, next_piece;
@@ -338,8 +357,8 @@ __global__ void __launch_bounds__(kThreads) add_parts_kernel(const __grid_consta
   const int64_t index = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   const auto sum_of = [&](const float* parts, int64_t count) {
     float sum = 0;
-#pragma unroll
-    for (int part = 0; part < kMeanParts; ++part) sum += parts[part * count + index];
+#pragma unroll 4
+    for (int part = 0; part < work.mean_parts; ++part) sum += parts[part * count + index];
     return sum;
   };
   if (index < values) {
@@ -358,26 +377,39 @@ cudaError_t launch_keys(const Params& params, cudaStream_t stream) {
   const auto kernel = keys_kernel<C, kMeans>;
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (error != cudaSuccess) return error;
-  const dim3 grid(unsigned(s.batch * s.heads * (kMeans ? s.mean_pieces() : s.pieces())), kMeans ? kMeanParts : 1);
+  const dim3 grid(unsigned(s.batch * s.heads * (kMeans ? s.mean_pieces() : s.pieces())),
+                  kMeans ? params.work.mean_parts : 1);
   kernel<<<grid, kThreads, kSharedBytes, stream>>>(params);
-  if (kMeans) {
-    const int64_t values = int64_t(s.batch) * s.heads * s.blocks * D;
-    add_parts_kernel<<<unsigned((values + kThreads - 1) / kThreads), kThreads, 0, stream>>>(params);
-  }
+  return cudaGetLastError();
+}
+
+template <int D>
+cudaError_t launch_means(const Params& params, cudaStream_t stream) {
+  const TileShape& s = params.args.shape;
+  const cudaError_t error =
+      in_pairs(s) ? launch_mean_pairs(params, stream) : launch_keys<D, /*kMeans=*/true>(params, stream);
+  if (error != cudaSuccess) return error;
+  const int64_t values = int64_t(s.batch) * s.heads * s.blocks * D;
+  add_parts_kernel<<<unsigned((values + kThreads - 1) / kThreads), kThreads, 0, stream>>>(params);
   return cudaGetLastError();
 }
 
 template <int D>
 cudaError_t encode_maps(Params& params) {
   const TileShape& s = params.args.shape;
-  const auto encode = [&](CUtensorMap* map, const void* data, int64_t rows) {
-    return hp::encode_row_map(map, data, D, rows, s.heads, s.batch, D, rows * D, rows * D * s.heads, kPieceRows);
+  const auto encode = [&](CUtensorMap* map, const void* data, int64_t rows, int box_rows = kPieceRows) {
+    return hp::encode_row_map(map, data, D, rows, s.heads, s.batch, D, rows * D, rows * D * s.heads, box_rows);
   };
   const TileMeans& means = params.args.means;
   cudaError_t error = encode(&params.q_map, params.args.q, s.tokens());
   if (error == cudaSuccess) error = encode(&params.dout_map, params.work.dout, s.tokens());
   if (error == cudaSuccess) error = encode(&params.k_map, params.args.k, s.tokens());
   if (error == cudaSuccess) error = encode(&params.v_map, params.args.v, s.tokens());
+  for (int i = 0; i < 3 && s.packed; ++i) {
+    const int rows = kPieceRows >> (i + 1);
+    if (error == cudaSuccess) error = encode(&params.q_parts[i], params.args.q, s.tokens(), rows);
+    if (error == cudaSuccess) error = encode(&params.dout_parts[i], params.work.dout, s.tokens(), rows);
+  }
   if (means.keys == nullptr) return error;
   if (error == cudaSuccess) error = encode(&params.mean_k_map, means.keys, s.blocks);
   if (error == cudaSuccess) error = encode(&params.mean_v_map, means.values, s.blocks);
@@ -395,16 +427,11 @@ cudaError_t launch(const TileBackwardArgs& args, cudaStream_t stream) {
   if (error != cudaSuccess) return error;
   prepare_kernel<D><<<dim3(unsigned(s.pieces()), unsigned(s.batch * s.heads)), kThreads, 0, stream>>>(params);
   error = cudaGetLastError();
-  if (error == cudaSuccess && means) error = launch_keys<D, true>(params, stream);
+  if (error == cudaSuccess && means) error = launch_means<D>(params, stream);
   if (error != cudaSuccess) return error;
-  if (in_pairs(s)) {
-    const size_t bytes = size_t(s.batch) * s.heads * s.pieces() * kPieceRows * D * sizeof(float);
-    error = means ? launch_rows<D>(params, /*means_alone=*/true, stream)
-                  : cudaMemsetAsync(params.work.dq, 0, bytes, stream);
-    return error == cudaSuccess ? launch_pairs(params, stream) : error;
-  }
-  error = launch_keys<D, false>(params, stream);
-  return error == cudaSuccess ? launch_rows<D>(params, /*means_alone=*/false, stream) : error;
+  if (in_pairs(s)) return launch_pairs(params, stream);
+  error = launch_keys<D, /*kMeans=*/false>(params, stream);
+  return error == cudaSuccess ? launch_rows<D>(params, stream) : error;
 }
 
 }  // namespace

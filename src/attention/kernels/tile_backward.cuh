@@ -15,22 +15,26 @@ namespace hp = hopper;
 
 constexpr int kThreads = 128;
 constexpr float kLog2E = 1.4426950408889634f;
-constexpr int kMeanParts = 8;  // of the rows: pieces of means are few and have every row in their lists
+constexpr int kPairRows = 2 * kPieceRows;
 
-// dout in permuted order; sums of dq in the order of accumulators (pairs alone); per padded row lse2 (base 2; +inf
-// behind a piece's end) and delta; means' gradients by parts of the rows, then their sums in the first part's place.
+// dout in permuted order; sums of dq, group of rows by group, in the order of accumulators (null without pairs); for
+// the rows of all groups lse2 (base 2; +inf behind a piece's end) and delta; means' gradients by parts of the rows,
+// then their sums in the first part's place.
 struct Workspace {
   __nv_bfloat16* dout;
-  float* dq;                 // [B, N, pieces, 64 D]
-  float *lse2, *delta;       // [B, N, pieces, 64]
-  float *mean_dk, *mean_dv;  // [kMeanParts, B, N, C, D]
-  float* mean_dbias;         // [kMeanParts, B, N, mean_pieces]
+  float* dq;                 // [B, N, groups, 8 D]
+  float *lse2, *delta;       // [B, N, groups, 8]
+  float *mean_dk, *mean_dv;  // [mean_parts, B, N, C, D]
+  float* mean_dbias;         // [mean_parts, B, N, mean_pieces]
+  uint32_t* next;            // [2] counters of items: pairs of means, pairs of keys
+  int mean_parts;            // means are few and have every row in their lists, so thread blocks share the rows
   int64_t bytes;
 };
 
-// All maps give boxes of 64 rows.
+// All maps give boxes of 64 rows, those of parts 32, 16 and 8.
 struct Params {
   CUtensorMap q_map, dout_map, k_map, v_map, mean_k_map, mean_v_map;
+  CUtensorMap q_parts[3], dout_parts[3];
   TileBackwardArgs args;
   Workspace work;
 };
@@ -110,6 +114,35 @@ __device__ __forceinline__ void store_row(__nv_bfloat16* row, bool valid, const 
   }
 }
 
+// A piece's means' gradients by one part of the rows.
+template <class C>
+__device__ __forceinline__ void store_mean_gradients(const Params& params, int64_t part_head, int begin, int keys,
+                                                     const float (&dk)[C::kGradients],
+                                                     const float (&dv)[C::kGradients]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int key = own_row() + half * 8;
+    if (key >= keys) continue;
+    const int64_t row = (part_head * params.args.shape.blocks + begin + key) * C::kColumns + int(threadIdx.x) % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < C::kColumns / 8; ++j) {
+      const int at = 4 * j + 2 * half;
+      *reinterpret_cast<float2*>(params.work.mean_dk + row + 8 * j) =
+          make_float2(dk[at] * params.args.scale, dk[at + 1] * params.args.scale);
+      *reinterpret_cast<float2*>(params.work.mean_dv + row + 8 * j) = make_float2(dv[at], dv[at + 1]);
+    }
+  }
+}
+
+// A warpgroup's sum, in its first thread; `warp_sums` are its four.
+__device__ __forceinline__ float warpgroup_sum(float value, float* warp_sums, int named_barrier) {
+#pragma unroll
+  for (int i = 16; i > 0; i /= 2) value += __shfl_xor_sync(0xffffffffu, value, i);
+  if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x % kThreads / 32] = value;
+  hp::named_barrier_sync(named_barrier, kThreads);
+  return warp_sums[0] + warp_sums[1] + warp_sums[2] + warp_sums[3];
+}
+
 // Gradients of a piece's keys to the original order, those of its block's mean included: a key is one of its |m| terms.
 template <class C>
 __device__ __forceinline__ void store_key_gradients(const Params& params, int head, int piece, int begin, int keys,
@@ -145,11 +178,23 @@ __device__ __forceinline__ void store_key_gradients(const Params& params, int he
   }
 }
 
-// dq, one block of threads a piece of rows: of keys and means, or the sums in global memory of means alone.
+// D = 64 has too few columns for two warpgroups to share dq.
+inline bool in_pairs(const TileShape& s) {
+  return s.key_pairs > 0 && s.head_dim == 128;
+}
+
+__host__ __device__ inline int mean_pairs(const TileShape& s) {
+  return (s.blocks + kPairRows - 1) / kPairRows;
+}
+
+// dq, one block of threads a piece of rows.
 template <int D>
-cudaError_t launch_rows(const Params& params, bool means_alone, cudaStream_t stream);
+cudaError_t launch_rows(const Params& params, cudaStream_t stream);
 
 // dk, dv and dq of pairs of pieces of keys; adds to the sums of dq, then brings them into rows.
 cudaError_t launch_pairs(const Params& params, cudaStream_t stream);
+
+// The same of means, by parts of the rows.
+cudaError_t launch_mean_pairs(const Params& params, cudaStream_t stream);
 
 }  // namespace vmoba::kernels::backward_tiles

@@ -41,16 +41,14 @@ struct Item {
   const uint16_t* list;                  // null: every piece
 };
 
-template <bool kMeansAlone>
 __device__ __forceinline__ Item item_of(const TileBackwardArgs& args, int head, int piece) {
   const TileShape& s = args.shape;
   if (piece >= s.video_pieces) {
-    const int pieces = kMeansAlone ? 0 : s.pieces();
-    return {head, piece, -1, pieces, pieces, nullptr};
+    return {head, piece, -1, s.pieces(), s.pieces(), nullptr};
   }
   const int tile = __ldg(args.partition.piece_tile + piece);
   const int64_t list = int64_t(head) * s.tiles + tile;
-  const int pieces = kMeansAlone ? 0 : __ldg(args.lists.key_count + list);
+  const int pieces = __ldg(args.lists.key_count + list);
   return {head,
           piece,
           tile,
@@ -76,6 +74,7 @@ class Feed {
       load(&params_.q_map, ring_.q, known_.rows_full, row);
       load(&params_.dout_map, ring_.dout, known_.rows_full, row);
     }
+    look_up_means(0);
     Piece at_hand, ahead = look_up(lane_);  // this lane's of 32 pieces, and of the 32 after those
     for (int step = 0; step < item_.total; ++step) {
       if (step % 32 == 0 && step < item_.pieces) {
@@ -114,18 +113,28 @@ class Feed {
     __syncwarp();
   }
 
-  // Means of blocks that the tile attends take no part; the others bring the logarithm of what they stand for.
-  __device__ __forceinline__ void describe(int step, int row, int valid) const {
+  // Of the means from `first` on; their turn is a good while away.
+  __device__ __forceinline__ void look_up_means(int first) {
     const TileBackwardArgs& args = params_.args;
     const int blocks = args.shape.blocks;
+    if (args.means.keys == nullptr || item_.tile < 0) return;
+#pragma unroll
+    for (int i = 0; i < kMeansOfLane; ++i) {
+      const int mean = min(first + lane_ + 32 * i, blocks - 1);
+      attended_[i] = __ldg(args.lists.mask + (int64_t(item_.head) * args.shape.tiles + item_.tile) * blocks + mean);
+      bias_[i] = __ldg(args.means.bias + int64_t(item_.head) * blocks + mean);
+    }
+  }
+  // Means of blocks that the tile attends take no part; the others bring the logarithm of what they stand for.
+  __device__ __forceinline__ void describe(int step, int row, int valid) {
     if (lane_ == 0) known_.valid[step % kKnownSteps] = valid;
     if (valid < 0) {
-      const uint8_t* mask = args.lists.mask + (int64_t(item_.head) * args.shape.tiles + item_.tile) * blocks;
-      for (int i = lane_; i < kPieceRows; i += 32) {
-        const bool enters = row + i < blocks && mask[row + i] == 0;
-        known_.bias[step % kKnownSteps][i] =
-            enters ? __ldg(args.means.bias + int64_t(item_.head) * blocks + row + i) / args.scale : -INFINITY;
+#pragma unroll
+      for (int i = 0; i < kMeansOfLane; ++i) {
+        const bool enters = row + lane_ + 32 * i < params_.args.shape.blocks && attended_[i] == 0;
+        known_.bias[step % kKnownSteps][lane_ + 32 * i] = enters ? bias_[i] / params_.args.scale : -INFINITY;
       }
+      look_up_means(row + kPieceRows);
     }
     __syncwarp();
   }
@@ -135,12 +144,15 @@ class Feed {
   Known& known_;
   const Item& item_;
   const int lane_;
+  static constexpr int kMeansOfLane = kPieceRows / 32;
+  uint8_t attended_[kMeansOfLane];  // of the step of means to come
+  float bias_[kMeansOfLane];
 };
 
 // ---- products: a warpgroup a piece of rows
 // -----------------------------------------------------------------------------
 
-template <class C, bool kMeansAlone>
+template <class C>
 class Math {
  public:
   __device__ __forceinline__ Math(const Params& params, Ring<C>& ring, Known& known, const Item& item)
@@ -150,11 +162,8 @@ class Math {
     float dq[C::kGradients];
 #pragma unroll
     for (int i = 0; i < C::kGradients; ++i) dq[i] = 0;
-    if (!kMeansAlone || item_.total > 0) differentiate_all(dq);
-    if (kMeansAlone)
-      store_sums(dq);
-    else
-      store_rows(dq);
+    differentiate_all(dq);
+    store_rows(dq);
   }
 
  private:
@@ -254,14 +263,6 @@ class Math {
       store_row<C::kColumns>(tile_row(args.dq, args.shape, item_.head, token), valid, dq, half, args.scale);
     }
   }
-  // In the order of the accumulators' registers.
-  __device__ __forceinline__ void store_sums(const float (&dq)[C::kGradients]) const {
-    const int64_t piece = int64_t(item_.head) * params_.args.shape.pieces() + item_.piece;
-    float4* sums = reinterpret_cast<float4*>(params_.work.dq + piece * kPieceRows * C::kColumns);
-#pragma unroll
-    for (int i = 0; i < C::kColumns / 8; ++i)
-      sums[i * kThreads + threadIdx.x % kThreads] = make_float4(dq[4 * i], dq[4 * i + 1], dq[4 * i + 2], dq[4 * i + 3]);
-  }
 
   const Params& params_;
   Ring<C>& ring_;
@@ -270,7 +271,7 @@ class Math {
   float lse2_[2], delta_[2];
 };
 
-template <class C, bool kMeansAlone>
+template <class C>
 __global__ void __launch_bounds__(kRowThreads, 1) rows_kernel(const __grid_constant__ Params params) {
 #ifdef VMOBA_HOPPER_CODE
   extern __shared__ __align__(1024) char shared_bytes[];
@@ -292,22 +293,22 @@ __global__ void __launch_bounds__(kRowThreads, 1) rows_kernel(const __grid_const
   if (warp < 4) {
     hp::register_decrease<kProducerRegisters>();
     if (group >= kGroups || first + group >= s.pieces()) return;
-    const Item item = item_of<kMeansAlone>(params.args, head, first + group);
-    if (item.total > 0) Feed<C>(params, shared.ring[group], shared.known[group], item).run();
+    const Item item = item_of(params.args, head, first + group);
+    Feed<C>(params, shared.ring[group], shared.known[group], item).run();
   } else {
     hp::register_increase<kMathRegisters>();
     if (first + group >= s.pieces()) return;
-    const Item item = item_of<kMeansAlone>(params.args, head, first + group);
-    Math<C, kMeansAlone>(params, shared.ring[group], shared.known[group], item).run();
+    const Item item = item_of(params.args, head, first + group);
+    Math<C>(params, shared.ring[group], shared.known[group], item).run();
   }
 #endif
 }
 
-template <class C, bool kMeansAlone>
+template <class C>
 cudaError_t launch(const Params& params, cudaStream_t stream) {
   const TileShape& s = params.args.shape;
   constexpr int kSharedBytes = sizeof(Storage<C>);
-  const auto kernel = rows_kernel<C, kMeansAlone>;
+  const auto kernel = rows_kernel<C>;
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (error != cudaSuccess) return error;
   const int64_t blocks = int64_t(s.batch) * s.heads * ((s.pieces() + 1) / 2);
@@ -318,11 +319,11 @@ cudaError_t launch(const Params& params, cudaStream_t stream) {
 }  // namespace
 
 template <int D>
-cudaError_t launch_rows(const Params& params, bool means_alone, cudaStream_t stream) {
-  return means_alone ? launch<Config<D>, true>(params, stream) : launch<Config<D>, false>(params, stream);
+cudaError_t launch_rows(const Params& params, cudaStream_t stream) {
+  return launch<Config<D>>(params, stream);
 }
 
-template cudaError_t launch_rows<64>(const Params& params, bool means_alone, cudaStream_t stream);
-template cudaError_t launch_rows<128>(const Params& params, bool means_alone, cudaStream_t stream);
+template cudaError_t launch_rows<64>(const Params& params, cudaStream_t stream);
+template cudaError_t launch_rows<128>(const Params& params, cudaStream_t stream);
 
 }  // namespace vmoba::kernels::backward_tiles

@@ -1,10 +1,14 @@
 // Forward of attention by query tiles on sm_90a: two pieces of query rows a block of threads, each walking the list of
 // key pieces that its tile attends and then the means of the blocks that it does not, two of them in a step.
 //
-// Warpgroup 0 feeds by TMA; warpgroups 1 and 2 own a piece of rows each. Pieces of one tile (`kShared`) read the same
-// keys from one ring and take turns in issuing, so that one's softmax hides behind the other's products; pieces of
-// different tiles have a ring each. The QK^T of the next step is issued together with the PV of this one. Keys and
-// values come through a ring in the order of their use, K0 K1 V0 K2 V1 K3 ...
+// Persistent blocks of threads. Warpgroup 0 feeds by TMA; warpgroups 1 and 2 own a piece of rows each. Pieces of one
+// tile (`kShared`) read the same keys from one ring and take turns in issuing, so that one's softmax hides behind the
+// other's products; pieces of different tiles have a ring each and go their own ways. The QK^T of the next step is
+// issued together with the PV of this one. Keys and values come through a ring in the order of their use, K0 K1 V0 K2
+// V1 K3 ..., which the next rows' keys continue while the last rows are still being stored.
+#define CUTE_SM90_EXTENDED_MMA_SHAPES_ENABLED
+#include <algorithm>
+
 #include "attention/kernels/forward_sm90.cuh"
 #include "attention/kernels/tiles.cuh"
 
@@ -13,25 +17,29 @@ namespace {
 
 constexpr int kThreads = 384;
 constexpr int kGroups = 2;              // warpgroups with rows
-constexpr int kProducerRegisters = 40;  // 128 * 40 + 256 * 232 = 384 * 168, the uniform share at launch
-constexpr int kMathRegisters = 232;
+constexpr int kProducerRegisters = 56;  // 128 * 56 + 256 * 224 = 384 * 168, the uniform share at launch
+constexpr int kMathRegisters = 224;
 constexpr int kTurnBarrier = 1;  // named barriers kTurnBarrier + warpgroup: whose turn it is to issue products
 constexpr int kStepPieces = 2;
 
-template <int D, bool kShared_>
+template <int D, bool kShared_, int kKeyRows_>
 struct Config {
   static constexpr bool kShared = kShared_;
   static constexpr int kHeadDim = D;
-  static constexpr int kKeyTile = kStepPieces * kPieceRows;
+  static constexpr int kKeyRows = kKeyRows_;  // of a piece of keys
+  static constexpr int kKeyTile = kStepPieces * kKeyRows;
   static constexpr int kPanels = D / hopper::kPanelColumns;
   static constexpr int kRowPanelBytes = kPieceRows * hopper::kPanelRowBytes;
-  static constexpr int kKeyPanelBytes = kStepPieces * kRowPanelBytes;
-  static constexpr int kPieceBytes = kPanels * kRowPanelBytes;
-  static constexpr int kStepBytes = kStepPieces * kPieceBytes;
+  static constexpr int kKeyPiecePanelBytes = kKeyRows * hopper::kPanelRowBytes;
+  static constexpr int kKeyPanelBytes = kStepPieces * kKeyPiecePanelBytes;
+  static constexpr int kQueryBytes = kPanels * kRowPanelBytes;
+  static constexpr int kStepBytes = kPanels * kKeyPanelBytes;
   static constexpr int kStreams = kShared ? 1 : kGroups;
-  static constexpr int kSlots = 6 / kStreams;
-  // Of what is known of a step's keys. More steps than K has buffers: a buffer is free before the softmax of its step.
+  static constexpr int kSlots = kShared ? (kKeyRows == 64 ? 6 : 5) : 3;
+  // Of what is known of a step's keys. A buffer of keys is free behind the softmax of the step before; more steps are
+  // never under way.
   static constexpr int kKnownSteps = 4 / kStreams;
+  static constexpr int kMeansOfLane = (kKeyTile + 31) / 32;
 };
 
 // One ring of keys and values.
@@ -42,37 +50,30 @@ struct Stream {
   uint64_t full[T::kSlots], empty[T::kSlots];
 };
 
+// Rows of a warpgroup: one piece, or none of its own.
+struct Item {
+  int head, piece, steps;  // steps 0: no more items
+  bool stores;
+};
+
 template <class T>
 struct Storage {
-  alignas(1024) char query[kGroups][T::kPieceBytes];
+  alignas(1024) char query[kGroups][T::kQueryBytes];
   alignas(1024) char ring[T::kStreams][T::kSlots][T::kStepBytes];
   Stream<T> stream[T::kStreams];
+  Item item[kGroups];
   uint32_t never_written;  // see keep_before_wait
-  uint64_t query_full[kGroups];
+  uint64_t query_full[kGroups], query_empty[kGroups];
 };
 
 struct Params {
   CUtensorMap q_map, k_map, v_map, mean_k_map, mean_v_map;
   TileForwardArgs args;
+  float inverse_scale;
 };
 
 __device__ __forceinline__ uint32_t address_of(const void* object) {
   return hopper::smem_address(object);
-}
-
-// A block of threads' pieces of rows: `pieces` from `piece` on.
-struct Rows {
-  int head, piece, pieces;
-};
-
-template <class T>
-__device__ __forceinline__ Rows rows_of_block(const TileForwardArgs& args) {
-  const TileShape& s = args.shape;
-  const int pairs = T::kShared ? s.row_pairs : (s.pieces() + 1) / 2, pair = int(blockIdx.x) % pairs;
-  const int head = int(blockIdx.x) / pairs;
-  if (!T::kShared) return {head, 2 * pair, min(2, s.pieces() - 2 * pair)};
-  const int first = __ldg(args.partition.row_pair + pair);
-  return {head, first, __ldg(args.partition.row_pair + pair + 1) - first};
 }
 
 // The steps of a piece of rows: its tile's key pieces, then pieces of means.
@@ -81,19 +82,20 @@ struct Steps {
   int tile, pieces, key_steps, total;
 };
 
+template <class T>
 __device__ __forceinline__ Steps steps_of(const TileForwardArgs& args, int head, int piece) {
   const TileShape& s = args.shape;
-  Steps steps{nullptr, -1, s.pieces(), 0, 0};
+  Steps steps{nullptr, -1, s.key_pieces(), 0, 0};
   int means = 0;
   if (piece < s.video_pieces) {
     steps.tile = __ldg(args.partition.piece_tile + piece);
     const int64_t list = int64_t(head) * s.tiles + steps.tile;
-    steps.list = args.lists.keys + list * s.pieces();
+    steps.list = args.lists.keys + list * s.key_pieces();
     steps.pieces = __ldg(args.lists.key_count + list);
-    means = args.means.keys != nullptr ? s.mean_pieces() : 0;
+    means = args.means.keys != nullptr ? s.blocks : 0;
   }
   steps.key_steps = (steps.pieces + kStepPieces - 1) / kStepPieces;
-  steps.total = steps.key_steps + (means + kStepPieces - 1) / kStepPieces;
+  steps.total = steps.key_steps + (means + T::kKeyTile - 1) / T::kKeyTile;
   return steps;
 }
 
@@ -103,35 +105,29 @@ __device__ __forceinline__ Steps steps_of(const TileForwardArgs& args, int head,
 template <class T>
 class Feed {
  public:
-  __device__ __forceinline__ Feed(const Params& params, Storage<T>& shared, const Rows& rows, int stream)
+  __device__ __forceinline__ Feed(const Params& params, Storage<T>& shared, int stream)
       : params_(params),
         args_(params.args),
         shared_(shared),
         ring_(shared.stream[stream]),
         buffers_(shared.ring[stream]),
-        head_(rows.head),
-        lane_(int(threadIdx.x) % 32),
-        steps_(steps_of(params.args, rows.head, rows.piece + stream)) {}
+        stream_(stream),
+        lane_(int(threadIdx.x) % 32) {}
 
-  __device__ __forceinline__ void load_query(int group, int piece) {
-    if (lane_ != 0) return;
-    uint64_t& full = shared_.query_full[group];
-    hopper::mbarrier_arrive_expect(address_of(&full), T::kPieceBytes);
-    load_panels<T::kRowPanelBytes>(&params_.q_map, shared_.query[group], full, piece_at(args_.partition, piece).begin);
-  }
-
-  // K0, then K of the next step and V of this one in turn: uses 0, 1, 2 ... of the ring.
   __device__ __forceinline__ void run() {
-    look_up(0);
-    StepKeys keys = keys_of(0), next;
-    load(0, keys, /*value=*/false, 0);
-    for (int step = 0; step < steps_.total; ++step, keys = next) {
-      if (step + 1 < steps_.total) {
-        next = keys_of(step + 1);
-        load(2 * step + 1, next, /*value=*/false, step + 1);
-      }
-      load(2 * step + 2, keys, /*value=*/true, step);
+    const TileShape& s = args_.shape;
+    const int of_head = T::kShared ? s.row_pairs : s.pieces(), items = of_head * s.heads * s.batch;
+    for (int item = __shfl_sync(0xffffffffu, claim(), 0); item < items;) {
+      const int next = claim();  // its turn is a good while away
+      start(item / of_head, item % of_head);
+      feed_steps();
+      ++done_;
+      item = __shfl_sync(0xffffffffu, next, 0);
     }
+    announce({0, 0, 0, false}, /*rows=*/0);
+    // The last of all rings leaves the counters as it found them.
+    const unsigned last = gridDim.x * T::kStreams - 1;
+    if (lane_ == 0 && atomicInc(args_.lists.next + 1, last) == last) atomicExch(args_.lists.next, 0);
   }
 
  private:
@@ -141,12 +137,71 @@ class Feed {
     bool mean = false;
   };
 
+  // In lane 0.
+  __device__ __forceinline__ int claim() { return lane_ == 0 ? int(atomicAdd(args_.lists.next, 1)) : 0; }
+
+  __device__ __forceinline__ void start(int head, int index) {
+    head_ = head;
+    first_ = T::kShared ? __ldg(args_.partition.row_pair + index) : index;
+    pieces_ = T::kShared ? __ldg(args_.partition.row_pair + index + 1) - first_ : 1;
+    steps_ = steps_of<T>(args_, head, first_);
+    look_up(0);
+    look_up_means(0);
+  }
+
+  // The warpgroups' rows, when the rows before them are stored. Where there is no second piece, the first once more,
+  // for nothing.
+  __device__ __forceinline__ void announce(Item item, int rows) {
+#pragma unroll
+    for (int i = 0; i < (T::kShared ? kGroups : 1); ++i) {
+      const int group = T::kShared ? i : stream_;
+      if (done_ > 0) hopper::mbarrier_wait(address_of(&shared_.query_empty[group]), (done_ - 1) & 1);
+      if (lane_ == 0) {
+        uint64_t& full = shared_.query_full[group];
+        Item own = item;
+        own.piece += min(i, max(rows - 1, 0)), own.stores = i < rows;
+        shared_.item[group] = own;
+        if (rows == 0) {
+          hopper::mbarrier_arrive(address_of(&full));
+        } else {
+          hopper::mbarrier_arrive_expect(address_of(&full), T::kQueryBytes);
+          load_panels<T::kRowPanelBytes>(&params_.q_map, shared_.query[group], full,
+                                         piece_at(args_.partition, own.piece).begin);
+        }
+      }
+      __syncwarp();
+    }
+  }
+
+  // K0, then K of the next step and V of this one in turn. The rows are asked for when the ring is full of keys: it is
+  // sooner free than the rows' buffers.
+  __device__ __forceinline__ void feed_steps() {
+    bool announced = false;
+    const auto announce_before = [&](int use) {
+      if (announced || (use < T::kSlots && use < 2 * steps_.total)) return;
+      announce({head_, first_, steps_.total, true}, pieces_);
+      announced = true;
+    };
+    StepKeys keys = keys_of(0), next;
+    load(keys, /*value=*/false);
+    for (int step = 0, use = 1; step < steps_.total; ++step, keys = next) {
+      if (step + 1 < steps_.total) {
+        next = keys_of(step + 1);
+        announce_before(use++);
+        load(next, /*value=*/false);
+      }
+      announce_before(use++);
+      load(keys, /*value=*/true);
+    }
+    announce_before(2 * steps_.total);
+  }
+
   // Each lane one piece of the 32 from `first` on, whose turn is a good while away.
   __device__ __forceinline__ void look_up(int first) {
     const int index = first + lane_;
     ahead_ = {};
     if (index < steps_.pieces)
-      ahead_ = piece_at(args_.partition, steps_.list == nullptr ? index : __ldg(steps_.list + index));
+      ahead_ = key_piece_at(args_.partition, steps_.list == nullptr ? index : __ldg(steps_.list + index));
   }
 
   // In the order of steps. A piece that is not there repeats the one before it, without keys.
@@ -156,7 +211,7 @@ class Feed {
     const int first = kStepPieces * (keys.mean ? step - steps_.key_steps : step);
     if (keys.mean) {
 #pragma unroll
-      for (int i = 0; i < kStepPieces; ++i) keys.row[i] = (first + i) * kPieceRows, keys.valid[i] = -1;
+      for (int i = 0; i < kStepPieces; ++i) keys.row[i] = (first + i) * T::kKeyRows, keys.valid[i] = -1;
       return keys;
     }
     if (first % 32 == 0) {
@@ -173,33 +228,45 @@ class Feed {
     return keys;
   }
 
-  __device__ __forceinline__ void load(int use, const StepKeys& keys, bool value, int step) {
-    const int slot = use % T::kSlots;
-    if (use >= T::kSlots) hopper::mbarrier_wait(address_of(&ring_.empty[slot]), (use / T::kSlots - 1) & 1);
-    if (!value) describe(keys, step);
+  __device__ __forceinline__ void load(const StepKeys& keys, bool value) {
+    const uint32_t slot = use_ % T::kSlots;
+    if (use_ >= T::kSlots) hopper::mbarrier_wait(address_of(&ring_.empty[slot]), (use_ / T::kSlots - 1) & 1);
+    if (!value) describe(keys);
     if (lane_ == 0) {
       const CUtensorMap* map = value ? (keys.mean ? &params_.mean_v_map : &params_.v_map)
                                      : (keys.mean ? &params_.mean_k_map : &params_.k_map);
       hopper::mbarrier_arrive_expect(address_of(&ring_.full[slot]), T::kStepBytes);
 #pragma unroll
       for (int i = 0; i < kStepPieces; ++i)
-        load_panels<T::kKeyPanelBytes>(map, buffers_[slot] + i * T::kRowPanelBytes, ring_.full[slot], keys.row[i]);
+        load_panels<T::kKeyPanelBytes>(map, buffers_[slot] + i * T::kKeyPiecePanelBytes, ring_.full[slot], keys.row[i]);
     }
+    ++use_;
     __syncwarp();
   }
 
+  // Of the means from `first` on; their turn is a good while away.
+  __device__ __forceinline__ void look_up_means(int first) {
+    const int blocks = args_.shape.blocks;
+    if (args_.means.keys == nullptr || steps_.tile < 0) return;
+#pragma unroll
+    for (int i = 0; i < T::kMeansOfLane; ++i) {
+      const int mean = min(first + lane_ + 32 * i, blocks - 1);
+      attended_[i] = __ldg(args_.lists.mask + (int64_t(head_) * args_.shape.tiles + steps_.tile) * blocks + mean);
+      bias_[i] = __ldg(args_.means.bias + int64_t(head_) * blocks + mean);
+    }
+  }
   // Means of blocks that the tile attends take no part; the others bring the logarithm of what they stand for.
-  __device__ __forceinline__ void describe(const StepKeys& keys, int step) {
-    const int known = step % T::kKnownSteps, blocks = args_.shape.blocks;
+  __device__ __forceinline__ void describe(const StepKeys& keys) {
+    const uint32_t known = described_++ % T::kKnownSteps;
     if (lane_ < kStepPieces) ring_.valid[known][lane_] = lane_ == 0 ? keys.valid[0] : keys.valid[1];
     if (keys.mean) {
-      const uint8_t* mask = args_.lists.mask + (int64_t(head_) * args_.shape.tiles + steps_.tile) * blocks;
-      for (int i = lane_; i < T::kKeyTile; i += 32) {
-        const int mean = keys.row[0] + i;
-        const bool enters = mean < blocks && mask[mean] == 0;
-        ring_.bias[known][i] =
-            enters ? __ldg(args_.means.bias + int64_t(head_) * blocks + mean) / args_.scale : -INFINITY;
+#pragma unroll
+      for (int i = 0; i < T::kMeansOfLane; ++i) {
+        const int key = lane_ + 32 * i;
+        const bool enters = keys.row[0] + key < args_.shape.blocks && attended_[i] == 0;
+        if (key < T::kKeyTile) ring_.bias[known][key] = enters ? bias_[i] * params_.inverse_scale : -INFINITY;
       }
+      look_up_means(keys.row[0] + T::kKeyTile);
     }
     __syncwarp();
   }
@@ -218,9 +285,14 @@ class Feed {
   Storage<T>& shared_;
   Stream<T>& ring_;
   char (&buffers_)[T::kSlots][T::kStepBytes];
-  const int head_, lane_;
-  const Steps steps_;
-  Piece looked_up_, ahead_;  // this lane's of the 32 pieces at hand, and of the 32 after those
+  const int stream_, lane_;
+  uint32_t use_ = 0, described_ = 0;  // of the ring and of what is known of steps, all items together
+  int done_ = 0;                      // items
+  int head_ = 0, first_ = 0, pieces_ = 0;
+  Steps steps_;
+  Piece looked_up_, ahead_;            // this lane's of the 32 pieces at hand, and of the 32 after those
+  uint8_t attended_[T::kMeansOfLane];  // of the step of means to come
+  float bias_[T::kMeansOfLane];
 };
 
 // ---- products: a warpgroup a piece of rows
@@ -229,75 +301,82 @@ class Feed {
 template <class T>
 class Attend {
  public:
-  __device__ __forceinline__ Attend(const Params& params, Storage<T>& shared, const Rows& rows, int group)
+  __device__ __forceinline__ Attend(const Params& params, Storage<T>& shared, int group)
       : args_(params.args),
         shared_(shared),
         ring_(shared.stream[T::kShared ? 0 : group]),
         buffers_(shared.ring[T::kShared ? 0 : group]),
-        head_(rows.head),
         group_(group) {}
 
-  // Rows of `piece`; where there is none, those of the other group once more, for nothing.
-  __device__ __forceinline__ void run(int piece, bool store) {
-    const int steps = steps_of(args_, head_, piece).total;
-    const float scale_log2 = args_.scale * 1.4426950408889634f;
-    forward_sm90::RowState<T> state;
-    float rescale[2];
+  __device__ __forceinline__ void run() {
     if (T::kShared && group_ == 1) hopper::named_barrier_arrive(kTurnBarrier, kGroups * kWarpgroupThreads);
-    hopper::mbarrier_wait(address_of(&shared_.query_full[group_]), 0);
-    issue_scores(state, 0);
-    hopper::wgmma_wait<0>();
-    hopper::wgmma_fence_operand(state.scores);
-    release(0);
-    softmax(state, 0, scale_log2, rescale);
-    forward_sm90::pack_probabilities<T>(state);
 #pragma unroll 1
-    for (int step = 0; step + 1 < steps; ++step) {
-      if (T::kShared) hopper::named_barrier_sync(kTurnBarrier + group_, kGroups * kWarpgroupThreads);
-      issue_scores(state, 2 * step + 1);
-      issue_output(state, 2 * step + 2, step > 0);
-      if (T::kShared) hopper::named_barrier_arrive(kTurnBarrier + (group_ ^ 1), kGroups * kWarpgroupThreads);
-      hopper::wgmma_wait<1>();
-      hopper::wgmma_fence_operand(state.scores);
-      release(2 * step + 1);
-      softmax(state, step + 1, scale_log2, rescale);
-      hopper::wgmma_fence_operand(state.scores);
-      forward_sm90::keep_before_wait(state.sum[0] + state.sum[1], address_of(&shared_.never_written));
-      hopper::wgmma_wait<0>();
-      hopper::wgmma_fence_operand(state.output);
-      release(2 * step + 2);
-      forward_sm90::pack_probabilities<T>(state);
-      forward_sm90::rescale_output<T>(state, rescale);
+    for (uint32_t done = 0;; ++done) {
+      hopper::mbarrier_wait(address_of(&shared_.query_full[group_]), done & 1);
+      const Item item = shared_.item[group_];
+      if (item.steps == 0) break;
+      attend(item);
     }
-    issue_output(state, 2 * steps, steps > 1);
-    hopper::wgmma_wait<0>();
-    hopper::wgmma_fence_operand(state.output);
     // Takes up the turn that the other warpgroup granted last, so that no barrier is left half arrived.
     if (T::kShared && group_ == 0) hopper::named_barrier_sync(kTurnBarrier, kGroups * kWarpgroupThreads);
-    Piece own = piece_at(args_.partition, piece);
-    if (!store) own.rows = 0;
-    finish(state, own, scale_log2);
   }
 
  private:
-  __device__ __forceinline__ void release(int use) {
+  __device__ __forceinline__ void attend(const Item& item) {
+    const float scale_log2 = args_.scale * 1.4426950408889634f;
+    forward_sm90::RowState<T> state;
+    float rescale[2];
+    issue_scores(state, use_);
+    hopper::wgmma_wait<0>();
+    hopper::wgmma_fence_operand(state.scores);
+    softmax(state, /*first=*/true, scale_log2, rescale);
+    release(use_);  // behind the softmax: there may be no more steps known than this and the next
+    forward_sm90::pack_probabilities<T>(state);
+    ++use_;
+#pragma unroll 1
+    for (int step = 0; step + 1 < item.steps; ++step, use_ += 2) {
+      if (T::kShared) hopper::named_barrier_sync(kTurnBarrier + group_, kGroups * kWarpgroupThreads);
+      issue_scores(state, use_);
+      issue_output(state, use_ + 1, step > 0);
+      if (T::kShared) hopper::named_barrier_arrive(kTurnBarrier + (group_ ^ 1), kGroups * kWarpgroupThreads);
+      hopper::wgmma_wait<1>();
+      hopper::wgmma_fence_operand(state.scores);
+      release(use_);
+      softmax(state, /*first=*/false, scale_log2, rescale);
+      hopper::wgmma_fence_operand(state.scores);
+      hopper::keep_before_wait(state.sum[0] + state.sum[1], address_of(&shared_.never_written));
+      hopper::wgmma_wait<0>();
+      hopper::wgmma_fence_operand(state.output);
+      release(use_ + 1);
+      forward_sm90::pack_probabilities<T>(state);
+      forward_sm90::rescale_output<T>(state, rescale);
+    }
+    issue_output(state, use_, item.steps > 1);
+    hopper::wgmma_wait<0>();
+    hopper::wgmma_fence_operand(state.output);
+    release(use_++);
+    finish(state, item, scale_log2);
+  }
+
+  __device__ __forceinline__ void release(uint32_t use) {
     if (threadIdx.x % 32 == 0) hopper::mbarrier_arrive(address_of(&ring_.empty[use % T::kSlots]));
   }
-  __device__ __forceinline__ uint32_t loaded(int use) {
+  __device__ __forceinline__ uint32_t loaded(uint32_t use) {
     hopper::mbarrier_wait(address_of(&ring_.full[use % T::kSlots]), use / T::kSlots & 1);
     return address_of(buffers_[use % T::kSlots]);
   }
-  __device__ __forceinline__ void issue_scores(forward_sm90::RowState<T>& state, int use) {
+  __device__ __forceinline__ void issue_scores(forward_sm90::RowState<T>& state, uint32_t use) {
     forward_sm90::issue_scores<T>(state, hopper::descriptor_k_major(address_of(shared_.query[group_])),
                                   hopper::descriptor_k_major(loaded(use)));
   }
-  __device__ __forceinline__ void issue_output(forward_sm90::RowState<T>& state, int use, bool accumulate) {
+  __device__ __forceinline__ void issue_output(forward_sm90::RowState<T>& state, uint32_t use, bool accumulate) {
     forward_sm90::issue_output<T>(state, hopper::descriptor_mn_major(loaded(use), T::kKeyPanelBytes), accumulate);
   }
 
-  __device__ __forceinline__ void softmax(forward_sm90::RowState<T>& state, int step, float scale_log2,
+  __device__ __forceinline__ void softmax(forward_sm90::RowState<T>& state, bool first, float scale_log2,
                                           float (&rescale)[2]) {
-    const int known = step % T::kKnownSteps, column = threadIdx.x % 4 * 2;
+    const uint32_t known = known_++ % T::kKnownSteps;
+    const int column = threadIdx.x % 4 * 2;
     const int2 valid = *reinterpret_cast<const int2*>(ring_.valid[known]);
     if (valid.x < 0) {
 #pragma unroll
@@ -308,19 +387,21 @@ class Attend {
       }
     } else if (valid.x + valid.y < T::kKeyTile) {
       // Keys behind a piece's end are another's.
-      constexpr int kHalf = kPieceRows / 2;
+      constexpr int kHalf = T::kKeyRows / 2;
 #pragma unroll
       for (int i = 0; i < 2 * kHalf; ++i) {
         const bool behind = i % kHalf / 4 * 8 + i % 2 + column >= (i < kHalf ? valid.x : valid.y);
         if (behind) state.scores[i] = -INFINITY;
       }
     }
-    forward_sm90::softmax<T>(state, step == 0, T::kKeyTile, scale_log2, rescale);
+    forward_sm90::softmax<T>(state, first, T::kKeyTile, scale_log2, rescale);
   }
 
   // Normalised rows through the query buffer to the original order, 128-byte lines, and the rows' log-sum-exps.
-  __device__ __forceinline__ void finish(const forward_sm90::RowState<T>& state, const Piece& own, float scale_log2) {
+  __device__ __forceinline__ void finish(const forward_sm90::RowState<T>& state, const Item& item, float scale_log2) {
     const TileShape& s = args_.shape;
+    Piece own = piece_at(args_.partition, item.piece);
+    if (!item.stores) own.rows = 0;
     char* const query = shared_.query[group_];
     const int lane = threadIdx.x % 32, warp_row = int(threadIdx.x) % kWarpgroupThreads / 32 * 16;
     float total[2], inverse[2];
@@ -347,7 +428,7 @@ class Attend {
       const int row = warp_row + lane / 4 + r * 8;
       if (lane % 4 != 0 || row >= own.rows) continue;
       const int token = tile_token(s, args_.partition, own.begin + row);
-      args_.lse[int64_t(head_) * s.tokens() + token] =
+      args_.lse[int64_t(item.head) * s.tokens() + token] =
           (fmaf(state.maximum[r], scale_log2, __log2f(total[r]))) * 0.6931471805599453f;
     }
     __syncwarp();
@@ -360,15 +441,19 @@ class Attend {
                                                           hopper::swizzled_offset(row, chunk % 8));
       if (row >= own.rows) continue;
       const int token = tile_token(s, args_.partition, own.begin + row);
-      reinterpret_cast<uint4*>(tile_row(args_.out, s, head_, token))[chunk] = value;
+      reinterpret_cast<uint4*>(tile_row(args_.out, s, item.head, token))[chunk] = value;
     }
+    hopper::fence_async_proxy();  // the next rows come by TMA
+    __syncwarp();
+    if (lane == 0) hopper::mbarrier_arrive(address_of(&shared_.query_empty[group_]));
   }
 
   const TileForwardArgs& args_;
   Storage<T>& shared_;
   Stream<T>& ring_;
   char (&buffers_)[T::kSlots][T::kStepBytes];
-  const int head_, group_;
+  const int group_;
+  uint32_t use_ = 0, known_ = 0;  // of the ring and of what is known of steps, all items together
 };
 
 template <class T>
@@ -378,6 +463,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const __grid_const
   Storage<T>& shared = *reinterpret_cast<Storage<T>*>(shared_bytes);
   if (threadIdx.x == 0) {
     for (uint64_t& full : shared.query_full) hopper::mbarrier_init(address_of(&full), 1);
+    for (uint64_t& empty : shared.query_empty) hopper::mbarrier_init(address_of(&empty), 4);
     for (Stream<T>& stream : shared.stream) {
       for (uint64_t& full : stream.full) hopper::mbarrier_init(address_of(&full), 1);
       for (uint64_t& empty : stream.empty) hopper::mbarrier_init(address_of(&empty), 4 * kGroups / T::kStreams);
@@ -385,53 +471,55 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const __grid_const
     hopper::mbarrier_init_fence();
   }
   __syncthreads();
-  const Rows rows = rows_of_block<T>(params.args);
   // Uniform across the warp, so that setmaxnreg and wgmma see converged warps.
   const int warp = __shfl_sync(0xffffffffu, int(threadIdx.x) / 32, 0);
   if (warp < 4) {
     hopper::register_decrease<kProducerRegisters>();
-    if (warp >= T::kStreams || warp >= rows.pieces) return;
-    Feed<T> feed(params, shared, rows, warp);
-    feed.load_query(warp, rows.piece + warp);
-    if (T::kShared) feed.load_query(1, rows.piece + rows.pieces - 1);
-    feed.run();
+    if (warp < T::kStreams) Feed<T>(params, shared, warp).run();
   } else {
     hopper::register_increase<kMathRegisters>();
-    const int group = warp / 4 - 1;
-    if (!T::kShared && group >= rows.pieces) return;
-    Attend<T>(params, shared, rows, group).run(rows.piece + min(group, rows.pieces - 1), group < rows.pieces);
+    Attend<T>(params, shared, warp / 4 - 1).run();
   }
 #endif
 }
 
-template <int D, bool kShared>
+template <class T>
 cudaError_t launch(const TileForwardArgs& args, cudaStream_t stream) {
-  using T = Config<D, kShared>;
+  constexpr int D = T::kHeadDim;
   const TileShape& s = args.shape;
   Params params;
   params.args = args;
-  const auto encode = [&](CUtensorMap* map, const void* data, int64_t rows) {
-    return hopper::encode_row_map(map, data, D, rows, s.heads, s.batch, D, rows * D, rows * D * s.heads, kPieceRows);
+  params.inverse_scale = 1 / args.scale;
+  const auto encode = [&](CUtensorMap* map, const void* data, int64_t rows, int box_rows) {
+    return hopper::encode_row_map(map, data, D, rows, s.heads, s.batch, D, rows * D, rows * D * s.heads, box_rows);
   };
-  cudaError_t error = encode(&params.q_map, args.q, s.tokens());
-  if (error == cudaSuccess) error = encode(&params.k_map, args.k, s.tokens());
-  if (error == cudaSuccess) error = encode(&params.v_map, args.v, s.tokens());
+  cudaError_t error = encode(&params.q_map, args.q, s.tokens(), kPieceRows);
+  if (error == cudaSuccess) error = encode(&params.k_map, args.k, s.tokens(), T::kKeyRows);
+  if (error == cudaSuccess) error = encode(&params.v_map, args.v, s.tokens(), T::kKeyRows);
   if (args.means.keys != nullptr) {
-    if (error == cudaSuccess) error = encode(&params.mean_k_map, args.means.keys, s.blocks);
-    if (error == cudaSuccess) error = encode(&params.mean_v_map, args.means.values, s.blocks);
+    if (error == cudaSuccess) error = encode(&params.mean_k_map, args.means.keys, s.blocks, T::kKeyRows);
+    if (error == cudaSuccess) error = encode(&params.mean_v_map, args.means.values, s.blocks, T::kKeyRows);
   }
   constexpr int kSharedBytes = sizeof(Storage<T>);
+  int device = 0, processors = 0;
   if (error == cudaSuccess)
     error = cudaFuncSetAttribute(forward_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+  if (error == cudaSuccess) error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   if (error != cudaSuccess) return error;
-  const int64_t pairs = kShared ? s.row_pairs : (s.pieces() + 1) / 2;
-  forward_kernel<T><<<unsigned(pairs * s.batch * s.heads), kThreads, kSharedBytes, stream>>>(params);
+  const int64_t pairs = T::kShared ? s.row_pairs : (s.pieces() + 1) / 2;
+  const int64_t blocks = std::min<int64_t>(processors, pairs * s.batch * s.heads);
+  forward_kernel<T><<<unsigned(blocks), kThreads, kSharedBytes, stream>>>(params);
   return cudaGetLastError();
 }
 
 template <int D>
 cudaError_t launch(const TileForwardArgs& args, cudaStream_t stream) {
-  return args.shape.row_pairs > 0 ? launch<D, true>(args, stream) : launch<D, false>(args, stream);
+  if (args.shape.row_pairs == 0) return launch<Config<D, false, kPieceRows>>(args, stream);
+  if constexpr (D == 128) {
+    if (args.shape.key_rows == kLongPieceRows) return launch<Config<D, true, kLongPieceRows>>(args, stream);
+  }
+  return launch<Config<D, true, kPieceRows>>(args, stream);
 }
 
 }  // namespace

@@ -15,6 +15,16 @@ __device__ __forceinline__ Piece piece_at(const TilePartition& partition, int pi
   return {begin, __ldg(partition.piece_begin + piece + 1) - begin};
 }
 
+// Groups of rows in memory: those of all pieces one after the other, each piece's filled up where they are not packed.
+__device__ __forceinline__ int first_group(const TileShape& shape, int piece, const Piece& own) {
+  return shape.packed ? own.begin / kGroupRows : piece * (kPieceRows / kGroupRows);
+}
+
+__device__ __forceinline__ Piece key_piece_at(const TilePartition& partition, int piece) {
+  const int begin = __ldg(partition.key_piece_begin + piece);
+  return {begin, __ldg(partition.key_piece_begin + piece + 1) - begin};
+}
+
 __device__ __forceinline__ int tile_token(const TileShape& shape, const TilePartition& partition, int position) {
   return position < shape.video_tokens ? __ldg(partition.token_of + position) : position;
 }
@@ -28,7 +38,12 @@ __device__ __forceinline__ __nv_bfloat16* tile_row(const TensorView& view, const
 
 inline bool tile_shape_valid(const TileShape& s) {
   return s.batch > 0 && s.heads > 0 && (s.head_dim == 64 || s.head_dim == 128) && s.video_tokens > 0 &&
-         s.text_tokens >= 0 && s.blocks > 0 && s.tiles >= s.blocks && s.video_pieces >= s.tiles && s.pieces() <= 65535;
+         s.text_tokens >= 0 && s.blocks > 0 && s.tiles >= s.blocks && s.video_pieces >= s.tiles &&
+         s.pieces() <= 65535 &&
+         (s.packed == 0 || (s.head_dim == 128 && s.key_pairs > 0 && s.tokens() % kGroupRows == 0)) &&
+         (s.key_rows == kPieceRows ? s.video_key_pieces == s.video_pieces
+                                   : s.key_rows == kLongPieceRows && s.head_dim == 128 && s.row_pairs > 0 &&
+                                         s.key_pairs > 0 && s.video_key_pieces >= s.blocks);
 }
 
 }  // namespace vmoba::kernels

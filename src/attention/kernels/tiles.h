@@ -19,6 +19,8 @@
 namespace vmoba::kernels {
 
 constexpr int kPieceRows = 64;
+constexpr int kGroupRows = 8;       // the smallest part of a piece that is handled on its own
+constexpr int kLongPieceRows = 72;  // of keys, where that fits the blocks better
 
 struct TileShape {
   int32_t batch = 1;         // B
@@ -31,9 +33,19 @@ struct TileShape {
   int32_t video_pieces = 1;  // of all blocks together
   int32_t row_pairs = 0;     // see TilePartition; 0: pieces of different tiles go together
   int32_t key_pairs = 0;     // 0: keys are handled piece by piece
+  // Positions of a piece of keys, at most: kPieceRows, and then the pieces of keys are those of rows, or, with pairs of
+  // both and D = 128, kLongPieceRows.
+  int32_t key_rows = kPieceRows;
+  int32_t video_key_pieces = 1;
+  // 1: every piece of rows begins at and holds a multiple of kGroupRows positions, and the backward fills its steps
+  // with rows of several pieces. With pairs of keys and D = 128.
+  int32_t packed = 0;
 
   constexpr int32_t tokens() const { return video_tokens + text_tokens; }
   constexpr int32_t pieces() const { return video_pieces + (text_tokens + kPieceRows - 1) / kPieceRows; }
+  constexpr int32_t key_pieces() const { return video_key_pieces + (text_tokens + key_rows - 1) / key_rows; }
+  constexpr int32_t key_blocks() const { return blocks + (text_tokens > 0 ? 1 : 0); }
+  constexpr int32_t row_groups() const { return packed ? tokens() / kGroupRows : pieces() * (kPieceRows / kGroupRows); }
   constexpr int32_t mean_pieces() const { return (blocks + kPieceRows - 1) / kPieceRows; }
 };
 
@@ -49,15 +61,19 @@ struct TilePartition {
   // which share its list of rows ([key_pairs + 1]); those of text follow. Needed where the shape has pairs.
   const int32_t* row_pair = nullptr;
   const int32_t* key_pair = nullptr;
+  const int32_t* key_piece_begin = nullptr;  // as piece_begin and piece_block, of pieces of keys
+  const int32_t* key_piece_block = nullptr;
 };
 
 // Which pieces meet: made by tile_index from the mask.
 struct TileLists {
-  uint16_t* keys = nullptr;       // [B, N, U, pieces] key pieces that a tile attends, ascending
+  uint16_t* keys = nullptr;       // [B, N, U, key_pieces] key pieces that a tile attends, ascending
   int32_t* key_count = nullptr;   // [B, N, U]
   uint16_t* rows = nullptr;       // [B, N, C, pieces] row pieces that attend a block, ascending
   int32_t* row_count = nullptr;   // [B, N, C]
-  int32_t* row_tokens = nullptr;  // [B, N, C] rows that attend a block, those of text included
+  int32_t* row_tokens = nullptr;  // [B, N, E] rows that attend a block, those of text included; E = C, or, where there
+                                  // is text, C + 1 with the text, which all attend
+  uint32_t* next = nullptr;       // [2] counters of the forward, which leaves them at zero as tile_index does
   const uint8_t* mask = nullptr;  // [B, N, U, C] 1 where the tile attends the block
 };
 
@@ -68,19 +84,24 @@ struct TileMeans {
   const float* bias = nullptr;   // [B, N, C] natural log of the block's size, plus the head's beta
 };
 
-// Rows of x in permuted order, head by head: out[b, n, p, :] = x[b, token_of[p], n, :], bf16. Up to three at a time.
+// Runs of permuted rows that follow each other from the first to the last row of video.
+struct TileRuns {
+  const int32_t* begin = nullptr;  // [count + 1] first permuted position of each
+  int32_t count = 0;
+  float* mean = nullptr;    // [B, N, count, D] the rows' mean, in fp32; null: not wanted
+  void* rounded = nullptr;  // the same as bf16
+};
+
+// Rows of x in permuted order, head by head, and means of runs of them: out[b, n, p, :] = x[b, token_of[p], n, :],
+// bf16. Up to three tensors at a time, each read once.
 struct TileGatherArgs {
   TileShape shape;
   TilePartition partition;
-  TensorView x[3];                             // unused: null data
+  TensorView x[3];                             // unused: null out
   void* out[3] = {nullptr, nullptr, nullptr};  // [B, N, Z, D]
+  TileRuns runs[3];
 };
 cudaError_t tile_gather(const TileGatherArgs& args, cudaStream_t stream);
-
-// mean[b, n, m, :] = fp32 mean of x[b, n, begin[m] .. begin[m + 1], :], x bf16 [B, N, Z, D]; `rounded` (bf16) may be
-// null.
-cudaError_t tile_means(const TileShape& shape, const void* x, const int32_t* begin, int32_t count, float* mean,
-                       void* rounded, cudaStream_t stream);
 
 // Every tile attends its own block and, of the others, the topk - 1 with the greatest gates; of equal ones the lower
 // block first.

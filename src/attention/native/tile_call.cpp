@@ -31,6 +31,25 @@ int64_t pair_count(const std::vector<int32_t>& first, int64_t pieces) {
   return 3 * pieces >= 4 * pairs ? pairs : 0;
 }
 
+// Pieces of `rows` positions at most, of blocks and then of text.
+struct HostPieces {
+  std::vector<int32_t> begin, block;  // `begin` with the end of all
+};
+
+HostPieces key_pieces(const TileTables& tiles, int64_t blocks, int64_t video_tokens, int64_t tokens, int64_t rows) {
+  HostPieces out;
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t end = tiles.start[size_t(tiles.block_start[size_t(b) + 1])];
+    for (int64_t p = tiles.start[size_t(tiles.block_start[size_t(b)])]; p < end; p += rows) {
+      out.begin.push_back(int32_t(p));
+      out.block.push_back(int32_t(b));
+    }
+  }
+  for (int64_t p = video_tokens; p < tokens; p += rows) out.begin.push_back(int32_t(p));
+  out.begin.push_back(int32_t(tokens));
+  return out;
+}
+
 std::shared_ptr<const PieceTables> make_pieces(const BlockProblem& problem, at::Device device) {
   const TileTables& tiles = *problem.tiles;
   std::vector<int32_t> begin, block, tile;
@@ -53,6 +72,16 @@ std::shared_ptr<const PieceTables> make_pieces(const BlockProblem& problem, at::
   tables->row_pairs = pair_count(row_pair, pieces);
   tables->key_pairs = pair_count(key_pair, pieces);
   const auto on_device = [&](const std::vector<int32_t>& values) { return at::tensor(values, at::kInt).to(device); };
+  const HostPieces long_keys =
+      key_pieces(tiles, problem.tables->blocks, problem.tables->tokens, tokens, kernels::kLongPieceRows);
+  if (int64_t(long_keys.block.size()) * kernels::kLongPieceRows < tables->video_pieces * kernels::kPieceRows) {
+    tables->long_key_pieces = int64_t(long_keys.block.size());
+    tables->key_begin_P1 = on_device(long_keys.begin);
+    tables->key_block_P = on_device(long_keys.block);
+  }
+  const bool whole_groups =
+      std::all_of(begin.begin(), begin.end(), [](int32_t at) { return at % kernels::kGroupRows == 0; });
+  tables->packs = whole_groups && 20 * pieces * kernels::kPieceRows > 21 * tokens;
   tables->begin_P1 = on_device(begin);
   tables->block_P = on_device(block);
   tables->tile_P = on_device(tile);
@@ -86,6 +115,13 @@ TileCall::TileCall(const BlockProblem& problem, const at::Tensor& x_BZND)
   shape.video_pieces = int32_t(pieces_->video_pieces);
   shape.row_pairs = int32_t(pieces_->row_pairs);
   shape.key_pairs = at::globalContext().deterministicAlgorithms() ? 0 : int32_t(pieces_->key_pairs);
+  const bool long_keys =
+      pieces_->long_key_pieces > 0 && shape.row_pairs > 0 && shape.key_pairs > 0 && shape.head_dim == 128;
+  shape.packed = pieces_->packs && shape.key_pairs > 0 && shape.head_dim == 128;
+  shape.key_rows = long_keys ? kernels::kLongPieceRows : kernels::kPieceRows;
+  shape.video_key_pieces = long_keys ? int32_t(pieces_->long_key_pieces) : shape.video_pieces;
+  partition.key_piece_begin = (long_keys ? pieces_->key_begin_P1 : pieces_->begin_P1).const_data_ptr<int32_t>();
+  partition.key_piece_block = (long_keys ? pieces_->key_block_P : pieces_->block_P).const_data_ptr<int32_t>();
   partition.token_of = tables.token_of_S.const_data_ptr<int32_t>();
   partition.piece_begin = pieces_->begin_P1.const_data_ptr<int32_t>();
   partition.piece_block = pieces_->block_P.const_data_ptr<int32_t>();
@@ -96,31 +132,36 @@ TileCall::TileCall(const BlockProblem& problem, const at::Tensor& x_BZND)
   partition.block_begin = tables.block_start_C1.const_data_ptr<int32_t>();
 }
 
-void permute_rows(const TileCall& call, const at::Tensor& q_BZND, const at::Tensor& k_BZND, const at::Tensor& v_BZND,
-                  Selection& selection) {
+RowMeans permute_rows(const BlockProblem& problem, const TileCall& call, const at::Tensor& q_BZND,
+                      const at::Tensor& k_BZND, const at::Tensor& v_BZND, bool rounded, Selection& selection) {
   const kernels::TileShape& s = call.shape;
+  const auto means = [&](int64_t runs, at::ScalarType type) {
+    return at::empty({s.batch, s.heads, runs, s.head_dim}, q_BZND.options().dtype(type));
+  };
+  RowMeans out{means(s.tiles, at::kFloat), means(s.blocks, at::kFloat), {}, {}};
+  const at::Tensor v_BNCD = rounded ? means(s.blocks, at::kFloat) : at::Tensor();
+  if (rounded) out.k_rounded_BNCD = means(s.blocks, at::kBFloat16), out.v_rounded_BNCD = means(s.blocks, at::kBFloat16);
   kernels::TileGatherArgs args;
   args.shape = s;
   args.partition = call.partition;
-  at::Tensor* copies[3] = {&selection.q_blocks_BZND, &selection.k_blocks_BZND, &selection.v_blocks_BZND};
-  const at::Tensor* from[3] = {&q_BZND, &k_BZND, &v_BZND};
-  for (int i = 0; i < 3; ++i) {
+  const auto set = [&](int i, const at::Tensor& from, at::Tensor& to, const at::Tensor& mean, const at::Tensor& bf16) {
     const at::Tensor copy = at::empty({s.batch, s.heads, s.tokens(), s.head_dim}, q_BZND.options());
-    args.x[i] = view(*from[i]);
+    args.x[i] = view(from);
     args.out[i] = copy.data_ptr();
-    *copies[i] = copy.transpose(1, 2);
-  }
+    to = copy.transpose(1, 2);
+    kernels::TileRuns& runs = args.runs[i];
+    runs.begin = call.partition.block_begin;
+    runs.count = s.blocks;
+    if (mean.defined()) runs.mean = mean.data_ptr<float>();
+    if (bf16.defined()) runs.rounded = bf16.data_ptr();
+  };
+  set(0, q_BZND, selection.q_blocks_BZND, out.q_BNUD, {});
+  args.runs[0].begin = problem.tiles->start_U1.const_data_ptr<int32_t>();
+  args.runs[0].count = s.tiles;
+  set(1, k_BZND, selection.k_blocks_BZND, out.k_BNCD, out.k_rounded_BNCD);
+  set(2, v_BZND, selection.v_blocks_BZND, v_BNCD, out.v_rounded_BNCD);
   check_launch(kernels::tile_gather(args, c10::cuda::getCurrentCUDAStream()), "gather");
-}
-
-at::Tensor run_means(const TileCall& call, const at::Tensor& x_BZND, const at::Tensor& start) {
-  const kernels::TileShape& s = call.shape;
-  const int64_t runs = start.size(0) - 1;
-  const at::Tensor mean = at::empty({s.batch, s.heads, runs, s.head_dim}, x_BZND.options().dtype(at::kFloat));
-  check_launch(kernels::tile_means(s, x_BZND.const_data_ptr(), start.const_data_ptr<int32_t>(), int32_t(runs),
-                                   mean.data_ptr<float>(), nullptr, c10::cuda::getCurrentCUDAStream()),
-               "means");
-  return mean;
+  return out;
 }
 
 }  // namespace vmoba::attention::native

@@ -15,6 +15,9 @@ struct PieceTables {
   int64_t row_pairs = 0, key_pairs = 0;           // 0: too few pieces have another of their tile or block
   at::Tensor begin_P1, block_P, tile_P, block_U;  // int32
   at::Tensor row_pair_1, key_pair_1;              // int32, and the end of all
+  int64_t long_key_pieces = 0;                    // of video, of kLongPieceRows; 0: they do not fit better
+  at::Tensor key_begin_P1, key_block_P;           // those
+  bool packs = false;                             // TileShape::packed pays
 };
 
 struct TileCall {
@@ -29,11 +32,14 @@ struct TileCall {
   std::shared_ptr<const PieceTables> pieces_;
 };
 
-// Q, K and V of prepared tensors in permuted order, head by head, into `selection`.
-void permute_rows(const TileCall& call, const at::Tensor& q_BZND, const at::Tensor& k_BZND, const at::Tensor& v_BZND,
-                  Selection& selection);
+// Means of runs of permuted rows: of q those of tiles, of k and v those of blocks.
+struct RowMeans {
+  at::Tensor q_BNUD, k_BNCD;                  // fp32
+  at::Tensor k_rounded_BNCD, v_rounded_BNCD;  // bf16; where they are wanted
+};
 
-// fp32 means [B, N, R, D] of runs of permuted rows: x [B, Z, N, D] as permute_rows() leaves them, `start` [R+1] int32.
-at::Tensor run_means(const TileCall& call, const at::Tensor& x_BZND, const at::Tensor& start);
+// Q, K and V of prepared tensors in permuted order, head by head, into `selection`, and their means.
+RowMeans permute_rows(const BlockProblem& problem, const TileCall& call, const at::Tensor& q_BZND,
+                      const at::Tensor& k_BZND, const at::Tensor& v_BZND, bool rounded, Selection& selection);
 
 }  // namespace vmoba::attention::native

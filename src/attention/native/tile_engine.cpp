@@ -4,6 +4,7 @@
 
 #include "attention/native/native.h"
 #include "attention/native/tile_call.h"
+#include "core/check.h"
 
 namespace vmoba::attention::native {
 namespace {
@@ -15,6 +16,8 @@ kernels::TileLists views(const Selection& selection) {
   out.key_count = lists.key_count_BNU.data_ptr<int32_t>();
   out.rows = static_cast<uint16_t*>(lists.rows_BNCP.data_ptr());
   out.row_count = lists.row_count_BNC.data_ptr<int32_t>();
+  out.row_tokens = selection.lists.length_BNE.data_ptr<int32_t>();
+  out.next = static_cast<uint32_t*>(lists.next_2.data_ptr());
   out.mask = selection.mask.tiles_BNUC.const_data_ptr<uint8_t>();
   return out;
 }
@@ -31,6 +34,11 @@ Arguments arguments(const TileCall& call, const Selection& selection, const at::
   Arguments args;
   args.shape = call.shape;
   args.partition = call.partition;
+  VMOBA_CHECK(
+      selection.pieces.keys_BNUP.size(3) == call.shape.key_pieces(),
+      "attention: expected lists of {} pieces of keys, found {}; do not change torch's deterministic mode between "
+      "forward and backward",
+      call.shape.key_pieces(), selection.pieces.keys_BNUP.size(3));
   args.lists = views(selection);
   args.q = selection.q_blocks_BZND.const_data_ptr();
   args.k = selection.k_blocks_BZND.const_data_ptr();
@@ -50,20 +58,16 @@ class TileEngine final : public BlockEngine {
     const c10::cuda::CUDAGuard guard(k_BZND.device());
     const TileCall call(problem, k_BZND);
     if (!selection.q_blocks_BZND.defined())
-      permute_rows(call, prepared(q_BZND), prepared(k_BZND), prepared(v_BZND), selection);
+      permute_rows(problem, call, prepared(q_BZND), prepared(k_BZND), prepared(v_BZND), /*rounded=*/false, selection);
     const kernels::TileShape& s = call.shape;
     const at::TensorOptions i32 = k_BZND.options().dtype(at::kInt), i16 = i32.dtype(at::kShort);
-    selection.pieces.keys_BNUP = at::empty({s.batch, s.heads, s.tiles, s.pieces()}, i16);
+    selection.pieces.keys_BNUP = at::empty({s.batch, s.heads, s.tiles, s.key_pieces()}, i16);
     selection.pieces.key_count_BNU = at::empty({s.batch, s.heads, s.tiles}, i32);
     selection.pieces.rows_BNCP = at::empty({s.batch, s.heads, s.blocks, s.pieces()}, i16);
     selection.pieces.row_count_BNC = at::empty({s.batch, s.heads, s.blocks}, i32);
-    const at::Tensor row_tokens_BNC = at::empty({s.batch, s.heads, s.blocks}, i32);
-    kernels::TileLists lists = views(selection);
-    lists.row_tokens = row_tokens_BNC.data_ptr<int32_t>();
-    check_launch(kernels::tile_index(s, call.partition, lists, c10::cuda::getCurrentCUDAStream()), "index");
-    // The text, where there is any, is attended by all.
-    const int64_t text = problem.text_tokens > 0 ? 1 : 0;
-    selection.lists.length_BNE = at::constant_pad_nd(row_tokens_BNC, {0, text}, s.tokens());
+    selection.pieces.next_2 = at::empty({2}, i32);
+    selection.lists.length_BNE = at::empty({s.batch, s.heads, s.key_blocks()}, i32);
+    check_launch(kernels::tile_index(s, call.partition, views(selection), c10::cuda::getCurrentCUDAStream()), "index");
     return selection;
   }
 

@@ -134,12 +134,11 @@ bool whole_block_means(const VmobaRule& rule) {
   return rule.remainder == Remainder::kOneSoftmax && rule.remainder_block == std::array<int64_t, 3>{0, 0, 0};
 }
 
-BlockMeans block_means(const native::TileCall& call, const BlockProblem& problem, const Selection& selection,
-                       const at::Tensor& k_BNCD, at::TensorList learnt) {
-  const at::Tensor v_BNCD = native::run_means(call, selection.v_blocks_BZND, problem.tables->block_start_C1);
+BlockMeans block_means(const BlockProblem& problem, const native::RowMeans& means, at::TensorList learnt) {
+  const at::Tensor& k_BNCD = means.k_rounded_BNCD;
   at::Tensor bias_NC = problem.tables->block_tokens_C.log().to(at::kFloat).expand({k_BNCD.size(1), -1});
   if (!learnt.empty()) bias_NC = bias_NC + learnt[0].to(at::kFloat).unsqueeze(1);
-  return {k_BNCD.to(at::kBFloat16), v_BNCD.to(at::kBFloat16), bias_NC.expand({k_BNCD.size(0), -1, -1}).contiguous()};
+  return {k_BNCD, means.v_rounded_BNCD, bias_NC.expand({k_BNCD.size(0), -1, -1}).contiguous()};
 }
 
 // Tiles are few: their gates are a product of means that a kernel makes. Selections other than the top-k of each tile
@@ -149,10 +148,10 @@ Selection select_tiles(const BlockProblem& problem, const at::Tensor& q, const a
                        double scale, at::TensorList learnt) {
   const native::TileCall call(problem, q);
   Selection out;
-  native::permute_rows(call, q, k, v, out);
-  const at::Tensor q_BNUD = native::run_means(call, out.q_blocks_BZND, problem.tiles->start_U1);
-  const at::Tensor k_BNCD = native::run_means(call, out.k_blocks_BZND, problem.tables->block_start_C1);
   const VmobaRule& rule = vmoba_rule(problem.layer);
+  const bool remainder = whole_block_means(rule);
+  const native::RowMeans means = native::permute_rows(problem, call, q, k, v, remainder, out);
+  const at::Tensor &q_BNUD = means.q_BNUD, &k_BNCD = means.k_BNCD;
   const Choosers who = choosers(problem);
   const HashedChoices hashed = hashed_choices(problem, who, q_BNUD.size(1));
   const bool shares = rule.score == Score::kShare;
@@ -168,7 +167,7 @@ Selection select_tiles(const BlockProblem& problem, const at::Tensor& q, const a
     out.mask.tiles_BNUC = mask_BNCU.transpose(2, 3).to(at::kByte).contiguous();
   }
   leave_to_means(problem, out.mask);
-  if (whole_block_means(rule)) out.means = block_means(call, problem, out, k_BNCD, learnt);
+  if (remainder) out.means = block_means(problem, means, learnt);
   return out;
 }
 

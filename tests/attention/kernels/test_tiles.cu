@@ -15,7 +15,9 @@ struct Case {
   int head_dim = 128, batch = 1, heads = 1, text = 0;
   double density = 0.3;
   bool means = false;
-  bool pairs = false;     // pieces of a tile and of a block go two by two
+  bool pairs = false;  // pieces of a tile and of a block go two by two
+  // With pairs and head size 128: longer pieces of keys than of rows; steps of several pieces of rows, whole groups.
+  bool long_keys = false, packed = false;
   float qk_scale = 1;     // standard deviation of q and k
   bool outliers = false;  // two channels of q and k are 20 times as large
 };
@@ -23,7 +25,8 @@ struct Case {
 // The tables of a partition cut into blocks, tiles and pieces.
 struct HostTables {
   TileShape shape;
-  std::vector<int32_t> token_of, piece_begin, piece_block, piece_tile, block_begin, tile_block, row_pair, key_pair;
+  std::vector<int32_t> token_of, piece_begin, piece_block, piece_tile, block_begin, tile_block, row_pair, key_pair,
+      key_begin, key_block;
 };
 
 // First pieces of runs of at most two pieces of one owner, and the end of all.
@@ -62,6 +65,15 @@ HostTables tables_of(const Case& c, std::mt19937& rng) {
   t.piece_begin.push_back(s.tokens());
   t.row_pair = pairs_of(t.piece_tile, s.pieces()), t.key_pair = pairs_of(t.piece_block, s.pieces());
   if (c.pairs) s.row_pairs = int(t.row_pair.size()) - 1, s.key_pairs = int(t.key_pair.size()) - 1;
+  if (c.long_keys) s.key_rows = kLongPieceRows;
+  s.packed = c.packed;
+  for (int block = 0; block < s.blocks; ++block) {
+    for (int p = t.block_begin[block]; p < t.block_begin[block + 1]; p += s.key_rows)
+      t.key_begin.push_back(p), t.key_block.push_back(block);
+  }
+  s.video_key_pieces = int(t.key_block.size());
+  for (int p = s.video_tokens; p < s.tokens(); p += s.key_rows) t.key_begin.push_back(p);
+  t.key_begin.push_back(s.tokens());
   for (int i = 0; i < s.video_tokens; ++i) t.token_of.push_back(i);
   std::shuffle(t.token_of.begin(), t.token_of.end(), rng);
   return t;
@@ -243,23 +255,29 @@ TensorView tensor_view(void* data, const TileShape& s) {
   return {data, s.tokens() * row, row, s.head_dim};
 }
 
-// Rows that attend each block, [heads, C].
+// Rows that attend each block and, where there is any, the text, [heads, E].
 std::vector<int32_t> attending_rows(const HostTables& t, const std::vector<uint8_t>& mask) {
   const TileShape& s = t.shape;
-  std::vector<int32_t> rows(size_t(s.batch) * s.heads * s.blocks, s.text_tokens);
+  std::vector<int32_t> rows(size_t(s.batch) * s.heads * s.key_blocks(), s.text_tokens);
   for (int head = 0; head < s.batch * s.heads; ++head) {
+    if (s.text_tokens > 0) rows[size_t(head) * s.key_blocks() + s.blocks] = s.tokens();
     for (int piece = 0; piece < s.video_pieces; ++piece) {
       for (int block = 0; block < s.blocks; ++block) {
         if (mask[(size_t(head) * s.tiles + t.piece_tile[piece]) * s.blocks + block])
-          rows[size_t(head) * s.blocks + block] += t.piece_begin[piece + 1] - t.piece_begin[piece];
+          rows[size_t(head) * s.key_blocks() + block] += t.piece_begin[piece + 1] - t.piece_begin[piece];
       }
     }
   }
   return rows;
 }
 
+bool can_be_packed(const Case& c) {
+  const auto whole = [](int rows) { return rows % kGroupRows == 0; };
+  return c.pairs && c.head_dim == 128 && whole(c.text) && std::all_of(c.blocks.begin(), c.blocks.end(), whole);
+}
+
 void run_case(const Case& c) {
-  INFO(c.name);
+  INFO(c.name << ", pairs " << c.pairs << ", long keys " << c.long_keys << ", packed " << c.packed);
   std::mt19937 rng(uint32_t(c.blocks.size()) * 7919 + uint32_t(c.text));
   const HostTables t = tables_of(c, rng);
   const TileShape& s = t.shape;
@@ -268,9 +286,10 @@ void run_case(const Case& c) {
 
   const DeviceArray<int32_t> token_of(t.token_of), piece_begin(t.piece_begin), piece_block(t.piece_block),
       piece_tile(t.piece_tile), block_begin(t.block_begin), tile_block(t.tile_block), row_pair(t.row_pair),
-      key_pair(t.key_pair);
+      key_pair(t.key_pair), key_begin(t.key_begin), key_block(t.key_block);
   const TilePartition partition{token_of.get(),    piece_begin.get(), piece_block.get(), piece_tile.get(),
-                                block_begin.get(), tile_block.get(),  row_pair.get(),    key_pair.get()};
+                                block_begin.get(), tile_block.get(),  row_pair.get(),    key_pair.get(),
+                                key_begin.get(),   key_block.get()};
   const int64_t heads = int64_t(s.batch) * s.heads, values = heads * s.tokens() * s.head_dim;
   const DeviceArray<uint16_t> q(to_tensor(t, as_bf16(in.q))), k(to_tensor(t, as_bf16(in.k))),
       v(to_tensor(t, as_bf16(in.v))), dout(to_tensor(t, as_bf16(in.dout)));
@@ -278,8 +297,9 @@ void run_case(const Case& c) {
   const DeviceArray<uint16_t> mean_k(as_bf16(in.mean_k)), mean_v(as_bf16(in.mean_v));
   const DeviceArray<float> bias(in.bias);
   const DeviceArray<uint8_t> mask(in.mask);
-  DeviceArray<uint16_t> key_list(heads * s.tiles * s.pieces()), row_list(heads * s.blocks * s.pieces());
-  DeviceArray<int32_t> key_count(heads * s.tiles), row_count(heads * s.blocks), row_tokens(heads * s.blocks);
+  DeviceArray<uint32_t> next(2);
+  DeviceArray<uint16_t> key_list(heads * s.tiles * s.key_pieces()), row_list(heads * s.blocks * s.pieces());
+  DeviceArray<int32_t> key_count(heads * s.tiles), row_count(heads * s.blocks), row_tokens(heads * s.key_blocks());
   DeviceArray<float> lse(heads * s.tokens()), dbias(heads * s.mean_pieces());
   DeviceArray<char> workspace(tile_backward_workspace_bytes(s, c.means));
 
@@ -287,11 +307,13 @@ void run_case(const Case& c) {
   gather.shape = s, gather.partition = partition;
   gather.x[0] = tensor_view(q.get(), s), gather.x[1] = tensor_view(k.get(), s), gather.x[2] = tensor_view(v.get(), s);
   gather.out[0] = q_rows.get(), gather.out[1] = k_rows.get(), gather.out[2] = v_rows.get();
+  for (TileRuns& runs : gather.runs) runs.begin = block_begin.get(), runs.count = s.blocks;
   CUDA_OK(tile_gather(gather, nullptr));
   CHECK(q_rows.host() == as_bf16(in.q));
   CHECK(v_rows.host() == as_bf16(in.v));
 
-  const TileLists lists{key_list.get(), key_count.get(), row_list.get(), row_count.get(), row_tokens.get(), mask.get()};
+  const TileLists lists{key_list.get(),   key_count.get(), row_list.get(), row_count.get(),
+                        row_tokens.get(), next.get(),      mask.get()};
   CUDA_OK(tile_index(s, partition, lists, nullptr));
   CHECK(row_tokens.host() == attending_rows(t, in.mask));
   TileMeans means;
@@ -334,8 +356,10 @@ void run_case(const Case& c) {
     const double rounding = exact.dbias_terms / 256;
     check_close("dbias", std::vector<double>(found.begin(), found.end()), exact.dbias, plain.dbias, rounding);
   }
+  CHECK(row_tokens.guards_intact());
   for (const auto* array : {&q_rows, &k_rows, &v_rows, &out, &dq, &dk, &dv, &key_list, &row_list})
     CHECK(array->guards_intact());
+  CHECK(next.host() == std::vector<uint32_t>{0, 0});
   CHECK(lse.guards_intact());
   CHECK(dbias.guards_intact());
   CHECK(workspace.guards_intact());
@@ -356,7 +380,17 @@ TEST_CASE("attention by tiles and its gradients agree with plain loops", "[gpu]"
       {"text", cubes, 0, 128, 1, 1, 5},
       {"much text", {64, 60, 50, 64}, 0, 64, 1, 2, 150},
       {"batch", {64, 40, 64}, 0, 128, 2, 2, 9},
+      {"ragged blocks of whole groups", {8, 16, 64, 72, 104, 128, 56, 136}, 0, 128, 1, 2, 24, 0.4},
       {"means", cubes, 0, 128, 1, 2, 0, 0.3, true},
+      {"means of ragged blocks of whole groups, text, batch",
+       {8, 16, 64, 72, 104, 128, 56, 136},
+       0,
+       128,
+       2,
+       1,
+       136,
+       0.3,
+       true},
       {"means, own blocks alone", cubes, 0, 64, 1, 1, 0, 0.0, true},
       {"means where everything is attended", cubes, 0, 128, 1, 1, 0, 1.0, true},
       {"means of many ragged blocks, text, batch", std::vector<int>(70, 9), 0, 128, 2, 1, 11, 0.2, true},
@@ -366,8 +400,11 @@ TEST_CASE("attention by tiles and its gradients agree with plain loops", "[gpu]"
   for (Case c : cases) {
     for (const bool pairs : {false, true}) {
       c.pairs = pairs;
-      INFO("pairs " << pairs);
       run_case(c);
+      c.long_keys = pairs && c.head_dim == 128;
+      if (c.long_keys) run_case(c);
+      c.packed = can_be_packed(c);
+      if (c.packed) run_case(c);
     }
   }
 }
@@ -387,6 +424,16 @@ TEST_CASE("attention by tiles is right where queries and keys are large", "[gpu]
       run_case(c);
     }
   }
+}
+
+// More items than blocks of threads: these go through several.
+TEST_CASE("attention by tiles is right where blocks of threads go through many pieces", "[gpu]") {
+  Case c{"many pieces", std::vector<int>(8, 72), 0, 128, 1, 20, 0, 0.2, true, true};
+  run_case(c);
+  c.long_keys = c.packed = true;
+  run_case(c);
+  c = {"many single pieces", std::vector<int>(14, 40), 0, 128, 1, 20, 70, 0.2, true, false};
+  run_case(c);
 }
 
 TEST_CASE("top-k of tiles agrees with a sort", "[gpu]") {
@@ -436,36 +483,57 @@ TEST_CASE("top-k of tiles agrees with a sort", "[gpu]") {
   }
 }
 
-TEST_CASE("means of runs of rows", "[gpu]") {
+TEST_CASE("the gather gives means of runs of rows", "[gpu]") {
   std::mt19937 rng(3);
-  const Case c{"means", {64, 3, 130}, 0, 128, 1, 2, 4};
-  const HostTables t = tables_of(c, rng);
-  const TileShape& s = t.shape;
-  const std::vector<float> x = drawn(int64_t(s.heads) * s.tokens() * s.head_dim, 1, rng);
-  const DeviceArray<uint16_t> rows(as_bf16(x));
-  const DeviceArray<int32_t> begin(t.block_begin);
-  DeviceArray<float> mean(int64_t(s.heads) * s.blocks * s.head_dim);
-  DeviceArray<uint16_t> rounded_mean(int64_t(s.heads) * s.blocks * s.head_dim);
-  CUDA_OK(tile_means(s, rows.get(), begin.get(), s.blocks, mean.get(), rounded_mean.get(), nullptr));
-  const std::vector<float> found = mean.host();
-  const std::vector<uint16_t> found_rounded = rounded_mean.host();
-  for (int head = 0; head < s.heads; ++head) {
-    for (int block = 0; block < s.blocks; ++block) {
-      for (int d = 0; d < s.head_dim; ++d) {
+  for (const int head_dim : {128, 64}) {
+    const Case c{"means", {64, 3, 130, 700}, 2, head_dim, 1, 2, 70};
+    const HostTables t = tables_of(c, rng);
+    const TileShape& s = t.shape;
+    std::vector<int32_t> tile_begin;
+    for (int piece = 0; piece < s.video_pieces; ++piece) {
+      if (piece == 0 || t.piece_tile[piece] != t.piece_tile[piece - 1]) tile_begin.push_back(t.piece_begin[piece]);
+    }
+    tile_begin.push_back(s.video_tokens);
+    const std::vector<float> x = drawn(int64_t(s.heads) * s.tokens() * s.head_dim, 1, rng);
+    const DeviceArray<uint16_t> tensor(to_tensor(t, as_bf16(x)));
+    const DeviceArray<int32_t> token_of(t.token_of), of_blocks(t.block_begin), of_tiles(tile_begin);
+    const std::vector<int32_t>* begins[2] = {&t.block_begin, &tile_begin};
+    DeviceArray<uint16_t> rows(int64_t(x.size())), more_rows(int64_t(x.size()));
+    DeviceArray<uint16_t> rounded_mean(int64_t(s.heads) * s.blocks * s.head_dim);
+    DeviceArray<float> block_mean(int64_t(s.heads) * s.blocks * s.head_dim);
+    DeviceArray<float> tile_mean(int64_t(s.heads) * s.tiles * s.head_dim);
+    TileGatherArgs args;
+    args.shape = s;
+    args.partition.token_of = token_of.get();
+    args.x[0] = args.x[2] = tensor_view(tensor.get(), s);
+    args.out[0] = rows.get(), args.out[2] = more_rows.get();
+    args.runs[0] = {of_blocks.get(), s.blocks, block_mean.get(), rounded_mean.get()};
+    args.runs[2] = {of_tiles.get(), s.tiles, tile_mean.get(), nullptr};
+    CUDA_OK(tile_gather(args, nullptr));
+    CHECK(rows.host() == as_bf16(x));
+    CHECK(more_rows.host() == as_bf16(x));
+    const std::vector<float> found[2] = {block_mean.host(), tile_mean.host()};
+    const std::vector<uint16_t> found_rounded = rounded_mean.host();
+    for (int of = 0; of < 2; ++of) {
+      const std::vector<int32_t>& begin = *begins[of];
+      const int runs = int(begin.size()) - 1;
+      for (int64_t at = 0; at < int64_t(s.heads) * runs * s.head_dim; ++at) {
+        const int64_t run = at / s.head_dim % runs, head = at / s.head_dim / runs;
         double sum = 0, magnitude = 0;
-        for (int p = t.block_begin[block]; p < t.block_begin[block + 1]; ++p) {
-          sum += x[(int64_t(head) * s.tokens() + p) * s.head_dim + d];
-          magnitude += std::abs(x[(int64_t(head) * s.tokens() + p) * s.head_dim + d]);
+        for (int p = begin[run]; p < begin[run + 1]; ++p) {
+          const double value = x[(head * s.tokens() + p) * s.head_dim + at % s.head_dim];
+          sum += value, magnitude += std::abs(value);
         }
-        const int64_t at = (int64_t(head) * s.blocks + block) * s.head_dim + d;
-        // fp32 sums of at most 130 terms.
-        CHECK(std::abs(found[at] - sum / c.blocks[block]) <= 130 * 6e-8 * magnitude / c.blocks[block]);
-        CHECK(found_rounded[at] == to_bf16(found[at]));
+        const int size = begin[run + 1] - begin[run];
+        // fp32 sums of at most 700 terms.
+        CHECK(std::abs(found[of][at] - sum / size) <= size * 6e-8 * magnitude / size);
+        if (of == 0) CHECK(found_rounded[at] == to_bf16(found[of][at]));
       }
     }
+    CHECK(block_mean.guards_intact());
+    CHECK(tile_mean.guards_intact());
+    CHECK(rounded_mean.guards_intact());
   }
-  CHECK(mean.guards_intact());
-  CHECK(rounded_mean.guards_intact());
 }
 
 }  // namespace vmoba::kernels::test
