@@ -164,4 +164,21 @@ RowMeans permute_rows(const BlockProblem& problem, const TileCall& call, const a
   return out;
 }
 
+at::Tensor run_means(const TileCall& call, const at::Tensor& x_BZND, const at::Tensor& token_of_S,
+                     const at::Tensor& start_R1) {
+  const kernels::TileShape& s = call.shape;
+  const int64_t runs = start_R1.size(0) - 1;
+  const at::Tensor mean = at::empty({s.batch, s.heads, runs, s.head_dim}, x_BZND.options().dtype(at::kFloat));
+  const at::Tensor rows = at::empty({s.batch, s.heads, s.tokens(), s.head_dim}, x_BZND.options());
+  kernels::TileGatherArgs args;
+  args.shape = s;
+  args.partition = call.partition;
+  args.partition.token_of = token_of_S.const_data_ptr<int32_t>();
+  args.x[0] = view(x_BZND);
+  args.out[0] = rows.data_ptr();
+  args.runs[0] = {start_R1.const_data_ptr<int32_t>(), int32_t(runs), mean.data_ptr<float>(), nullptr};
+  check_launch(kernels::tile_gather(args, c10::cuda::getCurrentCUDAStream()), "means");
+  return mean;
+}
+
 }  // namespace vmoba::attention::native

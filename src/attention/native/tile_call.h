@@ -42,4 +42,8 @@ struct RowMeans {
 RowMeans permute_rows(const BlockProblem& problem, const TileCall& call, const at::Tensor& q_BZND,
                       const at::Tensor& k_BZND, const at::Tensor& v_BZND, bool rounded, Selection& selection);
 
+// fp32 means [B, N, R, D] of runs of rows of a prepared x in another order: token_of_S and start_R1 are int32.
+at::Tensor run_means(const TileCall& call, const at::Tensor& x_BZND, const at::Tensor& token_of_S,
+                     const at::Tensor& start_R1);
+
 }  // namespace vmoba::attention::native

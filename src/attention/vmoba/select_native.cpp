@@ -104,18 +104,15 @@ at::Tensor topk_of_tiles_BNUC(const native::TileCall& call, const VmobaRule& rul
 }
 
 // Logarithms of the shares [B, N, U, C] of tiles' mean queries, some heads at a time. `k_BNCD`: means of whole blocks.
-// A share has no gradient, so that its means may be those of the engine's bf16 copies of the keys.
-at::Tensor tile_shares_BNUC(const native::TileCall& call, const BlockProblem& problem, const Selection& selection,
+// A share has no gradient, so that its means may be those of the bf16 keys.
+at::Tensor tile_shares_BNUC(const native::TileCall& call, const BlockProblem& problem, const at::Tensor& k_BZND,
                             const at::Tensor& q_BNUD, const at::Tensor& k_BNCD, double scale) {
   constexpr int64_t kScores = int64_t(1) << 26;
   const auto means = sub_blocks(problem, vmoba_rule(problem.layer).gate_block, q_BNUD.device());
   at::Tensor k_BNMD = k_BNCD;
   if (!means->whole()) {
-    const at::Tensor text_X =
-        at::arange(problem.tables->tokens, selection.k_blocks_BZND.size(1), means->position_S.options());
-    const at::Tensor rows_BNZD =
-        selection.k_blocks_BZND.transpose(1, 2).index_select(2, at::cat({means->position_S, text_X})).contiguous();
-    k_BNMD = native::run_means(call, rows_BNZD.transpose(1, 2), means->start_M1);
+    const at::Tensor token_of_S = problem.tables->token_of_S.index_select(0, means->position_S);
+    k_BNMD = native::run_means(call, k_BZND, token_of_S, means->start_M1);
   }
   const int64_t batch = q_BNUD.size(0), heads = q_BNUD.size(1), tiles = q_BNUD.size(2);
   const at::Tensor log_M = means->tokens_M.log().to(at::kFloat);
@@ -156,11 +153,11 @@ Selection select_tiles(const BlockProblem& problem, const at::Tensor& q, const a
   const HashedChoices hashed = hashed_choices(problem, who, q_BNUD.size(1));
   const bool shares = rule.score == Score::kShare;
   if (rule.select == SelectMode::kTopk && rule.pool == Pool::kQueryHead) {
-    const at::Tensor gate_BNUC = shares ? tile_shares_BNUC(call, problem, out, q_BNUD, k_BNCD, scale)
-                                        : at::matmul(q_BNUD, k_BNCD.transpose(2, 3));
+    const at::Tensor gate_BNUC =
+        shares ? tile_shares_BNUC(call, problem, k, q_BNUD, k_BNCD, scale) : at::matmul(q_BNUD, k_BNCD.transpose(2, 3));
     out.mask.tiles_BNUC = topk_of_tiles_BNUC(call, rule, gate_BNUC, hashed.one_more_NU);
   } else {
-    at::Tensor gate_BNCU = shares ? tile_shares_BNUC(call, problem, out, q_BNUD, k_BNCD, scale).transpose(2, 3)
+    at::Tensor gate_BNCU = shares ? tile_shares_BNUC(call, problem, k, q_BNUD, k_BNCD, scale).transpose(2, 3)
                                   : at::matmul(k_BNCD, q_BNUD.transpose(2, 3));
     if (hashed.gate_NCU.defined()) gate_BNCU = hashed.gate_NCU.expand_as(gate_BNCU);
     const at::Tensor mask_BNCU = select_samples(who, rule, gate_BNCU, hashed.one_more_NU);
