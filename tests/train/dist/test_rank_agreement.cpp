@@ -161,7 +161,7 @@ TEST_CASE("a rank that hangs while it plans ends the others after parallel.start
       kEnvironment);
   INFO(result.output);
   CHECK(result.exit_code == 1);
-  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(60));
+  CHECK(std::chrono::steady_clock::now() - start < std::chrono::minutes(5));
   CHECK(contains(result.output,
                  "to finish within 5 s (parallel.start_timeout_s), found these ranks missing: rank 1 on "));
   CHECK(contains(result.output, "in step 0: planning, listing the files"));
@@ -192,7 +192,7 @@ TEST_CASE("ranks that never start end the others after VMOBA_START_TIMEOUT_S") {
   const ProcessResult result = run_process(command, {"OMP_NUM_THREADS=1", "VMOBA_START_TIMEOUT_S=4"});
   INFO(result.output);
   CHECK(result.exit_code == 1);
-  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(60));
+  CHECK(std::chrono::steady_clock::now() - start < std::chrono::minutes(5));
   CHECK(contains(result.output, "rank 0 of 2: expected all ranks to start within 4 s (VMOBA_START_TIMEOUT_S)"));
   const ProcessResult wrong = run_process(command, {"OMP_NUM_THREADS=1", "VMOBA_START_TIMEOUT_S=soon"});
   INFO(wrong.output);
