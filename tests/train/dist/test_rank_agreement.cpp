@@ -174,12 +174,14 @@ TEST_CASE("a rank that is late within parallel.start_timeout_s is waited for, wh
   const std::string log = folder.path() + "/log", dir = folder.path() + "/run";
   const pid_t job = start_process(
       hung.command(dir, {"train.steps=3", "parallel.start_timeout_s=300", "parallel.timeout_s=3"}), log, kEnvironment);
-  std::this_thread::sleep_for(std::chrono::seconds(20));
+  for (int i = 0; i < 1200 && !contains(read_text(log), "waiting for the storage"); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  std::this_thread::sleep_for(std::chrono::seconds(5));  // longer than parallel.timeout_s
   fs::remove(hung.marker);
   const int code = wait_process(job);
   INFO(read_text(log));
   CHECK(code == 0);
-  CHECK(contains(read_text(log), "waiting for the storage"));
+  CHECK(contains(read_text(log), "[rank 1] waiting for the storage"));
   CHECK(fs::exists(dir + "/checkpoint-3"));
 }
 
