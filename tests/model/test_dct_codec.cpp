@@ -98,5 +98,5 @@ TEST_CASE("sizes that do not fit are refused with those that do") {
   CHECK(contains(refusal_of([&] { codec->encode(at::zeros({1, 4, 5, 16, 16})); }), "[B, 3, F, H, W]"));
   CHECK(contains(refusal_of([&] { codec->decode(at::zeros({1, 4, 2, 2, 2})); }), "4 channels"));
   CHECK(contains(refusal_of([&] { make_codec({"dct", "vae.safetensors"}, at::kCPU); }), "codec.weights"));
-  CHECK(contains(refusal_of([&] { make_codec({"vae", ""}, at::kCPU); }), "codec.type (dct, hunyuan_15_vae, hunyuan_vae, wan_vae), found 'vae'"));
+  CHECK(contains(refusal_of([&] { make_codec({"vae", ""}, at::kCPU); }), "codec.type (dct, hunyuan_15_vae, hunyuan_vae, taehv, wan_vae), found 'vae'"));
 }

@@ -32,6 +32,8 @@ class CodecWeights {
   const std::string& path() const { return path_; }  // of the file
   // config.json beside diffusers' own file; "" without.
   std::string config_file() const;
+  // What the file says beside its tensors.
+  const std::map<std::string, std::string>& metadata() const { return file_.metadata(); }
   // By diffusers' name; empty where there is no such tensor.
   std::vector<int64_t> shape(const std::string& name) const;
   // Throws Error(kInput) naming missing, unknown and misshapen tensors where the file does not hold exactly these;

@@ -1,0 +1,132 @@
+#include "model/codec/taehv_network.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+namespace vmoba::model {
+namespace {
+
+constexpr int64_t kBlocks = 3;      // of a stage
+constexpr double kLatentLimit = 3;  // the decoder bends larger values towards this
+
+std::vector<MemoryBlock> make_blocks(const TensorSource& source, const char* side, size_t first, int64_t width) {
+  std::vector<MemoryBlock> out;
+  for (size_t i = 0; i < kBlocks; ++i) out.emplace_back(source, fmt::format("{}.{}", side, first + i), width);
+  return out;
+}
+
+// [T*B, C, H, W] -> [T/time*B, time*C, H, W]: the channels of consecutive frames side by side.
+at::Tensor join_frames(const at::Tensor& x_NCHW, int64_t batch, int64_t time) {
+  if (time == 1) return x_NCHW;
+  const int64_t C = x_NCHW.size(1), H = x_NCHW.size(2), W = x_NCHW.size(3);
+  const at::Tensor x_TSBCHW = x_NCHW.view({-1, time, batch, C, H, W});
+  std::vector<at::Tensor> parts;
+  for (int64_t i = 0; i < time; ++i) parts.push_back(x_TSBCHW.select(1, i).reshape({-1, C, H, W}));
+  return at::cat(parts, 1);
+}
+
+// The inverse.
+at::Tensor part_frames(const at::Tensor& x_NCHW, int64_t batch, int64_t time) {
+  if (time == 1) return x_NCHW;
+  const int64_t C = x_NCHW.size(1) / time, H = x_NCHW.size(2), W = x_NCHW.size(3);
+  std::vector<at::Tensor> frames;
+  for (const at::Tensor& steps_NCHW : x_NCHW.split(batch))
+    for (const at::Tensor& frame_BCHW : steps_NCHW.split(C, 1)) frames.push_back(frame_BCHW);
+  return at::cat(frames).view({-1, C, H, W});
+}
+
+at::Tensor twice_as_large(const at::Tensor& x_NCHW) {
+  return at::upsample_nearest2d(x_NCHW, {2 * x_NCHW.size(2), 2 * x_NCHW.size(3)});
+}
+
+}  // namespace
+
+FrameConv::FrameConv(const TensorSource& source, const std::string& name, int64_t in, int64_t out, int64_t kernel,
+                     bool with_bias, int64_t stride)
+    : weight(source(name + ".weight", {out, in, kernel, kernel}).contiguous(at::MemoryFormat::ChannelsLast)),
+      stride(stride) {
+  if (with_bias) bias = source(name + ".bias", {out});
+}
+
+at::Tensor FrameConv::operator()(const at::Tensor& x_NCHW) const {
+  const int64_t padding = weight.size(2) / 2;
+  return at::conv2d(x_NCHW.contiguous(at::MemoryFormat::ChannelsLast), weight, bias, {stride, stride},
+                    {padding, padding});
+}
+
+MemoryBlock::MemoryBlock(const TensorSource& source, const std::string& name, int64_t width)
+    : first_(source, name + ".conv.0", 2 * width, width, 3, true),
+      second_(source, name + ".conv.2", width, width, 3, true),
+      third_(source, name + ".conv.4", width, width, 3, true) {}
+
+at::Tensor MemoryBlock::operator()(const at::Tensor& x_NCHW, int64_t batch, FrameMemory& memory) const {
+  at::Tensor& before_BCHW = memory.next();
+  const at::Tensor start = before_BCHW.defined() ? before_BCHW : at::zeros_like(x_NCHW.slice(0, 0, batch));
+  const at::Tensor past_NCHW = at::cat({start, x_NCHW.slice(0, 0, x_NCHW.size(0) - batch)});
+  before_BCHW = last_frames(x_NCHW, batch);
+  at::Tensor y = first_(at::cat({x_NCHW, past_NCHW}, 1)).relu_();
+  y = second_(y).relu_();
+  return third_(y).add_(x_NCHW).relu_();
+}
+
+TaehvEncoder::TaehvEncoder(const TaehvConfig& config, const TensorSource& source)
+    : conv_in_(source, "encoder.0", config.patch_channels(), config.encoder_widths[0], 3, true),
+      conv_out_(source, fmt::format("encoder.{}", 2 + 5 * kTaehvStages), config.encoder_widths[kTaehvStages],
+                config.latent_channels, 3, true) {
+  for (size_t i = 0; i < kTaehvStages; ++i) {
+    const int64_t in = config.encoder_widths[i], width = config.encoder_widths[i + 1];
+    const int64_t time = config.encoder_strides[i];
+    const size_t first = 2 + 5 * i;
+    stages_.push_back({time, FrameConv(source, fmt::format("encoder.{}.conv", first), in * time, in, 1, false),
+                       FrameConv(source, fmt::format("encoder.{}", first + 1), in, width, 3, false, 2),
+                       make_blocks(source, "encoder", first + 2, width)});
+  }
+}
+
+at::Tensor TaehvEncoder::operator()(const at::Tensor& frames_NPHW, int64_t batch, FrameMemory& memory) const {
+  at::Tensor x = conv_in_(frames_NPHW).relu_();
+  for (const Stage& stage : stages_) {
+    x = stage.down(stage.pool(join_frames(x, batch, stage.time)));
+    for (const MemoryBlock& block : stage.blocks) x = block(x, batch, memory);
+  }
+  memory.end_chunk();
+  return conv_out_(x);
+}
+
+TaehvDecoder::TaehvDecoder(const TaehvConfig& config, const TensorSource& source)
+    : conv_in_(source, "decoder.1", config.latent_channels, config.decoder_widths[0], 3, true),
+      conv_out_(source, fmt::format("decoder.{}", 4 + 6 * kTaehvStages), config.decoder_widths[kTaehvStages],
+                config.patch_channels(), 3, true) {
+  for (size_t i = 0; i < kTaehvStages; ++i) {
+    const int64_t width = config.decoder_widths[i], time = config.decoder_strides[i];
+    const size_t first = 3 + 6 * i;
+    stages_.push_back(
+        {time, make_blocks(source, "decoder", first, width),
+         FrameConv(source, fmt::format("decoder.{}.conv", first + 4), width, width * time, 1, false),
+         FrameConv(source, fmt::format("decoder.{}", first + 5), width, config.decoder_widths[i + 1], 3, false)});
+  }
+}
+
+// The published order is to enlarge, then to make frames; single positions are the same in either order.
+at::Tensor TaehvDecoder::operator()(const at::Tensor& latents_NZHW, int64_t batch, FrameMemory& memory) const {
+  at::Tensor x = conv_in_(at::tanh(latents_NZHW / kLatentLimit) * kLatentLimit).relu_();
+  for (const Stage& stage : stages_) {
+    for (const MemoryBlock& block : stage.blocks) x = block(x, batch, memory);
+    x = stage.narrow(twice_as_large(part_frames(stage.grow(x), batch, stage.time)));
+  }
+  memory.end_chunk();
+  return conv_out_(x.relu_());
+}
+
+std::vector<ParameterSpec> taehv_specs(const TaehvConfig& config) {
+  std::vector<ParameterSpec> specs;
+  const TensorSource record = [&](const std::string& name, const std::vector<int64_t>& shape) {
+    specs.push_back({name, shape, {}});
+    return at::empty(shape, at::kMeta);
+  };
+  TaehvEncoder(config, record);
+  TaehvDecoder(config, record);
+  return specs;
+}
+
+}  // namespace vmoba::model
