@@ -1,5 +1,5 @@
 // Video <-> latents. Implementations: `dct` (training-free, codec/dct_codec.h) and, pretrained, `wan_vae`,
-// `hunyuan_vae` and `hunyuan_15_vae` (headers of these names).
+// `hunyuan_vae`, `hunyuan_15_vae` and `taehv` (headers of these names).
 #pragma once
 #include <ATen/core/Tensor.h>
 
