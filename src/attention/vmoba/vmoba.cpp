@@ -143,6 +143,9 @@ std::vector<LearntParameter> could_learn(int64_t heads, int64_t) {
 }
 
 std::vector<LearntParameter> learnt(const LayerAttention& layer, int64_t heads, int64_t head_dim) {
+  for (const int64_t head : vmoba_rule(layer).mean_heads)  // the first call that knows how many heads there are
+    VMOBA_CHECK_INPUT(head < heads, "expected attention.mean_heads of heads 0 to {}, which the model has, found {}:{}",
+                      heads - 1, layer.index, head);
   return vmoba_rule(layer).learns_beta ? could_learn(heads, head_dim) : std::vector<LearntParameter>();
 }
 
