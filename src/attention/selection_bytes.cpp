@@ -1,5 +1,5 @@
-// What the native engines keep of a call's selection for backward; see `index` in engine.cpp and tile_engine.cpp, which
-// make these tensors. Counts shapes, no GPU is asked.
+// What the native engines keep of a call's selection for backward; see `index` in native/engine.cpp and
+// native/tile_engine.cpp, which make these tensors. Counts shapes, no GPU is asked.
 #include "attention/attention.h"
 #include "attention/block/partition.h"
 #include "attention/block/tiles.h"
