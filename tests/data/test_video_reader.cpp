@@ -391,7 +391,7 @@ TEST_CASE("What cannot be read says why") {
   CHECK(starts_with(reason_of(root + "/sound.wav"), "audio only:"));
   // A playlist could name other files: not a container that is opened.
   write_bytes(root + "/list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\ngood.mp4\n#EXT-X-ENDLIST\n");
-  CHECK(starts_with(reason_of(root + "/list.m3u8"), "corrupt:"));
+  CHECK(starts_with(reason_of(root + "/list.m3u8"), "unsupported:"));
 
   // Frames are overwritten, the index is whole: in the middle, and from the first frame on.
   const size_t data = bytes.find("mdat") + 4, length = bytes.find("moov") - data;
