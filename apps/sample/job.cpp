@@ -103,6 +103,9 @@ void check_whole(const SampleArguments& a) {
 
 // Headers alone, before anything large is loaded.
 void check_loras(const SampleArguments& a, const RootConfig& config) {
+  VMOBA_CHECK_INPUT(std::isfinite(a.lora_strength), "--lora-strength: expected a number, found {}", a.lora_strength);
+  VMOBA_CHECK_INPUT(a.lora_strength == 1 || !a.loras.empty() || !a.loras_2.empty(),
+                    "--lora-strength: expected --lora beside it, found none; the LoRA of a checkpoint has its own");
   for (const std::string& text : a.loras)
     model::named_transformers(lora_for(text, expert_count(config)).path, model::architecture_of(config.model));
 }
@@ -255,9 +258,6 @@ SampleModel load_sample_model(const SampleArguments& a, const RootConfig& config
 std::vector<VideoOrder> sample_orders(const SampleArguments& a, const RootConfig& config) {
   VMOBA_CHECK_INPUT(!a.seed || *a.seed >= -1, "--seed: expected 0 or more, or -1 for one that is drawn, found {}",
                     *a.seed);
-  VMOBA_CHECK_INPUT(std::isfinite(a.lora_strength), "--lora-strength: expected a number, found {}", a.lora_strength);
-  VMOBA_CHECK_INPUT(a.lora_strength == 1 || !a.loras.empty() || !a.loras_2.empty(),
-                    "--lora-strength: expected --lora beside it, found none; the LoRA of a checkpoint has its own");
   VMOBA_CHECK_INPUT(a.rank < a.ranks, "--rank: expected less than --ranks ({}), found {}", a.ranks, a.rank);
   VideoOrder common;
   common.prompt = a.prompt;
