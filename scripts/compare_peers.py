@@ -18,6 +18,8 @@ import sys
 import tempfile
 import traceback
 
+from plot_speed import text
+
 GRID, HEADS, WIDTH = "24x36x64", 12, 128
 TOKENS = 24 * 36 * 64
 DENSITIES = (0.2, 0.1, 0.05)
@@ -209,10 +211,6 @@ COLOURS = ["#0b7a75", "#12a89f", "#2563eb", "#60a5fa", "#7c3aed", "#111827", "#b
            "#6b7280"]
 
 
-def text(x, y, content, more=""):
-    return f'<text x="{x:.1f}" y="{y:.1f}" {more}>{content}</text>'
-
-
 def line(x1, y1, x2, y2, more):
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" {more}/>'
 
@@ -232,13 +230,13 @@ def draw(table, path):
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH_PX} {HEIGHT_PX}" width="{WIDTH_PX}" '
            f'height="{HEIGHT_PX}" font-family="sans-serif" font-size="12">',
            '<rect width="100%" height="100%" fill="white"/>',
-           text(LEFT, 24, title, 'font-size="15" font-weight="bold"')]
+           text(LEFT, 24, title, "start", 15, "bold")]
     for ms in (4, 6, 8, 10, 15, 20, 30, 40, 60, 80, 100, 150):
         if low < ms < high:
             out.append(line(LEFT, y_of(ms), WIDTH_PX - RIGHT, y_of(ms), 'stroke="#e5e7eb"'))
-            out.append(text(LEFT - 8, y_of(ms) + 4, ms, 'text-anchor="end" fill="#555"'))
+            out.append(text(LEFT - 8, y_of(ms) + 4, ms, "end", 12, colour="#555"))
     for density in DENSITIES:
-        out.append(text(x_of(density), base + 20, f"{100 * density:.0f} %", 'text-anchor="middle" fill="#555"'))
+        out.append(text(x_of(density), base + 20, f"{100 * density:.0f} %", "middle", 12, colour="#555"))
     slowest_first = sorted(points, key=lambda name: -points[name][-1][1])
     for place, name in enumerate(slowest_first):
         style = f'stroke="{COLOURS[place % len(COLOURS)]}" stroke-width="2"'
@@ -246,9 +244,9 @@ def draw(table, path):
         curve = " ".join(f"{x_of(density):.1f},{y_of(ms):.1f}" for density, ms in points[name])
         out.append(f'<polyline points="{curve}" fill="none" {style}/>')
         x, y = WIDTH_PX - RIGHT + 16, TOP + 12 + place * (base - TOP) / len(points)
-        out += [line(x, y - 4, x + 24, y - 4, style), text(x + 30, y, name)]
+        out += [line(x, y - 4, x + 24, y - 4, style), text(x + 30, y, name, "start", 12)]
     legend = "solid: this project, selection included; dashed: peers, which are given their mask"
-    out.append(text(LEFT, HEIGHT_PX - 10, legend, 'fill="#555"') + "</svg>")
+    out.append(text(LEFT, HEIGHT_PX - 10, legend, "start", 12, colour="#555") + "</svg>")
     with open(path, "w") as file:
         file.write("\n".join(out) + "\n")
 

@@ -12,6 +12,7 @@
 #include <set>
 
 #include "core/check.h"
+#include "core/elapsed.h"
 #include "train/dist/nccl_communicator.h"
 #include "train/dist/rank_device.h"
 
@@ -41,7 +42,7 @@ class Exchanges {
     const auto start = std::chrono::steady_clock::now();
     for (int64_t i = 0; i < calls; ++i) call()->wait();
     if (device_.is_cuda()) c10::cuda::device_synchronize();
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / double(calls);
+    return seconds_since(start) / double(calls);
   }
 
  private:

@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "core/check.h"
+#include "core/elapsed.h"
 #include "core/log.h"
 
 namespace vmoba {
@@ -81,7 +82,7 @@ bool same_file(int fd, const std::string& path) {
 bool still_beats(const std::string& path, double silence_s) {
   const std::string before = read_record(path);
   const Clock::time_point start = Clock::now();
-  while (std::chrono::duration<double>(Clock::now() - start).count() < silence_s) {
+  while (seconds_since(start) < silence_s) {
     std::this_thread::sleep_for(std::chrono::duration<double>(silence_s / 40));
     if (read_record(path) != before) return true;
   }

@@ -14,6 +14,7 @@
 #include <unordered_map>
 
 #include "core/check.h"
+#include "core/elapsed.h"
 #include "core/log.h"
 #include "core/parallel.h"
 #include "core/storage.h"
@@ -99,7 +100,7 @@ void probe_again(Probes& probes, const DataConfig& config, Outage& outage) {
   const double patience_s = config.patience_s;
   const auto start = std::chrono::steady_clock::now();
   for (bool said = false;; said = true) {
-    const double waited_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double waited_s = seconds_since(start);
     std::vector<Probes::value_type*> work;
     for (auto& item : probes) {
       const StorageError found(ErrorKind::kInput, "", item.second.error_number);

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/elapsed.h"
 #include "core/log.h"
 #include "core/random.h"
 #include "data/clip_decoder.h"
@@ -162,7 +163,7 @@ std::optional<Sample> SampleStream::next_unless(const std::function<bool()>& giv
   const auto start = std::chrono::steady_clock::now();
   std::optional<Sample> sample = state_->prefetcher->next_unless(give_up);
   const std::lock_guard lock(state_->mutex);
-  state_->wait_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  state_->wait_seconds += seconds_since(start);
   return sample;
 }
 

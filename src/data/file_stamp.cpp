@@ -24,11 +24,7 @@ int64_t nanoseconds(const timespec& time) {
 
 // All but the sample.
 FileStamp stat_file(const std::string& path) {
-  struct stat status {};
-  if (::stat(path.c_str(), &status) != 0)
-    throw MediaError(errno == ENOENT || errno == ENOTDIR ? "missing: no such file"
-                                                         : fmt::format("unreadable: {}", std::strerror(errno)),
-                     errno);
+  const struct stat status = file_status(path);
   return {int64_t{status.st_size},     uint64_t{status.st_dev},     uint64_t{status.st_ino},
           nanoseconds(status.st_mtim), nanoseconds(status.st_ctim), 0};
 }
@@ -48,6 +44,15 @@ uint64_t sample_of(const std::string& path, int64_t bytes) {
 }
 
 }  // namespace
+
+struct stat file_status(const std::string& path) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) != 0)
+    throw MediaError(errno == ENOENT || errno == ENOTDIR ? "missing: no such file"
+                                                         : fmt::format("unreadable: {}", std::strerror(errno)),
+                     errno);
+  return status;
+}
 
 FileStamp stamp_file(const std::string& path) {
   FileStamp out = stat_file(path);

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <string>
 
+struct stat;
+
 namespace vmoba::data {
 
 struct FileStamp {
@@ -13,6 +15,9 @@ struct FileStamp {
   uint64_t sample = 0;                      // of both ends and two places between; of all bytes of a small file
   bool operator==(const FileStamp&) const = default;
 };
+
+// What the system says of a file (sys/stat.h). Throws MediaError ("missing: ...", "unreadable: ...").
+struct stat file_status(const std::string& path);
 
 // Throws MediaError where the file is missing or cannot be read.
 FileStamp stamp_file(const std::string& path);

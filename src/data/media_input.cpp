@@ -9,11 +9,11 @@ extern "C" {
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
-#include <cstring>
 #include <string_view>
 #include <utility>
+
+#include "data/file_stamp.h"
 
 namespace vmoba::data {
 namespace {
@@ -60,12 +60,8 @@ bool is_picture_only(const AVStream& stream) {
 }
 
 void check_file(const std::string& path) {
-  struct stat status {};
   if (path.find('\0') != std::string::npos) throw MediaError("missing: the path contains a zero byte");
-  if (::stat(path.c_str(), &status) != 0)
-    throw MediaError(errno == ENOENT || errno == ENOTDIR ? "missing: no such file"
-                                                         : fmt::format("unreadable: {}", std::strerror(errno)),
-                     errno);
+  const struct stat status = file_status(path);
   if (!S_ISREG(status.st_mode)) throw MediaError("unreadable: not a regular file");
   if (status.st_size == 0) throw MediaError("empty: the file has 0 bytes");
 }

@@ -6,18 +6,12 @@
 #include <algorithm>
 
 #include "config/device.h"
+#include "core/bytes.h"
 #include "core/check.h"
 #include "core/log.h"
 #include "train/forecast/memory_advice.h"
 
 namespace vmoba::train {
-namespace {
-
-double gib(double bytes) {
-  return bytes / double(1 << 30);
-}
-
-}  // namespace
 
 RecomputeBudget::RecomputeBudget(const model::ModelConfig& config, const attention::AttentionConfig& attention,
                                  dist::Mesh& mesh, at::Device device)

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "core/bytes.h"
 #include "core/log.h"
 #include "data/dataset.h"
 #include "model/common/dtype.h"
@@ -50,9 +51,8 @@ void TrainingStep::decide_gathers() {
   const double bytes = gathered_bytes(), free = dist::least_number(mesh_.state(), device_, budget_.unused_bytes());
   if (bytes > free / 2) return;
   keep_gathered();
-  constexpr double kGib = 1 << 30;
   log_info("gathered weights stay within a step (parallel.gather auto): {:.1f} of {:.1f} GiB that were free",
-           bytes / kGib, free / kGib);
+           gib(bytes), gib(free));
 }
 
 std::optional<MicroBatch> TrainingStep::next_micro_batch(MicroBatchSource& source) {

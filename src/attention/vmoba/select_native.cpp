@@ -139,8 +139,7 @@ BlockMeans block_means(const BlockProblem& problem, const native::RowMeans& mean
 }
 
 // Tiles are few: their gates are a product of means that a kernel makes. Selections other than the top-k of each tile
-// are tensor operations.
-// `scale`: of the softmax.
+// are tensor operations. `scale`: of the softmax.
 Selection select_tiles(const BlockProblem& problem, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                        double scale, at::TensorList learnt) {
   const native::TileCall call(problem, q);

@@ -162,16 +162,16 @@ std::string heads_select_together(const LayerAttention& layer) {
 }  // namespace
 
 void leave_to_means(const BlockProblem& problem, BlockMask& mask) {
-  const at::Tensor& words = mask.tiles_BNUC.defined() ? mask.tiles_BNUC : mask.words_BNEW;
-  for (const int64_t head : vmoba_rule(problem.layer).mean_heads) {
+  const std::vector<int64_t>& heads = vmoba_rule(problem.layer).mean_heads;
+  if (heads.empty()) return;
+  const bool tiled = mask.tiles_BNUC.defined();
+  const at::Tensor& all = tiled ? mask.tiles_BNUC : mask.words_BNEW;
+  at::Tensor own = at::one_hot(choosers(problem).block_of.to(at::kLong), problem.tables->blocks);
+  if (!tiled)
+    own = BlockMask::of(own.t().to(at::kBool).unsqueeze(0).unsqueeze(0), problem.text_tokens).words_BNEW[0][0];
+  for (const int64_t head : heads) {
     const int64_t here = head - problem.layer.first_head;
-    if (here < 0 || here >= words.size(1)) continue;  // another rank's
-    const at::Tensor own_UC = at::one_hot(choosers(problem).block_of.to(at::kLong), problem.tables->blocks);
-    if (mask.tiles_BNUC.defined())
-      mask.tiles_BNUC.select(1, here).copy_(own_UC);
-    else
-      mask.words_BNEW.select(1, here).copy_(
-          BlockMask::of(own_UC.t().to(at::kBool).unsqueeze(0).unsqueeze(0), problem.text_tokens).words_BNEW[0][0]);
+    if (here >= 0 && here < all.size(1)) all.select(1, here).copy_(own);  // others are another rank's
   }
 }
 

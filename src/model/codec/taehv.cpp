@@ -70,7 +70,7 @@ class TaehvFile {
  public:
   explicit TaehvFile(const CodecConfig& codec)
       : weights_(codec.weights,
-                 {kType, "docs/pretrained.md says where to get it, and assets/ has one that vmoba-train-codec made",
+                 {kType, "docs/pretrained.md says where to get it, and vmoba-train-codec makes one (docs/codec.md)",
                   [](const std::string& name) { return name; }}),
         config_(
             deduce_taehv_config([this](const std::string& name) { return weights_.shape(name); }, weights_.path())) {

@@ -7,6 +7,7 @@
 #include "config/device.h"
 #include "config/run_plan.h"
 #include "core/check.h"
+#include "core/elapsed.h"
 #include "core/log.h"
 #include "data/prefetch.h"
 #include "data/video_reader.h"
@@ -44,7 +45,7 @@ class PhaseProgress {
   }
 
  private:
-  double seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+  double seconds() const { return seconds_since(start_); }
 
   std::string what_;
   int64_t total_, done_ = 0;

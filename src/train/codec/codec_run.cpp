@@ -9,6 +9,7 @@
 #include <numbers>
 
 #include "core/check.h"
+#include "core/elapsed.h"
 #include "core/log.h"
 #include "data/dataset.h"
 #include "model/codec/taehv.h"
@@ -23,10 +24,6 @@ using Clock = std::chrono::steady_clock;
 constexpr double kWarmupSteps = 200;
 constexpr int64_t kLossSteps = 100;
 constexpr double kLogEvery_s = 10;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 class CodecRun {
  public:

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "config/clip_geometry.h"
+#include "core/bytes.h"
 #include "core/check.h"
 #include "model/architecture.h"
 #include "train/forecast/estimate.h"
@@ -13,10 +14,6 @@ namespace vmoba::train {
 namespace {
 
 constexpr double kUsable = 0.93;
-
-double gib(int64_t bytes) {
-  return double(bytes) / double(1 << 30);
-}
 
 // Every other frame of each length, down to a whole number of the codec's strides.
 std::vector<int64_t> half_as_long(const std::vector<int64_t>& frames) {

@@ -3,19 +3,12 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/bytes.h"
 #include "core/check.h"
 #include "train/forecast/memory_advice.h"
 #include "train/forecast/rank_memory.h"
 
 namespace vmoba::train {
-namespace {
-
-double gib(int64_t bytes) {
-  return double(bytes) / double(1 << 30);
-}
-
-}  // namespace
-
 OffloadChoice choose_offload(const RootConfig& config, const dist::MeshSizes& sizes, const attention::Grid& grid,
                              int64_t micro, int64_t gpu_bytes) {
   using model::Offload;

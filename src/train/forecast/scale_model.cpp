@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "core/bytes.h"
 #include "core/check.h"
 #include "train/forecast/memory_advice.h"
 #include "train/forecast/step_flops.h"
@@ -140,15 +141,14 @@ std::string sizes_text(const MeshSizes& sizes) {
 }
 
 std::string row(const ModeEstimate& e, bool chosen, int64_t memory_bytes, bool batch_fits) {
-  const auto gib = [](int64_t bytes) { return double(bytes) / double(1 << 30); };
   const RankMemory& m = e.memory;
   return fmt::format(
       "{} {:<28} {:>13} {:>8.2f} {:>8.2f} {:>8.2f} {:>8.2f} {:>8.2f} {:>8.2f} {:>8.2f} {:>4} {:>6}{} {:>6} {:>9.2f} "
       "{:>9.1f} {:>9.3f} {:>6.1f}%\n",
       chosen ? '*' : ' ', e.mode.name, sizes_text(e.mode.sizes), gib(m.total()), gib(m.weights), gib(m.gradients),
       gib(m.optimizer), gib(m.ema), gib(m.working), gib(m.activations), m.total() <= memory_bytes ? "yes" : "no",
-      e.global_batch, batch_fits ? ' ' : '!', e.share.passes, e.sent_bytes / double(1 << 30), 1e3 * e.waiting_s,
-      e.step_s(), 100 * e.efficiency());
+      e.global_batch, batch_fits ? ' ' : '!', e.share.passes, gib(e.sent_bytes), 1e3 * e.waiting_s, e.step_s(),
+      100 * e.efficiency());
 }
 
 }  // namespace
@@ -211,7 +211,7 @@ std::string scale_to_text(const RootConfig& config, const RunEstimate& run, cons
       "{} rank{}, {} per host; links {}\n{:.0f} TFLOP/s per rank assumed; samples of {} tokens; memory in GiB per rank "
       "of {:.0f}; * is what `parallel` asks for\n",
       options.ranks, options.ranks == 1 ? "" : "s", options.cluster.ranks_per_host, options.cluster.source,
-      options.flops_per_s / 1e12, run.tokens(), double(options.memory_bytes) / double(1 << 30));
+      options.flops_per_s / 1e12, run.tokens(), gib(options.memory_bytes));
   text += fmt::format(
       "  {:<28} {:>13} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>4} {:>7} {:>6} {:>9} {:>9} {:>9} {:>7}\n", "mode",
       "data/shard/sq", "memory", "weights", "grads", "optim.", "EMA", "working", "activ.", "fits", "batch", "passes",

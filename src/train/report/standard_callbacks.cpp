@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "core/bytes.h"
 #include "core/file.h"
 #include "core/log.h"
 #include "data/video_writer.h"
@@ -23,7 +24,6 @@ constexpr double kPlainIntervalSeconds = 10;
 constexpr int64_t kStripFrames = 6;
 constexpr int64_t kGifWidth = 320;  // pixels
 constexpr int64_t kMaxGifBytes = int64_t{1} << 30;
-constexpr double kGiB = double(1 << 30);
 
 double unix_time_s() {
   const auto now = std::chrono::system_clock::now().time_since_epoch();
@@ -143,7 +143,7 @@ class TensorboardCallback final : public Callback {
                                                           {"speed/tokens_per_s", report.tokens_per_s},
                                                           {"speed/step_s", report.step_s},
                                                           {"speed/data_wait_s", report.data_wait_s},
-                                                          {"memory/gib", double(report.memory_bytes) / kGiB}};
+                                                          {"memory/gib", gib(report.memory_bytes)}};
     if (report.mfu > 0) values.emplace_back("speed/mfu", report.mfu);
     for (const auto& [name, norm] : report.grad_norm_by_expert) values.emplace_back("train/grad_norm_" + name, norm);
     for (const auto& [name, value] : report.density) values.emplace_back("density/" + name, value);
