@@ -5,8 +5,9 @@ cubes_72 and cubes_144 have spatiotemporal layers only: cubes of 3 x 3 x 8 = 72 
 A top-k of k blocks out of C attends k / C of the pairs; a tau is chosen for its density on the dense model.
 
 Of cubes_64, whose cubes choose together (tile): share compares shares of attention in place of gates, fine by means of
-2 x 2 x 2 tokens; overall and head let all heads, or the cubes of one head, compete, each cube a quarter of its even part
-at least; rest adds the means of what is not attended, beta with a learnt number for each head and layer.
+2 x 2 x 2 tokens, known by means of one token, which is the choice that knows every share; overall and head let all heads, or the cubes of one head, compete, each cube a quarter of its even part
+at least; rest adds the means of what is not attended, beta with a learnt number for each head and layer. In query each
+query chooses.
 """
 
 CYCLE = ["attention.temporal_chunk=1", "attention.spatial_chunk=[3,4]", "attention.spatiotemporal_chunk=[6,6,8]"]
@@ -34,6 +35,9 @@ TILE = ["attention.query_tile=block"]
 REMAINDER = ["attention.remainder=one_softmax"]
 BETA = REMAINDER + ["attention.remainder_beta=learnt"]
 FINE = ["attention.gate_block=[2,2,2]"]
+FINER = ["attention.gate_block=[1,2,2]"]
+KNOWN = ["attention.gate_block=[1,1,1]"]
+SHARE = ["attention.score=share"]
 
 
 def shares(density, pool="query_head", least=1):
@@ -66,13 +70,25 @@ SETTINGS = {
     "cubes_64_tile_10_rest": CUBES_64 + share(0.1) + TILE + REMAINDER,
     "cubes_64_tile_05_rest": CUBES_64 + share(0.05) + TILE + REMAINDER,
     "cubes_64_tile_20_beta": CUBES_64 + share(0.2) + TILE + BETA,
+    "cubes_64_tile_10_beta": CUBES_64 + share(0.1) + TILE + BETA,
     "cubes_64_tile_05_beta": CUBES_64 + share(0.05) + TILE + BETA,
     "cubes_64_share_20": shares(0.2),
     "cubes_64_share_05": shares(0.05),
     "cubes_64_fine_20": shares(0.2) + FINE,
+    "cubes_64_fine_10": shares(0.1) + FINE,
     "cubes_64_fine_05": shares(0.05) + FINE,
     "cubes_64_fine_05_rest": shares(0.05) + FINE + REMAINDER,
+    "cubes_64_fine_20_beta": shares(0.2) + FINE + BETA,
+    "cubes_64_fine_10_beta": shares(0.1) + FINE + BETA,
     "cubes_64_fine_05_beta": shares(0.05) + FINE + BETA,
+    "cubes_64_finer_20": shares(0.2) + FINER,
+    "cubes_64_finer_05": shares(0.05) + FINER,
+    "cubes_64_known_20": shares(0.2) + KNOWN,
+    "cubes_64_known_05": shares(0.05) + KNOWN,
+    "cubes_64_query_fine_20": CUBES_64 + share(0.2) + SHARE + FINE,
+    "cubes_64_query_fine_05": CUBES_64 + share(0.05) + SHARE + FINE,
+    "cubes_64_query_known_20": CUBES_64 + share(0.2) + SHARE + KNOWN,
+    "cubes_64_query_known_05": CUBES_64 + share(0.05) + SHARE + KNOWN,
     "cubes_64_head_20": HEAD["20"],
     "cubes_64_head_05": HEAD["05"],
     "cubes_64_overall_20": OVERALL["20"],
@@ -92,6 +108,8 @@ SETTINGS = {
     "cubes_64_random_05": CUBES_64 + share(0.05, select="random") + TILE,
     "cubes_64_random_05_rest": CUBES_64 + share(0.05, select="random") + TILE + REMAINDER,
     "cubes_36_topk_05": cubes(3, 3, 4) + share(0.05),
+    "cubes_36_query_fine_20": cubes(3, 3, 4) + share(0.2) + SHARE + FINE,
+    "cubes_36_query_fine_05": cubes(3, 3, 4) + share(0.05) + SHARE + FINE,
     "cubes_36_tile_05": cubes(3, 3, 4) + share(0.05) + TILE,
     "cubes_32_topk_05": cubes(4, 4, 2) + share(0.05),
     "cubes_64_own": CUBES_64 + ["attention.select=own"] + TILE,
