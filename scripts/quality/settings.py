@@ -4,10 +4,11 @@ cubes_72 and cubes_144 have spatiotemporal layers only: cubes of 3 x 3 x 8 = 72 
 6 x 3 x 8 = 144 (96 blocks). cycle has temporal, spatial and spatiotemporal layers in turn (24, 48 and 48 blocks).
 A top-k of k blocks out of C attends k / C of the pairs; a tau is chosen for its density on the dense model.
 
-Of cubes_64, whose cubes choose together (tile): share compares shares of attention in place of gates, fine by means of
-2 x 2 x 2 tokens, known by means of one token, which is the choice that knows every share; overall and head let all heads, or the cubes of one head, compete, each cube a quarter of its even part
-at least; rest adds the means of what is not attended, beta with a learnt number for each head and layer. In query each
-query chooses.
+Of cubes_64, whose cubes choose together (tile): share compares shares of attention in place of gates, fine by means
+of 2 x 2 x 2 tokens, known by means of one token, which is the choice that knows every share; overall and head let all
+heads, or the cubes of one head, compete, each cube a quarter of its even part at least; rest adds the means of what
+is not attended, beta with a learnt number for each head and layer. In query each query chooses; mean leaves the heads
+that average everything to their means.
 """
 
 CYCLE = ["attention.temporal_chunk=1", "attention.spatial_chunk=[3,4]", "attention.spatiotemporal_chunk=[6,6,8]"]
@@ -38,6 +39,7 @@ FINE = ["attention.gate_block=[2,2,2]"]
 FINER = ["attention.gate_block=[1,2,2]"]
 KNOWN = ["attention.gate_block=[1,1,1]"]
 SHARE = ["attention.score=share"]
+MEAN_HEADS = ["attention.mean_heads=[0:4,1:5,2:1,2:2,2:5]"]  # of the dense model, as vmoba-analyze found them
 
 
 def shares(density, pool="query_head", least=1):
@@ -81,6 +83,8 @@ SETTINGS = {
     "cubes_64_fine_20_beta": shares(0.2) + FINE + BETA,
     "cubes_64_fine_10_beta": shares(0.1) + FINE + BETA,
     "cubes_64_fine_05_beta": shares(0.05) + FINE + BETA,
+    "cubes_64_fine_05_rest_mean": shares(0.05) + FINE + REMAINDER + MEAN_HEADS,
+    "cubes_64_fine_05_beta_mean": shares(0.05) + FINE + BETA + MEAN_HEADS,
     "cubes_64_finer_20": shares(0.2) + FINER,
     "cubes_64_finer_05": shares(0.05) + FINER,
     "cubes_64_known_20": shares(0.2) + KNOWN,
@@ -129,6 +133,7 @@ RECIPES = {
     "distill": ["train.distill.weight=0.5"],  # half of the loss compares with the dense model
     "teacher": ["train.distill.weight=1"],  # all of it
     "schedule": ["attention.density_steps=100"],  # the density falls from 1
+    "warmup": ["attention.dense_warmup_steps=100"],  # full attention first
 }
 
 
