@@ -15,6 +15,7 @@
 #include "config/device.h"
 #include "core/check.h"
 #include "core/elapsed.h"
+#include "core/log.h"
 #include "model/conditioning.h"
 #include "model/hunyuan/hunyuan_config.h"
 #include "train/dist/rank_device.h"
@@ -193,7 +194,12 @@ StepCase bench_backend(const StepOptions& options, const std::string& backend, t
   for (int64_t i = 0; i < options.warmup + options.repeats; ++i) {
     const Clock::time_point start = Clock::now();
     run.step();
-    if (i >= options.warmup) ms.push_back(1e3 * seconds_since(start));
+    const double step_ms = 1e3 * seconds_since(start);
+    // Of steps that take a minute, each counts: with model.recompute `auto` the first two are those of `block`.
+    if (world.rank() == 0)
+      log_info("{} step {} of {}{}: {:.1f} ms", backend, i + 1, options.warmup + options.repeats,
+               i < options.warmup ? " (warm-up)" : "", step_ms);
+    if (i >= options.warmup) ms.push_back(step_ms);
   }
   std::sort(ms.begin(), ms.end());
   if (!options.profile.empty()) {
