@@ -20,6 +20,7 @@
 #include "train/forecast/memory_advice.h"
 #include "train/forecast/offload_choice.h"
 #include "train/forecast/scale_model.h"
+#include "train/forecast/step_seconds.h"
 #include "train/run_start.h"
 #include "train/signals.h"
 
@@ -86,9 +87,11 @@ std::string estimate_text(RootConfig config, const data::ClipPlan& plan, double 
     offload = choice.reason + "\n";
     config = train::with_offload(std::move(config), choice);
   }
+  const train::RunEstimate run = train::estimate_run(config, buckets, geometry);
   return (published.empty() ? "" : fmt::format("sizes                those of {}\n", published)) + offload +
-         train::estimate_to_text(config, train::estimate_run(config, buckets, geometry)) +
-         (gpu_bytes > 0 ? train::fit_to_text(config, buckets, geometry, gpu_bytes, gpu) : "");
+         train::estimate_to_text(config, run) +
+         (gpu_bytes > 0 ? train::fit_to_text(config, buckets, geometry, gpu_bytes, gpu) : "") +
+         train::time_to_text(config, run, gpu_bytes);
 }
 
 // The same for a job of many ranks.
@@ -150,7 +153,8 @@ void DryRunArguments::add_to(CLI::App& app) {
   app.add_option("--comm", comm,
                  "--ranks: costs of links, file of `vmoba-bench comm --json`; one of a host, one of several")
       ->needs(count);
-  app.add_option("--tflops", tflops, "--ranks: TFLOP/s that one rank reaches in training steps (440)")
+  app.add_option("--tflops", tflops,
+                 "--ranks: TFLOP/s that one rank reaches in training steps (each kind of kernel as an H200)")
       ->check(CLI::PositiveNumber)
       ->needs(count);
   app.add_option(

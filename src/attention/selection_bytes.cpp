@@ -3,7 +3,7 @@
 #include "attention/attention.h"
 #include "attention/block/partition.h"
 #include "attention/block/tiles.h"
-#include "attention/dispatch.h"
+#include "attention/kernel_work.h"
 #include "attention/kernels/kernels.h"
 #include "attention/kernels/tiles.h"
 #include "attention/method.h"
@@ -48,13 +48,15 @@ double row_bytes(const LayerAttention& layer, const Grid& grid, int64_t text_tok
 
 double selection_bytes(const LayerAttention& layer, const Grid& grid, int64_t text_tokens, int64_t heads,
                        int64_t head_dim) {
-  if (!layer.sparse() || grid.tokens() == 0) return 0;
-  const int64_t blocks = block_count(grid, layer);
-  const bool full = layer.full_when_faster && layer.implementation == Implementation::kAuto &&
-                    full_is_faster(grid.tokens() + text_tokens, blocks, layer);
-  if (blocks == 1 || full) return 0;
-  return query_tile(layer) == 1 ? row_bytes(layer, grid, text_tokens, heads, head_dim)
-                                : tile_bytes(layer, grid, text_tokens, heads, head_dim);
+  switch (kernel_work(layer, grid, text_tokens).kind) {
+    case KernelKind::kFull:
+      break;
+    case KernelKind::kRows:
+      return row_bytes(layer, grid, text_tokens, heads, head_dim);
+    case KernelKind::kTiles:
+      return tile_bytes(layer, grid, text_tokens, heads, head_dim);
+  }
+  return 0;
 }
 
 }  // namespace vmoba::attention

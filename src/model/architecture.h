@@ -53,6 +53,9 @@ struct BlockActivations {
   // The most that lies beside the input while a block is computed again and differentiated.
   double peak = 0;
   bool with_text = false;  // rows: video tokens and those of the text
+  // What kernels other than products and attention read and write, forward and backward: norms, rotations, residuals,
+  // GELU, joins, sums for biases.
+  double moved_forward = 0, moved_backward = 0;
 };
 
 struct Architecture {

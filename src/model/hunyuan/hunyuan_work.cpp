@@ -70,14 +70,18 @@ std::vector<ForwardWork> hunyuan_forward_work(const ModelConfig& config, const a
 // A single block keeps the normed input, q, k, v, q and k behind their norms, hidden rows, the attended ones joined
 // with the activated hidden ones, and their map. In backward of that map its input is there twice (the gradient, and
 // the input or what the adapter adds to the gradient), with the result and two gradients.
+//
+// What they move is counted as Wan's (wan_work.cpp); q, k, v and the result of a double block are joined out of two
+// streams, and the parts of a stream give their gradients into rows of zeros.
 std::vector<BlockActivations> hunyuan_activations(const ModelConfig& config) {
   const double width = double(config.heads * config.head_dim), ffn = double(hunyuan_of(config).ffn_dim);
   const double end_of_forward = 17 * width + 2 * ffn, feed_forward = 13 * width + 3 * ffn;
-  std::vector<BlockActivations> out = {
-      {config.layers, width, 12 * width + 2 * ffn, std::max(end_of_forward, feed_forward), /*with_text=*/true}};
+  std::vector<BlockActivations> out = {{config.layers, width, 12 * width + 2 * ffn,
+                                        std::max(end_of_forward, feed_forward), /*with_text=*/true,
+                                        22 * width + 2 * ffn, 38 * width + 3 * ffn}};
   if (hunyuan_of(config).single_layers > 0)
-    out.push_back(
-        {hunyuan_of(config).single_layers, width, 10 * width + 2 * ffn, 12 * width + 3 * ffn, /*with_text=*/true});
+    out.push_back({hunyuan_of(config).single_layers, width, 10 * width + 2 * ffn, 12 * width + 3 * ffn,
+                   /*with_text=*/true, 11 * width + 4 * ffn, 17 * width + 3 * ffn});
   return out;
 }
 

@@ -8,6 +8,7 @@
 #include "core/check.h"
 #include "train/forecast/memory_advice.h"
 #include "train/forecast/step_flops.h"
+#include "train/forecast/step_seconds.h"
 
 namespace vmoba::train {
 namespace {
@@ -94,7 +95,8 @@ PassCosts sequence_pass(const RootConfig& config, const MeshSizes& sizes, const 
   const double width = double(m.heads * m.head_dim);
   const double count = double(4 * model::layer_count(m) * (recomputes(config) ? 3 : 2));
   const double exchange_s = traffic.add(Collective::kAllToAll, bytes, count);
-  const double projection_s = 2 * double(own * micro) * width * width / o.flops_per_s;
+  const double rate = o.flops_per_s > 0 ? o.flops_per_s : h200_rates().products;
+  const double projection_s = 2 * double(own * micro) * width * width / rate;
   const double patch = double(m.patch_size[0] * m.patch_size[1] * m.patch_size[2] * m.out_channels);
   traffic.add(Collective::kAllGather, 4 * patch * double(own * sizes.sequence * micro), 1);
   return {traffic.sent_bytes(), traffic.seconds() - count / 2 * std::min(exchange_s, projection_s)};
@@ -112,18 +114,32 @@ BucketEstimate costliest(const RunEstimate& run) {
   return out;
 }
 
-// FLOPs of training on a sample, with what a rank computes again.
-double sample_flops(const RootConfig& config, const RunEstimate& run, const BucketEstimate& sample,
-                    const ModeEstimate& mode, const ScaleOptions& options) {
-  if (config.model.recompute != model::Recompute::kAuto || sample.recomputed == 0) return sample.flops_sparse;
-  const attention::Grid& grid = sample.grid;
-  const int64_t text = config.text.max_tokens;
+// Seconds that one rank alone would take.
+struct ComputeCosts {
+  double sample = 0, backward = 0;  // of training on a sample, and of it within backward
+  double update = 0;                // of the optimiser
+};
+
+// With what a rank computes again.
+ComputeCosts compute_costs(const RootConfig& config, const RunEstimate& run, const BucketEstimate& sample,
+                           const ModeEstimate& mode, const ScaleOptions& options) {
   const double free = double(usable_bytes(options.memory_bytes)) - double(mode.memory.total());
-  const model::PassShape pass{double(mode.share.micro), 1.0 / double(mode.mode.sizes.sequence), text};
-  const model::FittedPlan fitted = model::fit_plan(config.model, config.attention, grid, pass, free);
+  const double share = 1.0 / double(mode.mode.sizes.sequence);
+  if (options.flops_per_s == 0) {
+    const model::RecomputePlan plan = forecast_plan(config, sample.grid, mode.share.micro, share, free);
+    const KernelRates rates = h200_rates();
+    const StepSeconds seconds = sample_seconds(config, sample.grid, run.assumed_density, plan, rates);
+    const double parts = config.lora.enabled() ? 1 : double(mode.mode.sizes.state_ranks());
+    return {seconds.total(), seconds.backward, optimizer_seconds(config, rates) / parts};
+  }
+  const double backward = sample.backward / options.flops_per_s;
+  if (config.model.recompute != model::Recompute::kAuto || sample.recomputed == 0)
+    return {sample.flops_sparse / options.flops_per_s, backward, 0};
+  const model::RecomputePlan plan = forecast_plan(config, sample.grid, mode.share.micro, share, free);
   const std::vector<model::ForwardWork> work =
-      model::forward_work(config.model, config.attention, grid, text, run.assumed_density);
-  return sample.flops_sparse - sample.recomputed * (1 - recomputed_share(config, work, fitted.plan));
+      model::forward_work(config.model, config.attention, sample.grid, config.text.max_tokens, run.assumed_density);
+  const double kept = sample.recomputed * (1 - recomputed_share(config, work, plan));
+  return {(sample.flops_sparse - kept) / options.flops_per_s, backward, 0};
 }
 
 bool can_share_heads(RootConfig config, int64_t sequence) {
@@ -182,9 +198,10 @@ ModeEstimate estimate_mode(const RootConfig& config, const RunEstimate& run, con
   out.share = dist::batch_share(train, sizes);
   out.memory = rank_memory(config, sizes, run.grid, out.share.micro);
   const BucketEstimate sample = costliest(run);
-  const double s_per_flop = double(out.share.samples) / double(sizes.sequence) / options.flops_per_s;
-  out.compute_s = sample_flops(config, run, sample, out, options) * s_per_flop;
-  const double passes = double(out.share.passes), pass_s = out.compute_s / passes;
+  const ComputeCosts costs_of_one = compute_costs(config, run, sample, out, options);
+  const double samples = double(out.share.samples) / double(sizes.sequence), passes = double(out.share.passes);
+  const double pass_s = samples * costs_of_one.sample / passes;
+  out.compute_s = samples * costs_of_one.sample + costs_of_one.update;
   const auto add = [&](const PassCosts& costs, double count) {
     out.sent_bytes += count * costs.sent_bytes;
     out.waiting_s += count * costs.waiting_s;
@@ -194,7 +211,7 @@ ModeEstimate estimate_mode(const RootConfig& config, const RunEstimate& run, con
     add(sharded_pass(config, model, sizes, options, pass_s, /*last_pass=*/true), 1);
   }
   if (sizes.state_ranks() == 1 || config.lora.enabled()) {
-    add(replicated_gradients(model, sizes, options, sample.backward * s_per_flop / passes), 1);
+    add(replicated_gradients(model, sizes, options, samples * costs_of_one.backward / passes), 1);
   }
   if (sizes.sequence > 1) add(sequence_pass(config, sizes, options, run.tokens(), out.share.micro), passes);
   return out;
@@ -208,10 +225,12 @@ std::string scale_to_text(const RootConfig& config, const RunEstimate& run, cons
   std::vector<Mode> modes = possible_modes(config, options);
   if (std::none_of(modes.begin(), modes.end(), same)) modes.push_back({"as configured", wanted});
   std::string text = fmt::format(
-      "{} rank{}, {} per host; links {}\n{:.0f} TFLOP/s per rank assumed; samples of {} tokens; memory in GiB per rank "
-      "of {:.0f}; * is what `parallel` asks for\n",
+      "{} rank{}, {} per host; links {}\n{} assumed; samples of {} tokens; memory in GiB per rank of {:.0f}; * is what "
+      "`parallel` asks for\n",
       options.ranks, options.ranks == 1 ? "" : "s", options.cluster.ranks_per_host, options.cluster.source,
-      options.flops_per_s / 1e12, run.tokens(), gib(options.memory_bytes));
+      options.flops_per_s == 0 ? "kernels of an H200"
+                               : fmt::format("{:.0f} TFLOP/s per rank", options.flops_per_s / 1e12),
+      run.tokens(), gib(options.memory_bytes));
   text += fmt::format(
       "  {:<28} {:>13} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>4} {:>7} {:>6} {:>9} {:>9} {:>9} {:>7}\n", "mode",
       "data/shard/sq", "memory", "weights", "grads", "optim.", "EMA", "working", "activ.", "fits", "batch", "passes",

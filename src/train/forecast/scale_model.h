@@ -2,11 +2,12 @@
 // and the costs of links: memory, communication and efficiency on paper (vmoba-train --dry-run --ranks N). Needs one
 // process and no GPU.
 //
-// The model is simple on purpose. Computing takes FLOPs / rate and divides evenly by the ranks; model.recompute `auto`
-// computes again what the GPU's memory cannot keep. Sums of gradients hide
-// behind the last backward, gathers of sharded weights behind the whole pass, exchanges of q and k (Ulysses) behind the
-// next projection, as far as these are long enough; the first of each and the other exchanges around self attention do
-// not hide. Stragglers, data and checkpoints are left out, so that a measured efficiency is lower.
+// The model is simple on purpose. Computing takes what an H200's kernels need (forecast/step_seconds.h), or FLOPs /
+// rate, and divides evenly by the ranks; model.recompute `auto` computes again what the GPU's memory cannot keep. Sums
+// of gradients hide behind the last backward, gathers of sharded weights behind the whole pass, exchanges of q and k
+// (Ulysses) behind the next projection, as far as these are long enough; the first of each and the other exchanges
+// around self attention do not hide. Stragglers, data and checkpoints are left out, so that a measured efficiency is
+// lower.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -23,9 +24,7 @@ namespace vmoba::train {
 struct ScaleOptions {
   int64_t ranks = 1;
   dist::Cluster cluster = dist::Cluster::nvlink4_and_ndr();
-  // Of one rank. 440 TFLOP/s is what training steps of the 1.3B model reach at 55,296 tokens on an H200: 421 and 439
-  // with 20 and 5 % of the blocks, 473 with full attention (docs/benchmarks.md).
-  double flops_per_s = 440e12;
+  double flops_per_s = 0;                    // of one rank, for all of a step; 0: each kind of kernel at an H200's rate
   int64_t memory_bytes = int64_t{79} << 30;  // of one rank's GPU; an 80 GB H100 shows 79.6 GiB
 };
 
