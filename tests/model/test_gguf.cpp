@@ -4,15 +4,14 @@
 
 #include <ATen/ATen.h>
 
-#include <cstring>
 #include <fstream>
 
 #include "core/file.h"
-#include "core/random.h"
 #include "model/common/host_inputs.h"
 #include "model/common/packed.h"
 #include "model/common/weight_ring.h"
 #include "model/convert.h"
+#include "model/packed_rows.h"
 #include "model/wan_fixture.h"
 #include "model/weights/pretrained.h"
 #include "model/weights/weight_files.h"
@@ -21,9 +20,9 @@
 #include "support/same_tensors.h"
 
 using namespace vmoba::model;
-using vmoba::RandomStream;
 using vmoba::test::check_same;
 using vmoba::test::contains;
+using vmoba::test::random_rows;
 using vmoba::test::refusal_of;
 
 namespace {
@@ -87,24 +86,6 @@ std::string file_of(const std::vector<Stored>& tensors) {
 std::string bytes_of(const at::Tensor& tensor) {
   const at::Tensor whole = tensor.contiguous();
   return {static_cast<const char*>(whole.const_data_ptr()), size_t(whole.nbytes())};
-}
-
-// Any bits are values, but the half-precision numbers have to be finite and small; `scale`: all of them, 0 for random.
-at::Tensor random_rows(Packing packing, at::IntArrayRef shape, uint64_t seed, double scale = 0) {
-  const PackedBlock block = packed_block(packing);
-  RandomStream random(seed, "packed", 0);
-  const at::Tensor out = at::empty({shape[0], packed_row_bytes(packing, shape[1])}, at::kByte);
-  auto* bytes = out.data_ptr<uint8_t>();
-  for (int64_t i = 0; i < out.numel(); ++i) bytes[i] = uint8_t(random.next_u64());
-  std::vector<int64_t> halves = {0, 2};
-  if (packing == Packing::kQ8_0) halves = {0};
-  if (packing == Packing::kQ6_K) halves = {208};
-  for (int64_t begin = 0; begin < out.numel(); begin += block.bytes)
-    for (const int64_t half : halves) {
-      const c10::Half value(float(scale > 0 ? scale : 1e-4 * random.normal()));
-      std::memcpy(bytes + begin + half, &value, sizeof value);
-    }
-  return out;
 }
 
 ModelConfig wide_config() {

@@ -2,10 +2,13 @@
 #include "model/common/packed.h"
 
 #include <ATen/ATen.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
 
 #include <algorithm>
 
 #include "core/check.h"
+#include "model/kernels/unpack.h"
 
 namespace vmoba::model {
 namespace {
@@ -73,7 +76,7 @@ at::Tensor unpack_q6_k(const at::Tensor& blocks_RNC) {
   return factor * (values.flatten(2).unflatten(2, {16, 16}).to(at::kFloat) - 32);
 }
 
-at::Tensor unpack(Packing packing, const at::Tensor& blocks_RNC) {
+at::Tensor unpack_blocks(Packing packing, const at::Tensor& blocks_RNC) {
   switch (packing) {
     case Packing::kQ8_0:
       return unpack_q8_0(blocks_RNC);
@@ -85,6 +88,30 @@ at::Tensor unpack(Packing packing, const at::Tensor& blocks_RNC) {
       break;
   }
   return unpack_q6_k(blocks_RNC);
+}
+
+unpack::Format format_of(Packing packing) {
+  switch (packing) {
+    case Packing::kQ8_0:
+      return unpack::Format::kQ8_0;
+    case Packing::kQ4_K:
+      return unpack::Format::kQ4_K;
+    case Packing::kQ5_K:
+      return unpack::Format::kQ5_K;
+    case Packing::kQ6_K:
+      break;
+  }
+  return unpack::Format::kQ6_K;
+}
+
+// In one kernel.
+void unpack_there(const at::Tensor& bytes, Packing packing, const at::Tensor& out) {
+  const c10::cuda::CUDAGuard guard(out.device());
+  const unpack::Packed call{format_of(packing), bytes.const_data_ptr<uint8_t>(),
+                            bytes.numel() / packed_block(packing).bytes, out.mutable_data_ptr(),
+                            out.scalar_type() == at::kBFloat16};
+  const cudaError_t error = unpack::unpack(call, c10::cuda::getCurrentCUDAStream(out.device().index()).stream());
+  VMOBA_CHECK(error == cudaSuccess, "expected a kernel to unpack weights, found: {}", cudaGetErrorString(error));
 }
 
 }  // namespace
@@ -117,11 +144,15 @@ at::Tensor unpacked(const at::Tensor& bytes, Packing packing, at::ScalarType dty
               "expected packed rows of a multiple of {} bytes", block.bytes);
   const int64_t rows = bytes.size(0), values = bytes.size(1) / block.bytes * block.values;
   const at::Tensor out = at::empty({rows, values}, bytes.options().dtype(dtype));
+  if (bytes.is_cuda() && bytes.is_contiguous() && (dtype == at::kBFloat16 || dtype == at::kFloat)) {
+    unpack_there(bytes, packing, out);
+    return out;
+  }
   const int64_t step = std::max<int64_t>(1, kValuesAtOnce / std::max<int64_t>(1, values));
   for (int64_t first = 0; first < rows; first += step) {
     const int64_t count = std::min(step, rows - first);
     const at::Tensor blocks_RNC = bytes.narrow(0, first, count).view({count, -1, block.bytes});
-    out.narrow(0, first, count).copy_(unpack(packing, blocks_RNC).view({count, values}));
+    out.narrow(0, first, count).copy_(unpack_blocks(packing, blocks_RNC).view({count, values}));
   }
   return out;
 }
