@@ -8,6 +8,7 @@
 #include "attention/block/autograd.h"
 #include "attention/dispatch.h"
 #include "attention/full/full.h"
+#include "attention/full/query_runs.h"
 #include "attention/method.h"
 #include "attention/observer.h"
 #include "attention/samples.h"
@@ -109,7 +110,9 @@ at::Tensor cross_attention(const at::Tensor& q_BSND, const at::Tensor& k_BLND, c
   std::vector<at::Tensor> out;
   for (const EqualSamples& samples : equal_samples(lengths, q_BSND.size(0), k_BLND.size(1))) {
     const auto own = [&](const at::Tensor& x) { return samples.of(x).narrow(1, 0, samples.length); };
-    out.push_back(full_attention(samples.of(q_BSND), own(k_BLND), own(v_BLND), tape));
+    const at::Tensor q = samples.of(q_BSND), k = own(k_BLND), v = own(v_BLND);
+    const int64_t runs = q.is_cuda() ? query_runs(q.size(0), q.size(1), q.size(2), k.size(1)) : 1;
+    out.push_back(runs == 1 ? full_attention(q, k, v, tape) : attend_in_runs(q, k, v, runs, tape));
   }
   return out.size() == 1 ? out[0] : at::cat(out);
 }

@@ -4,6 +4,7 @@
 
 #include "apps/bench/attention_cases.h"
 #include "attention/dispatch.h"
+#include "attention/full/query_runs.h"
 #include "attention/reference/reference.h"
 #include "attention/reference/tasks.h"
 #include "attention/vmoba/vmoba.h"
@@ -275,6 +276,36 @@ TEST_CASE("cross attention is full attention over other tokens") {
   const auto d = torch::autograd::grad({out}, {q, k, v}, {dout});
   const auto e = torch::autograd::grad({expected}, {q, k, v}, {dout});
   for (size_t i = 0; i < 3; ++i) CHECK(difference(d[i], e[i]) < 1e-13);
+}
+
+TEST_CASE("cross attention in runs of queries is that in one, and a tape gives back what it recorded") {
+  const at::Tensor q = normal_tensor("q", {2, 12, 3, 8}).requires_grad_();
+  const at::Tensor k = normal_tensor("k", {2, 5, 3, 8}).requires_grad_();
+  const at::Tensor v = normal_tensor("v", {2, 5, 3, 8}).requires_grad_();
+  const at::Tensor dout = normal_tensor("dout", {2, 12, 3, 8});
+  const at::Tensor expected = full(q, k, v);
+  const auto e = torch::autograd::grad({expected}, {q, k, v}, {dout});
+  for (const int64_t runs : {1, 2, 4}) {
+    ResultTape recorded;
+    CHECK(difference(attend_in_runs(q, k, v, runs, &recorded).detach(), expected.detach()) < 1e-13);
+    ResultTape replayed(recorded.tensors());
+    for (ResultTape* tape : {static_cast<ResultTape*>(nullptr), &replayed}) {
+      const at::Tensor out = attend_in_runs(q, k, v, runs, tape);
+      CHECK(difference(out.detach(), expected.detach()) < 1e-13);
+      const auto d = torch::autograd::grad({out}, {q, k, v}, {dout});
+      for (size_t i = 0; i < 3; ++i) CHECK(difference(d[i], e[i]) < 1e-13);
+    }
+  }
+}
+
+TEST_CASE("runs of queries fill a GPU with blocks of keys, divide the queries and are not short") {
+  CHECK(query_runs(1, 55296, 12, 512) == 6);  // 6 x 48 blocks for twice 132 multiprocessors
+  CHECK(query_runs(1, 32760, 40, 512) == 2);
+  CHECK(query_runs(4, 55296, 24, 512) == 1);
+  CHECK(query_runs(1, 55296, 12, 77) == 24);  // 22 and 23 do not divide
+  CHECK(query_runs(1, 4096, 12, 512) == 1);
+  CHECK(query_runs(1, 55291, 12, 512) == 1);
+  CHECK(query_runs(1, 55296, 12, 0) == 1);
 }
 
 TEST_CASE("cross attention over padded keys sees each sample's own") {

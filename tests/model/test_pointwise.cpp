@@ -385,3 +385,30 @@ TEST_CASE("a transformer with kernels errs no more than one without", "[gpu]") {
   }
   CHECK(found_error <= 1.2 * plain_error);
 }
+
+TEST_CASE("cross attention over few keys errs no more in runs of queries than plain operations do", "[gpu]") {
+  at::manual_seed(5);
+  const auto made = [](int64_t tokens) { return at::randn({1, tokens, 12, 128}, at::kCUDA).to(at::kBFloat16); };
+  const std::vector<at::Tensor> inputs = {made(8192), made(300), made(300)};
+  const at::Tensor dout = made(8192);
+  const auto gradients = [&](at::ScalarType dtype, const auto& attend) {
+    std::vector<at::Tensor> x;
+    for (const at::Tensor& input : inputs) x.push_back(input.to(dtype).detach().requires_grad_());
+    at::Tensor out = attend(x);
+    std::vector<at::Tensor> found = torch::autograd::grad({out}, x, {dout.to(dtype)});
+    found.push_back(out.detach());
+    return found;
+  };
+  const auto plain = [](const std::vector<at::Tensor>& x) {
+    const at::Tensor scores = at::einsum("bind,bjnd->bnij", {x[0], x[1]}) / std::sqrt(128.0);
+    return at::einsum("bnij,bjnd->bind", {scores.softmax(-1), x[2]});
+  };
+  const auto exact = gradients(at::kFloat, plain), rounded = gradients(at::kBFloat16, plain);
+  const auto found = gradients(
+      at::kBFloat16, [](const std::vector<at::Tensor>& x) { return attention::cross_attention(x[0], x[1], x[2]); });
+  for (size_t i = 0; i < exact.size(); ++i) {
+    const auto error = [&](const at::Tensor& x) { return (x.to(at::kFloat) - exact[i]).norm().item<double>(); };
+    INFO(i << ": " << error(found[i]) << " of " << error(rounded[i]));
+    CHECK(error(found[i]) <= 2 * error(rounded[i]));
+  }
+}
