@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "attention/result_tape.h"
+#include "attention/attention.h"
 
 namespace vmoba::attention {
 
