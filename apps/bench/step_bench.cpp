@@ -102,7 +102,7 @@ class Run {
         mesh_(world, options.config.parallel, device_),
         share_(train::dist::batch_share(options.config.train, mesh_.sizes())),
         offload_(decide_offload()),
-        experts_(train::make_experts(options_.config, device_, mesh_)),
+        experts_(train::make_experts(options_.config, device_, mesh_, resident_weights())),
         sequence_(mesh_.sizes().sequence > 1 ? train::dist::make_ulysses(mesh_.sequence()) : nullptr),
         clips_(options_, mesh_, share_.micro, device_),
         step_(options_.config, world, mesh_, share_, device_, experts_, sequence_.get()) {
@@ -167,6 +167,11 @@ class Run {
                                                               share_.micro, device_memory_bytes(device_));
     std::cout << choice.reason << "\n";
     return model.offload = choice.offload;
+  }
+
+  int64_t resident_weights() const {
+    return train::resident_weights(options_.config, mesh_.sizes(), options_.grid, share_.micro,
+                                   device_memory_bytes(device_));
   }
 
   StepOptions options_;

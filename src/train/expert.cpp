@@ -126,14 +126,16 @@ void Expert::update(double lr, const at::Tensor& norm, double max_norm, const at
   updates += 1;
 }
 
-std::vector<Expert> make_experts(const RootConfig& config, at::Device device, dist::Mesh& mesh) {
+std::vector<Expert> make_experts(const RootConfig& config, at::Device device, dist::Mesh& mesh,
+                                 int64_t resident_bytes) {
   std::vector<model::ModelConfig> models;  // all before the first is made: what is missing is said at once
   for (size_t i = 0; i < expert_count(config); ++i) models.push_back(expert_model(config, i));
   if (config.lora.enabled() && models.front().weights.empty())
     log_warning("LoRA beside random weights: model.weights and experts name none");
   // One for all: they compute one after the other.
-  const auto slots = model::offloads_weights(config.model.offload) ? std::make_shared<model::RingSlots>(device)
-                                                                   : std::shared_ptr<model::RingSlots>();
+  const auto slots = model::offloads_weights(config.model.offload)
+                         ? std::make_shared<model::RingSlots>(device, resident_bytes)
+                         : std::shared_ptr<model::RingSlots>();
   std::vector<Expert> out;
   for (size_t i = 0; i < models.size(); ++i)
     out.push_back(make_expert(config, models[i], expert_lora(config, i), teacher_model(config, i),

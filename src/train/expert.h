@@ -48,8 +48,10 @@ struct Expert {
 
 // Each with its model, adapters where lora.rank says so, optimiser and average (config/experts.h). What is drawn for an
 // expert differs from what is drawn for the others. Ranks share them as `mesh` says, which must outlive them: what is
-// trained or, beside adapters, the frozen base lies in parts on the ranks of mesh.state().
-std::vector<Expert> make_experts(const RootConfig& config, at::Device device, dist::Mesh& mesh);
+// trained or, beside adapters, the frozen base lies in parts on the ranks of mesh.state(). `resident_bytes`: see
+// model::RingSlots.
+std::vector<Expert> make_experts(const RootConfig& config, at::Device device, dist::Mesh& mesh,
+                                 int64_t resident_bytes = 0);
 
 // The expert that a sample trains: the one that works at its timestep, a function of (seed, sample).
 size_t expert_of_sample(const RootConfig& config, int64_t sample);

@@ -11,6 +11,7 @@
 #include "config/clip_geometry.h"
 #include "config/device.h"
 #include "config/run_plan.h"
+#include "core/bytes.h"
 #include "core/check.h"
 #include "core/elapsed.h"
 #include "core/log.h"
@@ -76,8 +77,7 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
   world_.note(0, "loading the encoders");
   open_cache(all);
   world_.note(0, "loading the model");
-  decide_offload();
-  experts_ = make_experts(config_, device_, mesh_);
+  experts_ = make_experts(config_, device_, mesh_, decide_offload());
   if (mesh_.sizes().sequence > 1) sequence_ = dist::make_ulysses(mesh_.sequence());
   step_ = std::make_unique<TrainingStep>(config_, world_, mesh_, share_, device_, experts_, sequence_.get());
   state_.seed = uint64_t(config_.seed);
@@ -85,13 +85,19 @@ Trainer::Trainer(const RootConfig& config, dist::World& world)
 
 Trainer::~Trainer() = default;
 
-void Trainer::decide_offload() {
-  if (config_.model.offload != model::Offload::kAuto) return;
-  const OffloadChoice choice =
-      choose_offload(config_, mesh_.sizes(), largest_grid(clip_geometry(config_), plan_.buckets), share_.micro,
-                     device_memory_bytes(device_));
-  log_info("{}", choice.reason);
-  config_.model.offload = choice.offload;
+int64_t Trainer::decide_offload() {
+  if (config_.model.offload == model::Offload::kNone) return 0;
+  const attention::Grid grid = largest_grid(clip_geometry(config_), plan_.buckets);
+  const int64_t gpu_bytes = device_memory_bytes(device_);
+  if (config_.model.offload == model::Offload::kAuto) {
+    const OffloadChoice choice = choose_offload(config_, mesh_.sizes(), grid, share_.micro, gpu_bytes);
+    log_info("{}", choice.reason);
+    config_.model.offload = choice.offload;
+  }
+  const int64_t resident = resident_weights(config_, mesh_.sizes(), grid, share_.micro, gpu_bytes);
+  if (resident > 0)
+    log_info("model.offload: up to {:.1f} GiB of blocks stay on the GPU, which would wait for them", gib(resident));
+  return resident;
 }
 
 void Trainer::check_finite(const dist::StepTotals& totals, double norm) {

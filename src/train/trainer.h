@@ -44,8 +44,8 @@ class Trainer {
  private:
   // Of this run; all ranks have planned the same clips when it returns.
   RunRecord make_record();
-  // model.offload auto becomes what this rank's device needs.
-  void decide_offload();
+  // model.offload auto becomes what this rank's device needs. Returns the bytes of blocks that stay there all the same.
+  int64_t decide_offload();
   void open_cache(const data::ClipPlan& plan);
   void load_encoders();
   // False where nothing is left to train.

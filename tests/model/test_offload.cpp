@@ -58,12 +58,21 @@ const std::vector<std::string> kMaps = {"blocks.0.attn1.to_q", "blocks.1.attn1.t
 struct Case {
   Offload offload = Offload::kNone;
   RecomputePolicy policy;
+  int64_t resident = 0;  // blocks that stay on the device
 };
+
+// A slot's bytes for this model.
+int64_t slot_bytes(const ModelConfig& config) {
+  const auto slots = std::make_shared<RingSlots>(at::kCPU);
+  WeightRing ring(slots);
+  make_dit(config, small_vmoba(), 3, at::kCPU, &ring);
+  return slots->bytes() / 2;
+}
 
 // Outputs and gradients of inputs and adapters.
 std::map<std::string, at::Tensor> outcome(const ModelConfig& config, const std::string& fixture, const Case& c,
                                           at::ScalarType dtype) {
-  const auto slots = std::make_shared<RingSlots>(at::kCPU);
+  const auto slots = std::make_shared<RingSlots>(at::kCPU, c.resident * slot_bytes(config));
   WeightRing ring(slots);
   HostInputs inputs(at::kCPU);
   const auto model = make_dit(config, small_vmoba(), 3, at::kCPU, offloads_weights(c.offload) ? &ring : nullptr);
@@ -83,7 +92,9 @@ std::map<std::string, at::Tensor> outcome(const ModelConfig& config, const std::
   if (offloads_activations(c.offload)) CHECK(inputs.host_bytes() > 0);
   if (offloads_weights(c.offload) && c.policy.enabled) {
     // Forward all blocks; backward all but the last two, which are there; forward again all but the first two.
-    const int64_t blocks = layer_count(config);
+    int64_t blocks = 0;  // that travel
+    for (int64_t i = 0; i < layer_count(config); ++i) blocks += slots->resident(size_t(i)) ? 0 : 1;
+    CHECK(blocks == std::max<int64_t>(0, layer_count(config) - c.resident));
     CHECK(slots->copies() == blocks + 3 * std::max<int64_t>(0, blocks - 2));
   }
   return out;
@@ -117,6 +128,23 @@ TEST_CASE("a unit's tensors are on the device while it is used, the next one's b
   slots.prepare(0);
   CHECK(slots.copies() == copies);  // both are there
   CHECK(slots.bytes() == 2 * 3 * 256);
+}
+
+TEST_CASE("units that stay are spread over all, and the others travel past them") {
+  for (const int64_t stay : {0, 1, 2, 3, 6, 9}) {
+    RingSlots slots(at::kCPU, stay * 3 * 256 + 255);
+    for (int64_t i = 0; i < 6; ++i) slots.add(unit(i));
+    for (int64_t i = 0; i < 6; ++i) {
+      const std::vector<at::Tensor> found = slots.use(size_t(i));
+      slots.prepare(size_t(std::min<int64_t>(5, i + 1)));
+      CHECK(holds(found, i));
+    }
+    int64_t there = 0;
+    for (size_t i = 0; i < 6; ++i) there += slots.resident(i) ? 1 : 0;
+    CHECK(there == std::min<int64_t>(6, stay));
+    CHECK(slots.copies() == 6 - there);
+    if (stay == 3) CHECK((slots.resident(1) && slots.resident(3) && slots.resident(5)));
+  }
 }
 
 TEST_CASE("a block that is used before it was prepared, and larger ones that come later, are right") {
@@ -174,6 +202,8 @@ TEST_CASE("what waits in the host's memory changes no bit of output and gradient
                                    {Offload::kActivations, {true}},
                                    {Offload::kActivations, {true, {"attn1", "attn"}}},
                                    {Offload::kBoth, {true}},
+                                   {Offload::kBoth, {true}, 1},
+                                   {Offload::kWeights, {true}, 100},
                                    {Offload::kBoth, {true, {"attn1", "attn", "ffn.net.2"}}}};
   for (const Model& model : models) {
     for (const char* kept : {"fp32", "bf16", "fp8"}) {

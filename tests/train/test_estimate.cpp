@@ -182,6 +182,29 @@ TEST_CASE("model.offload auto takes what fits and moves least, and all it may wh
   CHECK(contains(choice(16, {fp8}).reason, "model.offload auto: both"));
 }
 
+TEST_CASE("blocks stay on the GPU where copies would take longer than computing, as many as have room") {
+  const auto resident = [&](const attention::Grid& grid, double gib, const std::vector<std::string>& keys) {
+    std::vector<std::string> all = {"train.ema.enabled=false", "model.weights_dtype=fp8"};
+    all.insert(all.end(), keys.begin(), keys.end());
+    return resident_weights(shipped("wan2.1_14b_lora.yaml", all), {}, grid, 1, int64_t(gib * double(1 << 30)));
+  };
+  const std::string both = "model.offload=both", weights = "model.offload=weights";
+  const attention::Grid clip{21, 30, 52}, picture{1, 30, 52};
+  // 27 GiB in a pass of 6 s; a picture's takes a fraction of a second.
+  CHECK(resident(clip, 139.8, {both}) == 0);
+  const int64_t all = resident(picture, 139.8, {weights});
+  CHECK(all > int64_t{9} << 30);
+  CHECK(all < int64_t{14} << 30);
+  // What the forecast leaves of 12 GiB, of which tensors can take 93 %.
+  const RootConfig small =
+      shipped("wan2.1_14b_lora.yaml", {"train.ema.enabled=false", "model.weights_dtype=fp8", weights});
+  const int64_t needed = rank_memory(small, {}, picture, 1).total();
+  CHECK(resident(picture, 12, {weights}) == usable_bytes(int64_t{12} << 30) - needed);
+  CHECK(resident(picture, 2, {weights}) == 0);
+  CHECK(resident(picture, 0, {weights}) == 0);
+  CHECK(resident(picture, 139.8, {"model.offload=activations"}) == 0);
+}
+
 TEST_CASE("the configurations for small cards fit them by the forecast, and no larger offload is taken than needed") {
   using model::Offload;
   const std::vector<std::string> one = {}, small = {"model.weights=" + headers_of_1_3b()},

@@ -17,6 +17,12 @@ int64_t room_of(const at::Tensor& tensor) {
   return (int64_t(tensor.nbytes()) + kAlignment - 1) / kAlignment * kAlignment;
 }
 
+int64_t room_of(const std::vector<at::Tensor>& tensors) {
+  int64_t bytes = 0;
+  for (const at::Tensor& tensor : tensors) bytes += room_of(tensor);
+  return bytes;
+}
+
 // `host`'s place in the slot, as tensors of its kind.
 std::vector<at::Tensor> views_in(const at::Tensor& slot, const std::vector<at::Tensor>& host) {
   std::vector<at::Tensor> out;
@@ -31,9 +37,7 @@ std::vector<at::Tensor> views_in(const at::Tensor& slot, const std::vector<at::T
 }  // namespace
 
 size_t RingSlots::add(std::vector<at::Tensor> host) {
-  int64_t bytes = 0;
-  for (const at::Tensor& tensor : host) bytes += room_of(tensor);
-  slot_bytes_ = std::max(slot_bytes_, bytes);
+  slot_bytes_ = std::max(slot_bytes_, room_of(host));
   units_.push_back(std::move(host));
   return units_.size() - 1;
 }
@@ -60,7 +64,24 @@ void RingSlots::begin_copy(size_t number, Slot& slot) {
   copies_ += 1;
 }
 
+// As many as have room, spread over all.
+void RingSlots::make_residents() {
+  const auto count = int64_t(units_.size());
+  const int64_t fit = slot_bytes_ == 0 ? 0 : std::min(count, resident_bytes_ / slot_bytes_);
+  resident_.resize(units_.size());
+  for (int64_t i = 0; i < count; ++i) {
+    if ((i + 1) * fit / count == i * fit / count) continue;
+    const std::vector<at::Tensor>& host = units_[size_t(i)];
+    at::Tensor& there = resident_[size_t(i)];
+    there = at::empty({room_of(host)}, at::TensorOptions(at::kByte).device(side_.device()));
+    const std::vector<at::Tensor> views = views_in(there, host);
+    for (size_t t = 0; t < host.size(); ++t) views[t].copy_(host[t]);
+  }
+}
+
 std::vector<at::Tensor> RingSlots::use(size_t number) {
+  if (resident_.empty()) make_residents();
+  if (resident(number)) return views_in(resident_[number], units_[number]);
   size_t place = slot_with(number);
   if (place == slots_.size()) {
     place = (at_work_ + 1) % slots_.size();
@@ -72,6 +93,7 @@ std::vector<at::Tensor> RingSlots::use(size_t number) {
 }
 
 void RingSlots::prepare(size_t number) {
+  if (resident(number)) return;
   if (slot_with(number) == slots_.size()) begin_copy(number, slots_[(at_work_ + 1) % slots_.size()]);
 }
 
@@ -111,7 +133,10 @@ std::vector<at::Tensor> WeightRing::gather(size_t number, at::TensorList parts, 
   }
   if (recorded) return copies_of(unit);
   std::vector<at::Tensor> out = slots_->use(unit.number);
-  const size_t next = again ? number - 1 : number + 1;
+  // Past those that stay: the next to travel has their time as well.
+  const auto behind = [again](size_t at) { return again ? at - 1 : at + 1; };
+  size_t next = behind(number);
+  while (next > 0 && next < units_.size() && slots_->resident(units_[next].number)) next = behind(next);
   if (next > 0 && next < units_.size()) slots_->prepare(units_[next].number);
   return out;
 }

@@ -1,6 +1,8 @@
 // model::WeightStore for frozen blocks that wait in page-locked memory of the host. A ring of buffers on the device
 // holds the weights of the block at work and of the next one, which travels while the present one computes: forward the
 // block behind it, within backward the one before it. Values stay as they are; no parameter changes its name or place.
+// Where blocks compute in less time than they travel, some of them can stay on the device: every second or third of
+// them, so that the others have the time of several.
 //
 // Unit 0 (what is outside the blocks) is copied to the device once and stays there. A block whose weights autograd
 // would keep (one that backward does not recompute) gets copies of its own, which live as long as the graph wants.
@@ -24,17 +26,20 @@ namespace vmoba::model {
 // The device's buffers, which several models may share that compute one after the other (experts).
 class RingSlots {
  public:
-  explicit RingSlots(at::Device device) : side_(device) {}
+  // `resident_bytes`: of the device, for units that stay there from the first use on.
+  explicit RingSlots(at::Device device, int64_t resident_bytes = 0) : resident_bytes_(resident_bytes), side_(device) {}
 
-  // Tensors of the host that travel together. Returns their number.
+  // Tensors of the host that travel together. Returns their number. All come before the first use.
   size_t add(std::vector<at::Tensor> host);
   // Those on the device, until the second use() after this one.
   std::vector<at::Tensor> use(size_t number);
   // Begins to copy them beside those in use.
   void prepare(size_t number);
+  // Whether the unit stays on the device. Of the first use on.
+  bool resident(size_t number) const { return number < resident_.size() && resident_[number].defined(); }
 
   at::Device device() const { return side_.device(); }
-  int64_t bytes() const { return int64_t(slots_.size()) * slot_bytes_; }  // on the device
+  int64_t bytes() const { return int64_t(slots_.size()) * slot_bytes_; }  // of the slots, on the device
   int64_t copies() const { return copies_; }                              // of units, since the object was made
 
  private:
@@ -46,9 +51,13 @@ class RingSlots {
   };
 
   size_t slot_with(size_t number);
+  void make_residents();
   void begin_copy(size_t number, Slot& slot);
 
   std::vector<std::vector<at::Tensor>> units_;
+  int64_t resident_bytes_;
+  std::vector<at::Tensor>
+      resident_;  // bytes of each unit that stays; undefined: it travels. Empty before the first use
   int64_t slot_bytes_ = 0;
   std::array<Slot, 2> slots_;
   size_t at_work_ = 0;

@@ -19,6 +19,11 @@ struct OffloadChoice {
 OffloadChoice choose_offload(const RootConfig& config, const dist::MeshSizes& sizes, const attention::Grid& grid,
                              int64_t micro, int64_t gpu_bytes);
 
+// Bytes of frozen blocks that stay on the GPU with model.offload `weights` or `both`: as many as let the copies of the
+// others hide behind computing, by the forecast of both, within the memory that the forecast leaves. 0 where all hide.
+int64_t resident_weights(const RootConfig& config, const dist::MeshSizes& sizes, const attention::Grid& grid,
+                         int64_t micro, int64_t gpu_bytes);
+
 // The configuration with model.offload decided, where it is `auto`.
 RootConfig with_offload(RootConfig config, const OffloadChoice& choice);
 
