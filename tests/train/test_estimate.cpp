@@ -281,6 +281,7 @@ TEST_CASE("the forecast is what an H200 held of HunyuanVideo, 1.0 and 1.5, withi
     CHECK(std::abs(gib / measured - 1) < 0.05);
   };
   check(first, full(lora), clip, 83.0);
+  check(first, full({"lora.rank=32", "model.recompute=attention"}), clip, 123.8);
   check(first, cubes(lora, "[3, 5, 4]", "0.05"), clip, 85.5);
   check(second, full(lora), clip_15, 50.9);
   check(second, cubes(all, "[4, 3, 5]", "0.2"), clip_15, 67.1);
@@ -300,6 +301,10 @@ TEST_CASE("what blocks hold, by hand: inputs, selections and the gradients that 
   RootConfig whole = config;
   whole.model.recompute = model::Recompute::kNone;
   CHECK(block_memory(whole, {grid, 1, 1})[3].held == 2 * rows * (12 * kWidth + 2 * kHidden));
+  whole.model.recompute = model::Recompute::kAttention;  // the attended rows, and a log-sum-exp of 24 heads
+  CHECK(block_memory(whole, {grid, 1, 1})[3].held == rows * (2 * 2 * kWidth + 4 * 24));
+  CHECK(block_memory(whole, {grid, 2, 2})[40].held == rows * (2 * 2 * kWidth + 4 * 24));
+  CHECK(block_memory(whole, {grid, 1, 1})[3].busy == blocks[3].busy);
   CHECK(block_memory(config, {grid, 2, 2})[40].held == 2 * (30 + 128) * kWidth * 2);
 
   const std::vector<BlockMemory> three = {{10, 25}, {10, 25}, {10, 40}};

@@ -80,6 +80,7 @@ TEST_CASE("the time of a step is what an H200 took") {
       {"14b", cubes("[3, 5, 4]", {lora, fp8}), of_14b, 0.2, 5.26, 0.05},
       {"14b", cubes("[3, 5, 4]", {bf16, moments}), of_14b, 0.2, 6.44, 0.05},
       {hunyuan, {full, lora, bf16, block}, of_hunyuan, 1, 93.0, 0.05},
+      {hunyuan, {full, lora, bf16, "model.recompute=attention"}, of_hunyuan, 1, 74.4, 0.05},
       {hunyuan, cubes("[3, 5, 4]", {lora, bf16}), of_hunyuan, 0.2, 30.0, kMany},
       {hunyuan, cubes("[3, 5, 4]", {lora, bf16, block}), of_hunyuan, 0.2, 34.9, kMany},
       {hunyuan, cubes("[3, 5, 4]", {lora, bf16, block}), of_hunyuan, 0.05, 17.2, kMany},

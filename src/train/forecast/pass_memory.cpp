@@ -1,6 +1,7 @@
 #include "train/forecast/pass_memory.h"
 
 #include <algorithm>
+#include <map>
 
 #include "core/check.h"
 #include "model/architecture.h"
@@ -23,6 +24,25 @@ double selection_of(const RootConfig& config, const PassPlace& pass, int64_t blo
   return double(pass.micro) * attention::selection_bytes(layer, pass.grid, text, heads, m.head_dim);
 }
 
+// Bytes that model.recompute `attention` keeps of each block: the attended rows, and a log-sum-exp of each head.
+std::vector<double> attention_results(const RootConfig& config, const PassPlace& pass, size_t blocks) {
+  const model::ModelConfig& m = config.model;
+  std::vector<double> out(blocks);
+  if (m.recompute != model::Recompute::kAttention) return out;
+  const model::RecomputePlan plan = model::recompute_plan(m);
+  const double share = double(pass.micro) / double(pass.sequence), lse = double(sizeof(float)) * double(m.heads);
+  std::map<std::string, size_t> number;  // of each block, in the order of computing
+  for (const model::ForwardWork& work :
+       model::forward_work(m, config.attention, pass.grid, config.text.max_tokens, /*density=*/1)) {
+    const std::string block = model::block_of(model::architecture_of(m), work.result);
+    if (block.empty()) continue;
+    const size_t index = number.emplace(block, number.size()).first->second;
+    if (plan.of_block(int64_t(index)).kept.contains(work.result.substr(block.size())))
+      out.at(index) += share * work.rows * (double(compute_width(config)) * work.values + lse);
+  }
+  return out;
+}
+
 }  // namespace
 
 std::vector<BlockMemory> block_memory(const RootConfig& config, const PassPlace& pass) {
@@ -39,6 +59,9 @@ std::vector<BlockMemory> block_memory(const RootConfig& config, const PassPlace&
       out.push_back({held, (away ? 2 : 1) * input + peak + selection});
     }
   }
+  // While their own block is at work, its results are among what it makes.
+  const std::vector<double> results = attention_results(config, pass, out.size());
+  for (size_t i = 0; i < out.size(); ++i) out[i].held += results[i];
   return out;
 }
 

@@ -23,7 +23,7 @@ struct BlockMemory {
   double busy = 0;  // the most in its backward, what it held among it
 };
 
-// Of all blocks, in the order of computing. `attention` and `auto` count as recomputing `block`. With model.offload
+// Of all blocks, in the order of computing. `auto` counts as recomputing `block`. With model.offload
 // activations the inputs wait elsewhere, but two.
 std::vector<BlockMemory> block_memory(const RootConfig& config, const PassPlace& pass);
 

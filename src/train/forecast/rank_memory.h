@@ -20,7 +20,7 @@ struct ModelSizes {
 };
 ModelSizes model_sizes(const RootConfig& config);
 
-// Whether backward computes blocks again: `attention` and `auto` are forecast as `block`, the least memory.
+// Whether backward computes blocks again. `auto` is forecast as `block`, the least memory.
 bool recomputes(const RootConfig& config);
 
 // Bytes of a value in model.compute_dtype, and of a weight on its way between ranks: the narrower of that and the type
