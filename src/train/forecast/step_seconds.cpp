@@ -18,8 +18,8 @@ constexpr double kAttentionBackward = 2.5;  // of forward's FLOPs
 // Passes over q that tiles and lists cost beside the pairs: copies in the order of blocks, means, results brought back.
 // What remains of 6.9 and 28.3 ms where the density goes to 0 (docs/benchmarks.md, cubes of 64).
 constexpr double kBesideForward = 16, kBesideBackward = 14;
-// Bytes of a value on its way into the compute dtype: read and written, over fp32 where a scale is multiplied in.
-constexpr double kCastBytes = 6, kScaleBytes = 19, kUnpackBytes = 80;
+// Bytes of a value on its way into the compute dtype, read and written: of fp32, of fp8 and packed ones.
+constexpr double kCastBytes = 6, kUnpackBytes = 3;
 // Values that an adapter of a map moves for each of the map's inputs and outputs: rank is small against both.
 constexpr double kAdapterForward = 1.5, kAdapterBackward = 2.5;
 
@@ -78,7 +78,7 @@ double wave_cost(const model::ForwardWork& piece) {
 double cast_bytes(const RootConfig& config) {
   const std::string& kept = config.model.weights_dtype;
   if (kept == config.model.compute_dtype) return 0;
-  return kept == "packed" ? kUnpackBytes : kept == "fp8" ? kScaleBytes : kCastBytes;
+  return kept == "packed" || kept == "fp8" ? kUnpackBytes : kCastBytes;
 }
 
 class Sum {
