@@ -1,4 +1,4 @@
-// vmoba-train-codec: a small codec (codec.type taehv) from clips (docs/codec.md).
+// vmoba-train-codec: a small codec (codec.type patch_codec) from clips (docs/codec.md).
 #include <algorithm>
 #include <iostream>
 
@@ -15,7 +15,6 @@ using namespace vmoba;
 struct Arguments {
   train::CodecRunConfig run;
   std::vector<std::string> data, validation;
-  std::vector<int64_t> encoder_widths = {32, 32, 40, 48}, decoder_widths = {80, 64, 32, 32};
   int64_t crop = 96, height = 144, width = 256, validation_clips = 32;
   double fps = 16;
   RunConfig device;
@@ -37,9 +36,6 @@ data::DataConfig data_config(const Arguments& a, const std::vector<std::string>&
 int train_codec(Arguments a) {
   const auto start = std::chrono::steady_clock::now();
   train::install_stop_signals();
-  std::copy(a.encoder_widths.begin(), a.encoder_widths.end(), a.run.trainer.model.encoder_widths.begin());
-  std::copy(a.decoder_widths.begin(), a.decoder_widths.end(), a.run.trainer.model.decoder_widths.begin());
-  a.run.trainer.model.first_frame_alone = true;
   a.run.trainer.model.validate(a.run.out);
   a.run.crop.height = a.run.crop.width = a.crop;
   a.run.validate();
@@ -64,7 +60,7 @@ int train_codec(Arguments a) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app{"Trains a small codec (codec.type taehv) on clips: 4x8x8 pixels to 16 latent channels."};
+  CLI::App app{"Trains a small codec (codec.type patch_codec) on clips: 4x8x8 pixels to 16 latent channels."};
   Arguments a;
   app.add_option("--data", a.data, "Folders or manifests of clips to train on")->required();
   app.add_option("--validation", a.validation, "Folders or manifests of held-out clips, whose PSNR is printed");
@@ -80,10 +76,14 @@ int main(int argc, char** argv) {
   app.add_option("--fps", a.fps, "Frames per second that are taken from the clips")->check(CLI::PositiveNumber);
   app.add_option("--height", a.height, "Height to which clips are brought")->check(CLI::PositiveNumber);
   app.add_option("--width", a.width, "Width to which clips are brought")->check(CLI::PositiveNumber);
-  app.add_option("--encoder-widths", a.encoder_widths, "Channels of the first convolution and of the three stages")
-      ->expected(4);
-  app.add_option("--decoder-widths", a.decoder_widths, "Channels of the three stages and of the last convolution")
-      ->expected(4);
+  model::PatchCodecConfig& sizes = a.run.trainer.model;
+  app.add_option("--encoder-width", sizes.encoder_width, "Channels of the encoder")->check(CLI::PositiveNumber);
+  app.add_option("--encoder-blocks", sizes.encoder_blocks, "Blocks of the encoder")->check(CLI::NonNegativeNumber);
+  app.add_option("--decoder-width", sizes.decoder_width, "Channels of the decoder")->check(CLI::PositiveNumber);
+  app.add_option("--decoder-blocks", sizes.decoder_blocks, "Blocks of the decoder")->check(CLI::NonNegativeNumber);
+  app.add_option("--fine-width", sizes.fine_width, "Channels of the decoder at 4x4 pixels")->check(CLI::PositiveNumber);
+  app.add_option("--fine-blocks", sizes.fine_blocks, "Blocks of the decoder at 4x4 pixels")
+      ->check(CLI::NonNegativeNumber);
   app.add_option("--latent-noise", a.run.trainer.latent_noise,
                  "Deviation of noise that is put on latents of deviation 1")
       ->check(CLI::NonNegativeNumber);

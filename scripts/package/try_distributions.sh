@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Installs a wheel in fresh chroots of the distributions it promises, as a newcomer would, trains the quickstart's model
-# for some steps (20) there and samples from it. Prints the times. As root, with debootstrap.
+# Installs a wheel in fresh chroots of the distributions it promises, as a newcomer would: download, install, the
+# quickstart's model for some steps (300), a LoRA of it for 100, its report, a sample. Prints the time of each part and
+# the machine's load. As root, with debootstrap.
 #
 #   scripts/package/try_distributions.sh WHEEL WORK_FOLDER [--site SITE_PACKAGES] [--steps N] [distribution...]
 #
-# --site S       take torch and nvidia from this folder in place of PyPI: minutes and 2.5 GB less for each
+# --site S       take torch and nvidia from this folder in place of PyPI: minutes and 2.7 GB less for each
 # distribution   debian12 ubuntu2204 ubuntu2404 (default: all)
 set -euo pipefail
 wheel=$(realpath "${1:?WHEEL}") work=${2:?WORK_FOLDER}
 shift 2
-site="" steps=20 wanted=()
+site="" steps=300 wanted=()
 while [ $# -gt 0 ]; do
   case "$1" in
     --site) site=$(realpath "${2:?}"); shift ;;
@@ -50,25 +51,37 @@ try() {
   mountpoint -q "$root/proc" || mount -t proc proc "$root/proc"
   mountpoint -q "$root/dev" || mount --rbind /dev "$root/dev"
   cp /etc/resolv.conf "$root/etc/resolv.conf"
+  cp /etc/ssl/certs/ca-certificates.crt "$root/tmp/certificates.crt"
   cp "$wheel" "$root/tmp/"
-  rm -rf "$root/opt/env" "$root/opt/trial"
-  local inside=(chroot "$root" /usr/bin/env -i HOME=/root PATH=/opt/env/bin:/usr/bin:/bin OMP_NUM_THREADS=2)
-  local pip_options=()
+  rm -rf "$root/opt/env" "$root/opt/trial" "$root/opt/wheels"
+  local inside=(chroot "$root" /usr/bin/env -i HOME=/root PATH=/opt/env/bin:/usr/bin:/bin OMP_NUM_THREADS=2
+    PIP_CERT=/tmp/certificates.crt)
+  local in_wheel=/tmp/$(basename "$wheel") begin=$SECONDS
+  echo "$name: load $(cut -d' ' -f1-3 /proc/loadavg)"
   seconds "venv" "${inside[@]}" python3 -m venv /opt/env
   if [ -n "$site" ]; then
-    pip_options=(--no-deps)
     local own
     own=$(echo "$root"/opt/env/lib/python3*/site-packages)
     for part in torch nvidia; do mkdir -p "$own/$part"; mount --bind "$site/$part" "$own/$part"; done
+    seconds "pip install without what it needs" "${inside[@]}" pip install -q --no-deps "$in_wheel"
+  else
+    seconds "pip download" "${inside[@]}" pip download -q -d /opt/wheels "$in_wheel"
+    seconds "pip install of what is downloaded" "${inside[@]}" pip install -q --no-index --find-links /opt/wheels \
+      "$in_wheel"
   fi
-  seconds "pip install" "${inside[@]}" pip install -q "${pip_options[@]}" "/tmp/$(basename "$wheel")"
   seconds "vmoba-train --version" "${inside[@]}" vmoba-train --version
   seconds "files" "${inside[@]}" sh -c 'cp -r "$(python3 -c "import vmoba; print(vmoba.share)")" /opt/trial'
   seconds "$steps steps" "${inside[@]}" sh -c 'cd /opt/trial && vmoba-train --config configs/quickstart.yaml \
     train.steps='"$steps"' run.dir=run >/tmp/train.log 2>&1 || { tail -n 20 /tmp/train.log; false; }'
-  seconds "a sample" "${inside[@]}" sh -c 'cd /opt/trial && vmoba-sample --checkpoint run/checkpoint-'"$steps"' \
+  seconds "a LoRA of 100 steps" "${inside[@]}" sh -c 'cd /opt/trial && vmoba-train --config configs/quickstart.yaml \
+    model.weights=run/checkpoint-'"$steps"'/transformer lora.rank=8 train.steps=100 run.dir=lora >/tmp/lora.log 2>&1 ||
+    { tail -n 20 /tmp/lora.log; false; }'
+  seconds "a sample" "${inside[@]}" sh -c 'cd /opt/trial && vmoba-sample --checkpoint lora \
     --prompt "a technician" --out sample.mp4 >/tmp/sample.log 2>&1 || { tail -n 20 /tmp/sample.log; false; }'
-  [ -s "$root/opt/trial/sample.mp4" ]
+  for file in sample.mp4 lora/report.html lora/checkpoint-100/lora/comfyui.safetensors; do
+    [ -s "$root/opt/trial/$file" ] || { echo "$name: expected $file, found none" >&2; exit 1; }
+  done
+  echo "$name: all $((SECONDS - begin)) s, load $(cut -d' ' -f1-3 /proc/loadavg)"
   if [ -n "$site" ]; then for part in torch nvidia; do umount "$own/$part"; done; fi
   umount -R "$root/dev" "$root/proc"
 }

@@ -22,8 +22,8 @@ constexpr const char* kClips = VMOBA_SOURCE_DIR "/assets/quickstart.jsonl";
 std::vector<std::string> command(const std::string& out, const std::vector<std::string>& more) {
   std::vector<std::string> all = {VMOBA_BIN_DIR "/vmoba-train-codec"};
   const std::string small =
-      " --device cpu --frames 5 --crop 32 --batch 2 --height 48 --width 80 --encoder-widths 8 8 8 8 "
-      "--decoder-widths 8 8 8 8";
+      " --device cpu --frames 5 --crop 32 --batch 2 --height 48 --width 80 --encoder-width 8 "
+      "--decoder-width 8 --decoder-blocks 1 --fine-width 8 --fine-blocks 1";
   std::istringstream words("--data " + std::string(kClips) + " --out " + out + small);
   for (std::string word; words >> word;) all.push_back(word);
   all.insert(all.end(), more.begin(), more.end());

@@ -6,6 +6,7 @@
 #include "core/check.h"
 #include "model/architecture.h"
 #include "model/codec.h"
+#include "model/codec/patch_codec_network.h"
 #include "model/dit.h"
 #include "model/image_encoder.h"
 #include "model/long_captions.h"
@@ -157,6 +158,29 @@ Reader vae(const std::string& type, const std::string& fixture) {
           }};
 }
 
+// One file without a configuration.
+Reader codec_file(const std::string& type, const std::function<void(const std::string& path)>& write) {
+  return {"codec " + type,
+          [=](const std::string& folder) { write(folder + "/codec.safetensors"); },
+          {"codec.safetensors"},
+          [=](const std::string& folder) {
+            model::CodecConfig config;
+            config.type = type;
+            config.weights = folder + "/codec.safetensors";
+            model::codec_shape(config);
+            model::make_codec(config, at::kCPU);
+          }};
+}
+
+void write_patch_codec(const std::string& path) {
+  model::PatchCodecConfig config;
+  config.encoder_width = config.decoder_width = config.fine_width = 2;
+  std::vector<model::NamedTensor> tensors;
+  for (const model::ParameterSpec& spec : model::patch_codec_specs(config))
+    tensors.push_back({spec.name, at::zeros(spec.shape, at::kHalf)});
+  model::write_safetensors(path, tensors, {});
+}
+
 Reader siglip() {
   return {"SigLIP",
           [](const std::string& folder) { copy_all(kModels + "siglip/image_encoder", folder); },
@@ -233,6 +257,8 @@ std::vector<Reader> model_readers() {
           original_hunyuan(),
           vae("hunyuan_vae", "hunyuan_vae"),
           vae("hunyuan_15_vae", "hunyuan15_vae"),
+          codec_file("taehv", [](const std::string& path) { fs::copy(kModels + "taehv.safetensors", path); }),
+          codec_file("patch_codec", write_patch_codec),
           siglip(),
           hunyuan_text("hunyuan", "text_encoder", "text_encoder_2",
                        {"text_encoder/config.json", "text_encoder/model.safetensors.index.json",

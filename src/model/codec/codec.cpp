@@ -4,6 +4,7 @@
 #include "model/codec/dct_codec.h"
 #include "model/codec/hunyuan15_vae.h"
 #include "model/codec/hunyuan_vae.h"
+#include "model/codec/patch_codec.h"
 #include "model/codec/taehv.h"
 #include "model/codec/wan_vae.h"
 
@@ -32,6 +33,7 @@ const Registry<CodecKind>& codecs() {
                                          {{"dct", {dct_codec_shape, make_dct_codec}},
                                           {"hunyuan_vae", {hunyuan_vae_shape, make_hunyuan_vae, visit_time_tiles}},
                                           {"hunyuan_15_vae", {hunyuan15_vae_shape, make_hunyuan15_vae}},
+                                          {"patch_codec", {patch_codec_shape, make_patch_codec}},
                                           {"taehv", {taehv_shape, make_taehv}},
                                           {"wan_vae", {wan_vae_shape, make_wan_vae}}});
   return table;
@@ -43,7 +45,8 @@ void CodecConfig::visit(ConfigVisitor& v) {
   v.field("type", type,
           "Video to latents and back. `dct`: training-free block transform, nothing to download; `wan_vae`: the "
           "pretrained VAE of Wan2.1 or Wan2.2; `hunyuan_vae` and `hunyuan_15_vae`: those of HunyuanVideo and "
-          "HunyuanVideo 1.5; `taehv`: tiny autoencoders, the community's for previews or one of vmoba-train-codec.",
+          "HunyuanVideo 1.5; `taehv`: the community's tiny autoencoders for previews; `patch_codec`: a small codec of "
+          "vmoba-train-codec.",
           one_of(codecs().names()));
   v.field("weights", weights,
           "A pretrained VAE: a diffusers folder (`vae/` or the one above it) or a safetensors file in diffusers', the "

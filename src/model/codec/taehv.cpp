@@ -3,7 +3,9 @@
 #include <ATen/ATen.h>
 
 #include "core/check.h"
+#include "model/codec/codec_weights.h"
 #include "model/codec/each_sample.h"
+#include "model/codec/taehv_config.h"
 #include "model/codec/taehv_network.h"
 #include "model/common/dtype.h"
 
@@ -70,8 +72,7 @@ class TaehvFile {
  public:
   explicit TaehvFile(const CodecConfig& codec)
       : weights_(codec.weights,
-                 {kType, "docs/pretrained.md says where to get it, and vmoba-train-codec makes one (docs/codec.md)",
-                  [](const std::string& name) { return name; }}),
+                 {kType, "docs/pretrained.md says where to get it", [](const std::string& name) { return name; }}),
         config_(
             deduce_taehv_config([this](const std::string& name) { return weights_.shape(name); }, weights_.path())) {
     VMOBA_CHECK_INPUT(codec.tile_size == 0,
@@ -96,10 +97,6 @@ class TaehvFile {
 
 }  // namespace
 
-std::map<std::string, std::string> taehv_metadata(const TaehvConfig& config) {
-  return {{kFirstFrameAlone, config.first_frame_alone ? "true" : "false"}};
-}
-
 CodecShape taehv_shape(const CodecConfig& config) {
   return TaehvFile(config).config().shape();
 }
@@ -107,12 +104,7 @@ CodecShape taehv_shape(const CodecConfig& config) {
 std::unique_ptr<Codec> make_taehv(const CodecConfig& config, at::Device device) {
   const TaehvFile file(config);
   const at::ScalarType dtype = scalar_type(config.compute_dtype);
-  return make_taehv(file.config(), file.load(dtype, device), dtype, device);
-}
-
-std::unique_ptr<Codec> make_taehv(const TaehvConfig& config, const TensorSource& source, at::ScalarType dtype,
-                                  at::Device device) {
-  return std::make_unique<Taehv>(config, source, dtype, device);
+  return std::make_unique<Taehv>(file.config(), file.load(dtype, device), dtype, device);
 }
 
 }  // namespace vmoba::model

@@ -58,7 +58,7 @@ TaehvConfig deduce_taehv_config(const TaehvShapeOf& shape_of, const std::string&
     const std::vector<int64_t> shape = shape_of(name);
     VMOBA_CHECK_INPUT(shape.size() == 4 && *std::min_element(shape.begin(), shape.end()) > 0,
                       "expected a TAEHV autoencoder with a 4-dimensional '{}' at '{}' (codec.weights), found {}; use "
-                      "taew2_1, taehv or a file of vmoba-train-codec",
+                      "taew2_1 or taehv",
                       name, origin, shape.empty() ? "none" : fmt::format("{}", fmt::join(shape, "x")));
     return shape;
   };

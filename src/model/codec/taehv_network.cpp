@@ -41,34 +41,6 @@ at::Tensor twice_as_large(const at::Tensor& x_NCHW) {
 
 }  // namespace
 
-FrameConv::FrameConv(const TensorSource& source, const std::string& name, int64_t in, int64_t out, int64_t kernel,
-                     bool with_bias, int64_t stride)
-    : weight(source(name + ".weight", {out, in, kernel, kernel}).contiguous(at::MemoryFormat::ChannelsLast)),
-      stride(stride) {
-  if (with_bias) bias = source(name + ".bias", {out});
-}
-
-at::Tensor FrameConv::operator()(const at::Tensor& x_NCHW) const {
-  const int64_t padding = weight.size(2) / 2;
-  return at::conv2d(x_NCHW.contiguous(at::MemoryFormat::ChannelsLast), weight, bias, {stride, stride},
-                    {padding, padding});
-}
-
-MemoryBlock::MemoryBlock(const TensorSource& source, const std::string& name, int64_t width)
-    : first_(source, name + ".conv.0", 2 * width, width, 3, true),
-      second_(source, name + ".conv.2", width, width, 3, true),
-      third_(source, name + ".conv.4", width, width, 3, true) {}
-
-at::Tensor MemoryBlock::operator()(const at::Tensor& x_NCHW, int64_t batch, FrameMemory& memory) const {
-  at::Tensor& before_BCHW = memory.next();
-  const at::Tensor start = before_BCHW.defined() ? before_BCHW : at::zeros_like(x_NCHW.slice(0, 0, batch));
-  const at::Tensor past_NCHW = at::cat({start, x_NCHW.slice(0, 0, x_NCHW.size(0) - batch)});
-  before_BCHW = last_frames(x_NCHW, batch);
-  at::Tensor y = first_(at::cat({x_NCHW, past_NCHW}, 1)).relu_();
-  y = second_(y).relu_();
-  return third_(y).add_(x_NCHW).relu_();
-}
-
 TaehvEncoder::TaehvEncoder(const TaehvConfig& config, const TensorSource& source)
     : conv_in_(source, "encoder.0", config.patch_channels(), config.encoder_widths[0], 3, true),
       conv_out_(source, fmt::format("encoder.{}", 2 + 5 * kTaehvStages), config.encoder_widths[kTaehvStages],

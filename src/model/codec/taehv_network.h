@@ -13,31 +13,10 @@
 #include <cstdint>
 #include <vector>
 
-#include "model/codec/codec_weights.h"
-#include "model/codec/frame_memory.h"
+#include "model/codec/memory_block.h"
 #include "model/codec/taehv_config.h"
 
 namespace vmoba::model {
-
-// A convolution of single frames, without bias where that is undefined.
-struct FrameConv {
-  FrameConv(const TensorSource& source, const std::string& name, int64_t in, int64_t out, int64_t kernel, bool bias,
-            int64_t stride = 1);
-  at::Tensor operator()(const at::Tensor& x_NCHW) const;
-
-  at::Tensor weight, bias;
-  int64_t stride;
-};
-
-// relu(x + convolutions of x and of the frame before it).
-class MemoryBlock {
- public:
-  MemoryBlock(const TensorSource& source, const std::string& name, int64_t width);
-  at::Tensor operator()(const at::Tensor& x_NCHW, int64_t batch, FrameMemory& memory) const;
-
- private:
-  FrameConv first_, second_, third_;
-};
 
 class TaehvEncoder {
  public:

@@ -47,16 +47,13 @@ at::Tensor draw_crops(const std::vector<at::Tensor>& clips_CFHW, const CropSize&
                       int64_t step) {
   RandomStream random(seed, "codec.crops", uint64_t(step));
   const auto begin = [&](int64_t whole, int64_t part) { return int64_t(random.below(uint64_t(whole - part + 1))); };
-  const auto is_heads = [&] { return random.uniform() < 0.5; };
   std::vector<at::Tensor> crops_CFHW;
   for (int64_t b = 0; b < batch; ++b) {
     const at::Tensor& clip = clips_CFHW[random.below(clips_CFHW.size())];
     at::Tensor crop = clip.narrow(1, begin(clip.size(1), size.frames), size.frames)
                           .narrow(2, begin(clip.size(2), size.height), size.height)
                           .narrow(3, begin(clip.size(3), size.width), size.width);
-    if (is_heads()) crop = crop.flip({3});
-    if (is_heads()) crop = crop.roll(1 + int64_t(random.below(2)), 0);
-    crops_CFHW.push_back(crop);
+    crops_CFHW.push_back(random.uniform() < 0.5 ? crop.flip({3}) : crop);
   }
   return at::stack(crops_CFHW).to(at::kFloat) / 255;
 }

@@ -18,8 +18,8 @@ struct CropSize {
   int64_t frames = 0, height = 0, width = 0;
 };
 
-// Batch number `step`: clips drawn evenly, a part of each drawn evenly, half of them mirrored, half with their colours
-// exchanged: fp32 [B, 3, F, H, W] in [0, 1]. A function of seed and step. Clips are no smaller than the crops.
+// Batch number `step`: clips drawn evenly, a part of each drawn evenly, half of them mirrored: fp32 [B, 3, F, H, W] in
+// [0, 1]. A function of seed and step. Clips are no smaller than the crops.
 at::Tensor draw_crops(const std::vector<at::Tensor>& clips_CFHW, const CropSize& size, int64_t batch, uint64_t seed,
                       int64_t step);
 

@@ -12,7 +12,7 @@
 #include "core/elapsed.h"
 #include "core/log.h"
 #include "data/dataset.h"
-#include "model/codec/taehv.h"
+#include "model/codec/patch_codec.h"
 #include "model/weights/save.h"
 #include "train/signals.h"
 
@@ -35,7 +35,7 @@ class CodecRun {
         device_(device),
         start_(start),
         begin_s_(seconds_since(start)),
-        trainer_(config.trainer, device) {}
+        trainer_(config.trainer, principal_patches(clips_CFHW, config.trainer.model.latent_channels), device) {}
 
   CodecRunResult run();
 
@@ -78,16 +78,13 @@ void CodecRun::log_step(double lr) const {
 void CodecRun::save() {
   std::vector<model::NamedTensor> weights = trainer_.weights();
   for (model::NamedTensor& weight : weights) weight.tensor = weight.tensor.to(at::kHalf);
-  std::map<std::string, std::string> metadata = model::taehv_metadata(config_.trainer.model);
-  metadata["format"] = "pt";
-  metadata["made_by"] = "vmoba-train-codec";
-  metadata["steps"] = std::to_string(step_);
-  model::save_tensors(config_.out, model::tensors_to_write(weights), metadata);
+  model::save_tensors(config_.out, model::tensors_to_write(weights),
+                      {{"format", "pt"}, {"made_by", "vmoba-train-codec"}, {"steps", std::to_string(step_)}});
   if (held_out_.empty()) {
     log_info("saved '{}' after {} steps", config_.out, step_);
     return;
   }
-  const auto codec = model::make_taehv({.type = "taehv", .weights = config_.out}, device_);
+  const auto codec = model::make_patch_codec({.type = "patch_codec", .weights = config_.out}, device_);
   psnr_db_ = mean_psnr(*codec, held_out_);
   log_info("saved '{}' after {} steps: PSNR {:.2f} dB on {} held-out clips", config_.out, step_, psnr_db_,
            held_out_.size());

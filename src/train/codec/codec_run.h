@@ -15,7 +15,7 @@ struct CodecRunConfig {
   std::string out;     // the safetensors file
   int64_t steps = 0;   // 0: until `seconds` are over
   double seconds = 0;  // since `start`; 0: until `steps` are done
-  double lr = 5e-4;    // at its highest: it rises over 200 steps and falls to 0 as a cosine
+  double lr = 1e-3;    // at its highest: it rises over 200 steps and falls to 0 as a cosine
   int64_t batch = 16;  // crops of a step
   CropSize crop = {17, 96, 96};
   double save_every_s = 30;
