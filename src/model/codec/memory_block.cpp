@@ -1,6 +1,7 @@
 #include "model/codec/memory_block.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Context.h>
 
 namespace vmoba::model {
 
@@ -13,8 +14,11 @@ FrameConv::FrameConv(const TensorSource& source, const std::string& name, int64_
 
 at::Tensor FrameConv::operator()(const at::Tensor& x_NCHW) const {
   const int64_t padding = weight.size(2) / 2;
-  return at::conv2d(x_NCHW.contiguous(at::MemoryFormat::ChannelsLast), weight, bias, {stride, stride},
-                    {padding, padding});
+  const at::Tensor x = x_NCHW.contiguous(at::MemoryFormat::ChannelsLast);
+  // What conv2d takes with several threads; with one it may take another way, whose last bits differ.
+  if (x.is_cpu() && x.scalar_type() == at::kFloat && at::hasMKLDNN() && at::globalContext().userEnabledMkldnn())
+    return at::mkldnn_convolution(x, weight, bias, {padding, padding}, {stride, stride}, {1, 1}, 1);
+  return at::conv2d(x, weight, bias, {stride, stride}, {padding, padding});
 }
 
 MemoryBlock::MemoryBlock(const TensorSource& source, const std::string& name, int64_t width)
