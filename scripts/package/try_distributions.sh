@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs a wheel in fresh chroots of the distributions it promises, as a newcomer would: download, install, the
-# quickstart's model for some steps (300), a LoRA of it for 100, its report, a sample. Prints the time of each part and
+# quickstart's model for some steps (100), a LoRA of it for 100, its report, a sample. Prints the time of each part and
 # the machine's load. As root, with debootstrap. A second trial takes the wheels that the first has downloaded.
 #
 #   scripts/package/try_distributions.sh WHEEL WORK_FOLDER [--site SITE_PACKAGES] [--steps N] [distribution...]
@@ -10,7 +10,7 @@
 set -euo pipefail
 wheel=$(realpath "${1:?WHEEL}") work=${2:?WORK_FOLDER}
 shift 2
-site="" steps=300 wanted=()
+site="" steps=100 wanted=()
 while [ $# -gt 0 ]; do
   case "$1" in
     --site) site=$(realpath "${2:?}"); shift ;;
