@@ -216,41 +216,50 @@ class Feed {
     __syncwarp();
   }
 
-  // Rows behind the last are any others, with a log-sum-exp that makes nothing of them.
+  __device__ __forceinline__ void load_rows(uint32_t stage, int offset, int begin, int rows) const {
+    uint64_t& full = shared_.rows_full[stage];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int box = kPieceRows >> i;
+      if (!(rows & box)) continue;
+      const int target = offset * hp::kPanelRowBytes;
+      load_box<C::kPanelBytes>(i == 0 ? &params_.q_map : &params_.q_parts[i - 1], shared_.q[stage] + target, full,
+                               begin);
+      load_box<C::kPanelBytes>(i == 0 ? &params_.dout_map : &params_.dout_parts[i - 1], shared_.dout[stage] + target,
+                               full, begin);
+      begin += box, offset += box;
+    }
+  }
+
+  // 64 rows of which `valid` are the item's next. Those behind the last are any others, with a log-sum-exp that makes
+  // nothing of them.
   __device__ __forceinline__ void load_parts(uint32_t stage, int valid) {
     uint64_t& full = shared_.rows_full[stage];
-    uint32_t attended = 0;
     if (lane_ == 0) hp::mbarrier_expect(address_of(&full), 2 * C::kPieceBytes + 2 * valid * 4);
-    for (int offset = 0; offset < kPieceRows;) {
-      const bool filling = offset >= valid;
-      if (!filling && piece_.rows == 0) next_piece();
-      const int rows = min(kPieceRows - offset, filling ? kPieceRows : piece_.rows);
-      const int begin = filling ? 0 : piece_.begin, groups = rows / kGroupRows, at = lane_ - offset / kGroupRows;
-      if (lane_ < kStepGroups && at >= 0 && at < groups)
-        shared_.group[stage][lane_] = filling ? -1 : begin / kGroupRows + at;
-      if (kMeans && !filling) attended |= attended_by(((1u << groups) - 1) << (offset / kGroupRows));
-      if (filling) {
-        for (int i = lane_; i < rows; i += 32)
-          shared_.lse2[stage][offset + i] = INFINITY, shared_.delta[stage][offset + i] = 0;
-        hp::fence_async_proxy();  // the next statistics here come by bulk copies
+    uint32_t attended = 0;
+    for (int offset = 0; offset < valid;) {
+      if (piece_.rows == 0) next_piece();
+      const int rows = min(valid - offset, piece_.rows), groups = rows / kGroupRows, at = lane_ - offset / kGroupRows;
+      if (lane_ < kStepGroups && at >= 0 && at < groups) shared_.group[stage][lane_] = piece_.begin / kGroupRows + at;
+      if (kMeans) attended |= attended_by(((1u << groups) - 1) << (offset / kGroupRows));
+      if (!kMeans && lane_ == 0) {
+        load_statistics(stage, offset, piece_.begin / kGroupRows, rows);
+        load_rows(stage, offset, piece_.begin, rows);
       }
-      if (lane_ == 0) {
-        if (!filling) load_statistics(stage, offset, begin / kGroupRows, rows);
-        int done = 0;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int box = kPieceRows >> i;
-          if (!(rows & box)) continue;
-          const int target = (offset + done) * hp::kPanelRowBytes;
-          load_box<C::kPanelBytes>(i == 0 ? &params_.q_map : &params_.q_parts[i - 1], shared_.q[stage] + target, full,
-                                   begin + done);
-          load_box<C::kPanelBytes>(i == 0 ? &params_.dout_map : &params_.dout_parts[i - 1],
-                                   shared_.dout[stage] + target, full, begin + done);
-          done += box;
-        }
-      }
-      if (!filling) piece_.begin += rows, piece_.rows -= rows;
+      piece_.begin += rows, piece_.rows -= rows;
       offset += rows;
+    }
+    // Those of means follow each other.
+    if (kMeans && lane_ == 0) {
+      load_statistics(stage, 0, (piece_.begin - valid) / kGroupRows, valid);
+      load_rows(stage, 0, piece_.begin - valid, valid);
+    }
+    if (valid < kPieceRows) {
+      if (lane_ == 0) load_rows(stage, valid, 0, kPieceRows - valid);
+      for (int i = valid + lane_; i < kPieceRows; i += 32)
+        shared_.lse2[stage][i] = INFINITY, shared_.delta[stage][i] = 0;
+      hp::fence_async_proxy();  // the next statistics here come by bulk copies
+      if (lane_ >= valid / kGroupRows && lane_ < kStepGroups) shared_.group[stage][lane_] = -1;
     }
     if (kMeans) reinterpret_cast<uint32_t*>(shared_.attended[stage])[lane_] = attended;
     __syncwarp();

@@ -69,10 +69,9 @@ struct IndexParams {
   TileLists lists;
 };
 
-// A warp writes one list: the numbers of the pieces that `meets` holds for, ascending; pieces of text always. Gives how
-// many.
+// A warp writes one list: the numbers of the pieces that `meets` holds for, ascending. Gives how many.
 template <class Meets>
-__device__ __forceinline__ int write_list(uint16_t* list, int pieces, int video_pieces, const Meets& meets) {
+__device__ __forceinline__ int write_list(uint16_t* list, int pieces, const Meets& meets) {
   constexpr int kLookUps = 4;  // in flight at a time
   const int lane = threadIdx.x % 32;
   int written = 0;
@@ -81,7 +80,7 @@ __device__ __forceinline__ int write_list(uint16_t* list, int pieces, int video_
 #pragma unroll
     for (int i = 0; i < kLookUps; ++i) {
       const int piece = first + 32 * i + lane;
-      taken[i] = piece < pieces && (piece >= video_pieces || meets(piece));
+      taken[i] = piece < pieces && meets(piece);
     }
 #pragma unroll
     for (int i = 0; i < kLookUps; ++i) {
@@ -97,9 +96,9 @@ __device__ __forceinline__ void write_key_list(const IndexParams& params, int he
   const TileShape& s = params.shape;
   const int64_t list = int64_t(head) * s.tiles + tile;
   const uint8_t* mask = params.lists.mask + list * s.blocks;
-  const int count =
-      write_list(params.lists.keys + list * s.key_pieces(), s.key_pieces(), s.video_key_pieces,
-                 [&](int piece) { return __ldg(mask + __ldg(params.partition.key_piece_block + piece)) != 0; });
+  const int count = write_list(params.lists.keys + list * s.key_pieces(), s.key_pieces(), [&](int piece) {
+    return piece >= s.video_key_pieces || __ldg(mask + __ldg(params.partition.key_piece_block + piece)) != 0;
+  });
   if (threadIdx.x % 32 == 0) params.lists.key_count[list] = count;
 }
 
@@ -108,12 +107,22 @@ __device__ __forceinline__ void write_row_list(const IndexParams& params, int he
   const int64_t list = int64_t(head) * s.blocks + block;
   const uint8_t* mask = params.lists.mask + int64_t(head) * s.tiles * s.blocks + block;
   int tokens = threadIdx.x % 32 == 0 ? s.text_tokens : 0;
-  const int count = write_list(params.lists.rows + list * s.pieces(), s.pieces(), s.video_pieces, [&](int piece) {
-    const int rows = piece_at(params.partition, piece).rows;
-    const bool attends = __ldg(mask + int64_t(__ldg(params.partition.piece_tile + piece)) * s.blocks) != 0;
-    if (attends) tokens += rows;
-    return attends;
+  const auto attends = [&](int piece) {
+    return piece >= s.video_pieces || __ldg(mask + int64_t(__ldg(params.partition.piece_tile + piece)) * s.blocks) != 0;
+  };
+  uint16_t* rows = params.lists.rows + list * s.pieces();
+  // Whole pieces first, so that only the last steps are put together of parts.
+  int count = write_list(rows, s.pieces(), [&](int piece) {
+    const int of_piece = piece_at(params.partition, piece).rows;
+    const bool meets = attends(piece);
+    if (meets && piece < s.video_pieces) tokens += of_piece;
+    return meets && (!s.packed || of_piece == kPieceRows);
   });
+  if (s.packed) {
+    count += write_list(rows + count, s.pieces(), [&](int piece) {
+      return piece_at(params.partition, piece).rows < kPieceRows && attends(piece);
+    });
+  }
 #pragma unroll
   for (int i = 16; i > 0; i /= 2) tokens += __shfl_xor_sync(0xffffffffu, tokens, i);
   if (threadIdx.x % 32 != 0) return;

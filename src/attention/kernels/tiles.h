@@ -67,9 +67,9 @@ struct TilePartition {
 
 // Which pieces meet: made by tile_index from the mask.
 struct TileLists {
-  uint16_t* keys = nullptr;       // [B, N, U, key_pieces] key pieces that a tile attends, ascending
-  int32_t* key_count = nullptr;   // [B, N, U]
-  uint16_t* rows = nullptr;       // [B, N, C, pieces] row pieces that attend a block, ascending
+  uint16_t* keys = nullptr;      // [B, N, U, key_pieces] key pieces that a tile attends, ascending
+  int32_t* key_count = nullptr;  // [B, N, U]
+  uint16_t* rows = nullptr;  // [B, N, C, pieces] row pieces that attend a block, ascending; packed, whole ones first
   int32_t* row_count = nullptr;   // [B, N, C]
   int32_t* row_tokens = nullptr;  // [B, N, E] rows that attend a block, those of text included; E = C, or, where there
                                   // is text, C + 1 with the text, which all attend
