@@ -312,20 +312,24 @@ class Math {
       const Item item = shared_.item;
       if (item.keys == 0) break;
       const int keys = min(max(item.keys - group_ * kPieceRows, 0), kPieceRows);
+      if (keys == 0) {
+        add_other_scores(item);
+        arrive(shared_.keys_empty);
+        continue;
+      }
       float dk[C::kGradients], dv[C::kGradients];
 #pragma unroll
       for (int i = 0; i < C::kGradients; ++i) dk[i] = dv[i] = 0;
       bias_gradient_ = 0;
       differentiate(item, keys, dk, dv);
       arrive(shared_.keys_empty);
-      store(item, dk, dv);
+      store(item, keys, dk, dv);
     }
   }
 
  private:
-  __device__ __forceinline__ void store(const Item& item, float (&dk)[C::kGradients], float (&dv)[C::kGradients]) {
-    const int keys = min(max(item.keys - group_ * kPieceRows, 0), kPieceRows);
-    if (keys == 0) return;
+  __device__ __forceinline__ void store(const Item& item, int keys, float (&dk)[C::kGradients],
+                                        float (&dv)[C::kGradients]) {
     if (kMeans) {
       const TileShape& s = params_.args.shape;
       const int64_t part_head = int64_t(item.part) * s.batch * s.heads + item.head;
@@ -391,12 +395,14 @@ class Math {
     const TileShape& s = params_.args.shape;
     const float* bias =
         params_.args.means.bias + int64_t(item.head) * s.blocks + item.begin + group_ * kPieceRows + own_row();
-    // Each thread reads what it wrote: shared memory because the loop has no register for it.
+    // Shared memory, because the loop has no register for it.
+    __syncwarp();
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int key = own_row() + half * 8;
-      shared_.added[group_][key] = key < keys ? __ldg(bias + half * 8) * kLog2E : -INFINITY;
+      if (lane_ % 4 == 0) shared_.added[group_][key] = key < keys ? __ldg(bias + half * 8) * kLog2E : -INFINITY;
     }
+    __syncwarp();
   }
   __device__ __forceinline__ float added(int half) const {
     return kMeans ? shared_.added[group_][own_row() + half * 8] : added_[half];
@@ -525,6 +531,34 @@ class Math {
     hp::wgmma_wait<0>();
     hp::wgmma_fence_operand(dq);
     add_dq(dq, item.head, before);
+  }
+
+  // A warpgroup without keys has its columns of dq alone to do. Its own scores are zero, from its first two steps on:
+  // the other warpgroup may read the item's before until it has its part of the first.
+  __device__ __forceinline__ void add_other_scores(const Item& item) {
+    const uint32_t start = step_, end = start + item.steps;
+#pragma unroll 1
+    for (; step_ != end; ++step_) {
+      const uint32_t stage = step_ % kStages, slot = step_ % 2;
+      wait_rows(step_);
+      const int2 own = *reinterpret_cast<const int2*>(shared_.group[stage] + int(threadIdx.x) % kThreads / 32 * 2);
+      const int groups[2] = {own.x, own.y};
+      arrive(shared_.rows_empty[stage]);
+      if (step_ - start < 2) clear_scores(slot);
+      arrive(shared_.scores_full[group_][slot]);
+      wait_other_scores(step_);
+      float dq[32];
+      multiply_scores(dq, slot);
+      hp::wgmma_wait<0>();
+      hp::wgmma_fence_operand(dq);
+      add_dq(dq, item.head, groups);
+    }
+  }
+  __device__ __forceinline__ void clear_scores(uint32_t slot) {
+    uint4* own = reinterpret_cast<uint4*>(shared_.scores[slot] + group_ * C::kPanelBytes);
+    for (int i = int(threadIdx.x) % kThreads; i < C::kPanelBytes / 16; i += kThreads) own[i] = make_uint4(0, 0, 0, 0);
+    hp::fence_async_proxy();
+    hp::named_barrier_sync(kScoreBarrier + group_, kThreads);
   }
 
   const Params& params_;

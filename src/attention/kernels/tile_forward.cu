@@ -315,7 +315,10 @@ class Attend {
       hopper::mbarrier_wait(address_of(&shared_.query_full[group_]), done & 1);
       const Item item = shared_.item[group_];
       if (item.steps == 0) break;
-      attend(item);
+      if (!T::kShared || item.stores)
+        attend(item);
+      else
+        let_pass(item.steps);
     }
     // Takes up the turn that the other warpgroup granted last, so that no barrier is left half arrived.
     if (T::kShared && group_ == 0) hopper::named_barrier_sync(kTurnBarrier, kGroups * kWarpgroupThreads);
@@ -356,6 +359,20 @@ class Attend {
     hopper::wgmma_fence_operand(state.output);
     release(use_++);
     finish(state, item, scale_log2);
+  }
+
+  // The other warpgroup has the only piece of a tile's last pair.
+  __device__ __forceinline__ void let_pass(int steps) {
+#pragma unroll 1
+    for (int use = 0; use < 2 * steps; ++use, ++use_) {
+      const bool turn = use % 2 == 1 && use + 1 < 2 * steps;
+      if (turn) hopper::named_barrier_sync(kTurnBarrier + group_, kGroups * kWarpgroupThreads);
+      if (turn) hopper::named_barrier_arrive(kTurnBarrier + (group_ ^ 1), kGroups * kWarpgroupThreads);
+      loaded(use_);
+      release(use_);
+    }
+    known_ += steps;
+    if (threadIdx.x % 32 == 0) hopper::mbarrier_arrive(address_of(&shared_.query_empty[group_]));
   }
 
   __device__ __forceinline__ void release(uint32_t use) {
@@ -400,8 +417,7 @@ class Attend {
   // Normalised rows through the query buffer to the original order, 128-byte lines, and the rows' log-sum-exps.
   __device__ __forceinline__ void finish(const forward_sm90::RowState<T>& state, const Item& item, float scale_log2) {
     const TileShape& s = args_.shape;
-    Piece own = piece_at(args_.partition, item.piece);
-    if (!item.stores) own.rows = 0;
+    const Piece own = piece_at(args_.partition, item.piece);
     char* const query = shared_.query[group_];
     const int lane = threadIdx.x % 32, warp_row = int(threadIdx.x) % kWarpgroupThreads / 32 * 16;
     float total[2], inverse[2];
