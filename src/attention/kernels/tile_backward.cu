@@ -422,6 +422,7 @@ cudaError_t launch(const TileBackwardArgs& args, cudaStream_t stream) {
   const bool means = args.means.keys != nullptr;
   Params params;
   params.args = args;
+  params.inverse_scale = 1 / args.scale;
   params.work = carve(s, means, args.workspace);
   cudaError_t error = encode_maps<D>(params);
   if (error != cudaSuccess) return error;

@@ -26,7 +26,7 @@ struct Workspace {
   float *lse2, *delta;       // [B, N, groups, 8]
   float *mean_dk, *mean_dv;  // [mean_parts, B, N, C, D]
   float* mean_dbias;         // [mean_parts, B, N, mean_pieces]
-  uint32_t* next;            // [2] counters of items: pairs of means, pairs of keys
+  uint32_t* next;            // [2] counters of items: pairs of means or pieces of rows; pairs of keys
   int mean_parts;            // means are few and have every row in their lists, so thread blocks share the rows
   int64_t bytes;
 };
@@ -37,6 +37,7 @@ struct Params {
   CUtensorMap q_parts[3], dout_parts[3];
   TileBackwardArgs args;
   Workspace work;
+  float inverse_scale;
 };
 
 template <int D>

@@ -631,10 +631,9 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant_
 template <bool kMeans>
 cudaError_t launch(const Params& params, cudaStream_t stream) {
   const auto kernel = pairs_kernel<kMeans>;
-  int device = 0, processors = 0;
+  int processors = 0;
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(sizeof(Storage)));
-  if (error == cudaSuccess) error = cudaGetDevice(&device);
-  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+  if (error == cudaSuccess) error = multiprocessors(processors);
   if (error != cudaSuccess) return error;
   const TileShape& s = params.args.shape;
   const int64_t items = int64_t(s.batch) * s.heads * (kMeans ? mean_pairs(s) * params.work.mean_parts : s.key_pairs);

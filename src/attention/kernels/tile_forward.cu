@@ -517,11 +517,10 @@ cudaError_t launch(const TileForwardArgs& args, cudaStream_t stream) {
     if (error == cudaSuccess) error = encode(&params.mean_v_map, args.means.values, s.blocks, T::kKeyRows);
   }
   constexpr int kSharedBytes = sizeof(Storage<T>);
-  int device = 0, processors = 0;
+  int processors = 0;
   if (error == cudaSuccess)
     error = cudaFuncSetAttribute(forward_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
-  if (error == cudaSuccess) error = cudaGetDevice(&device);
-  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+  if (error == cudaSuccess) error = multiprocessors(processors);
   if (error != cudaSuccess) return error;
   const int64_t pairs = T::kShared ? s.row_pairs : (s.pieces() + 1) / 2;
   const int64_t blocks = std::min<int64_t>(processors, pairs * s.batch * s.heads);

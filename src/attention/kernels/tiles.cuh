@@ -36,6 +36,13 @@ __device__ __forceinline__ __nv_bfloat16* tile_row(const TensorView& view, const
          head % shape.heads * view.head_stride + token * view.token_stride;
 }
 
+// Of the current device.
+inline cudaError_t multiprocessors(int& count) {
+  int device = 0;
+  const cudaError_t error = cudaGetDevice(&device);
+  return error == cudaSuccess ? cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) : error;
+}
+
 inline bool tile_shape_valid(const TileShape& s) {
   return s.batch > 0 && s.heads > 0 && (s.head_dim == 64 || s.head_dim == 128) && s.video_tokens > 0 &&
          s.text_tokens >= 0 && s.blocks > 0 && s.tiles >= s.blocks && s.video_pieces >= s.tiles &&
