@@ -297,15 +297,28 @@ class Adder {
   }
 
  private:
+  __device__ __forceinline__ void add_dq(uint32_t tile) {
+    hopper::mbarrier_wait(barrier(shared_.dq_rows_full[DqRowPosition{tile}.slot()]), DqRowPosition{tile}.phase());
+    if constexpr (kDeterministic)
+      add_fixed_rows(tile);
+    else
+      add_rows(tile);
+    __syncwarp();
+    if (lane_ == 0) hopper::mbarrier_arrive(barrier(shared_.dq_empty));
+  }
+
+  __device__ __forceinline__ void wait_dq(uint32_t tile) {
+    hopper::mbarrier_wait(barrier(shared_.dq_full), SinglePosition{tile}.phase());
+  }
+
   // A lane group adds half a row at a time: whole 128-byte lines. Pads add their exact zeros to a valid row: branches
   // around them would cost every tile more.
-  __device__ __forceinline__ void add_dq(uint32_t tile) {
+  __device__ __forceinline__ void add_rows(uint32_t tile) {
     const int group_row = warp_ * Share<C>::kOwnRows + lane_ / Share<C>::kGroupLanes * Share<C>::kGroupRows;
     const int column = lane_ % Share<C>::kGroupLanes * 4;
     const uint8_t* staged = shared_.dq + group_row * C::kDqPitch + column * 4;
     const int32_t* rows = &shared_.dq_rows[DqRowPosition{tile}.slot()][group_row];
-    hopper::mbarrier_wait(barrier(shared_.dq_rows_full[DqRowPosition{tile}.slot()]), DqRowPosition{tile}.phase());
-    hopper::mbarrier_wait(barrier(shared_.dq_full), SinglePosition{tile}.phase());
+    wait_dq(tile);
 #pragma unroll
     for (int i = 0; i < Share<C>::kGroupRows; i += 2) {
       const int2 row = *reinterpret_cast<const int2*>(rows + i);
@@ -315,23 +328,31 @@ class Adder {
         v[j] = *reinterpret_cast<const float4*>(staged + (i + j / 2) * C::kDqPitch + j % 2 * C::kColumns * 2);
       }
 #pragma unroll
-      for (int j = 0; j < 4; ++j) add_piece(j < 2 ? row.x : row.y, column + j % 2 * C::kColumns / 2, v[j]);
+      for (int j = 0; j < 4; ++j) {
+        const int64_t place = int64_t(j < 2 ? row.x : row.y) * C::kColumns + column + j % 2 * C::kColumns / 2;
+        add_four(static_cast<float*>(problem_.dq_sum) + place, v[j]);
+      }
     }
-    __syncwarp();
-    if (lane_ == 0) hopper::mbarrier_arrive(barrier(shared_.dq_empty));
   }
 
-  __device__ __forceinline__ void add_piece(int row, int column, float4 v) const {
-    const int64_t place = int64_t(row) * C::kColumns + column;
-    if constexpr (kDeterministic) {
-      const float factor = __ldg(problem_.dq_factor + row);
-      int64_t* sum = static_cast<int64_t*>(problem_.dq_sum) + place;
-      add_fixed(sum, v.x, factor);
-      add_fixed(sum + 1, v.y, factor);
-      add_fixed(sum + 2, v.z, factor);
-      add_fixed(sum + 3, v.w, factor);
-    } else {
-      add_four(static_cast<float*>(problem_.dq_sum) + place, v);
+  // There is no add of several integers: the lanes of a warp take neighbours, so that an add is whole lines. Each lane
+  // looks up the factor of one row, before the tile's dq is there.
+  __device__ __forceinline__ void add_fixed_rows(uint32_t tile) {
+    constexpr int kOwnRows = Share<C>::kOwnRows;
+    const int first = warp_ * kOwnRows;
+    const int own_row = shared_.dq_rows[DqRowPosition{tile}.slot()][first + lane_ % kOwnRows];
+    const float own_factor = __ldg(problem_.dq_factor + own_row);
+    const uint8_t* staged = shared_.dq + first * C::kDqPitch + lane_ * 4;
+    wait_dq(tile);
+#pragma unroll 4
+    for (int i = 0; i < kOwnRows; ++i) {
+      const int64_t row = __shfl_sync(0xffffffffu, own_row, i);
+      const float factor = __shfl_sync(0xffffffffu, own_factor, i);
+      int64_t* sums = static_cast<int64_t*>(problem_.dq_sum) + row * C::kColumns + lane_;
+#pragma unroll
+      for (int j = 0; j < C::kColumns / 32; ++j) {
+        add_fixed(sums + 32 * j, *reinterpret_cast<const float*>(staged + i * C::kDqPitch + 128 * j), factor);
+      }
     }
   }
 
