@@ -123,9 +123,11 @@ class Work {
       : params_(params), args_(params.args), shape_(params.args.shape), shared_(shared) {}
 
   __device__ __forceinline__ void run() {
-    const int pieces = kMeans ? shape_.mean_pieces() : shape_.pieces();
-    head_ = int(blockIdx.x) / pieces;
-    piece_ = int(blockIdx.x) % pieces;
+    const int means = shape_.mean_pieces();
+    const Turn turn =
+        kMeans ? Turn{int(blockIdx.x) / means, int(blockIdx.x) % means} : turn_of(shape_, 0, int(blockIdx.x));
+    head_ = turn.head;
+    piece_ = turn.number;
     find_rows();
     const int begin = kMeans ? piece_ * kPieceRows : piece_at(args_.partition, piece_).begin;
     const int keys = kMeans ? min(kPieceRows, shape_.blocks - begin) : piece_at(args_.partition, piece_).rows;

@@ -69,9 +69,10 @@ template <bool kMeans>
 __device__ __forceinline__ Item item_at(const Params& params, int index) {
   const TileBackwardArgs& args = params.args;
   const TileShape& s = args.shape;
-  const int pairs = kMeans ? mean_pairs(s) : s.key_pairs, heads = s.batch * s.heads;
-  const int pair = index % pairs, of_pairs = index / pairs;
-  Item item{of_pairs % heads, 2 * pair, pair * kPairRows, 0, of_pairs / heads, 0, 0, 0, s.pieces(), nullptr};
+  const int means = mean_pairs(s), heads = s.batch * s.heads;
+  const Turn turn = kMeans ? Turn{index / means, index % means} : turn_of(s, s.key_pairs, index);
+  const int pair = turn.number, part = turn.head / heads;
+  Item item{turn.head % heads, 2 * pair, pair * kPairRows, 0, part, 0, 0, 0, s.pieces(), nullptr};
   const auto row = [&](int piece) { return __ldg(args.partition.piece_begin + piece); };
   if (kMeans) {
     const auto begin_of = [&](int part) { return int(int64_t(s.video_pieces) * part / params.work.mean_parts); };

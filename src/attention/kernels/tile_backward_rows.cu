@@ -75,7 +75,8 @@ class Feed {
     int index = __shfl_sync(0xffffffffu, claim(), 0);
     for (; index < items; ++done_) {
       const int claimed = claim();  // its turn is a good while away
-      item_ = item_of(params_.args, index / s.pieces(), index % s.pieces());
+      // A head's text first, as turn_of() has it of all heads, which takes registers that are not there.
+      item_ = item_of(params_.args, index / s.pieces(), s.pieces() - 1 - index % s.pieces());
       feed_steps();
       index = __shfl_sync(0xffffffffu, claimed, 0);
     }

@@ -119,7 +119,8 @@ class Feed {
     const int of_head = T::kShared ? s.row_pairs : s.pieces(), items = of_head * s.heads * s.batch;
     for (int item = __shfl_sync(0xffffffffu, claim(), 0); item < items;) {
       const int next = claim();  // its turn is a good while away
-      start(item / of_head, item % of_head);
+      const Turn turn = turn_of(s, T::kShared ? s.row_pairs : 0, item);
+      start(turn.head, turn.number);
       feed_steps();
       ++done_;
       item = __shfl_sync(0xffffffffu, next, 0);

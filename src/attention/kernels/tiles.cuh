@@ -20,6 +20,19 @@ __device__ __forceinline__ int first_group(const TileShape& shape, int piece, co
   return shape.packed ? own.begin / kGroupRows : piece * (kPieceRows / kGroupRows);
 }
 
+// Which of (b, n) and, of it, which piece, or pair of pieces where `pairs` is not 0, is number `index`. Those of text
+// go first: they meet everything, and one that is begun last would be waited for.
+struct Turn {
+  int head, number;
+};
+
+__device__ __forceinline__ Turn turn_of(const TileShape& shape, int pairs, int index) {
+  const int text = pairs > 0 ? (shape.text_pieces() + 1) / 2 : shape.text_pieces();
+  const int video = pairs > 0 ? pairs - text : shape.video_pieces, of_text = shape.batch * shape.heads * text;
+  if (index < of_text) return {index / text, video + index % text};
+  return {(index - of_text) / video, (index - of_text) % video};
+}
+
 __device__ __forceinline__ Piece key_piece_at(const TilePartition& partition, int piece) {
   const int begin = __ldg(partition.key_piece_begin + piece);
   return {begin, __ldg(partition.key_piece_begin + piece + 1) - begin};

@@ -42,7 +42,8 @@ struct TileShape {
   int32_t packed = 0;
 
   constexpr int32_t tokens() const { return video_tokens + text_tokens; }
-  constexpr int32_t pieces() const { return video_pieces + (text_tokens + kPieceRows - 1) / kPieceRows; }
+  constexpr int32_t text_pieces() const { return (text_tokens + kPieceRows - 1) / kPieceRows; }
+  constexpr int32_t pieces() const { return video_pieces + text_pieces(); }
   constexpr int32_t key_pieces() const { return video_key_pieces + (text_tokens + key_rows - 1) / key_rows; }
   constexpr int32_t key_blocks() const { return blocks + (text_tokens > 0 ? 1 : 0); }
   constexpr int32_t row_groups() const { return packed ? tokens() / kGroupRows : pieces() * (kPieceRows / kGroupRows); }
