@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(const __grid_constant
   const int piece = blockIdx.x, head = blockIdx.y, lane = threadIdx.x % kLanes;
   const Piece own = piece_at(args.partition, piece);
   const int64_t padded = (int64_t(head) * s.row_groups() + first_group(s, piece, own)) * kGroupRows;
-  const int rows = s.packed ? own.rows : kPieceRows;
+  const int rows = s.packed ? in_groups(own.rows) : kPieceRows;
   if (piece == 0 && head == 0 && threadIdx.x < 2) params.work.next[threadIdx.x] = 0;
   if (params.work.dq != nullptr) {
     float4* sums = reinterpret_cast<float4*>(params.work.dq + padded * D);

@@ -92,6 +92,7 @@ __device__ __forceinline__ Item item_at(const Params& params, int index) {
     item.pieces = __ldg(args.lists.row_count + list);
     item.rows = __ldg(args.lists.row_tokens + int64_t(item.head) * s.key_blocks() + block);
   }
+  if (s.packed) item.rows = in_groups(item.rows);
   item.steps = s.packed ? (item.rows + kPieceRows - 1) / kPieceRows : item.pieces;
   return item;
 }
@@ -167,7 +168,7 @@ class Feed {
     if (at >= item_.pieces) return;
     ahead_.number = item_.list == nullptr ? item_.first + at : __ldg(item_.list + at);
     const Piece own = piece_at(params_.args.partition, ahead_.number);
-    ahead_.begin = own.begin, ahead_.rows = own.rows;
+    ahead_.begin = own.begin, ahead_.rows = shape_.packed ? in_groups(own.rows) : own.rows;
     if (kMeans) ahead_.tile = __ldg(params_.args.partition.piece_tile + ahead_.number);
   }
   // The next piece of the item, in all lanes.

@@ -15,6 +15,11 @@ __device__ __forceinline__ Piece piece_at(const TilePartition& partition, int pi
   return {begin, __ldg(partition.piece_begin + piece + 1) - begin};
 }
 
+// Rows of whole groups.
+__host__ __device__ constexpr int in_groups(int rows) {
+  return (rows + kGroupRows - 1) / kGroupRows * kGroupRows;
+}
+
 // Groups of rows in memory: those of all pieces one after the other, each piece's filled up where they are not packed.
 __device__ __forceinline__ int first_group(const TileShape& shape, int piece, const Piece& own) {
   return shape.packed ? own.begin / kGroupRows : piece * (kPieceRows / kGroupRows);
@@ -59,8 +64,7 @@ inline cudaError_t multiprocessors(int& count) {
 inline bool tile_shape_valid(const TileShape& s) {
   return s.batch > 0 && s.heads > 0 && (s.head_dim == 64 || s.head_dim == 128) && s.video_tokens > 0 &&
          s.text_tokens >= 0 && s.blocks > 0 && s.tiles >= s.blocks && s.video_pieces >= s.tiles &&
-         s.pieces() <= 65535 &&
-         (s.packed == 0 || (s.head_dim == 128 && s.key_pairs > 0 && s.tokens() % kGroupRows == 0)) &&
+         s.pieces() <= 65535 && (s.packed == 0 || (s.head_dim == 128 && s.key_pairs > 0)) &&
          (s.key_rows == kPieceRows ? s.video_key_pieces == s.video_pieces
                                    : s.key_rows == kLongPieceRows && s.head_dim == 128 && s.row_pairs > 0 &&
                                          s.key_pairs > 0 && s.video_key_pieces >= s.blocks);

@@ -37,8 +37,8 @@ struct TileShape {
   // both and D = 128, kLongPieceRows.
   int32_t key_rows = kPieceRows;
   int32_t video_key_pieces = 1;
-  // 1: every piece of rows begins at and holds a multiple of kGroupRows positions, and the backward fills its steps
-  // with rows of several pieces. With pairs of keys and D = 128.
+  // 1: every piece of rows begins at and, but for the last of text, holds a multiple of kGroupRows positions, and the
+  // backward fills its steps with rows of several pieces. With pairs of keys and D = 128.
   int32_t packed = 0;
 
   constexpr int32_t tokens() const { return video_tokens + text_tokens; }
@@ -46,7 +46,9 @@ struct TileShape {
   constexpr int32_t pieces() const { return video_pieces + text_pieces(); }
   constexpr int32_t key_pieces() const { return video_key_pieces + (text_tokens + key_rows - 1) / key_rows; }
   constexpr int32_t key_blocks() const { return blocks + (text_tokens > 0 ? 1 : 0); }
-  constexpr int32_t row_groups() const { return packed ? tokens() / kGroupRows : pieces() * (kPieceRows / kGroupRows); }
+  constexpr int32_t row_groups() const {
+    return packed ? (tokens() + kGroupRows - 1) / kGroupRows : pieces() * (kPieceRows / kGroupRows);
+  }
   constexpr int32_t mean_pieces() const { return (blocks + kPieceRows - 1) / kPieceRows; }
 };
 

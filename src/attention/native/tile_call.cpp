@@ -80,7 +80,7 @@ std::shared_ptr<const PieceTables> make_pieces(const BlockProblem& problem, at::
     tables->key_block_P = on_device(long_keys.block);
   }
   const bool whole_groups =
-      std::all_of(begin.begin(), begin.end(), [](int32_t at) { return at % kernels::kGroupRows == 0; });
+      std::all_of(begin.begin(), begin.end() - 1, [](int32_t at) { return at % kernels::kGroupRows == 0; });
   tables->packs = whole_groups && 20 * pieces * kernels::kPieceRows > 21 * tokens;
   tables->begin_P1 = on_device(begin);
   tables->block_P = on_device(block);
