@@ -15,7 +15,8 @@ inline bool is_aligned(const void* pointer, uintptr_t bytes) {
 
 inline bool shape_valid(const Shape& s) {
   return s.batch > 0 && s.heads > 0 && s.video_tokens > 0 && s.text_tokens >= 0 && s.blocks > 0 &&
-         s.blocks <= s.video_tokens;
+         s.blocks <= s.video_tokens && s.first_word >= 0 && s.row_words >= 0 && s.end_word() > s.first_word &&
+         s.end_word() <= s.mask_words();
 }
 
 // The head sizes of the attend stage.

@@ -10,7 +10,7 @@ namespace {
 constexpr int64_t kMaxRows = INT32_MAX;  // row numbers over all (b, n) are kept in 32 bits
 
 bool backward_shape_valid(const Shape& s) {
-  return attend_shape_valid(s) &&
+  return attend_shape_valid(s) && s.first_word == 0 && s.row_words == 0 &&
          int64_t(s.batch) * s.heads * (int64_t(s.video_tokens) + s.text_tokens + 1) <= kMaxRows;
 }
 

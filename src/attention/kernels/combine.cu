@@ -199,11 +199,12 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
   const int first_head = problem.plan.wave_first[wave];
   const int end_head = problem.plan.wave_first[wave + 1];
   const int first_tile = problem.plan.tiles_before[first_head];
-  const int words = (end_head - first_head) * problem.mask_words;
+  const int first_word = problem.shape.first_word, of_head = problem.shape.end_word() - first_word;
+  const int words = (end_head - first_head) * of_head;
   for (int i = int(blockIdx.x) * kWarps + int(threadIdx.x) / 32; i < words; i += int(gridDim.x) * kWarps) {
-    const int head = first_head + i / problem.mask_words;
+    const int head = first_head + i / of_head;
     const int64_t first_slot = int64_t(problem.plan.tiles_before[head] - first_tile) * kTileRows;
-    combine_word<HeadDim>(problem, first_slot, head, i % problem.mask_words, storage[threadIdx.x / 32]);
+    combine_word<HeadDim>(problem, first_slot, head, first_word + i % of_head, storage[threadIdx.x / 32]);
   }
 }
 

@@ -19,6 +19,7 @@ struct IndexParams {
   SlotLists lists;
   const int32_t* token_of;  // null: identity
   int video_tokens, words, block_count;
+  int first_word, end_word;
 };
 
 // Slots of a list, in units of kSlotAlign.
@@ -45,9 +46,9 @@ __global__ void __launch_bounds__(kThreads) rank_kernel(const IndexParams a) {
   int32_t* word_rank = a.lists.word_rank + list * a.words;
   const int warp = threadIdx.x / 32;
   int before = 0, turn = 0;
-  for (int w0 = 0; w0 < a.words; w0 += kThreads, turn ^= 1) {  // two buffers: one barrier per turn
+  for (int w0 = a.first_word; w0 < a.end_word; w0 += kThreads, turn ^= 1) {  // two buffers: one barrier per turn
     const int w = w0 + threadIdx.x;
-    const int rows = w < a.words ? __popc(__ldg(mask + w)) : 0;
+    const int rows = w < a.end_word ? __popc(__ldg(mask + w)) : 0;
     const int upto = warp_prefix(rows);
     if (threadIdx.x % 32 == 31) sums[turn][warp] = upto;
     __syncthreads();
@@ -57,7 +58,7 @@ __global__ void __launch_bounds__(kThreads) rank_kernel(const IndexParams a) {
       if (i < warp) offset += sums[turn][i];
       before += sums[turn][i];
     }
-    if (w < a.words) word_rank[w] = offset + upto - rows;
+    if (w < a.end_word) word_rank[w] = offset + upto - rows;
   }
   if (threadIdx.x == 0) a.lists.length[list] = before;
 }
@@ -84,8 +85,8 @@ __global__ void __launch_bounds__(kThreads) row_kernel(const IndexParams a) {
     if (c == a.block_count - 1) starts[c + 1] = start + int64_t(units_of(length)) * kSlotAlign;
   }
 
-  const int w0 = blockIdx.y * kThreads + threadIdx.x / 32 * 32;
-  const bool live = w0 + lane < a.words;
+  const int w0 = a.first_word + blockIdx.y * kThreads + threadIdx.x / 32 * 32;
+  const bool live = w0 + lane < a.end_word;
   const uint32_t words = live ? a.lists.mask[list * a.words + w0 + lane] : 0;
   const int ranks = live ? a.lists.word_rank[list * a.words + w0 + lane] : 0;
   int32_t* row = a.lists.row + bn * a.lists.row_stride + start;
@@ -111,8 +112,8 @@ __global__ void __launch_bounds__(kThreads) row_kernel(const IndexParams a) {
 }
 
 bool arguments_valid(const IndexArgs& a) {
-  return shape_valid(a.shape) && lists_valid(a.lists, a.shape) && masks_valid(a.lists) &&
-         partition_valid(a.partition, a.shape);
+  const bool lists = a.lists.row == nullptr ? a.lists.length != nullptr : lists_valid(a.lists, a.shape);
+  return shape_valid(a.shape) && lists && masks_valid(a.lists) && partition_valid(a.partition, a.shape);
 }
 
 }  // namespace
@@ -124,14 +125,17 @@ int64_t index_workspace_bytes(const Shape&) {
 cudaError_t index(const IndexArgs& args, cudaStream_t stream) {
   if (!arguments_valid(args)) return cudaErrorInvalidValue;
   const Shape& s = args.shape;
-  const IndexParams a{args.lists, args.partition.identity ? nullptr : args.partition.token_of, s.video_tokens,
-                      s.mask_words(), s.block_count()};
+  const IndexParams a{args.lists,      args.partition.identity ? nullptr : args.partition.token_of,
+                      s.video_tokens,  s.mask_words(),
+                      s.block_count(), s.first_word,
+                      s.end_word()};
   int device = 0;
   if (cudaError_t e = cudaGetDevice(&device)) return e;
   const Launcher launch{stream, kernel_family(device) == 90};
   const unsigned lists = unsigned(s.lists());
   if (cudaError_t e = launch(rank_kernel, lists, kThreads, 0, a)) return e;
-  return launch(row_kernel, dim3(lists, (a.words + kThreads - 1) / kThreads), kThreads, 0, a);
+  if (a.lists.row == nullptr) return cudaSuccess;
+  return launch(row_kernel, dim3(lists, (a.end_word - a.first_word + kThreads - 1) / kThreads), kThreads, 0, a);
 }
 
 }  // namespace vmoba::kernels

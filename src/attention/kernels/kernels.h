@@ -24,10 +24,14 @@ struct Shape {
   int32_t video_tokens = 0;  // S
   int32_t text_tokens = 0;   // X
   int32_t blocks = 1;        // C, without the text block
+  // Of the rows, index and forward handle those of `row_words` words of the masks from `first_word` on, so that lists
+  // and partial outputs are no longer than that; 0: all. The other stages handle all.
+  int32_t first_word = 0, row_words = 0;
 
-  int32_t tokens() const { return video_tokens + text_tokens; }
-  int32_t block_count() const { return blocks + (text_tokens > 0 ? 1 : 0); }
-  int32_t mask_words() const { return (tokens() + 31) / 32; }
+  constexpr int32_t tokens() const { return video_tokens + text_tokens; }
+  constexpr int32_t block_count() const { return blocks + (text_tokens > 0 ? 1 : 0); }
+  constexpr int32_t mask_words() const { return (tokens() + 31) / 32; }
+  constexpr int32_t end_word() const { return row_words > 0 ? first_word + row_words : mask_words(); }
   int64_t lists() const { return int64_t(batch) * heads * block_count(); }
 };
 
@@ -71,7 +75,8 @@ struct SlotLists {
 };
 // Slots that one (b, n) can need at most: every row in every list, lists padded.
 inline int64_t slots_per_head_capacity(const Shape& s) {
-  return int64_t(s.block_count()) * ((s.tokens() + kSlotAlign - 1) / kSlotAlign * kSlotAlign);
+  const int32_t end = 32 * s.end_word() < s.tokens() ? 32 * s.end_word() : s.tokens(), rows = end - 32 * s.first_word;
+  return int64_t(s.block_count()) * ((rows + kSlotAlign - 1) / kSlotAlign * kSlotAlign);
 }
 
 // ---- stage 1: gate ------------------------------------------------------------------------------------------------
@@ -108,7 +113,7 @@ int64_t select_workspace_bytes(const Shape& shape, const SelectParams& params);
 cudaError_t select(const SelectArgs& args, cudaStream_t stream);
 
 // ---- stage 3: index -----------------------------------------------------------------------------------------------
-// Fills word_rank, length, start and row from mask.
+// Fills word_rank, length, start and row from mask; without `row`, word_rank and length alone.
 struct IndexArgs {
   Shape shape;
   PartitionView partition;

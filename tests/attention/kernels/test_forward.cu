@@ -127,6 +127,7 @@ struct Case {
   int heads_per_wave = 0;      // 0: all of them
   int64_t stride_padding = 0;  // elements more between tokens of q than a fused q, k, v projection has
   float key_scale = 1;
+  int row_words = 0;  // mask words of rows in a forward; 0: all
 };
 
 struct HostLists {
@@ -191,6 +192,28 @@ HostLists lists_of(const Case& c, const TestPartition& p, const Shape& shape, st
   return h;
 }
 
+// The forward of some rows after others, each with lists of its own, into `out` and `lse` of `args`.
+void forward_by_rows(ForwardArgs args, int row_words) {
+  const int words = args.shape.mask_words();
+  for (int first = 0; first < words; first += row_words) {
+    Shape& shape = args.shape;
+    shape.first_word = first, shape.row_words = std::min(row_words, words - first);
+    const int64_t lists = shape.lists(), heads = int64_t(shape.batch) * shape.heads;
+    const DeviceArray<int32_t> word_rank(lists * words), length(lists), row(heads * slots_per_head_capacity(shape));
+    const DeviceArray<int64_t> start(lists + heads);
+    args.lists.word_rank = word_rank.get(), args.lists.length = length.get(), args.lists.start = start.get();
+    args.lists.row = row.get(), args.lists.row_stride = slots_per_head_capacity(shape);
+    args.partial_slots = 2 * slots_per_head_capacity(shape);
+    const DeviceArray<char> workspace(forward_workspace_bytes(shape, args.partial_slots));
+    args.workspace = workspace.get();
+    CUDA_OK(index({shape, args.partition, args.lists, nullptr}, nullptr));
+    CUDA_OK(forward(args, nullptr));
+    CUDA_OK(cudaDeviceSynchronize());
+    CHECK(row.guards_intact());
+    CHECK(workspace.guards_intact());
+  }
+}
+
 void check(const Case& c, int family = 0) {
   INFO(c.name);
   std::mt19937 rng(20261124);
@@ -236,6 +259,18 @@ void check(const Case& c, int family = 0) {
   CHECK(out.guards_intact());
   CHECK(lse.guards_intact());
   CHECK(workspace.guards_intact());
+
+  if (c.row_words > 0) {
+    const std::vector<uint16_t> at_once = out.host();
+    const std::vector<float> lse_at_once = lse.host();
+    CUDA_OK(cudaMemset(out.get(), 0xff, out.bytes()));
+    CUDA_OK(cudaMemset(lse.get(), 0xff, lse.bytes()));
+    forward_by_rows(args, c.row_words);
+    CHECK(out.host() == at_once);
+    CHECK(lse.host() == lse_at_once);
+    CHECK(out.guards_intact());
+    CHECK(lse.guards_intact());
+  }
 
   const int64_t elements = c.batch * tokens * width;
   const DeviceArray<float> exact(elements), plain(elements), exact_lse(c.batch * c.heads * tokens),
@@ -315,6 +350,18 @@ TEST_CASE("forward in waves of heads", "[gpu]") {
   }
 }
 
+TEST_CASE("forward of some rows after others", "[gpu]") {
+  for (const int family : {0, 80}) {
+    for (const int row_words : {1, 5, 13}) {
+      Case c{"rows", 128, 2, 3, 77, {256, 300, 1, 129, 400}, Rows::kRandom, 0.2};
+      c.row_words = row_words;
+      check(c, family);
+      c.rows = Rows::kOwn, c.text = 0, c.head_dim = 64;
+      check(c, family);
+    }
+  }
+}
+
 // Few enough for compute-sanitizer's racecheck (docs/attention.md).
 TEST_CASE("forward, small cases of both families", "[gpu][sanitizer]") {
   for (const int family : {0, 80}) {
@@ -345,6 +392,13 @@ TEST_CASE("forward refuses bad arguments") {
   Shape odd = shape;
   odd.head_dim = 96;
   CHECK(forward_workspace_bytes(odd, slots) == 0);
+  Shape rows = shape;  // 32 words in all
+  rows.first_word = 30, rows.row_words = 2;
+  CHECK(slots_per_head_capacity(rows) == 4 * 128);
+  CHECK(forward_workspace_bytes(rows, 4 * 128) >= 4 * 128 * (128 * 2 + 4));
+  CHECK(forward_workspace_bytes(rows, 4 * 128 - 1) == 0);
+  rows.row_words = 3;
+  CHECK(forward_workspace_bytes(rows, slots) == 0);
 
   // Addresses that are never used: the checks come first.
   char* memory = reinterpret_cast<char*>(uintptr_t(1) << 20);
