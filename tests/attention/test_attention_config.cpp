@@ -3,6 +3,8 @@
 #include "attention/attention.h"
 #include "attention/dispatch.h"
 #include "attention/method.h"
+#include "attention/native/row_memory.h"
+#include "attention/native/tile_memory.h"
 #include "attention/vmoba/vmoba.h"
 #include "core/check.h"
 #include "core/config.h"
@@ -431,4 +433,88 @@ TEST_CASE("full attention is the choice for few tokens and for selections that a
   rule.topk = 8;
   CHECK_FALSE(full_is_faster(55296, 64, layer));
   CHECK(full_is_faster(55296, 8, layer));
+}
+
+TEST_CASE("attention by tiles keeps its memory within a budget") {
+  // 200,448 tokens in 2,784 cubes of 72: pieces of 64 and 8 rows, pieces of 72 keys.
+  kernels::TileShape shape;
+  shape.heads = 12;
+  shape.video_tokens = 200448;
+  shape.blocks = shape.tiles = shape.row_pairs = shape.key_pairs = shape.video_key_pieces = 2784;
+  shape.video_pieces = 5568;
+  shape.key_rows = 72;
+  shape.packed = 1;
+  const int64_t lists = 12 * (2 * (2784 * 2784 + 2784 * 5568) + 4 * 3 * 2784 + 2784 * 2784);
+  CHECK(native::tile_list_bytes(shape) == lists);
+  CHECK(native::tile_copy_bytes(shape) == int64_t(12) * 200448 * 3 * 128 * 2);
+  CHECK(native::tile_wave_heads(shape) == 4);
+
+  // dout in bf16, dq, log-sum-exps and deltas in fp32, a counter.
+  kernels::TileShape wave = shape;
+  wave.heads = 4;
+  const int64_t rows = int64_t(4) * 200448;
+  const int64_t workspace = rows * 128 * 2 + rows * 128 * 4 + rows * 4 + rows * 4 + 256;
+  CHECK(kernels::tile_backward_workspace_bytes(wave, false) == workspace);
+  // Sums of the gradients of means are no more than 128 MiB of keys and values, and what belongs to them.
+  const int64_t with_means = kernels::tile_backward_workspace_bytes(wave, true);
+  CHECK(with_means > workspace);
+  CHECK(with_means <= workspace + (int64_t(130) << 20));
+  CHECK(lists + native::tile_copy_bytes(wave) + with_means <= native::kTileBudgetBytes);
+  CHECK(native::kTileBudgetBytes <= int64_t(5) << 29);  // 2.5 GiB
+
+  // Small calls keep their copies; so does one head whatever it needs.
+  shape.video_tokens = 55296;
+  shape.blocks = shape.tiles = shape.row_pairs = shape.key_pairs = shape.video_key_pieces = 768;
+  shape.video_pieces = 1536;
+  CHECK(native::tile_wave_heads(shape) == 12);
+  shape.heads = 1;
+  shape.video_tokens = 72 * 20000;
+  shape.blocks = shape.tiles = shape.row_pairs = shape.key_pairs = shape.video_key_pieces = 20000;
+  shape.video_pieces = 40000;
+  CHECK(native::tile_wave_heads(shape) == 1);
+}
+
+TEST_CASE("attention by single queries keeps its memory within a budget") {
+  // 200,448 tokens in 240 blocks; 128 divides the tokens.
+  kernels::Shape shape;
+  shape.heads = 12;
+  shape.video_tokens = 200448;
+  shape.blocks = 240;
+  const int64_t slot = 128 * 2 + 4, gib = int64_t(1) << 30;
+  CHECK(native::partial_bytes(shape, 10) == 10 * slot);
+  CHECK_FALSE(native::keeps_row_lists(shape));
+
+  // The forward: partial outputs of one head's part, its rows and their ranks; parts differ by less than 128 rows.
+  const int32_t words = native::forward_row_words(shape);
+  CHECK(words == 1044);  // 6,264 in six parts
+  kernels::Shape part = shape;
+  part.batch = part.heads = 1;
+  part.row_words = words;
+  const int64_t slots = int64_t(240) * 1044 * 32;
+  CHECK(kernels::slots_per_head_capacity(part) == slots);
+  CHECK(kernels::forward_workspace_bytes(part, slots) <= 2 * gib);
+
+  // The backward: rows of three heads, their sums of dq, statistics of rows, parts of dk and dv.
+  CHECK(native::backward_heads(shape, false) == 3);
+  kernels::Shape heads = shape;
+  heads.heads = 3;
+  const int64_t rows = 3 * slots * 6, workspace = kernels::backward_workspace_bytes(heads, false);
+  const int64_t sums = int64_t(3) * 200448 * 128 * 4, statistics = int64_t(3) * 200449 * 8;
+  const int64_t split = int64_t(132) * 4 * 128 * 2 * 128 * 4;
+  CHECK(workspace >= sums + statistics + split);
+  CHECK(workspace <= sums + statistics + split + (int64_t(1) << 20));
+
+  // Beside copies of K and V, masks of bits and their ranks, and gates before there are lists: within 4 GiB.
+  const int64_t copies = int64_t(12) * 200448 * 128 * 2 * 2, masks = int64_t(12) * 240 * 6264 * 4;
+  const int64_t gates = int64_t(12) * 240 * 200448 * 4;
+  CHECK(copies + masks + gates + (int64_t(64) << 20) <= 4 * gib);
+  CHECK(copies + masks + kernels::forward_workspace_bytes(part, slots) + slots * 4 + masks / 12 <= 4 * gib);
+  CHECK(copies + masks + rows * 4 + masks / 4 + workspace <= 4 * gib);
+
+  // At 55,296 tokens lists are kept.
+  shape.video_tokens = 55296;
+  for (const int32_t blocks : {8, 64, 216}) {
+    shape.blocks = blocks;
+    CHECK(native::keeps_row_lists(shape));
+  }
 }

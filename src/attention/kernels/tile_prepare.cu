@@ -19,12 +19,12 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant_
   const TileShape& s = args.shape;
   const int tensor = blockIdx.z, head = blockIdx.y, run = blockIdx.x;
   const TileRuns& runs = args.runs[tensor];
-  if (args.out[tensor] == nullptr) return;
+  if (args.x[tensor].data == nullptr) return;
   const bool text = run >= runs.count;
   const int begin = text ? s.video_tokens + (run - runs.count) * kPieceRows : __ldg(runs.begin + run);
   const int end = text ? min(begin + kPieceRows, s.tokens()) : __ldg(runs.begin + run + 1);
   const int lane = threadIdx.x % kLanes, first = threadIdx.x / kLanes;
-  uint4* out = static_cast<uint4*>(args.out[tensor]) + int64_t(head) * s.tokens() * kLanes + lane;
+  uint4* const out = static_cast<uint4*>(args.out[tensor]);
   float sum[8] = {};
   for (int batch = begin + first; batch < end; batch += kLoads * kRows) {
     uint4 chunk[kLoads];
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant_
     for (int i = 0; i < kLoads; ++i) {
       const int p = batch + i * kRows;
       if (p >= end) break;
-      out[int64_t(p) * kLanes] = chunk[i];
+      if (out != nullptr) out[(int64_t(head) * s.tokens() + p) * kLanes + lane] = chunk[i];
       const uint32_t words[4] = {chunk[i].x, chunk[i].y, chunk[i].z, chunk[i].w};
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
@@ -146,7 +146,7 @@ cudaError_t launch_gather(const TileGatherArgs& args, cudaStream_t stream) {
   const TileShape& s = args.shape;
   int runs = 0;
   for (int i = 0; i < 3; ++i) {
-    if (args.out[i] == nullptr) continue;
+    if (args.x[i].data == nullptr) continue;
     if (args.runs[i].begin == nullptr || args.runs[i].count < 1) return cudaErrorInvalidValue;
     runs = std::max(runs, args.runs[i].count);
   }

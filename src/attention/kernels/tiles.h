@@ -100,8 +100,8 @@ struct TileRuns {
 struct TileGatherArgs {
   TileShape shape;
   TilePartition partition;
-  TensorView x[3];                             // unused: null out
-  void* out[3] = {nullptr, nullptr, nullptr};  // [B, N, Z, D]
+  TensorView x[3];                             // unused: null data
+  void* out[3] = {nullptr, nullptr, nullptr};  // [B, N, Z, D]; null: the means alone
   TileRuns runs[3];
 };
 cudaError_t tile_gather(const TileGatherArgs& args, cudaStream_t stream);

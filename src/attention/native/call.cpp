@@ -35,8 +35,10 @@ float softmax_scale(const at::Tensor& q_BZND) {
   return float(1 / std::sqrt(double(q_BZND.size(3))));
 }
 
-kernels::TensorView view(const at::Tensor& x_BZND) {
-  return {x_BZND.data_ptr(), x_BZND.stride(0), x_BZND.stride(1), x_BZND.stride(2)};
+kernels::TensorView view(const at::Tensor& x_BZND, int64_t sample, int64_t head) {
+  const int64_t first = sample * x_BZND.stride(0) + head * x_BZND.stride(2);
+  return {static_cast<char*>(x_BZND.data_ptr()) + first * x_BZND.element_size(), x_BZND.stride(0), x_BZND.stride(1),
+          x_BZND.stride(2)};
 }
 
 at::Tensor bytes(int64_t count, const at::Tensor& like) {

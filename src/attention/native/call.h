@@ -17,7 +17,14 @@ at::Tensor trimmed(const at::Tensor& x_BZND, int64_t head_dim);
 // 1 / sqrt(D) of tensors that are not filled up.
 float softmax_scale(const at::Tensor& q_BZND);
 
-kernels::TensorView view(const at::Tensor& x_BZND);
+// `sample`, `head`: the view begins there.
+kernels::TensorView view(const at::Tensor& x_BZND, int64_t sample = 0, int64_t head = 0);
+
+// What a contiguous [B, N, ...] holds of (b, n) number `first` and of those behind it.
+template <typename T>
+T* from_head(const at::Tensor& x_BN, int64_t first) {
+  return static_cast<T*>(x_BN.data_ptr()) + first * x_BN.stride(1);
+}
 
 // Scratch memory on the device of `like`.
 at::Tensor bytes(int64_t count, const at::Tensor& like);

@@ -7,21 +7,62 @@
 
 #include "attention/native/call.h"
 #include "attention/native/native.h"
+#include "attention/native/row_memory.h"
 
 namespace vmoba::attention::native {
 namespace {
 
-// Partial outputs held at a time: large enough that few groups of heads are needed, small beside activations.
-constexpr int64_t kPartialBudgetBytes = int64_t(1100) << 20;
+// (b, n) from `first` on of a call: what the stages take of contiguous [B, N, ...] tensors and of [B, Z, N, D] ones.
+struct Heads {
+  kernels::Shape shape;  // of these
+  int64_t sample = 0, head = 0, first = 0;
 
-kernels::SlotLists views(const Selection& selection) {
-  const RowLists& lists = selection.lists;
-  return {static_cast<uint32_t*>(selection.mask.words_BNEW.data_ptr()),
+  kernels::TensorView view_of(const at::Tensor& x_BZND) const { return view(x_BZND, sample, head); }
+  template <typename T>
+  T* of(const at::Tensor& x_BN) const {
+    return from_head<T>(x_BN, first);
+  }
+};
+
+// Calls `function` with `count` heads of each sample after each other.
+template <typename Function>
+void for_each_heads(const Call& call, int32_t count, const Function& function) {
+  Heads heads{call.shape};
+  heads.shape.batch = 1;
+  for (heads.sample = 0; heads.sample < call.shape.batch; ++heads.sample) {
+    for (heads.head = 0; heads.head < call.shape.heads; heads.head += count) {
+      heads.shape.heads = int32_t(std::min<int64_t>(count, call.shape.heads - heads.head));
+      heads.first = heads.sample * call.shape.heads + heads.head;
+      function(heads);
+    }
+  }
+}
+
+// Lists of `shape`, to be filled.
+RowLists empty_lists(const kernels::Shape& s, const at::Tensor& like) {
+  const auto i32 = like.options().dtype(at::kInt);
+  RowLists lists;
+  lists.word_rank_BNEW = at::empty({s.batch, s.heads, s.block_count(), s.mask_words()}, i32);
+  lists.length_BNE = at::empty({s.batch, s.heads, s.block_count()}, i32);
+  lists.start_BNF = at::empty({s.batch, s.heads, s.block_count() + 1}, i32.dtype(at::kLong));
+  lists.row_BNR = at::empty({s.batch, s.heads, kernels::slots_per_head_capacity(s)}, i32);
+  return lists;
+}
+
+kernels::SlotLists views(uint32_t* mask, const RowLists& lists) {
+  return {mask,
           lists.word_rank_BNEW.data_ptr<int32_t>(),
           lists.length_BNE.data_ptr<int32_t>(),
           lists.start_BNF.data_ptr<int64_t>(),
           lists.row_BNR.data_ptr<int32_t>(),
           lists.row_BNR.size(2)};
+}
+
+void launch_index(const kernels::Shape& shape, const kernels::PartitionView& partition, const kernels::SlotLists& lists,
+                  const at::Tensor& like) {
+  const at::Tensor scratch = bytes(kernels::index_workspace_bytes(shape), like);
+  check_launch(kernels::index({shape, partition, lists, scratch.data_ptr()}, c10::cuda::getCurrentCUDAStream()),
+               "index");
 }
 
 class NativeEngine final : public BlockEngine {
@@ -33,16 +74,20 @@ class NativeEngine final : public BlockEngine {
     const c10::cuda::CUDAGuard guard(k_BZND.device());
     const Call call(problem, k_BZND);
     const kernels::Shape& s = call.shape;
-    const auto i32 = k_BZND.options().dtype(at::kInt);
     selection.mask = with_words(problem, std::move(selection.mask));
-    selection.lists.word_rank_BNEW = call.empty_mask(k_BZND);
-    selection.lists.length_BNE = at::empty({s.batch, s.heads, s.block_count()}, i32);
-    selection.lists.start_BNF = at::empty({s.batch, s.heads, s.block_count() + 1}, i32.dtype(at::kLong));
-    selection.lists.row_BNR = at::empty({s.batch, s.heads, kernels::slots_per_head_capacity(s)}, i32);
-    const at::Tensor scratch = bytes(kernels::index_workspace_bytes(s), k_BZND);
-    check_launch(
-        kernels::index({s, call.partition, views(selection), scratch.data_ptr()}, c10::cuda::getCurrentCUDAStream()),
-        "index");
+    auto* const mask = static_cast<uint32_t*>(selection.mask.words_BNEW.data_ptr());
+    if (keeps_row_lists(s)) {
+      selection.lists = empty_lists(s, k_BZND);
+      launch_index(s, call.partition, views(mask, selection.lists), k_BZND);
+    } else {
+      const at::Tensor rank_BNEW = call.empty_mask(k_BZND);
+      selection.lists.length_BNE = at::empty({s.batch, s.heads, s.block_count()}, rank_BNEW.options());
+      kernels::SlotLists lengths;
+      lengths.mask = mask;
+      lengths.word_rank = rank_BNEW.data_ptr<int32_t>();
+      lengths.length = selection.lists.length_BNE.data_ptr<int32_t>();
+      launch_index(s, call.partition, lengths, k_BZND);
+    }
     if (!call.partition.identity && !selection.k_blocks_BZND.defined()) {
       const at::Tensor order_Z = token_order_Z(*problem.tables, problem.text_tokens);
       selection.k_blocks_BZND = prepared(k_BZND).index_select(1, order_Z);
@@ -59,19 +104,35 @@ class NativeEngine final : public BlockEngine {
     const bool copied = !call.partition.identity;
     const at::Tensor k_blocks = copied ? selection.k_blocks_BZND : prepared(k_BZND);
     const at::Tensor v_blocks = copied ? selection.v_blocks_BZND : prepared(v_BZND);
-
-    const kernels::Shape& s = call.shape;
-    const int64_t per_head = kernels::slots_per_head_capacity(s);
-    const int64_t budget = kPartialBudgetBytes / (2 * s.head_dim + 4);
-    const int64_t slots = std::max(per_head, std::min(budget, per_head * s.batch * s.heads));
     const at::Tensor out = at::empty(q.sizes(), q.options());
-    const at::Tensor lse_BNZ = at::empty({s.batch, s.heads, s.tokens()}, q.options().dtype(at::kFloat));
-    const at::Tensor scratch = bytes(kernels::forward_workspace_bytes(s, slots), q);
-    check_launch(
-        kernels::forward({s, call.partition, views(selection), view(q), view(k_blocks), view(v_blocks), view(out),
-                          lse_BNZ.data_ptr<float>(), softmax_scale(q_BZND), slots, scratch.data_ptr()},
-                         c10::cuda::getCurrentCUDAStream()),
-        "forward");
+    const at::Tensor lse_BNZ =
+        at::empty({call.shape.batch, call.shape.heads, call.shape.tokens()}, q.options().dtype(at::kFloat));
+    at::Tensor scratch;
+    const auto forward = [&](const Heads& heads, const kernels::SlotLists& lists, int64_t slots) {
+      const int64_t needed = kernels::forward_workspace_bytes(heads.shape, slots);
+      if (!scratch.defined() || scratch.size(0) < needed) scratch = bytes(needed, q);
+      const kernels::ForwardArgs args{heads.shape,
+                                      call.partition,
+                                      lists,
+                                      heads.view_of(q),
+                                      heads.view_of(k_blocks),
+                                      heads.view_of(v_blocks),
+                                      heads.view_of(out),
+                                      heads.of<float>(lse_BNZ),
+                                      softmax_scale(q_BZND),
+                                      slots,
+                                      scratch.data_ptr()};
+      check_launch(kernels::forward(args, c10::cuda::getCurrentCUDAStream()), "forward");
+    };
+    if (selection.lists.row_BNR.defined()) {
+      const Heads all{call.shape};
+      const int64_t per_head = selection.lists.row_BNR.size(2), heads = int64_t(call.shape.batch) * call.shape.heads;
+      const int64_t budget = kPartialBudgetBytes / partial_bytes(call.shape, 1);
+      forward(all, views(all.of<uint32_t>(selection.mask.words_BNEW), selection.lists),
+              std::max(per_head, std::min(budget, per_head * heads)));
+    } else {
+      forward_by_rows(call, selection, q, forward);
+    }
     return {trimmed(out, q_BZND.size(3)), lse_BNZ};
   }
 
@@ -87,26 +148,59 @@ class NativeEngine final : public BlockEngine {
     const bool deterministic = at::globalContext().deterministicAlgorithms();
     const at::Tensor dq = at::empty(q.sizes(), q.options()), dk = at::empty(q.sizes(), q.options()),
                      dv = at::empty(q.sizes(), q.options());
-    const at::Tensor scratch = bytes(kernels::backward_workspace_bytes(call.shape, deterministic), q);
-    kernels::BackwardArgs args;
-    args.shape = call.shape;
-    args.partition = call.partition;
-    args.lists = views(selection);
-    args.q = view(q);
-    args.out = view(out);
-    args.dout = view(dout);
-    args.k_blocks = view(k_blocks);
-    args.v_blocks = view(v_blocks);
-    args.lse = attended.lse_BNZ.const_data_ptr<float>();
-    args.dq = view(dq);
-    args.dk = view(dk);
-    args.dv = view(dv);
-    args.scale = softmax_scale(q_BZND);
-    args.deterministic = deterministic;
-    args.workspace = scratch.data_ptr();
-    check_launch(kernels::backward(args, c10::cuda::getCurrentCUDAStream()), "backward");
+    at::Tensor scratch;
+    const auto backward = [&](const Heads& heads, const RowLists& lists) {
+      const int64_t needed = kernels::backward_workspace_bytes(heads.shape, deterministic);
+      if (!scratch.defined() || scratch.size(0) < needed) scratch = bytes(needed, q);
+      kernels::BackwardArgs args;
+      args.shape = heads.shape;
+      args.partition = call.partition;
+      args.lists = views(heads.of<uint32_t>(selection.mask.words_BNEW), lists);
+      args.q = heads.view_of(q);
+      args.out = heads.view_of(out);
+      args.dout = heads.view_of(dout);
+      args.k_blocks = heads.view_of(k_blocks);
+      args.v_blocks = heads.view_of(v_blocks);
+      args.lse = heads.of<float>(attended.lse_BNZ);
+      args.dq = heads.view_of(dq);
+      args.dk = heads.view_of(dk);
+      args.dv = heads.view_of(dv);
+      args.scale = softmax_scale(q_BZND);
+      args.deterministic = deterministic;
+      args.workspace = scratch.data_ptr();
+      check_launch(kernels::backward(args, c10::cuda::getCurrentCUDAStream()), "backward");
+    };
+    if (selection.lists.row_BNR.defined()) {
+      backward({call.shape}, selection.lists);
+    } else {
+      for_each_heads(call, backward_heads(call.shape, deterministic), [&](const Heads& heads) {
+        const RowLists lists = empty_lists(heads.shape, q);
+        launch_index(heads.shape, call.partition, views(heads.of<uint32_t>(selection.mask.words_BNEW), lists), q);
+        backward(heads, lists);
+      });
+    }
     const int64_t head_dim = q_BZND.size(3);
     return {trimmed(dq, head_dim), trimmed(dk, head_dim), trimmed(dv, head_dim)};
+  }
+
+ private:
+  // A head at a time, and of it some rows at a time, each with lists of their own.
+  template <typename Forward>
+  static void forward_by_rows(const Call& call, const Selection& selection, const at::Tensor& like,
+                              const Forward& forward) {
+    const int32_t words = call.shape.mask_words(), step = forward_row_words(call.shape);
+    kernels::Shape largest = call.shape;
+    largest.batch = largest.heads = 1;
+    largest.row_words = step;
+    const RowLists lists = empty_lists(largest, like);
+    for_each_heads(call, 1, [&](Heads part) {
+      const kernels::SlotLists slots = views(part.of<uint32_t>(selection.mask.words_BNEW), lists);
+      for (int32_t& first = part.shape.first_word; first < words; first += step) {
+        part.shape.row_words = std::min(step, words - first);
+        launch_index(part.shape, call.partition, slots, like);
+        forward(part, slots, slots.row_stride);
+      }
+    });
   }
 };
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "attention/block/table_cache.h"
+#include "attention/native/tile_memory.h"
 
 namespace vmoba::attention::native {
 namespace {
@@ -130,6 +131,7 @@ TileCall::TileCall(const BlockProblem& problem, const at::Tensor& x_BZND)
   partition.row_pair = pieces_->row_pair_1.const_data_ptr<int32_t>();
   partition.key_pair = pieces_->key_pair_1.const_data_ptr<int32_t>();
   partition.block_begin = tables.block_start_C1.const_data_ptr<int32_t>();
+  wave_heads = tile_wave_heads(shape);
 }
 
 RowMeans permute_rows(const BlockProblem& problem, const TileCall& call, const at::Tensor& q_BZND,
@@ -145,10 +147,12 @@ RowMeans permute_rows(const BlockProblem& problem, const TileCall& call, const a
   args.shape = s;
   args.partition = call.partition;
   const auto set = [&](int i, const at::Tensor& from, at::Tensor& to, const at::Tensor& mean, const at::Tensor& bf16) {
-    const at::Tensor copy = at::empty({s.batch, s.heads, s.tokens(), s.head_dim}, q_BZND.options());
     args.x[i] = view(from);
-    args.out[i] = copy.data_ptr();
-    to = copy.transpose(1, 2);
+    if (call.keeps_copies()) {
+      const at::Tensor copy = at::empty({s.batch, s.heads, s.tokens(), s.head_dim}, q_BZND.options());
+      args.out[i] = copy.data_ptr();
+      to = copy.transpose(1, 2);
+    }
     kernels::TileRuns& runs = args.runs[i];
     runs.begin = call.partition.block_begin;
     runs.count = s.blocks;
@@ -164,18 +168,44 @@ RowMeans permute_rows(const BlockProblem& problem, const TileCall& call, const a
   return out;
 }
 
+void for_each_wave(const TileCall& call, const Selection& selection, const at::Tensor& q_BZND, const at::Tensor& k_BZND,
+                   const at::Tensor& v_BZND, const std::function<void(const TileWave&)>& function) {
+  TileWave wave;
+  wave.shape = call.shape;
+  if (selection.q_blocks_BZND.defined()) return function(wave);
+  wave.shape.batch = 1;
+  wave.shape.heads = call.wave_heads;
+  const kernels::TileShape& s = wave.shape;
+  const at::Tensor from[3] = {prepared(q_BZND), prepared(k_BZND), prepared(v_BZND)};
+  const at::Tensor rows = at::empty({3, 1, s.heads, s.tokens(), s.head_dim}, q_BZND.options());
+  for (wave.sample = 0; wave.sample < call.shape.batch; ++wave.sample) {
+    for (wave.head = 0; wave.head < call.shape.heads; wave.head += call.wave_heads) {
+      wave.shape.heads = int32_t(std::min<int64_t>(call.wave_heads, call.shape.heads - wave.head));
+      wave.rows_3BNZD = rows.narrow(2, 0, s.heads);
+      kernels::TileGatherArgs args;
+      args.shape = s;
+      args.partition = call.partition;
+      for (int i = 0; i < 3; ++i) {
+        args.x[i] = wave.view_of(from[i]);
+        args.out[i] = wave.rows_3BNZD[i].data_ptr();
+        args.runs[i] = {call.partition.block_begin, s.blocks, nullptr, nullptr};
+      }
+      check_launch(kernels::tile_gather(args, c10::cuda::getCurrentCUDAStream()), "gather");
+      function(wave);
+    }
+  }
+}
+
 at::Tensor run_means(const TileCall& call, const at::Tensor& x_BZND, const at::Tensor& token_of_S,
                      const at::Tensor& start_R1) {
   const kernels::TileShape& s = call.shape;
   const int64_t runs = start_R1.size(0) - 1;
   const at::Tensor mean = at::empty({s.batch, s.heads, runs, s.head_dim}, x_BZND.options().dtype(at::kFloat));
-  const at::Tensor rows = at::empty({s.batch, s.heads, s.tokens(), s.head_dim}, x_BZND.options());
   kernels::TileGatherArgs args;
   args.shape = s;
   args.partition = call.partition;
   args.partition.token_of = token_of_S.const_data_ptr<int32_t>();
   args.x[0] = view(x_BZND);
-  args.out[0] = rows.data_ptr();
   args.runs[0] = {start_R1.const_data_ptr<int32_t>(), int32_t(runs), mean.data_ptr<float>(), nullptr};
   check_launch(kernels::tile_gather(args, c10::cuda::getCurrentCUDAStream()), "means");
   return mean;

@@ -2,6 +2,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <memory>
 
 #include "attention/kernels/tiles.h"
@@ -23,10 +24,13 @@ struct PieceTables {
 struct TileCall {
   kernels::TileShape shape;
   kernels::TilePartition partition;
+  int32_t wave_heads = 0;  // see tile_memory.h
 
   // `x`: prepared, or any tensor of the call's shape. Problems of one geometry share their tables, which are kept. In
   // torch's deterministic mode keys are not handled in pairs.
   TileCall(const BlockProblem& problem, const at::Tensor& x_BZND);
+
+  bool keeps_copies() const { return wave_heads == shape.heads; }
 
  private:
   std::shared_ptr<const PieceTables> pieces_;
@@ -38,9 +42,23 @@ struct RowMeans {
   at::Tensor k_rounded_BNCD, v_rounded_BNCD;  // bf16; where they are wanted
 };
 
-// Q, K and V of prepared tensors in permuted order, head by head, into `selection`, and their means.
+// Means of prepared q, k and v; where the call keeps copies, also those, in permuted order, head by head, into
+// `selection`.
 RowMeans permute_rows(const BlockProblem& problem, const TileCall& call, const at::Tensor& q_BZND,
                       const at::Tensor& k_BZND, const at::Tensor& v_BZND, bool rounded, Selection& selection);
+
+// Heads that go through the kernels together: some of one sample with copies of their own, or all of all samples.
+struct TileWave {
+  kernels::TileShape shape;
+  int64_t sample = 0, head = 0;  // the first
+  at::Tensor rows_3BNZD;         // q, k and v in permuted order; undefined where `selection` has them
+  int64_t first(const TileCall& call) const { return sample * call.shape.heads + head; }
+  kernels::TensorView view_of(const at::Tensor& x_BZND) const { return view(x_BZND, sample, head); }
+};
+
+// Calls `function` with one wave after the other.
+void for_each_wave(const TileCall& call, const Selection& selection, const at::Tensor& q_BZND, const at::Tensor& k_BZND,
+                   const at::Tensor& v_BZND, const std::function<void(const TileWave&)>& function);
 
 // fp32 means [B, N, R, D] of runs of rows of a prepared x in another order: token_of_S and start_R1 are int32.
 at::Tensor run_means(const TileCall& call, const at::Tensor& x_BZND, const at::Tensor& token_of_S,
