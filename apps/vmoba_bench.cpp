@@ -179,6 +179,7 @@ void add_attention_options(CLI::App& command, AttentionArguments& a) {
   command.add_option("--batch", o.batch, "Samples");
   command.add_option("--heads", o.heads, "Heads");
   command.add_option("--head-dim", o.head_dim, "Size of a head");
+  command.add_option("--text-tokens", o.text_tokens, "Text tokens behind the video, of all samples or of each");
   command.add_option("--density", o.density, "Search tau for this density instead");
   command.add_option("--partitions", o.partitions, "Which partitions")
       ->check(CLI::IsMember({"temporal", "spatial", "spatiotemporal"}));

@@ -5,6 +5,7 @@
 #include <c10/cuda/CUDAEvent.h>
 #include <cuda_runtime_api.h>
 #include <fmt/ranges.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
 #include <any>
@@ -48,7 +49,7 @@ Tensors read_inputs(const std::string& path) {
 }
 
 // Grid and sizes that a file states.
-void take_sizes(BenchOptions& options, int64_t& text_tokens) {
+void take_sizes(BenchOptions& options) {
   const std::string& path = options.inputs;
   const model::SafetensorsFile file(path);
   const auto shape_of = [&](const char* name) {
@@ -64,12 +65,14 @@ void take_sizes(BenchOptions& options, int64_t& text_tokens) {
     return found == file.metadata().end() ? std::string() : found->second;
   };
   attention::Grid& grid = options.grid;
+  int64_t text_tokens = 0;
   VMOBA_CHECK_INPUT(std::sscanf(value("grid").c_str(), "%ldx%ldx%ld", &grid.t, &grid.h, &grid.w) == 3 &&
                         std::sscanf(value("text_tokens").c_str(), "%ld", &text_tokens) == 1 && text_tokens >= 0 &&
                         std::min({grid.t, grid.h, grid.w}) >= 1 && grid.tokens() + text_tokens == shape[1],
                     "--inputs: expected metadata 'grid' (TxHxW) and 'text_tokens' of together {} tokens in '{}', found "
                     "'{}' and '{}'",
                     shape[1], path, value("grid"), value("text_tokens"));
+  options.text_tokens = {text_tokens};
   options.batch = shape[0];
   options.heads = shape[2];
   options.head_dim = shape[3];
@@ -240,8 +243,12 @@ double find_tau(BlockProblem problem, const Tensors& t, const BlockEngine& engin
 }
 
 std::vector<AttentionCase> cases_of(BenchOptions o) {
-  int64_t text_tokens = 0;
-  if (is_file(o.inputs)) take_sizes(o, text_tokens);
+  if (is_file(o.inputs)) take_sizes(o);
+  VMOBA_CHECK_INPUT(o.text_tokens.size() == 1 || int64_t(o.text_tokens.size()) == o.batch,
+                    "--text-tokens: expected one number, or one for each of {} samples (--batch), found {}", o.batch,
+                    fmt::join(o.text_tokens, " "));
+  const int64_t text_tokens = *std::max_element(o.text_tokens.begin(), o.text_tokens.end());
+  const std::vector<int64_t> lengths = o.text_tokens.size() == 1 ? std::vector<int64_t>() : o.text_tokens;
   VMOBA_CHECK_INPUT(
       o.named_case.empty() || !is_file(o.inputs),
       "--inputs: expected random or smooth with --case, found the file '{}', which states sizes of its own", o.inputs);
@@ -253,8 +260,8 @@ std::vector<AttentionCase> cases_of(BenchOptions o) {
     vmoba.temporal_layers = partition == "temporal";
     vmoba.spatial_layers = partition == "spatial";
     vmoba.spatiotemporal_layers = partition == "spatiotemporal";
-    out.push_back(
-        {partition, o.grid, attention::layer_attention(config, 0, false), text_tokens, o.batch, o.heads, o.head_dim});
+    out.push_back({partition, o.grid, attention::layer_attention(config, 0, false), text_tokens, o.batch, o.heads,
+                   o.head_dim, lengths});
   }
   return out;
 }
@@ -293,9 +300,54 @@ void measure_times(const BenchOptions& o, const BlockProblem& problem, const Ten
   out.full_total_ms = spread_of(full_total);
 }
 
+// Samples whose texts are of different lengths, as models attend them.
+BenchCase bench_samples(const BenchOptions& o, const AttentionCase& c, const Tensors& t) {
+  const at::AutoGradMode gradients(true);
+  const at::Tensor q = t.q.detach().requires_grad_(), k = t.k.detach().requires_grad_(),
+                   v = t.v.detach().requires_grad_();
+  attention::AttentionStats stats;
+  const auto forward = [&](attention::AttentionStats* record) {
+    return attention::self_attention(q, k, v, c.grid, c.text_tokens, c.layer, record, c.text_lengths);
+  };
+  BenchCase out;
+  out.partition = c.name;
+  out.inputs = o.inputs;
+  out.blocks = attention::block_count(c.grid, c.layer);
+  out.tokens = c.tokens();
+  out.relative_error = -1;
+  c10::cuda::CUDACachingAllocator::emptyCache();
+  c10::cuda::CUDACachingAllocator::resetPeakStats(0);
+  const int64_t before = current_bytes();
+  torch::autograd::grad({forward(&stats)}, {q, k, v}, {t.dout});
+  out.extra_bytes = peak_bytes() - before - 4 * int64_t(t.q.nbytes());
+  out.density = stats.densities()["all"];
+  std::vector<double> forwards, backwards, totals;
+  for (int64_t round = 0; round < o.warmup + o.repeats; ++round) {
+    StageTimer timer;
+    at::Tensor result;
+    timer.stage([&] { result = forward(nullptr); });
+    timer.stage([&] { torch::autograd::grad({result}, {q, k, v}, {t.dout}); });
+    const std::vector<double> ms = timer.milliseconds();
+    if (round < o.warmup) continue;
+    forwards.push_back(ms[0]);
+    backwards.push_back(ms[1]);
+    totals.push_back(ms[0] + ms[1]);
+  }
+  out.forward_ms = spread_of(forwards);
+  out.backward_ms = spread_of(backwards);
+  out.total_ms = spread_of(totals);
+  double flops = 0;
+  for (const int64_t text : c.text_lengths)
+    flops += attention::attention_flops(c.grid.tokens() + text, c.heads, c.head_dim, out.density, 0);
+  out.forward_tflops = flops / (out.forward_ms.median * 1e9);
+  out.backward_tflops = 2.5 * flops / (out.backward_ms.median * 1e9);
+  return out;
+}
+
 BenchCase bench_case(const BenchOptions& o, const AttentionCase& c) {
   at::manual_seed(0);
   const Tensors t = make_inputs(c, o.inputs);
+  if (!c.text_lengths.empty()) return bench_samples(o, c, t);
   BlockProblem problem = attention::make_block_problem(t.q, c.grid, c.text_tokens, c.layer);
   problem.layer.implementation = o.attention.implementation;
   const BlockEngine& engine = attention::block_engine(problem.layer, t.q);

@@ -14,6 +14,9 @@ namespace vmoba::bench {
 struct BenchOptions {
   attention::Grid grid{24, 36, 64};
   int64_t batch = 1, heads = 12, head_dim = 128;
+  // Of each sample, or of all where there is one number. Samples with different ones go through self_attention() and
+  // autograd, and full attention is not measured beside them.
+  std::vector<int64_t> text_tokens = {0};
   attention::AttentionConfig attention;  // chunks, pool, tau
   // random | smooth (a positional component: skewed lists, as in trained models) | a file of `vmoba-analyze
   // --save-qkv`, which states grid and sizes.
