@@ -4,6 +4,7 @@
 #include "attention/dispatch.h"
 #include "attention/method.h"
 #include "attention/native/row_memory.h"
+#include "attention/native/tile_call.h"
 #include "attention/native/tile_memory.h"
 #include "attention/vmoba/vmoba.h"
 #include "core/check.h"
@@ -517,4 +518,24 @@ TEST_CASE("attention by single queries keeps its memory within a budget") {
     shape.blocks = blocks;
     CHECK(native::keeps_row_lists(shape));
   }
+}
+
+TEST_CASE("tiles add up nothing atomically in deterministic mode, and share their tables else") {
+  AttentionConfig config = parse(
+      "partitions: [spatiotemporal]\nspatiotemporal_chunk: [3, 3, 8]\nselect: topk\npool: query_head\n"
+      "density: 0.2\nquery_tile: block\n");
+  const Grid grid{6, 9, 16};
+  const at::Tensor x_BZND = at::zeros({1, grid.tokens() + 13, 2, 128});
+  const BlockProblem problem = make_block_problem(x_BZND, grid, 13, layer_attention(config, 0, false));
+  const native::TileCall pairs(problem, x_BZND);
+  CHECK(pairs.shape.key_pairs == 13);  // 12 cubes of 64 and 8 tokens, and the text
+  CHECK(pairs.shape.key_rows == 72);
+  CHECK(pairs.shape.packed == 1);  // whatever the text's length
+  CHECK(pairs.keeps_copies());
+  at::globalContext().setDeterministicAlgorithms(true, true);
+  const native::TileCall pieces(problem, x_BZND);
+  at::globalContext().setDeterministicAlgorithms(false, true);
+  CHECK(pieces.shape.key_pairs == 0);
+  CHECK(pieces.shape.key_rows == 64);
+  CHECK(pieces.shape.packed == 0);
 }
