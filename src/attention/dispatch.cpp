@@ -82,7 +82,7 @@ const BlockEngine& block_engine(Implementation implementation, const at::Tensor&
 
 const BlockEngine& block_engine(const LayerAttention& layer, const at::Tensor& q_BZND) {
   const BlockEngine& engine = block_engine(layer.implementation, q_BZND);
-  return engine.native() && query_tile(layer) != 1 && native::takes_tiles(q_BZND) ? native::tile_engine() : engine;
+  return engine.native() && query_tile(layer) != 1 ? native::tile_engine() : engine;
 }
 
 BlockProblem make_block_problem(const at::Tensor& q_BZND, const Grid& grid, int64_t text_tokens,

@@ -5,8 +5,8 @@
 // gathered rows. Keys are on the M side of S^T = K Q^T and dP^T = V dO^T, so that P^T and dS^T are register operands of
 // dv and dk; dS^T also goes through shared memory for dQ = dS K, which is added to the sums in global memory one word
 // at a time (this architecture has no wider reduction). Within the 99 KB of shared memory every such GPU has.
-#include "attention/kernels/ampere.cuh"
 #include "attention/kernels/backward.cuh"
+#include "attention/kernels/products_sm80.cuh"
 
 namespace vmoba::kernels {
 namespace {
@@ -92,52 +92,6 @@ __device__ __forceinline__ void load_rows(const BackwardProblem& problem, const 
   shared.row[stage][threadIdx.x] = valid ? token : -1;
 }
 
-// acc += A times the transposed rows of `tile`; a: 16 x 16 operand of step k.
-template <int D, class Operand>
-__device__ __forceinline__ void multiply_rows(Scores& acc, uint32_t tile, const Operand& operand) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int n = 0; n < kRows / 8; ++n) acc[n][0] = acc[n][1] = acc[n][2] = acc[n][3] = 0;
-#pragma unroll
-  for (int k = 0; k < D / 16; ++k) {
-    uint32_t a[4];
-    operand(k, a);
-#pragma unroll
-    for (int n = 0; n < kRows / 16; ++n) {
-      uint32_t b[4];
-      ldmatrix_x4(b, tile + tile_offset<kRows>(n * 16 + lane % 8 + lane / 16 * 8, k * 2 + lane / 8 % 2));
-      mma_16x8x16(acc[2 * n], a, b[0], b[1]);
-      mma_16x8x16(acc[2 * n + 1], a, b[2], b[3]);
-    }
-  }
-}
-
-// gradient (16 keys x D) += left (16 keys x kRows, as packed pairs) times the rows of `tile`.
-template <int D>
-__device__ __forceinline__ void accumulate(float (&gradient)[D / 8][4], const uint32_t (&left)[kRows / 8][2],
-                                           uint32_t tile) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int k = 0; k < kRows / 16; ++k) {
-    const uint32_t a[4] = {left[2 * k][0], left[2 * k][1], left[2 * k + 1][0], left[2 * k + 1][1]};
-#pragma unroll
-    for (int d = 0; d < D / 16; ++d) {
-      uint32_t b[4];
-      ldmatrix_x4_transposed(b, tile + tile_offset<kRows>(k * 16 + lane % 16, d * 2 + lane / 16));
-      mma_16x8x16(gradient[2 * d], a, b[0], b[1]);
-      mma_16x8x16(gradient[2 * d + 1], a, b[2], b[3]);
-    }
-  }
-}
-
-__device__ __forceinline__ void pack(uint32_t (&packed)[kRows / 8][2], const Scores& values) {
-#pragma unroll
-  for (int n = 0; n < kRows / 8; ++n) {
-    packed[n][0] = hopper::pack_bf16(values[n][0], values[n][1]);
-    packed[n][1] = hopper::pack_bf16(values[n][2], values[n][3]);
-  }
-}
-
 // s: scores in, P out (zero for keys behind the block's end); dp: dP in, dS = P (dP - delta) out.
 __device__ __forceinline__ void differentiate_softmax(Scores& s, Scores& dp, const RowStats* stats, float score_scale,
                                                       int keys) {
@@ -217,20 +171,17 @@ __device__ __forceinline__ void accumulate_tile(const BackwardProblem& problem, 
   const uint32_t key_tile = hopper::smem_address(shared.key);
   const uint32_t query = hopper::smem_address(shared.query[stage]), dout = hopper::smem_address(shared.dout[stage]);
   Scores s, dp;
-  multiply_rows<D>(s, query, [&](int k, uint32_t(&a)[4]) {
+  multiply_rows<D, kRows, kRows>(s, query, 0, kRows, [&](int k, uint32_t(&a)[4]) {
     ldmatrix_x4(a, key_tile + tile_offset<kBackwardKeys>(threadIdx.x / 32 * 16 + lane % 16, k * 2 + lane / 16));
   });
-  multiply_rows<D>(dp, dout, [&](int k, uint32_t(&a)[4]) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) a[i] = keys.value[k][i];
-  });
+  multiply_rows<D, kRows, kRows>(dp, dout, 0, kRows, keys.value);
   differentiate_softmax(s, dp, shared.stats[stage], problem.score_scale, item.keys);
   uint32_t packed[kRows / 8][2];
   pack(packed, s);
-  accumulate<D>(keys.dv, packed, dout);
+  accumulate_rows<D, kRows, kRows>(keys.dv, packed, dout, 0, kRows);
   pack(packed, dp);
   store_scores(shared.scores, packed);
-  accumulate<D>(keys.dk, packed, query);
+  accumulate_rows<D, kRows, kRows>(keys.dk, packed, query, 0, kRows);
 }
 
 template <int D>

@@ -3,7 +3,7 @@
 // Persistent blocks of eight warps, 16 gathered query rows each, against 64 keys at a time in two stages; the ragged
 // last key tile of a block comes first and is the only one masked. Shared memory tiles and the partial outputs are the
 // swizzled panels of hopper.cuh (forward_sm90.cuh writes the same image). Asynchronous on the launch's stream.
-#include "attention/kernels/ampere.cuh"
+#include "attention/kernels/products_sm80.cuh"
 #include "attention/kernels/schedule.cuh"
 
 namespace vmoba::kernels {
@@ -12,10 +12,7 @@ namespace {
 using namespace ampere;
 
 constexpr int kThreads = 256;
-constexpr int kKeyTile = 64;
 constexpr int kStages = 2;
-constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr float kLog2e = 1.4426950408889634f;
 
 template <int HeadDim>
 struct SharedTiles {
@@ -23,15 +20,6 @@ struct SharedTiles {
   char key[kStages][kKeyTile * HeadDim * 2];
   char value[kStages][kKeyTile * HeadDim * 2];
   WorkItem item;
-};
-
-// One warp's 16 rows: thread holds rows lane / 4 and lane / 4 + 8, column pairs 2 (lane % 4) of every 8.
-template <int HeadDim>
-struct WarpRows {
-  uint32_t query[HeadDim / 16][4];
-  float scores[kKeyTile / 8][4];
-  float output[HeadDim / 8][4];
-  float maximum[2], sum[2];
 };
 
 __device__ __forceinline__ const __nv_bfloat16* head_base(const TensorView& view, int head, int heads) {
@@ -65,84 +53,6 @@ __device__ __forceinline__ void load_keys(const TensorView& view, const WorkItem
 }
 
 template <int HeadDim>
-__device__ __forceinline__ void make_scores(WarpRows<HeadDim>& rows, uint32_t keys) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int n = 0; n < kKeyTile / 16; ++n) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) rows.scores[2 * n][i] = rows.scores[2 * n + 1][i] = 0;
-#pragma unroll
-    for (int k = 0; k < HeadDim / 16; ++k) {
-      uint32_t b[4];
-      ldmatrix_x4(b, keys + tile_offset<kKeyTile>(n * 16 + lane % 8 + lane / 16 * 8, k * 2 + lane / 8 % 2));
-      mma_16x8x16(rows.scores[2 * n], rows.query[k], b[0], b[1]);
-      mma_16x8x16(rows.scores[2 * n + 1], rows.query[k], b[2], b[3]);
-    }
-  }
-}
-
-// Online softmax over the tile's scores; rescales the output to the new maximum.
-template <int HeadDim>
-__device__ __forceinline__ void softmax(WarpRows<HeadDim>& rows, int valid_keys, float scale_log2) {
-  const int column = threadIdx.x % 4 * 2;
-  if (valid_keys < kKeyTile) {
-#pragma unroll
-    for (int n = 0; n < kKeyTile / 8; ++n) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (n * 8 + column + i % 2 >= valid_keys) rows.scores[n][i] = -INFINITY;
-      }
-    }
-  }
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    float maximum = rows.maximum[r];
-#pragma unroll
-    for (int n = 0; n < kKeyTile / 8; ++n) {
-      maximum = fmaxf(maximum, fmaxf(rows.scores[n][2 * r], rows.scores[n][2 * r + 1]));
-    }
-    maximum = fmaxf(maximum, __shfl_xor_sync(kAllLanes, maximum, 1));
-    maximum = fmaxf(maximum, __shfl_xor_sync(kAllLanes, maximum, 2));
-    const float rescale = hopper::exp2_approx((rows.maximum[r] - maximum) * scale_log2);
-    rows.maximum[r] = maximum;
-    rows.sum[r] *= rescale;
-#pragma unroll
-    for (int d = 0; d < HeadDim / 8; ++d) {
-      rows.output[d][2 * r] *= rescale;
-      rows.output[d][2 * r + 1] *= rescale;
-    }
-#pragma unroll
-    for (int n = 0; n < kKeyTile / 8; ++n) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        float& score = rows.scores[n][2 * r + i];
-        score = hopper::exp2_approx(fmaf(score, scale_log2, -maximum * scale_log2));
-        rows.sum[r] += score;
-      }
-    }
-  }
-}
-
-template <int HeadDim>
-__device__ __forceinline__ void add_values(WarpRows<HeadDim>& rows, uint32_t values) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int k = 0; k < kKeyTile / 16; ++k) {
-    const float(&low)[4] = rows.scores[2 * k];
-    const float(&high)[4] = rows.scores[2 * k + 1];
-    const uint32_t p[4] = {hopper::pack_bf16(low[0], low[1]), hopper::pack_bf16(low[2], low[3]),
-                           hopper::pack_bf16(high[0], high[1]), hopper::pack_bf16(high[2], high[3])};
-#pragma unroll
-    for (int d = 0; d < HeadDim / 16; ++d) {
-      uint32_t b[4];
-      ldmatrix_x4_transposed(b, values + tile_offset<kKeyTile>(k * 16 + lane % 16, d * 2 + lane / 16));
-      mma_16x8x16(rows.output[2 * d], p, b[0], b[1]);
-      mma_16x8x16(rows.output[2 * d + 1], p, b[2], b[3]);
-    }
-  }
-}
-
-template <int HeadDim>
 __device__ __forceinline__ void write_partial(const ForwardProblem& problem, const WorkItem& item,
                                               const WarpRows<HeadDim>& rows, float scale_log2) {
   const int lane = threadIdx.x % 32;
@@ -150,9 +60,7 @@ __device__ __forceinline__ void write_partial(const ForwardProblem& problem, con
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int row = threadIdx.x / 32 * 16 + lane / 4 + r * 8;
-    float sum = rows.sum[r];
-    sum += __shfl_xor_sync(kAllLanes, sum, 1);
-    sum += __shfl_xor_sync(kAllLanes, sum, 2);
+    const float sum = row_sum(rows, r);
     const float inverse = 1.f / sum;
 #pragma unroll
     for (int d = 0; d < HeadDim / 8; ++d) {
@@ -200,9 +108,12 @@ __device__ __forceinline__ void attend_item(const ForwardProblem& problem, const
                     query + tile_offset<kTileRows>(threadIdx.x / 32 * 16 + lane % 16, k * 2 + lane / 16));
       }
     }
-    make_scores(rows, hopper::smem_address(shared.key[stage]));
-    softmax(rows, item.keys - tile * kKeyTile, scale_log2);
-    add_values(rows, hopper::smem_address(shared.value[stage]));
+    const int valid = item.keys - tile * kKeyTile;
+    multiply_rows<HeadDim, kKeyTile, kKeyTile>(rows.scores, hopper::smem_address(shared.key[stage]), 0, valid,
+                                               rows.query);
+    mask_scores(rows.scores, valid);
+    softmax(rows, scale_log2);
+    add_values(rows, hopper::smem_address(shared.value[stage]), valid);
     __syncthreads();
   }
   write_partial(problem, item, rows, scale_log2);

@@ -1,4 +1,4 @@
-// Backward of attention by query tiles on sm_90a: statistics of the rows, then dk and dv of one piece of keys in
+// Backward of attention by query tiles: statistics of the rows, then on sm_90a dk and dv of one piece of keys in
 // registers while the pieces of rows that attend it go by; dq is tile_backward_rows.cu's.
 //   S^T = K Q^T, dP^T = V dO^T, P = exp2(S c + bias - lse2), dS = P (dP - delta), dV += P^T dO, dK += dS^T Q
 // with keys on the M side, so that P^T and dS^T are register operands. One warpgroup a block of threads, two on a
@@ -6,14 +6,13 @@
 // list); they go first, so that a key's own gradient can take its mean's share on its way out.
 #include <algorithm>
 
-#include "attention/kernels/tile_backward.cuh"
+#include "attention/kernels/tile_sm80.cuh"
 
 namespace vmoba::kernels {
 namespace backward_tiles {
 namespace {
 
 constexpr int kStages = 2;
-constexpr int kSumBarrier = 1;
 
 // Parts of the rows that share the work of the means, a piece each at least: as many as fill the multiprocessors of an
 // H100 or H200 evenly, within `kMeanBytes`.
@@ -117,6 +116,7 @@ template <class C, bool kMeans>
 class Work {
  public:
   using S = Storage<C>;
+  static constexpr int kSumBarrier = 1;
   static constexpr int kGradients = C::kGradients;
 
   __device__ __forceinline__ Work(const Params& params, S& shared)
@@ -386,10 +386,11 @@ cudaError_t launch_keys(const Params& params, cudaStream_t stream) {
 }
 
 template <int D>
-cudaError_t launch_means(const Params& params, cudaStream_t stream) {
+cudaError_t launch_means(const Params& params, int family, cudaStream_t stream) {
   const TileShape& s = params.args.shape;
-  const cudaError_t error =
-      in_pairs(s) ? launch_mean_pairs(params, stream) : launch_keys<D, /*kMeans=*/true>(params, stream);
+  const cudaError_t error = family == 80  ? launch_keys_sm80(params, /*means=*/true, stream)
+                            : in_pairs(s) ? launch_mean_pairs(params, stream)
+                                          : launch_keys<D, /*kMeans=*/true>(params, stream);
   if (error != cudaSuccess) return error;
   const int64_t values = int64_t(s.batch) * s.heads * s.blocks * D;
   add_parts_kernel<<<unsigned((values + kThreads - 1) / kThreads), kThreads, 0, stream>>>(params);
@@ -419,19 +420,23 @@ cudaError_t encode_maps(Params& params) {
 }
 
 template <int D>
-cudaError_t launch(const TileBackwardArgs& args, cudaStream_t stream) {
+cudaError_t launch(const TileBackwardArgs& args, int family, cudaStream_t stream) {
   const TileShape& s = args.shape;
   const bool means = args.means.keys != nullptr;
   Params params;
   params.args = args;
   params.inverse_scale = 1 / args.scale;
   params.work = carve(s, means, args.workspace);
-  cudaError_t error = encode_maps<D>(params);
+  cudaError_t error = family == 80 ? cudaSuccess : encode_maps<D>(params);
   if (error != cudaSuccess) return error;
   prepare_kernel<D><<<dim3(unsigned(s.pieces()), unsigned(s.batch * s.heads)), kThreads, 0, stream>>>(params);
   error = cudaGetLastError();
-  if (error == cudaSuccess && means) error = launch_means<D>(params, stream);
+  if (error == cudaSuccess && means) error = launch_means<D>(params, family, stream);
   if (error != cudaSuccess) return error;
+  if (family == 80) {
+    error = launch_keys_sm80(params, /*means=*/false, stream);
+    return error == cudaSuccess ? launch_rows_sm80(params, stream) : error;
+  }
   if (in_pairs(s)) return launch_pairs(params, stream);
   error = launch_keys<D, /*kMeans=*/false>(params, stream);
   return error == cudaSuccess ? launch_rows<D>(params, stream) : error;
@@ -448,10 +453,12 @@ cudaError_t tile_backward(const TileBackwardArgs& args, cudaStream_t stream) {
   int device = 0;
   const cudaError_t error = cudaGetDevice(&device);
   if (error != cudaSuccess) return error;
-  if (kernel_family(device) != 90) return cudaErrorNotSupported;
-  if (!tile_shape_valid(args.shape)) return cudaErrorInvalidValue;
-  return args.shape.head_dim == 64 ? backward_tiles::launch<64>(args, stream)
-                                   : backward_tiles::launch<128>(args, stream);
+  const int family = kernel_family(device, args.family);
+  if (family == 0) return cudaErrorNotSupported;
+  if (!(family == 80 ? tiles_sm80::shape_taken(args.shape) : tile_shape_valid(args.shape)))
+    return cudaErrorInvalidValue;
+  return args.shape.head_dim == 64 ? backward_tiles::launch<64>(args, family, stream)
+                                   : backward_tiles::launch<128>(args, family, stream);
 }
 
 }  // namespace vmoba::kernels

@@ -10,7 +10,7 @@
 #include <algorithm>
 
 #include "attention/kernels/forward_sm90.cuh"
-#include "attention/kernels/tiles.cuh"
+#include "attention/kernels/tile_sm80.cuh"
 
 namespace vmoba::kernels {
 namespace {
@@ -544,7 +544,9 @@ cudaError_t tile_forward(const TileForwardArgs& args, cudaStream_t stream) {
   int device = 0;
   const cudaError_t error = cudaGetDevice(&device);
   if (error != cudaSuccess) return error;
-  if (kernel_family(device) != 90) return cudaErrorNotSupported;
+  const int family = kernel_family(device, args.family);
+  if (family == 0) return cudaErrorNotSupported;
+  if (family == 80) return tile_forward_sm80(args, stream);
   if (!tile_shape_valid(args.shape)) return cudaErrorInvalidValue;
   return args.shape.head_dim == 64 ? launch<64>(args, stream) : launch<128>(args, stream);
 }

@@ -3,7 +3,7 @@
 // softmax (the remainder). Query-major, so that small blocks cost no partial outputs.
 //
 // As kernels.h: plain structs of device pointers, the caller owns all memory, every call is asynchronous on `stream`,
-// never synchronises and never allocates; cudaErrorNotSupported for a GPU other than sm_90.
+// never synchronises and never allocates. `family` is kernel_family()'s `wanted`; family 80 takes shapes without pairs.
 //
 // Words: B samples, N heads, D head size, S video tokens, X text tokens behind them, Z = S + X, C blocks, U query
 // tiles. Blocks and tiles are runs of permuted positions and are cut into *pieces* of at most 64 positions, the unit of
@@ -133,6 +133,7 @@ struct TileForwardArgs {
   TensorView out;        // bf16 [B, Z, N, D], original order
   float* lse = nullptr;  // [B, N, Z], original order, natural log, the means' share included
   float scale = 0;       // 1/sqrt(D)
+  int32_t family = 0;
 };
 cudaError_t tile_forward(const TileForwardArgs& args, cudaStream_t stream);
 
@@ -150,6 +151,7 @@ struct TileBackwardArgs {
   float* dbias = nullptr;      // [B, N, mean_pieces] sums of the gradients of means.bias; null without means
   float scale = 0;
   void* workspace = nullptr;
+  int32_t family = 0;
 };
 int64_t tile_backward_workspace_bytes(const TileShape& shape, bool means);
 cudaError_t tile_backward(const TileBackwardArgs& args, cudaStream_t stream);

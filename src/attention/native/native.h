@@ -18,9 +18,7 @@ std::string unsupported_reason(const at::Tensor& q_BZND);
 const BlockEngine& engine();
 
 // The engine of tiles: for layers whose tiles of queries choose (Method::query_tile), query-major kernels that
-// need no partial outputs.
+// need no partial outputs. It can run what engine() can.
 const BlockEngine& tile_engine();
-// Whether it can run q's kind of tensor, which engine() can, on its device.
-bool takes_tiles(const at::Tensor& q_BZND);
 
 }  // namespace vmoba::attention::native

@@ -51,16 +51,27 @@ HostPieces key_pieces(const TileTables& tiles, int64_t blocks, int64_t video_tok
   return out;
 }
 
-std::shared_ptr<const PieceTables> make_pieces(const BlockProblem& problem, at::Device device) {
+// The kernels of sm_80 take 16 rows or keys at a time: they want tiles cut evenly into pieces of whole groups, where
+// those of sm_90 want whole pieces. Calls function(first position) for each piece of the tile [begin, end).
+template <typename Function>
+void cut_tile(int64_t begin, int64_t end, bool evenly, const Function& function) {
+  constexpr int64_t kGroup = 16;
+  const int64_t pieces = (end - begin + kernels::kPieceRows - 1) / kernels::kPieceRows;
+  const int64_t groups = (end - begin + kGroup - 1) / kGroup;
+  for (int64_t i = 0; i < pieces; ++i)
+    function(int32_t(begin + (evenly ? groups * i / pieces * kGroup : i * kernels::kPieceRows)));
+}
+
+std::shared_ptr<const PieceTables> make_pieces(const BlockProblem& problem, at::Device device, int family) {
   const TileTables& tiles = *problem.tiles;
   std::vector<int32_t> begin, block, tile;
   for (int64_t b = 0; b < problem.tables->blocks; ++b) {
     for (int64_t u = tiles.block_start[size_t(b)]; u < tiles.block_start[size_t(b) + 1]; ++u) {
-      for (int64_t p = tiles.start[size_t(u)]; p < tiles.start[size_t(u) + 1]; p += kernels::kPieceRows) {
-        begin.push_back(int32_t(p));
+      cut_tile(tiles.start[size_t(u)], tiles.start[size_t(u) + 1], family == 80, [&](int32_t position) {
+        begin.push_back(position);
         block.push_back(int32_t(b));
         tile.push_back(int32_t(u));
-      }
+      });
     }
   }
   auto tables = std::make_shared<PieceTables>();
@@ -69,10 +80,15 @@ std::shared_ptr<const PieceTables> make_pieces(const BlockProblem& problem, at::
   for (int64_t p = problem.tables->tokens; p < tokens; p += kernels::kPieceRows) begin.push_back(int32_t(p));
   const auto pieces = int64_t(begin.size());
   begin.push_back(int32_t(tokens));
+  const auto on_device = [&](const std::vector<int32_t>& values) { return at::tensor(values, at::kInt).to(device); };
+  tables->begin_P1 = on_device(begin);
+  tables->block_P = on_device(block);
+  tables->tile_P = on_device(tile);
+  tables->block_U = tiles.block_of_U.to(at::kInt);
+  if (family == 80) return tables;
   const std::vector<int32_t> row_pair = pairs_of(tile, pieces), key_pair = pairs_of(block, pieces);
   tables->row_pairs = pair_count(row_pair, pieces);
   tables->key_pairs = pair_count(key_pair, pieces);
-  const auto on_device = [&](const std::vector<int32_t>& values) { return at::tensor(values, at::kInt).to(device); };
   const HostPieces long_keys =
       key_pieces(tiles, problem.tables->blocks, problem.tables->tokens, tokens, kernels::kLongPieceRows);
   if (int64_t(long_keys.block.size()) * kernels::kLongPieceRows < tables->video_pieces * kernels::kPieceRows) {
@@ -83,22 +99,19 @@ std::shared_ptr<const PieceTables> make_pieces(const BlockProblem& problem, at::
   const bool whole_groups =
       std::all_of(begin.begin(), begin.end() - 1, [](int32_t at) { return at % kernels::kGroupRows == 0; });
   tables->packs = whole_groups && 20 * pieces * kernels::kPieceRows > 21 * tokens;
-  tables->begin_P1 = on_device(begin);
-  tables->block_P = on_device(block);
-  tables->tile_P = on_device(tile);
-  tables->block_U = tiles.block_of_U.to(at::kInt);
   tables->row_pair_1 = on_device(row_pair);
   tables->key_pair_1 = on_device(key_pair);
   return tables;
 }
 
 std::shared_ptr<const PieceTables> piece_tables(const BlockProblem& problem, at::Device device) {
-  using Key = std::tuple<int64_t, int64_t, int64_t, Chunk, int64_t, int64_t, std::string>;
+  using Key = std::tuple<int64_t, int64_t, int64_t, Chunk, int64_t, int64_t, int, std::string>;
   static TableCache<Key, PieceTables> cache;
   const Grid& grid = problem.grid;
-  const Key key{grid.t,      grid.h, grid.w, problem.layer.chunk, problem.tiles->tile_tokens, problem.text_tokens,
-                device.str()};
-  return cache.get(key, [&] { return make_pieces(problem, device); });
+  const int family = kernels::kernel_family(device.index());
+  const Key key{grid.t, grid.h,      grid.w, problem.layer.chunk, problem.tiles->tile_tokens, problem.text_tokens,
+                family, device.str()};
+  return cache.get(key, [&] { return make_pieces(problem, device, family); });
 }
 
 }  // namespace
@@ -128,8 +141,10 @@ TileCall::TileCall(const BlockProblem& problem, const at::Tensor& x_BZND)
   partition.piece_block = pieces_->block_P.const_data_ptr<int32_t>();
   partition.piece_tile = pieces_->tile_P.const_data_ptr<int32_t>();
   partition.tile_block = pieces_->block_U.const_data_ptr<int32_t>();
-  partition.row_pair = pieces_->row_pair_1.const_data_ptr<int32_t>();
-  partition.key_pair = pieces_->key_pair_1.const_data_ptr<int32_t>();
+  if (pieces_->row_pair_1.defined()) {
+    partition.row_pair = pieces_->row_pair_1.const_data_ptr<int32_t>();
+    partition.key_pair = pieces_->key_pair_1.const_data_ptr<int32_t>();
+  }
   partition.block_begin = tables.block_start_C1.const_data_ptr<int32_t>();
   wave_heads = tile_wave_heads(shape);
 }

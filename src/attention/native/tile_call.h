@@ -15,7 +15,7 @@ struct PieceTables {
   int64_t video_pieces = 0;
   int64_t row_pairs = 0, key_pairs = 0;           // 0: too few pieces have another of their tile or block
   at::Tensor begin_P1, block_P, tile_P, block_U;  // int32
-  at::Tensor row_pair_1, key_pair_1;              // int32, and the end of all
+  at::Tensor row_pair_1, key_pair_1;              // int32, and the end of all; undefined for family 80
   int64_t long_key_pieces = 0;                    // of video, of kLongPieceRows; 0: they do not fit better
   at::Tensor key_begin_P1, key_block_P;           // those
   bool packs = false;                             // TileShape::packed pays

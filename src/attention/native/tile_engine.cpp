@@ -126,10 +126,6 @@ class TileEngine final : public BlockEngine {
 
 }  // namespace
 
-bool takes_tiles(const at::Tensor& q_BZND) {
-  return kernels::kernel_family(q_BZND.device().index()) == 90;
-}
-
 const BlockEngine& tile_engine() {
   static const TileEngine instance;
   return instance;

@@ -20,6 +20,8 @@ struct Case {
   bool long_keys = false, packed = false;
   float qk_scale = 1;     // standard deviation of q and k
   bool outliers = false;  // two channels of q and k are 20 times as large
+  int family = 0;         // of the kernels; 80: without pairs
+  int piece_rows = kPieceRows;
 };
 
 // The tables of a partition cut into blocks, tiles and pieces.
@@ -55,7 +57,7 @@ HostTables tables_of(const Case& c, std::mt19937& rng) {
       t.piece_begin.push_back(position);
       t.piece_block.push_back(block);
       t.piece_tile.push_back(s.tiles - 1);
-      position = std::min(end, position + kPieceRows);
+      position = std::min(end, position + c.piece_rows);
     }
   }
   t.block_begin.push_back(position);
@@ -68,7 +70,8 @@ HostTables tables_of(const Case& c, std::mt19937& rng) {
   if (c.long_keys) s.key_rows = kLongPieceRows;
   s.packed = c.packed;
   for (int block = 0; block < s.blocks; ++block) {
-    for (int p = t.block_begin[block]; p < t.block_begin[block + 1]; p += s.key_rows)
+    const int step = c.long_keys ? s.key_rows : c.piece_rows;
+    for (int p = t.block_begin[block]; p < t.block_begin[block + 1]; p += step)
       t.key_begin.push_back(p), t.key_block.push_back(block);
   }
   s.video_key_pieces = int(t.key_block.size());
@@ -277,7 +280,8 @@ bool can_be_packed(const Case& c) {
 }
 
 void run_case(const Case& c) {
-  INFO(c.name << ", pairs " << c.pairs << ", long keys " << c.long_keys << ", packed " << c.packed);
+  INFO(c.name << ", pairs " << c.pairs << ", long keys " << c.long_keys << ", packed " << c.packed << ", family "
+              << c.family << ", pieces of " << c.piece_rows);
   std::mt19937 rng(uint32_t(c.blocks.size()) * 7919 + uint32_t(c.text));
   const HostTables t = tables_of(c, rng);
   const TileShape& s = t.shape;
@@ -324,6 +328,7 @@ void run_case(const Case& c) {
   forward.q = q_rows.get(), forward.k = k_rows.get(), forward.v = v_rows.get();
   forward.out = tensor_view(out.get(), s), forward.lse = lse.get();
   forward.scale = float(1 / std::sqrt(double(s.head_dim)));
+  forward.family = c.family;
   CUDA_OK(tile_forward(forward, nullptr));
   CUDA_OK(cudaDeviceSynchronize());
 
@@ -334,7 +339,7 @@ void run_case(const Case& c) {
   backward.dq = tensor_view(dq.get(), s), backward.dk = tensor_view(dk.get(), s),
   backward.dv = tensor_view(dv.get(), s);
   backward.dbias = c.means ? dbias.get() : nullptr;
-  backward.scale = forward.scale, backward.workspace = workspace.get();
+  backward.scale = forward.scale, backward.workspace = workspace.get(), backward.family = c.family;
   CUDA_OK(tile_backward(backward, nullptr));
   CUDA_OK(cudaDeviceSynchronize());
 
@@ -373,11 +378,9 @@ void run_case(const Case& c) {
   CHECK(workspace.guards_intact());
 }
 
-}  // namespace
-
-TEST_CASE("attention by tiles and its gradients agree with plain loops", "[gpu]") {
+std::vector<Case> shape_cases() {
   const std::vector<int> cubes(12, 64);
-  const std::vector<Case> cases = {
+  return {
       {"one block", {64}},
       {"cubes of 64", cubes},
       {"cubes of 64, head size 64", cubes, 0, 64},
@@ -406,7 +409,12 @@ TEST_CASE("attention by tiles and its gradients agree with plain loops", "[gpu]"
       {"means, tiles of one piece", {200, 130, 64, 90}, 1, 128, 1, 1, 0, 0.3, true},
       {"more pieces than look-ups at a time", std::vector<int>(40, 64), 0, 64, 1, 1, 0, 0.95},
   };
-  for (Case c : cases) {
+}
+
+}  // namespace
+
+TEST_CASE("attention by tiles and its gradients agree with plain loops", "[gpu]") {
+  for (Case c : shape_cases()) {
     for (const bool pairs : {false, true}) {
       c.pairs = pairs;
       run_case(c);
@@ -418,6 +426,15 @@ TEST_CASE("attention by tiles and its gradients agree with plain loops", "[gpu]"
   }
 }
 
+TEST_CASE("attention by tiles and its gradients agree with plain loops: sm_80 kernels", "[gpu][sm80]") {
+  for (Case c : shape_cases()) {
+    c.family = 80;
+    run_case(c);
+    c.piece_rows = 48;
+    if (c.tile_pieces == 0) run_case(c);
+  }
+}
+
 TEST_CASE("attention by tiles is right where queries and keys are large", "[gpu]") {
   for (const int head_dim : {128, 64}) {
     for (const bool means : {false, true}) {
@@ -425,11 +442,17 @@ TEST_CASE("attention by tiles is right where queries and keys are large", "[gpu]
       for (const float scale : {3.0f, 10.0f, 30.0f}) {
         INFO("q and k times " << scale << ", head size " << head_dim << ", means " << means);
         c.qk_scale = scale;
-        run_case(c);
+        for (const int family : {0, 80}) {
+          Case own = c;
+          own.family = family, own.pairs = c.pairs && family == 0;
+          run_case(own);
+        }
         c.pairs = !c.pairs;
       }
       c.qk_scale = 1, c.outliers = true;
       INFO("outlier channels, head size " << head_dim << ", means " << means);
+      run_case(c);
+      c.pairs = false, c.family = 80;
       run_case(c);
     }
   }
