@@ -17,6 +17,7 @@
 #include "apps/bench/step_bench.h"
 #include "apps/main_guard.h"
 #include "apps/published_sizes.h"
+#include "attention/kernels/kernels.h"
 #include "attention/method.h"
 #include "attention/vmoba/config.h"
 #include "config/root_config.h"
@@ -27,6 +28,14 @@
 namespace {
 
 using namespace vmoba;
+
+// Kernels of an older family than the GPU's own, which it can run too.
+void add_family(CLI::App& command) {
+  command
+      .add_option_function<int>("--kernel-family", kernels::set_default_family,
+                                "Attention kernels: 90 (wgmma) | 80 (mma.sync), which later GPUs run too")
+      ->check(CLI::IsMember({80, 90}));
+}
 
 struct CheckArguments {
   std::string folder, dtype = "fp32", device = "cpu", json;
@@ -294,9 +303,11 @@ int main(int argc, char** argv) {
   command->add_option("--dtype", a.dtype, "Type of q, k, v")->check(CLI::IsMember({"fp32", "fp64", "bf16"}));
   command->add_option("--device", a.device, "Where to compute")->check(CLI::IsMember({"cpu", "cuda"}));
   command->add_option("--json", a.json, "Also write the results to this file");
+  add_family(*command);
   AttentionArguments times;
   CLI::App* timing = app.add_subcommand("attention", "Times VMoBA beside cuDNN full attention on a GPU");
   add_attention_options(*timing, times);
+  add_family(*timing);
   StepArguments steps;
   CLI::App* step = app.add_subcommand(
       "step", "Times training steps with full attention and VMoBA, on a GPU or the ranks of mpirun or srun");

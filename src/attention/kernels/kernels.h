@@ -165,4 +165,7 @@ cudaError_t backward(const BackwardArgs& args, cudaStream_t stream);
 // family other than 0 is taken where the device can run it, so that a device of family 90 can try 80 too.
 int kernel_family(int device, int wanted = 0);
 
+// What calls of this process want that do not say; 0, as at the start: the device's own family.
+void set_default_family(int family);
+
 }  // namespace vmoba::kernels
