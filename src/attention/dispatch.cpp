@@ -7,6 +7,7 @@
 #include <set>
 #include <utility>
 
+#include "attention/kernels/kernels.h"
 #include "attention/method.h"
 #include "attention/native/native.h"
 #include "attention/reference/reference.h"
@@ -26,6 +27,23 @@ void log_full_choice(int64_t tokens, int64_t blocks, const LayerAttention& layer
       "attention: full attention in place of the {} partition of {} tokens in {} blocks, which would be slower; "
       "attention.full_when_faster=false keeps {}",
       choice_word(layer.partition), tokens, blocks, layer.method->name);
+}
+
+// Full attention takes less time below so many tokens, or from this density on.
+struct BreakEven {
+  int64_t tokens;
+  double density;
+};
+
+// Of forward and backward together. One rule for training and sampling: with activation checkpointing a layer runs in
+// both modes and must compute the same.
+BreakEven break_even(int family, bool tiles) {
+  // At about 2,400 tokens, of the forward alone at 4,100; at densities of 0.77 (13,440 tokens) to 0.92 (55,296), which
+  // thresholds a little higher give.
+  if (family != 80) return {3000, 0.8};
+  // On an H200 against FlashAttention-2, which is mma.sync too: tiles at 0.6 (13,824 and 55,296 tokens), lists of
+  // single queries at 0.44 and 0.53.
+  return {3000, tiles ? 0.6 : 0.45};
 }
 
 }  // namespace
@@ -48,19 +66,17 @@ void check_tokens(const at::Tensor& q_BZND, const Grid& grid, int64_t text_token
                     grid.tokens() + text_tokens, grid.t, grid.h, grid.w, text_tokens, c10::str(q_BZND.sizes()));
 }
 
-bool full_is_faster(int64_t tokens, int64_t blocks, const LayerAttention& layer) {
-  // Break-even of forward and backward at about 2,400 tokens, of the forward alone at 4,100; at densities of 0.77
-  // (13,440 tokens) to 0.92 (55,296), which thresholds a little higher give. One rule for training and sampling: with
-  // activation checkpointing a layer runs in both modes and must compute the same.
-  constexpr int64_t kFewTokens = 3000;
-  constexpr double kDense = 0.8;
+bool full_is_faster(int64_t tokens, int64_t blocks, const LayerAttention& layer, int family) {
+  const auto [few_tokens, dense] = break_even(family, query_tile(layer) != 1);
   const double density = layer.method->expected_density(layer, blocks);
-  return tokens < kFewTokens || std::max(density, 1.0 / double(blocks)) >= kDense;
+  return tokens < few_tokens || std::max(density, 1.0 / double(blocks)) >= dense;
 }
 
 bool choose_full(const at::Tensor& q_BZND, int64_t blocks, const LayerAttention& layer) {
-  const bool full = layer.full_when_faster && layer.implementation == Implementation::kAuto &&
-                    native::unsupported_reason(q_BZND).empty() && full_is_faster(fixed_size(q_BZND, 1), blocks, layer);
+  const bool full =
+      layer.full_when_faster && layer.implementation == Implementation::kAuto &&
+      native::unsupported_reason(q_BZND).empty() &&
+      full_is_faster(fixed_size(q_BZND, 1), blocks, layer, kernels::kernel_family(q_BZND.device().index()));
   if (full) log_full_choice(fixed_size(q_BZND, 1), blocks, layer);
   return full;
 }

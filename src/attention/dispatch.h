@@ -9,8 +9,7 @@ namespace vmoba::attention {
 // The engine that `implementation` names for inputs like q. Throws Error(kInput) where there is none.
 const BlockEngine& block_engine(Implementation implementation, const at::Tensor& q_BZND);
 
-// The engine for a layer: that of `layer.implementation`, or the native one of tiles where the layer's tiles choose and
-// it can run.
+// The engine for a layer: that of `layer.implementation`, and of the native ones that of tiles where tiles choose.
 const BlockEngine& block_engine(const LayerAttention& layer, const at::Tensor& q_BZND);
 
 // Checks layer and shapes (Error(kInput)) and looks up the partition of a call of self_attention.
@@ -18,8 +17,8 @@ BlockProblem make_block_problem(const at::Tensor& q_BZND, const Grid& grid, int6
                                 const LayerAttention& layer);
 
 // Whether full attention is expected to take less time than the native kernels, forward and backward together: a rule
-// on tokens and on the density that the selection asks for, measured on an H200 (docs/benchmarks.md).
-bool full_is_faster(int64_t tokens, int64_t blocks, const LayerAttention& layer);
+// on tokens and on the density that the selection asks for, measured for each family of kernels (docs/attention.md).
+bool full_is_faster(int64_t tokens, int64_t blocks, const LayerAttention& layer, int family = 90);
 
 // Whether the layer asks for that choice and q's device has kernels; logs the first for every size and partition. Reads
 // no more than q's sizes, type and device, so that a tensor that is only traced will do.

@@ -434,6 +434,16 @@ TEST_CASE("full attention is the choice for few tokens and for selections that a
   rule.topk = 8;
   CHECK_FALSE(full_is_faster(55296, 64, layer));
   CHECK(full_is_faster(55296, 8, layer));
+  // 40 of 64 blocks: less than full attention takes on sm_90, more than it takes with the kernels of sm_80.
+  rule.topk = 40;
+  CHECK_FALSE(full_is_faster(55296, 64, layer, 90));
+  CHECK(full_is_faster(55296, 64, layer, 80));
+  rule.query_tile = 64;
+  CHECK(full_is_faster(55296, 64, layer, 80));
+  rule.topk = 30;  // lists of single queries are slower there than tiles
+  CHECK_FALSE(full_is_faster(55296, 64, layer, 80));
+  rule.query_tile = 1;
+  CHECK(full_is_faster(55296, 64, layer, 80));
 }
 
 TEST_CASE("attention by tiles keeps its memory within a budget") {

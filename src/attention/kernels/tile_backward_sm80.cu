@@ -247,7 +247,7 @@ __global__ void __launch_bounds__(kThreads, 2) rows_kernel(const __grid_constant
               if (valid <= 0) break;
               float s[kPart / 8][4];
               am::multiply_rows<D, kPieceRows, kPart>(s, keys, part * kPart, valid, query);
-              if (step.mean) add_bias(s, bias + part * kPart);
+              if (step.mean()) add_bias(s, bias + part * kPart);
               am::mask_scores(s, valid);
 #pragma unroll
               for (int n = 0; n < kPart / 8; ++n) {

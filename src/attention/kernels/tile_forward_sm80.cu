@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kThreads, D == 64 ? 3 : 2) forward_kernel(cons
           [&](uint32_t keys, const StepKeys& step, const float* bias) {
             if (!has_rows) return;
             am::multiply_rows<D, kPieceRows, kPieceRows>(rows.scores, keys, 0, step.rows, rows.query);
-            if (step.mean) add_bias(rows.scores, bias);
+            if (step.mean()) add_bias(rows.scores, bias);
             am::mask_scores(rows.scores, step.rows);
             am::softmax(rows, scale_log2);
           },
