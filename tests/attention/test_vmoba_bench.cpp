@@ -47,6 +47,8 @@ TEST_CASE("check runs cases by name") {
   CHECK(bench("check --case none") == 2);
   CHECK(output().find("cube-overall-text") != std::string::npos);
   CHECK(bench("check --case published-temporal") == 2);
+  CHECK(bench("check --case padded-text --kernel-family 80") == 0);
+  CHECK(bench("check --case padded-text --kernel-family 70") == 2);
 }
 
 TEST_CASE("step times published models, made smaller") {
