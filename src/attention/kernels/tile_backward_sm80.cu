@@ -154,8 +154,8 @@ class Keys {
     }
   }
 
-  // S^T = K Q^T, dP^T = V dO^T, P = exp2(S c + added - lse2), dS = P (dP - delta), dV += P^T dO, dK += dS^T Q; of 16 rows
-  // at a time, for want of registers.
+  // S^T = K Q^T, dP^T = V dO^T, P = exp2(S c + added - lse2), dS = P (dP - delta), dV += P^T dO, dK += dS^T Q; of 16
+  // rows at a time, for want of registers.
   __device__ __forceinline__ void add_rows(float (&dk)[D / 8][4], float (&dv)[D / 8][4], float& bias_gradient,
                                            int stage, int rows, const float (&added)[2]) {
     const int lane = threadIdx.x % 32;

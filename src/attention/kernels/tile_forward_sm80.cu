@@ -32,7 +32,8 @@ __device__ __forceinline__ void store_rows(const TileForwardArgs& args, int head
 
 // Pieces of text, which attend every key, come first.
 template <int D>
-__global__ void __launch_bounds__(kThreads, D == 64 ? 3 : 2) forward_kernel(const __grid_constant__ TileForwardArgs args) {
+__global__ void __launch_bounds__(kThreads, D == 64 ? 3 : 2)
+    forward_kernel(const __grid_constant__ TileForwardArgs args) {
   using Walk = KeyWalk<D, /*kValuesFirst=*/false, TileForwardArgs>;
   extern __shared__ __align__(1024) char shared_bytes[];
   const int pieces = args.shape.pieces();
