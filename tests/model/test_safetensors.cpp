@@ -1,6 +1,7 @@
 #include "model/weights/safetensors.h"
 
 #include <ATen/ATen.h>
+#include <fmt/core.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -47,8 +48,7 @@ std::string refusal(const std::string& bytes) {
 
 int run_python(const TemporaryFolder& folder, const std::string& program) {
   spit(folder.path() + "/program.py", program);
-  return std::system(
-      (std::string(VMOBA_PYTHON) + " " + folder.path() + "/program.py" + " " + folder.path() + "/").c_str());
+  return std::system(fmt::format("{} {}/program.py {}/", VMOBA_PYTHON, folder.path(), folder.path()).c_str());
 }
 
 const std::vector<at::ScalarType> kAllDtypes = {at::kBool,
