@@ -50,8 +50,8 @@ TEST_CASE("what the kept coefficients span comes back") {
 
 TEST_CASE("a grey level moves one channel by the deviation of its coefficient") {
   const auto codec = dct();
-  const at::Tensor difference = (codec->encode(at::full({1, 3, 1, 8, 8}, 0.5)) -
-                                 codec->encode(at::zeros({1, 3, 1, 8, 8}))).flatten();
+  const at::Tensor difference =
+      (codec->encode(at::full({1, 3, 1, 8, 8}, 0.5)) - codec->encode(at::zeros({1, 3, 1, 8, 8}))).flatten();
   // Orthonormal: 0.5 * sqrt(768) over luma; divided by the published deviation 14.236 of channel 0.
   CHECK(difference[0].item<double>() == Approx(0.5 * std::sqrt(768.0) / 14.236).epsilon(1e-4));
   CHECK(difference.slice(0, 1).abs().max().item<double>() < 1e-4);
@@ -93,10 +93,16 @@ TEST_CASE("decoded values stay in range") {
 
 TEST_CASE("sizes that do not fit are refused with those that do") {
   const auto codec = dct();
-  CHECK(contains(refusal_of([&] { codec->encode(at::zeros({1, 3, 8, 16, 16})); }), "1 + 4n frames, found 8; use 5 or 9"));
+  CHECK(contains(refusal_of([&] {
+                   codec->encode(at::zeros({1, 3, 8, 16, 16}));
+                 }),
+                 "1 + 4n frames, found 8; use 5 or 9"));
   CHECK(contains(refusal_of([&] { codec->encode(at::zeros({1, 3, 5, 20, 16})); }), "found 20x16; use 24x16"));
   CHECK(contains(refusal_of([&] { codec->encode(at::zeros({1, 4, 5, 16, 16})); }), "[B, 3, F, H, W]"));
   CHECK(contains(refusal_of([&] { codec->decode(at::zeros({1, 4, 2, 2, 2})); }), "4 channels"));
   CHECK(contains(refusal_of([&] { make_codec({"dct", "vae.safetensors"}, at::kCPU); }), "codec.weights"));
-  CHECK(contains(refusal_of([&] { make_codec({"vae", ""}, at::kCPU); }), "codec.type (dct, hunyuan_15_vae, hunyuan_vae, taehv, wan_vae), found 'vae'"));
+  CHECK(contains(refusal_of([&] {
+                   make_codec({"vae", ""}, at::kCPU);
+                 }),
+                 "codec.type (dct, hunyuan_15_vae, hunyuan_vae, patch_codec, taehv, wan_vae), found 'vae'"));
 }

@@ -56,8 +56,7 @@ class RingSlots {
 
   std::vector<std::vector<at::Tensor>> units_;
   int64_t resident_bytes_;
-  std::vector<at::Tensor>
-      resident_;  // bytes of each unit that stays; undefined: it travels. Empty before the first use
+  std::vector<at::Tensor> resident_;  // bytes of each unit; undefined where it travels; empty before the first use
   int64_t slot_bytes_ = 0;
   std::array<Slot, 2> slots_;
   size_t at_work_ = 0;
