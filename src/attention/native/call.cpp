@@ -45,6 +45,10 @@ at::Tensor bytes(int64_t count, const at::Tensor& like) {
   return at::empty({std::max<int64_t>(count, 1)}, like.options().dtype(at::kByte));
 }
 
+void reserve(at::Tensor& scratch, int64_t count, const at::Tensor& like) {
+  if (!scratch.defined() || scratch.size(0) < count) scratch = bytes(count, like);
+}
+
 void check_launch(cudaError_t error, const char* stage) {
   VMOBA_CHECK(error == cudaSuccess,
               "attention: the native {} stage failed: {}; attention.implementation=reference "

@@ -28,6 +28,8 @@ T* from_head(const at::Tensor& x_BN, int64_t first) {
 
 // Scratch memory on the device of `like`.
 at::Tensor bytes(int64_t count, const at::Tensor& like);
+// The same in `scratch`, which is kept where it has room.
+void reserve(at::Tensor& scratch, int64_t count, const at::Tensor& like);
 
 // Throws Error(kRuntime) naming the stage.
 void check_launch(cudaError_t error, const char* stage);

@@ -109,8 +109,7 @@ class NativeEngine final : public BlockEngine {
         at::empty({call.shape.batch, call.shape.heads, call.shape.tokens()}, q.options().dtype(at::kFloat));
     at::Tensor scratch;
     const auto forward = [&](const Heads& heads, const kernels::SlotLists& lists, int64_t slots) {
-      const int64_t needed = kernels::forward_workspace_bytes(heads.shape, slots);
-      if (!scratch.defined() || scratch.size(0) < needed) scratch = bytes(needed, q);
+      reserve(scratch, kernels::forward_workspace_bytes(heads.shape, slots), q);
       const kernels::ForwardArgs args{heads.shape,
                                       call.partition,
                                       lists,
@@ -150,8 +149,7 @@ class NativeEngine final : public BlockEngine {
                      dv = at::empty(q.sizes(), q.options());
     at::Tensor scratch;
     const auto backward = [&](const Heads& heads, const RowLists& lists) {
-      const int64_t needed = kernels::backward_workspace_bytes(heads.shape, deterministic);
-      if (!scratch.defined() || scratch.size(0) < needed) scratch = bytes(needed, q);
+      reserve(scratch, kernels::backward_workspace_bytes(heads.shape, deterministic), q);
       kernels::BackwardArgs args;
       args.shape = heads.shape;
       args.partition = call.partition;

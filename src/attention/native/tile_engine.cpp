@@ -104,8 +104,7 @@ class TileEngine final : public BlockEngine {
     if (means)
       dbias_BNP = at::empty({out.size(0), out.size(2), call.shape.mean_pieces()}, out.options().dtype(at::kFloat));
     for_each_wave(call, selection, q_BZND, k_BZND, v_BZND, [&](const TileWave& wave) {
-      const int64_t needed = kernels::tile_backward_workspace_bytes(wave.shape, means);
-      if (!scratch.defined() || scratch.size(0) < needed) scratch = bytes(needed, out);
+      reserve(scratch, kernels::tile_backward_workspace_bytes(wave.shape, means), out);
       auto args = arguments<kernels::TileBackwardArgs>(call, wave, selection, q_BZND);
       args.out = wave.view_of(out);
       args.dout = wave.view_of(dout);
