@@ -14,7 +14,6 @@ constexpr int kStages = 2;
 constexpr int kSumBarrier = 1;
 
 // ---- dk and dv: four warps with 16 keys each, while the rows that attend them go by
-// ----------------------------------------------------------
 
 template <int D>
 struct KeysStorage {
@@ -210,7 +209,6 @@ __global__ void __launch_bounds__(kThreads, 2) keys_kernel(const __grid_constant
 }
 
 // ---- dq: four warps with 16 rows each, while the keys that they attend go by
-// -----------------------------------------------------------------
 
 template <int D>
 __global__ void __launch_bounds__(kThreads, 2) rows_kernel(const __grid_constant__ Params params) {
