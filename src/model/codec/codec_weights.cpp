@@ -36,6 +36,13 @@ std::vector<int64_t> without_trailing_ones(std::vector<int64_t> shape) {
 
 }  // namespace
 
+TensorSource recorder(std::vector<ParameterSpec>& specs) {
+  return [&specs](const std::string& name, const std::vector<int64_t>& shape) {
+    specs.push_back({name, shape, {}});
+    return at::empty(shape, at::kMeta);
+  };
+}
+
 CodecWeights::CodecWeights(const std::string& path, const CodecFileKind& kind)
     : path_(find_file(path, kind)), file_(path_) {
   for (const auto& [name, info] : file_.tensors()) {

@@ -17,6 +17,19 @@ namespace vmoba::model {
 // Gives the tensor of this name, which has this shape. Layers ask for theirs once, when they are made.
 using TensorSource = std::function<at::Tensor(const std::string& name, const std::vector<int64_t>& shape)>;
 
+// Keeps names and shapes of the tensors that it is asked for in `specs`, and gives tensors without memory.
+TensorSource recorder(std::vector<ParameterSpec>& specs);
+
+// Names and shapes of all tensors that an encoder and a decoder of this configuration ask for.
+template <typename Encoder, typename Decoder, typename Config>
+std::vector<ParameterSpec> specs_of(const Config& config) {
+  std::vector<ParameterSpec> specs;
+  const TensorSource record = recorder(specs);
+  Encoder(config, record);
+  Decoder(config, record);
+  return specs;
+}
+
 // What a kind of codec says about its files.
 struct CodecFileKind {
   std::string type;                                   // codec.type

@@ -245,14 +245,7 @@ at::Tensor Hunyuan15VaeDecoder::operator()(const at::Tensor& latents_THWZ, Frame
 }
 
 std::vector<ParameterSpec> hunyuan15_vae_specs(const Hunyuan15VaeConfig& config) {
-  std::vector<ParameterSpec> specs;
-  const TensorSource record = [&](const std::string& name, const std::vector<int64_t>& shape) {
-    specs.push_back({name, shape, {}});
-    return at::empty(shape, at::kMeta);
-  };
-  Hunyuan15VaeEncoder(config, record);
-  Hunyuan15VaeDecoder(config, record);
-  return specs;
+  return specs_of<Hunyuan15VaeEncoder, Hunyuan15VaeDecoder>(config);
 }
 
 std::string hunyuan15_vae_name(const std::string& name) {

@@ -195,14 +195,7 @@ at::Tensor HunyuanVaeDecoder::operator()(const at::Tensor& latents_THWZ) const {
 }
 
 std::vector<ParameterSpec> hunyuan_vae_specs(const HunyuanVaeConfig& config) {
-  std::vector<ParameterSpec> specs;
-  const TensorSource record = [&](const std::string& name, const std::vector<int64_t>& shape) {
-    specs.push_back({name, shape, {}});
-    return at::empty(shape, at::kMeta);
-  };
-  HunyuanVaeEncoder(config, record);
-  HunyuanVaeDecoder(config, record);
-  return specs;
+  return specs_of<HunyuanVaeEncoder, HunyuanVaeDecoder>(config);
 }
 
 }  // namespace vmoba::model

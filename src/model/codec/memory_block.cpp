@@ -5,6 +5,24 @@
 
 namespace vmoba::model {
 
+at::Tensor join_frames(const at::Tensor& x_NCHW, int64_t batch, int64_t time) {
+  if (time == 1) return x_NCHW;
+  const int64_t C = x_NCHW.size(1), H = x_NCHW.size(2), W = x_NCHW.size(3);
+  const at::Tensor x_TSBCHW = x_NCHW.view({-1, time, batch, C, H, W});
+  std::vector<at::Tensor> parts;
+  for (int64_t i = 0; i < time; ++i) parts.push_back(x_TSBCHW.select(1, i).reshape({-1, C, H, W}));
+  return at::cat(parts, 1);
+}
+
+at::Tensor part_frames(const at::Tensor& x_NCHW, int64_t batch, int64_t time) {
+  if (time == 1) return x_NCHW;
+  const int64_t C = x_NCHW.size(1) / time, H = x_NCHW.size(2), W = x_NCHW.size(3);
+  std::vector<at::Tensor> frames;
+  for (const at::Tensor& steps_NCHW : x_NCHW.split(batch))
+    for (const at::Tensor& frame_BCHW : steps_NCHW.split(C, 1)) frames.push_back(frame_BCHW);
+  return at::cat(frames).view({-1, C, H, W});
+}
+
 FrameConv::FrameConv(const TensorSource& source, const std::string& name, int64_t in, int64_t out, int64_t kernel,
                      bool with_bias, int64_t stride)
     : weight(source(name + ".weight", {out, in, kernel, kernel}).contiguous(at::MemoryFormat::ChannelsLast)),

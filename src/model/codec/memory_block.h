@@ -14,6 +14,11 @@
 
 namespace vmoba::model {
 
+// [T*B, C, H, W] -> [T/time*B, time*C, H, W]: the channels of consecutive frames side by side.
+at::Tensor join_frames(const at::Tensor& x_NCHW, int64_t batch, int64_t time);
+// The inverse.
+at::Tensor part_frames(const at::Tensor& x_NCHW, int64_t batch, int64_t time);
+
 // A convolution of single frames, without bias where that is undefined.
 struct FrameConv {
   FrameConv(const TensorSource& source, const std::string& name, int64_t in, int64_t out, int64_t kernel, bool bias,

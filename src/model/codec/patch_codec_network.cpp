@@ -19,18 +19,6 @@ std::vector<MemoryBlock> make_blocks(const TensorSource& source, const std::stri
   return out;
 }
 
-// [4T*B, C, H, W] -> [T*B, 4*C, H, W]: the channels of consecutive frames side by side.
-at::Tensor join_frames(const at::Tensor& x_NCHW, int64_t batch) {
-  const int64_t C = x_NCHW.size(1), H = x_NCHW.size(2), W = x_NCHW.size(3);
-  return x_NCHW.reshape({-1, kPatchFrames, batch, C, H, W}).transpose(1, 2).reshape({-1, kPatchFrames * C, H, W});
-}
-
-// The inverse.
-at::Tensor part_frames(const at::Tensor& x_NCHW, int64_t batch) {
-  const int64_t C = x_NCHW.size(1) / kPatchFrames, H = x_NCHW.size(2), W = x_NCHW.size(3);
-  return x_NCHW.reshape({-1, batch, kPatchFrames, C, H, W}).transpose(1, 2).reshape({-1, C, H, W});
-}
-
 at::Tensor in_dtype_of(const FrameConv& layer, const at::Tensor& x) {
   return x.to(layer.weight.scalar_type());
 }
@@ -44,11 +32,11 @@ void PatchCodecConfig::validate(const std::string& origin) const {
 }
 
 at::Tensor to_patches(const at::Tensor& frames_NCHW, int64_t batch) {
-  return join_frames(at::pixel_unshuffle(frames_NCHW, kPatchSide), batch);
+  return join_frames(at::pixel_unshuffle(frames_NCHW, kPatchSide), batch, kPatchFrames);
 }
 
 at::Tensor from_patches(const at::Tensor& patches_NPHW, int64_t batch) {
-  return at::pixel_shuffle(part_frames(patches_NPHW, batch), kPatchSide);
+  return at::pixel_shuffle(part_frames(patches_NPHW, batch, kPatchFrames), kPatchSide);
 }
 
 PatchEncoder::PatchEncoder(const PatchCodecConfig& config, const TensorSource& source)
@@ -79,20 +67,13 @@ at::Tensor PatchDecoder::operator()(const at::Tensor& latents_NZHW, int64_t batc
   x = at::pixel_shuffle(enlarge_(x), kFine).relu_();
   for (const MemoryBlock& block : fine_blocks_) x = block(x, batch, memory);
   memory.end_chunk();
-  const at::Tensor correction = at::pixel_shuffle(part_frames(conv_out_(x), batch), kPatchSide / kFine);
+  const at::Tensor correction = at::pixel_shuffle(part_frames(conv_out_(x), batch, kPatchFrames), kPatchSide / kFine);
   const at::Tensor linear = from_patches(linear_(in_dtype_of(linear_, latents_NZHW)), batch);
   return linear.to(at::kFloat) + correction.to(at::kFloat) + kGrey;
 }
 
 std::vector<ParameterSpec> patch_codec_specs(const PatchCodecConfig& config) {
-  std::vector<ParameterSpec> specs;
-  const TensorSource record = [&](const std::string& name, const std::vector<int64_t>& shape) {
-    specs.push_back({name, shape, {}});
-    return at::empty(shape, at::kMeta);
-  };
-  PatchEncoder(config, record);
-  PatchDecoder(config, record);
-  return specs;
+  return specs_of<PatchEncoder, PatchDecoder>(config);
 }
 
 }  // namespace vmoba::model

@@ -15,26 +15,6 @@ std::vector<MemoryBlock> make_blocks(const TensorSource& source, const char* sid
   return out;
 }
 
-// [T*B, C, H, W] -> [T/time*B, time*C, H, W]: the channels of consecutive frames side by side.
-at::Tensor join_frames(const at::Tensor& x_NCHW, int64_t batch, int64_t time) {
-  if (time == 1) return x_NCHW;
-  const int64_t C = x_NCHW.size(1), H = x_NCHW.size(2), W = x_NCHW.size(3);
-  const at::Tensor x_TSBCHW = x_NCHW.view({-1, time, batch, C, H, W});
-  std::vector<at::Tensor> parts;
-  for (int64_t i = 0; i < time; ++i) parts.push_back(x_TSBCHW.select(1, i).reshape({-1, C, H, W}));
-  return at::cat(parts, 1);
-}
-
-// The inverse.
-at::Tensor part_frames(const at::Tensor& x_NCHW, int64_t batch, int64_t time) {
-  if (time == 1) return x_NCHW;
-  const int64_t C = x_NCHW.size(1) / time, H = x_NCHW.size(2), W = x_NCHW.size(3);
-  std::vector<at::Tensor> frames;
-  for (const at::Tensor& steps_NCHW : x_NCHW.split(batch))
-    for (const at::Tensor& frame_BCHW : steps_NCHW.split(C, 1)) frames.push_back(frame_BCHW);
-  return at::cat(frames).view({-1, C, H, W});
-}
-
 at::Tensor twice_as_large(const at::Tensor& x_NCHW) {
   return at::upsample_nearest2d(x_NCHW, {2 * x_NCHW.size(2), 2 * x_NCHW.size(3)});
 }
@@ -91,14 +71,7 @@ at::Tensor TaehvDecoder::operator()(const at::Tensor& latents_NZHW, int64_t batc
 }
 
 std::vector<ParameterSpec> taehv_specs(const TaehvConfig& config) {
-  std::vector<ParameterSpec> specs;
-  const TensorSource record = [&](const std::string& name, const std::vector<int64_t>& shape) {
-    specs.push_back({name, shape, {}});
-    return at::empty(shape, at::kMeta);
-  };
-  TaehvEncoder(config, record);
-  TaehvDecoder(config, record);
-  return specs;
+  return specs_of<TaehvEncoder, TaehvDecoder>(config);
 }
 
 }  // namespace vmoba::model

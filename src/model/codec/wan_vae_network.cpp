@@ -117,14 +117,7 @@ at::Tensor WanVaeDecoder::operator()(const at::Tensor& latents_THWC, FrameMemory
 }
 
 std::vector<ParameterSpec> wan_vae_specs(const WanVaeConfig& config) {
-  std::vector<ParameterSpec> specs;
-  const TensorSource record = [&](const std::string& name, const std::vector<int64_t>& shape) {
-    specs.push_back({name, shape, {}});
-    return at::empty(shape, at::kMeta);
-  };
-  WanVaeEncoder(config, record);
-  WanVaeDecoder(config, record);
-  return specs;
+  return specs_of<WanVaeEncoder, WanVaeDecoder>(config);
 }
 
 }  // namespace vmoba::model
