@@ -1,9 +1,9 @@
 #include "apps/bench/step_bench.h"
 
 #include <ATen/ATen.h>
+#include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAGuard.h>
-#include <cuda_runtime_api.h>
 
 #include <algorithm>
 #include <chrono>
@@ -259,9 +259,8 @@ std::string steps_to_json(const std::vector<StepCase>& cases) {
                     {"tflops", c.tflops},
                     {"peak_bytes", c.peak_bytes},
                     {"offload", c.offload}});
-  cudaDeviceProp properties{};
-  const bool gpu = cudaGetDeviceProperties(&properties, 0) == cudaSuccess;
-  return nlohmann::json{{"gpu", gpu ? properties.name : ""}, {"commit", VMOBA_COMMIT}, {"cases", list}}.dump(2) + "\n";
+  const std::string gpu = at::hasCUDA() ? at::cuda::getDeviceProperties(0)->name : "";
+  return nlohmann::json{{"gpu", gpu}, {"commit", VMOBA_COMMIT}, {"cases", list}}.dump(2) + "\n";
 }
 
 }  // namespace vmoba::bench

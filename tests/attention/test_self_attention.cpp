@@ -5,6 +5,7 @@
 #include "apps/bench/attention_cases.h"
 #include "attention/dispatch.h"
 #include "attention/full/query_runs.h"
+#include "attention/kernels/kernels.h"
 #include "attention/reference/reference.h"
 #include "attention/reference/tasks.h"
 #include "attention/vmoba/vmoba.h"
@@ -351,6 +352,14 @@ TEST_CASE("text beyond a sample's length is seen by nobody and gives zeros") {
   refused({2, 6});
   refused({2, 6, -1});
   refused({2, 6, 7});
+}
+
+// Memory is counted with tensors on the CPU, in the middle of training: a failed call about a GPU would be blamed on
+// the step's next launch.
+TEST_CASE("no GPU is asked which kernels a tensor on the CPU wants") {
+  CHECK(kernels::kernel_family(-1) == 0);
+  CHECK(kernels::kernel_family(-1, 80) == 80);
+  CHECK(kernels::kernel_family(-1, 90) == 90);
 }
 
 TEST_CASE("what cannot be computed is refused with what was found") {

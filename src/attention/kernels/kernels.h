@@ -162,7 +162,8 @@ int64_t backward_workspace_bytes(const Shape& shape, bool deterministic);
 cudaError_t backward(const BackwardArgs& args, cudaStream_t stream);
 
 // Which kernel family a device runs: 90 (wgmma + TMA), 80 (mma.sync + cp.async), or 0 with no kernel for it. A wanted
-// family other than 0 is taken where the device can run it, so that a device of family 90 can try 80 too.
+// family other than 0 is taken where the device can run it, so that a device of family 90 can try 80 too. A negative
+// device is none (that of a tensor on the CPU): no GPU is asked, and the answer is what is wanted.
 int kernel_family(int device, int wanted = 0);
 
 // What calls of this process want that do not say; 0, as at the start: the device's own family.

@@ -1,6 +1,6 @@
 #include "train/forecast/device_rate.h"
 
-#include <cuda_runtime_api.h>
+#include <ATen/cuda/CUDAContext.h>
 
 namespace vmoba::train {
 namespace {
@@ -28,9 +28,7 @@ double peak_flops_per_s(const std::string& gpu_name) {
 
 double peak_flops_per_s(at::Device device) {
   if (!device.is_cuda()) return 0;
-  cudaDeviceProp properties{};
-  if (cudaGetDeviceProperties(&properties, device.index()) != cudaSuccess) return 0;
-  return peak_flops_per_s(std::string(properties.name));
+  return peak_flops_per_s(std::string(at::cuda::getDeviceProperties(device.index())->name));
 }
 
 double least_seconds(const SampleWork& work, double density, double peak) {
