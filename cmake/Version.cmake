@@ -14,3 +14,12 @@ execute_process(COMMAND git rev-parse --short HEAD WORKING_DIRECTORY "${CMAKE_SO
 if(NOT VMOBA_COMMIT)
   set(VMOBA_COMMIT "unknown")
 endif()
+# A new commit configures again, so that programs name the commit that they were built from.
+execute_process(COMMAND git rev-parse --git-path logs/HEAD WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}"
+  OUTPUT_VARIABLE _head_log OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+if(_head_log)
+  get_filename_component(_head_log "${_head_log}" ABSOLUTE BASE_DIR "${CMAKE_SOURCE_DIR}")
+  if(EXISTS "${_head_log}")
+    set_property(DIRECTORY "${CMAKE_SOURCE_DIR}" APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${_head_log}")
+  endif()
+endif()
