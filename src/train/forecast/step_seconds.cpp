@@ -42,7 +42,8 @@ struct Pair {
 // `flops`: of forward, text among them.
 Pair attention_seconds(const Place& p, const attention::LayerAttention& layer, double flops) {
   using attention::KernelKind;
-  const auto at = [&](const KernelRates::Attention& rate, double padding) {
+  const auto at = [&](const KernelRates::Attention& rates, double padding) {
+    const KernelRates::Pairs rate = rates.at(p.grid.tokens());
     return Pair{padding * flops / rate.forward, padding * kAttentionBackward * flops / rate.backward};
   };
   const model::ModelConfig& m = p.config.model;
@@ -137,6 +138,12 @@ void add_moved(const RootConfig& config, const attention::Grid& grid, const mode
 
 }  // namespace
 
+KernelRates::Pairs KernelRates::Attention::at(int64_t tokens) const {
+  constexpr double kFew = 55296, kMany = 118800;
+  const double share = std::clamp((double(tokens) - kFew) / (kMany - kFew), 0.0, 1.0);
+  return {few.forward + share * (many.forward - few.forward), few.backward + share * (many.backward - few.backward)};
+}
+
 KernelRates h200_rates() {
   KernelRates out{};
   // The profile of a step at 55,296 tokens: 603 ms for 415 TFLOP of products, 86 ms for 18 of cross attention, 15 of
@@ -144,14 +151,17 @@ KernelRates h200_rates() {
   out.products = 690e12;
   out.few_keys = 212e12;
   out.gaps = 15e-3 / 30;
-  // "55,296 tokens": 29.6 of 117.4 ms, and 40.7 of 142.8 with heads of 64, for 18.8 TFLOP forward.
-  out.full = {634e12, 537e12};
-  out.full_narrow = {462e12, 460e12};
+  // "55,296 tokens": 29.6 of 117.4 ms, and 40.7 of 142.8 with heads of 64, for 18.8 TFLOP forward. "118,800 tokens":
+  // 311 of 1,128 ms for 173.
+  out.full = {{634e12, 537e12}, {557e12, 530e12}};
+  out.full_narrow = {{462e12, 460e12}, {462e12, 460e12}};
   // "Density", 64 blocks: from 0.05 to 0.4 forward grows by 12.55 ms and both by 44.3, which is 36 and 127 ms for all
-  // pairs. "Small cubes that choose together", from 5 to 20 %: cubes of 64 by 4.61 and 20.2, of 128 by 4.41 and 16.2.
-  out.rows = {522e12, 517e12};
-  out.pieces = {612e12, 452e12};
-  out.pairs = {639e12, 598e12};
+  // pairs; as fast with 110,592 tokens. "Small cubes that choose together", from 5 to 20 %: cubes of 64 by 4.61 and
+  // 20.2, of 128 by 4.41 and 16.2. "118,800 tokens", from 5 to 20 %: cubes of 60 by 58.7 and 188, of 120 by 50.5 and
+  // 147, rows and keys that fill up to 64, 8 and 128 counted in.
+  out.rows = {{522e12, 517e12}, {522e12, 517e12}};
+  out.pieces = {{612e12, 452e12}, {504e12, 394e12}};
+  out.pairs = {{639e12, 598e12}, {546e12, 468e12}};
   // "Kernels of tiles alone": copies and means at 3.6 TB/s, as the norms of a step; the choice of 864 cubes among 864
   // and its lists in 0.14 ms for 12 heads.
   out.bytes = 3.6e12;
