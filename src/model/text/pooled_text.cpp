@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "model/text/prompt_language.h"
 
@@ -21,7 +22,8 @@ std::string clip_weights(const TextEncoderConfig& config) {
 }
 
 std::string tokenizer_place(const TextEncoderConfig& config) {
-  return tokenizer_near(config.tokenizer_2, clip_weights(config), kTokenizerFolder, kTokenizerKey);
+  const std::string weights = config.tokenizer_2.empty() ? clip_weights(config) : "";
+  return tokenizer_near(config.tokenizer_2, weights, kTokenizerFolder, kTokenizerKey);
 }
 
 BpeTokenizer clip_tokenizer(const TextEncoderConfig& config) {
@@ -35,9 +37,14 @@ PooledText::PooledText(const TextEncoderConfig& config, at::Device device)
       clip_(WeightFiles(clip_weights(config), {}), clip_weights(config), kKey, device) {}
 
 void PooledText::check(const TextEncoderConfig& config) {
-  const std::string weights = clip_weights(config);
-  const ClipTextShape shape = check_clip_text(WeightFiles(weights, {}), weights, kKey);
-  check_vocabulary(clip_tokenizer(config), shape.vocabulary, kTokenizerKey);
+  ClipTextShape shape;
+  std::optional<BpeTokenizer> tokenizer;
+  check_parts({[&] {
+                 const std::string weights = clip_weights(config);
+                 shape = check_clip_text(WeightFiles(weights, {}), weights, kKey);
+               },
+               [&] { tokenizer = clip_tokenizer(config); }});
+  check_vocabulary(*tokenizer, shape.vocabulary, kTokenizerKey);
 }
 
 std::vector<std::string> PooledText::files(const TextEncoderConfig& config) {

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <map>
+#include <optional>
 
 #include "core/check.h"
 #include "model/common/dtype.h"
@@ -28,7 +29,7 @@ std::vector<int64_t> template_ids(const BpeTokenizer& tokenizer, const PromptTem
 }
 
 BpeTokenizer load_tokenizer(const TextEncoderConfig& config, const PromptTemplate& prompt) {
-  const std::string weights = language_weights(config, prompt);
+  const std::string weights = config.tokenizer.empty() ? language_weights(config, prompt) : "";
   // Another family's vocabulary, which load refuses, would spell the template's special tokens out.
   return BpeTokenizer::load(tokenizer_near(config.tokenizer, weights, kTokenizerFolder, kTokenizerKey),
                             kTokenizerFolder, prompt.rules, kTokenizerKey);
@@ -113,9 +114,14 @@ PromptLanguage::PromptLanguage(const TextEncoderConfig& config, const PromptTemp
 }
 
 LlamaShape PromptLanguage::check(const TextEncoderConfig& config, const PromptTemplate& prompt) {
-  const WeightFiles files(language_weights(config, prompt), llama_layouts());
-  const LlamaShape shape = check_llama(files, config.weights, prompt.kind);
-  check_vocabulary(load_tokenizer(config, prompt), shape.vocabulary, kTokenizerKey);
+  LlamaShape shape;
+  std::optional<BpeTokenizer> tokenizer;
+  check_parts({[&] {
+                 shape = check_llama(WeightFiles(language_weights(config, prompt), llama_layouts()), config.weights,
+                                     prompt.kind);
+               },
+               [&] { tokenizer = load_tokenizer(config, prompt); }});
+  check_vocabulary(*tokenizer, shape.vocabulary, kTokenizerKey);
   return shape;
 }
 
