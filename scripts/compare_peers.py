@@ -31,6 +31,8 @@ CUBES = {
     "cubes of 64, a cube chooses": ((4, 4, 4), ["--query-tile", "block"]),
     "cubes of 64 with remainder": ((4, 4, 4), ["--query-tile", "block", "--remainder", "one_softmax"]),
     "cubes of 72, a cube chooses": ((3, 3, 8), ["--query-tile", "block"]),
+    "cubes of 72 with remainder": ((3, 3, 8), ["--query-tile", "block", "--remainder", "one_softmax"]),
+    "cubes of 144 with remainder": ((6, 3, 8), ["--query-tile", "block", "--remainder", "one_softmax"]),
     "cubes of 288, each query chooses": ((4, 9, 8), ["--query-tile", "1"]),
 }
 PAPER = "the paper's blocks, each query chooses"
@@ -206,9 +208,9 @@ def print_table(table):
         print(f"\n{name} was not measured: {reason}")
 
 
-WIDTH_PX, HEIGHT_PX, LEFT, RIGHT, TOP, BOTTOM = 800, 420, 60, 300, 46, 50
+WIDTH_PX, HEIGHT_PX, LEFT, RIGHT, TOP, BOTTOM = 800, 470, 60, 300, 46, 50
 COLOURS = ["#0b7a75", "#12a89f", "#2563eb", "#60a5fa", "#7c3aed", "#111827", "#b45309", "#dc2626", "#ea580c", "#9ca3af",
-           "#6b7280"]
+           "#6b7280", "#059669", "#be185d"]
 
 
 def line(x1, y1, x2, y2, more):
