@@ -3,7 +3,6 @@
 
 #include <ATen/ATen.h>
 
-#include <cstdlib>
 #include <memory>
 #include <numeric>
 
@@ -16,18 +15,6 @@
 using namespace vmoba;
 using namespace vmoba::train::dist;
 using test::world;
-
-namespace vmoba::test {
-
-train::dist::World& world() {
-  static train::dist::World* joined = [] {
-    std::atexit([] { world().leave(0); });
-    return new train::dist::World();
-  }();
-  return *joined;
-}
-
-}  // namespace vmoba::test
 
 namespace {
 

@@ -10,10 +10,12 @@
 #include "core/random.h"
 #include "model/wan/wan_config.h"
 #include "support/catch.h"
-#include "train/dist/dist_world.h"
+#include "train/step_run.h"
 
 using namespace vmoba;
 using namespace vmoba::train;
+using test::ClipInMemory;
+using test::StepRun;
 using test::world;
 
 namespace {
@@ -34,46 +36,18 @@ RootConfig small_config(const std::string& backend) {
   return config;
 }
 
-class Clip final : public MicroBatchSource {
- public:
-  Clip(const RootConfig& config, double value) : config_(config) {
-    clip_.x0_BCTHW = at::full({1, 4, 2, 4, 6}, value);
-    clip_.text.tokens_BLE = at::ones({1, 3, 8});
-  }
-  MicroBatch next() override {
-    MicroBatch out;
-    out.samples = {next_};
-    out.clips = {"a clip"};
-    out.parts.push_back({{next_}, make_batch(config_.train.flow, 0, {next_}, clip_)});
-    ++next_;
-    return out;
-  }
-  void prepare() override {}
+EncodedBatch clip_of(double value) {
+  EncodedBatch clip;
+  clip.x0_BCTHW = at::full({1, 4, 2, 4, 6}, value);
+  clip.text.tokens_BLE = at::ones({1, 3, 8});
+  return clip;
+}
 
- private:
-  const RootConfig& config_;
-  EncodedBatch clip_;
-  int64_t next_ = 0;
-};
-
-struct Run {
-  explicit Run(const RootConfig& given)
-      : config(given),
-        mesh(world(), config.parallel, at::kCPU),
-        share(dist::batch_share(config.train, mesh.sizes())),
-        experts(make_experts(config, at::kCPU, mesh)),
-        step(config, world(), mesh, share, at::kCPU, experts, nullptr) {}
-  std::vector<at::Tensor> weights() const {
-    std::vector<at::Tensor> out;
-    for (const model::Parameter& p : experts.front().dit->trainable()) out.push_back(p.tensor.detach().clone());
-    return out;
-  }
-  RootConfig config;
-  dist::Mesh mesh;
-  dist::BatchShare share;
-  std::vector<Expert> experts;
-  TrainingStep step;
-};
+std::vector<at::Tensor> weights_of(const StepRun& run) {
+  std::vector<at::Tensor> out;
+  for (const model::Parameter& p : run.experts.front().dit->trainable()) out.push_back(p.tensor.detach().clone());
+  return out;
+}
 
 bool equal(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
   for (size_t i = 0; i < a.size(); ++i)
@@ -85,16 +59,16 @@ bool equal(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
 
 TEST_CASE("a step changes weights and then says what it computed", "[mpi]") {
   const RootConfig config = small_config("full");
-  Run run(config);
-  Clip clip(run.config, 0.5);
+  StepRun run(config);
+  ClipInMemory clip(run.config, clip_of(0.5));
   double first = 0, last = 0;
   for (int64_t i = 0; i < 20; ++i) {
-    const auto before = run.weights();
+    const auto before = weights_of(run);
     REQUIRE(run.step.compute({i, i * config.train.global_batch, 0}, clip));
-    CHECK(equal(before, run.weights()));
+    CHECK(equal(before, weights_of(run)));
     CHECK_FALSE(run.step.anyone_gave_up());
     run.step.update(1e-2);
-    CHECK_FALSE(equal(before, run.weights()));
+    CHECK_FALSE(equal(before, weights_of(run)));
     const TrainingStep::Numbers numbers = run.step.numbers();
     REQUIRE(numbers.losses.size() == 2);
     REQUIRE(numbers.norms.size() == 1);
@@ -123,19 +97,19 @@ TEST_CASE("what waits in the host's memory changes no bit of what is trained", "
     config.lora.rank = 2;
     config.lora.targets = {"to_q", "ffn.net.2"};
     config.train.distill.weight = distilled;
-    Run run(config);
+    StepRun run(config);
     for (const model::Parameter& p : run.experts.front().dit->parameters()) {
       if (p.name != "proj_out.weight") continue;  // begins with zeros, through which no gradient comes
       const at::NoGradGuard no_grad;
       p.tensor.copy_(at::linspace(-1, 1, p.tensor.numel()).view(p.tensor.sizes()));
     }
-    Clip clip(run.config, 0.5);
+    ClipInMemory clip(run.config, clip_of(0.5));
     for (int64_t i = 0; i < 4; ++i) {
       REQUIRE(run.step.compute({i, i * config.train.global_batch, 0}, clip));
       run.step.update(1e-2);
       CHECK(run.step.numbers().norms[0] > 0);
     }
-    return run.weights();
+    return weights_of(run);
   };
   using model::Offload, model::Recompute;
   const auto plain = trained(Offload::kNone, Recompute::kNone, 0),
@@ -154,16 +128,16 @@ TEST_CASE("a loss that is not finite changes no weight, in any optimiser", "[mpi
     INFO(type);
     RootConfig config = small_config("full");
     config.train.optimizer.type = type;
-    Run run(config);
-    Clip good(run.config, 0.5), bad(run.config, std::numeric_limits<double>::quiet_NaN());
+    StepRun run(config);
+    ClipInMemory good(run.config, clip_of(0.5)), bad(run.config, clip_of(std::numeric_limits<double>::quiet_NaN()));
     REQUIRE(run.step.compute({0, 0, 0}, good));
     run.step.update(1e-2);
     run.step.numbers();
-    const auto before = run.weights();
+    const auto before = weights_of(run);
     REQUIRE(run.step.compute({1, config.train.global_batch, 0}, bad));
     run.step.update(1e-2);
     CHECK_FALSE(std::isfinite(run.step.numbers().losses[0]));
-    CHECK(equal(before, run.weights()));
+    CHECK(equal(before, weights_of(run)));
   }
 }
 
@@ -173,8 +147,8 @@ TEST_CASE("weights in bf16 learn", "[mpi]") {
     RootConfig config = small_config("full");
     config.model.weights_dtype = "bf16";
     config.train.optimizer.type = type;
-    Run run(config);
-    Clip clip(run.config, 0.5);
+    StepRun run(config);
+    ClipInMemory clip(run.config, clip_of(0.5));
     std::vector<double> losses;
     for (int64_t i = 0; i < 40; ++i) {
       REQUIRE(run.step.compute({i, 0, 0}, clip));
