@@ -38,7 +38,7 @@ constexpr Row kRows[] = {
     {"model.weights_dtype", kExactness},
     {"model.pointwise", kExactness},
     {"model.linear_compute", kExactness},
-    {"model.fp8_scaling", kExactness},
+    {"model.fp8_scaling", kExactness},  // its choice in the last release
     {"model.fp8_maps", kExactness},
     {"model.recompute", kFree},
     {"model.offload", kFree},

@@ -18,6 +18,7 @@ constexpr const char* kLora = "lora.init_from_2";
 constexpr const char* kGuidance = "sample.guidance_2";
 
 constexpr const char* kCheckpointing = "model.activation_checkpointing";
+constexpr const char* kFp8Scaling = "model.fp8_scaling";
 
 std::string text_of(const RetiredKeys& retired, const char* key) {
   const auto found = retired.found.find(key);
@@ -35,6 +36,18 @@ void adopt_checkpointing(const RetiredKeys& retired, RootConfig& config) {
       "instead of {}: {} write model.recompute: {} (or auto, which fills the memory of the GPU); the next "
       "release refuses the old key",
       kCheckpointing, text, choice_word(config.model.recompute));
+}
+
+void drop_fp8_scaling(const RetiredKeys& retired) {
+  const std::string text = text_of(retired, kFp8Scaling);
+  if (text.empty()) return;
+  VMOBA_CHECK_INPUT(text == "row" || text == "tensor",
+                    "{}: expected row or tensor, found '{}'; products have scales of their own now, remove this key",
+                    kFp8Scaling, text);
+  log_warning(
+      "remove {}: {}; every product of model.linear_compute fp8 has the scales that it gains from "
+      "(docs/numerics.md), the next release refuses the key",
+      kFp8Scaling, text);
 }
 
 double number_of(const RetiredKeys& retired, const char* key, double max) {
@@ -101,11 +114,12 @@ void adopt_second_transformer(const RetiredKeys& retired, RootConfig& config) {
 }  // namespace
 
 RetiredKeys retired_keys() {
-  return {{kBoundary, kWeights, kLora, kGuidance, kCheckpointing}, {}};
+  return {{kBoundary, kWeights, kLora, kGuidance, kCheckpointing, kFp8Scaling}, {}};
 }
 
 void adopt_retired_keys(const RetiredKeys& retired, RootConfig& config) {
   adopt_checkpointing(retired, config);
+  drop_fp8_scaling(retired);
   adopt_second_transformer(retired, config);
 }
 

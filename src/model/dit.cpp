@@ -92,8 +92,6 @@ void ModelConfig::visit(ConfigVisitor& v) {
 }
 
 void ModelConfig::visit_fp8(ConfigVisitor& v) {
-  v.field("fp8_scaling", fp8_scaling, "Values that share a scale: those of a `row` of a factor, or of the `tensor`.",
-          one_of({"row", "tensor"}));
   v.field("fp8_maps", fp8_maps, "Maps that compute in fp8: `all` of a block's, or the two of its `feed_forward`.",
           one_of({"all", "feed_forward"}));
 }

@@ -39,7 +39,6 @@ struct ModelConfig {
   std::string compute_dtype = "bf16";   // bf16 | fp32
   std::string weights_dtype = "fp32";   // fp32 | bf16 | fp8: how weights are kept; fp8 ones cannot be trained
   std::string linear_compute = "bf16";  // bf16 | fp8: products of the blocks' linear maps (common/fp8_linear.h)
-  std::string fp8_scaling = "row";      // row | tensor: values that share a scale
   std::string fp8_maps = "all";         // all | feed_forward
   std::string pointwise = "auto";       // auto | reference: how norms, rotation and residuals run (common/pointwise.h)
   Recompute recompute = Recompute::kAuto;  // what backward computes again (model/recompute_plan.h)

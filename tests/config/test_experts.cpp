@@ -148,3 +148,10 @@ TEST_CASE("activation_checkpointing of the last release is model.recompute") {
   CHECK(contains(refused({"model.activation_checkpointing=maybe"}), "found 'maybe'"));
   CHECK(Old({}).config.model.recompute == model::Recompute::kAuto);
 }
+
+TEST_CASE("fp8_scaling of the last release says nothing any more") {
+  const Old row({"model.linear_compute=fp8", "model.fp8_scaling=row"});
+  CHECK(row.config.model.linear_compute == "fp8");
+  CHECK(contains(row.said, "remove model.fp8_scaling: row"));
+  CHECK(contains(refused({"model.fp8_scaling=column"}), "expected row or tensor, found 'column'"));
+}

@@ -1,33 +1,41 @@
-// Linear maps whose products have factors in fp8 (model.linear_compute): inputs and weights in e4m3, gradients in e5m2,
-// each divided by a scale of its row, or of the whole, so that its largest value is the format's; sums in fp32. On a
-// GPU through its tensor cores; on a CPU the same values are multiplied in fp32 (docs/numerics.md).
+// Linear maps whose products have factors in fp8 (model.linear_compute): inputs and weights in e4m3, gradients in e5m2
+// (common/fp8_factor.h); sums in fp32. On a GPU through its tensor cores; on a CPU the same values are multiplied in
+// fp32 (docs/numerics.md).
 //
-// Shape letters: R rows, I inputs, O outputs.
+// Weights and biases are those of the parameters; they enter as they are in the dtype of x, and their gradients have
+// the parameters' dtype. Shape letters: R rows, I inputs, O outputs, F width of a feed-forward.
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <string_view>
 #include <vector>
 
 namespace vmoba::model {
 
+struct Linear;
 struct ModelConfig;
-struct KeptMap;
 
-// Whether a block's map computes in fp8. Throws Error(kInput) where it should and this GPU cannot.
-bool takes_fp8(const ModelConfig& config, const at::Tensor& x, const KeptMap& map);
+// Whether a block's map, called `name`, computes in fp8. Throws Error(kInput) where it should and this GPU cannot.
+bool takes_fp8(const ModelConfig& config, const at::Tensor& x, const Linear& map, std::string_view name);
 
-// x W^T + bias of several maps of one input [..., I], in the dtype of x; differentiable once. Results that are `known`
-// (defined) are taken.
-std::vector<at::Tensor> fp8_linears(const ModelConfig& config, const at::Tensor& x,
-                                    const std::vector<at::Tensor>& weights, const std::vector<at::Tensor>& biases,
-                                    const std::vector<at::Tensor>& known);
-
-// A factor: values [rows, K] in fp8, scale [rows, 1] or [1, 1].
-struct Fp8Factor {
-  at::Tensor values, scale;
+// What a product leaves beside its results for the same product in a second run: the largest scale of its input's rows.
+// In a second run `results` are known (defined); a first run leaves `largest`.
+struct Fp8Known {
+  std::vector<at::Tensor> results;
+  at::Tensor largest;
 };
-// Of x [rows, K], or of its transpose [K, rows] with zeros up to a multiple of 16 rows of x.
-Fp8Factor fp8_factor(const at::Tensor& x, at::ScalarType format, bool by_row);
-Fp8Factor fp8_transposed(const at::Tensor& x, at::ScalarType format, bool by_row);
+
+// x W^T + bias of several maps of one input [..., I], in the dtype of x; differentiable once. Results that are known
+// are taken.
+std::vector<at::Tensor> fp8_linears(const at::Tensor& x, const std::vector<at::Tensor>& weights,
+                                    const std::vector<at::Tensor>& biases, Fp8Known& known);
+
+// A feed-forward's two maps with GELU in its tanh form between them. `up` has one result, which is left in it, `down`
+// one or, unknown, none.
+struct Fp8FeedForward {
+  at::Tensor up_weight, up_bias, down_weight, down_bias;
+};
+bool takes_fp8_feed_forward(const Linear& up);
+at::Tensor fp8_feed_forward(const at::Tensor& x, const Fp8FeedForward& maps, Fp8Known& up, Fp8Known& down);
 
 }  // namespace vmoba::model

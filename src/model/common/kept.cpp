@@ -65,15 +65,25 @@ struct KnownLinear : torch::autograd::Function<KnownLinear> {
   }
 };
 
-// Affine maps of one input, whose gradients of it add up within their products. Results that are known are taken.
+// dy^T x in `dtype`. The sums are rounded into it once.
+at::Tensor gradient_of_weight(const at::Tensor& dy_RO, const at::Tensor& x_RI, at::ScalarType dtype) {
+  return dtype == dy_RO.scalar_type() ? at::mm(dy_RO.t(), x_RI) : at::mm(dy_RO.t(), x_RI, dtype);
+}
+
+// The functions below take weights and biases as their parameters are; gradients have the parameters' dtype. Affine
+// maps of one input, whose gradients of it add up within their products. Results that are known are taken.
 struct FusedLinears : torch::autograd::Function<FusedLinears> {
   static variable_list forward(AutogradContext* context, const at::Tensor& x, at::TensorList weights,
                                at::TensorList biases, const variable_list& known) {
+    const at::ScalarType dtype = x.scalar_type();
     variable_list saved = {x}, out;
-    saved.insert(saved.end(), weights.begin(), weights.end());
+    for (size_t i = 0; i < weights.size(); ++i) {
+      saved.push_back(weights[i].detach().to(dtype));
+      out.push_back(known[i].defined() ? known[i] : at::linear(x, saved.back(), biases[i].detach().to(dtype)));
+    }
     context->save_for_backward(std::move(saved));
-    for (size_t i = 0; i < weights.size(); ++i)
-      out.push_back(known[i].defined() ? known[i] : at::linear(x, weights[i], biases[i]));
+    context->saved_data["weight"] = weights[0].scalar_type();
+    context->saved_data["bias"] = biases[0].scalar_type();
     return out;
   }
 
@@ -92,8 +102,9 @@ struct FusedLinears : torch::autograd::Function<FusedLinears> {
         else
           dx_RI = at::mm(dy_RO, saved[1 + i]);
       }
-      out[1 + i] = at::mm(dy_RO.t(), x_RI);
-      out[1 + maps + i] = dy_RO.sum(0);
+      out[1 + i] = gradient_of_weight(dy_RO, x_RI, context->saved_data["weight"].toScalarType());
+      if (context->needs_input_grad(1 + maps + i))
+        out[1 + maps + i] = at::sum(dy_RO, 0, /*keepdim=*/false, context->saved_data["bias"].toScalarType());
     }
     if (dx_RI.defined()) out[0] = dx_RI.view(saved[0].sizes());
     return out;
@@ -104,9 +115,11 @@ struct FusedLinears : torch::autograd::Function<FusedLinears> {
 struct FusedGeluLinear : torch::autograd::Function<FusedGeluLinear> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
                             const at::Tensor& bias, const std::optional<at::Tensor>& known) {
-    const at::Tensor activated = at::gelu(x, "tanh");
-    context->save_for_backward({x, activated, weight});
-    return known ? *known : at::linear(activated, weight, bias);
+    const at::Tensor activated = at::gelu(x, "tanh"), factor = weight.detach().to(x.scalar_type());
+    context->save_for_backward({x, activated, factor});
+    context->saved_data["weight"] = weight.scalar_type();
+    context->saved_data["bias"] = bias.scalar_type();
+    return known ? *known : at::linear(activated, factor, bias.detach().to(x.scalar_type()));
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
@@ -116,8 +129,9 @@ struct FusedGeluLinear : torch::autograd::Function<FusedGeluLinear> {
     const at::Tensor dy_RO = rows_of(gradients[0]);
     variable_list out(4);
     if (context->needs_input_grad(0)) out[0] = product_through_gelu(dy_RO, weight_OI, rows_of(x)).view(x.sizes());
-    out[1] = at::mm(dy_RO.t(), rows_of(activated));
-    out[2] = dy_RO.sum(0);
+    out[1] = gradient_of_weight(dy_RO, rows_of(activated), context->saved_data["weight"].toScalarType());
+    if (context->needs_input_grad(2))
+      out[2] = at::sum(dy_RO, 0, /*keepdim=*/false, context->saved_data["bias"].toScalarType());
     return out;
   }
 };
@@ -125,7 +139,32 @@ struct FusedGeluLinear : torch::autograd::Function<FusedGeluLinear> {
 // Adapters and frozen maps go the plain way.
 bool takes_fused(const ModelConfig& config, const at::Tensor& x, const Linear& map) {
   return takes_kernels(config, x) && !map.adapter.a.defined() && map.weight.requires_grad() &&
-         map.bias.requires_grad() && map.weight.size(0) % 8 == 0 && map.weight.size(1) % 8 == 0;
+         map.weight.size(0) % 8 == 0 && map.weight.size(1) % 8 == 0;
+}
+
+// The weight as the functions of several maps take it: the parameter, or what a frozen one stands for.
+at::Tensor parameter_of(const Linear& map, at::ScalarType dtype) {
+  return std::holds_alternative<CastWeight>(map.recipe) ? map.weight : weight_in(map, dtype);
+}
+
+Fp8Known fetch_fp8(const KeptMap& map, const Kept& kept) {
+  const std::vector<at::Tensor> found = kept.fetch_all(map.name);
+  return found.empty() ? Fp8Known{{at::Tensor()}, {}} : Fp8Known{{found.at(0)}, found.at(1)};
+}
+
+std::vector<at::Tensor> kept_fp8_linears(const at::Tensor& x, const std::vector<KeptMap>& maps, Kept& kept) {
+  variable_list weights, biases;
+  Fp8Known known;
+  for (const KeptMap& map : maps) {
+    weights.push_back(parameter_of(map.map, x.scalar_type()));
+    biases.push_back(map.map.bias);
+    const Fp8Known one = fetch_fp8(map, kept);
+    known.results.push_back(one.results[0]);
+    if (one.largest.defined()) known.largest = one.largest;
+  }
+  std::vector<at::Tensor> out = fp8_linears(x, weights, biases, known);
+  for (size_t i = 0; i < maps.size(); ++i) kept.keep(maps[i].name, {out[i], known.largest});
+  return out;
 }
 
 at::Tensor known_linear(const at::Tensor& x, const Linear& map, const at::Tensor& known) {
@@ -150,17 +189,17 @@ std::vector<at::Tensor> kept_linears(const ModelConfig& config, const at::Tensor
   const auto all = [&](const auto& takes) {
     return std::all_of(maps.begin(), maps.end(), [&](const KeptMap& map) { return takes(map); });
   };
-  const bool fp8 = all([&](const KeptMap& map) { return takes_fp8(config, x, map); });
+  if (all([&](const KeptMap& map) { return takes_fp8(config, x, map.map, map.name); }))
+    return kept_fp8_linears(x, maps, kept);
   std::vector<at::Tensor> out;
-  if (fp8 || all([&](const KeptMap& map) { return takes_fused(config, x, map.map); })) {
+  if (all([&](const KeptMap& map) { return takes_fused(config, x, map.map); })) {
     variable_list weights, biases, known;
     for (const KeptMap& map : maps) {
-      weights.push_back(weight_in(map.map, x.scalar_type()));
-      biases.push_back(map.map.bias.to(x.scalar_type()));
+      weights.push_back(parameter_of(map.map, x.scalar_type()));
+      biases.push_back(map.map.bias);
       known.push_back(kept.fetch(map.name));
     }
-    out = fp8 ? fp8_linears(config, x, weights, biases, known)
-              : FusedLinears::apply(x, at::TensorList(weights), at::TensorList(biases), known);
+    out = FusedLinears::apply(x, at::TensorList(weights), at::TensorList(biases), known);
   } else {
     for (const KeptMap& map : maps) out.push_back(plain_linear(x, map, kept));
   }
@@ -173,13 +212,26 @@ at::Tensor kept_linear(const ModelConfig& config, const at::Tensor& x, const Kep
 }
 
 at::Tensor kept_gelu_linear(const ModelConfig& config, const at::Tensor& x, const KeptMap& map, Kept& kept) {
-  if (takes_fp8(config, x, map) || !takes_fused(config, x, map.map))
+  if (takes_fp8(config, x, map.map, map.name) || !takes_fused(config, x, map.map))
     return kept_linear(config, at::gelu(x, "tanh"), map, kept);
   std::optional<at::Tensor> known;
   if (const at::Tensor found = kept.fetch(map.name); found.defined()) known = found;
-  const at::ScalarType dtype = x.scalar_type();
-  at::Tensor out = FusedGeluLinear::apply(x, weight_in(map.map, dtype), map.map.bias.to(dtype), known);
+  at::Tensor out = FusedGeluLinear::apply(x, parameter_of(map.map, x.scalar_type()), map.map.bias, known);
   kept.keep(map.name, out);
+  return out;
+}
+
+at::Tensor kept_feed_forward(const ModelConfig& config, const at::Tensor& x, const KeptMap& up, const KeptMap& down,
+                             Kept& kept) {
+  const auto takes = [&](const KeptMap& map) { return takes_fp8(config, x, map.map, map.name); };
+  if (!takes(up) || !takes(down) || !takes_fp8_feed_forward(up.map))
+    return kept_gelu_linear(config, kept_linear(config, x, up, kept), down, kept);
+  const at::ScalarType dtype = x.scalar_type();
+  Fp8Known of_up = fetch_fp8(up, kept), of_down = fetch_fp8(down, kept);
+  at::Tensor out = fp8_feed_forward(
+      x, {parameter_of(up.map, dtype), up.map.bias, parameter_of(down.map, dtype), down.map.bias}, of_up, of_down);
+  kept.keep(up.name, {of_up.results[0], of_up.largest});
+  kept.keep(down.name, {out, of_down.largest});
   return out;
 }
 

@@ -27,6 +27,9 @@ std::vector<at::Tensor> kept_linears(const ModelConfig& config, const at::Tensor
                                      Kept& kept);
 // linear(gelu(x), map) with GELU in its tanh form. On a GPU its derivative is part of a product.
 at::Tensor kept_gelu_linear(const ModelConfig& config, const at::Tensor& x, const KeptMap& map, Kept& kept);
+// kept_gelu_linear(kept_linear(x, up), down).
+at::Tensor kept_feed_forward(const ModelConfig& config, const at::Tensor& x, const KeptMap& up, const KeptMap& down,
+                             Kept& kept);
 
 // attend(tape): attention calls (attention/attention.h), whose results are kept as `name`.
 at::Tensor kept_attention(const std::function<at::Tensor(attention::ResultTape*)>& attend, Kept& kept,

@@ -68,8 +68,9 @@ at::Tensor stream_end(const at::Tensor& x_BSE, const at::Tensor& attended_BSE, c
   const at::Tensor out_BSE = kept_linear(config, attended_BSE, {weights.to_out, names.to_out}, kept);
   const at::Tensor with_BSE = gated_sum(config, x_BSE, out_BSE, parts[2]);
   const at::Tensor norm_BSE = modulated_norm(config, with_BSE, parts[4], parts[3]);
-  const at::Tensor up_BSF = kept_linear(config, norm_BSE, {weights.up, names.up}, kept);
-  return gated_sum(config, with_BSE, kept_gelu_linear(config, up_BSF, {weights.down, names.down}, kept), parts[5]);
+  const at::Tensor fed_BSE =
+      kept_feed_forward(config, norm_BSE, {weights.up, names.up}, {weights.down, names.down}, kept);
+  return gated_sum(config, with_BSE, fed_BSE, parts[5]);
 }
 
 }  // namespace

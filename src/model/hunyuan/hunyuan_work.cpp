@@ -62,10 +62,10 @@ std::vector<ForwardWork> hunyuan_forward_work(const ModelConfig& config, const a
 }
 
 // A double block keeps, besides its input: the normed input, q and k before their norms, q, k and v of both streams,
-// the attended rows, their map, the sum with it, its norm, the feed-forward's hidden rows before and after GELU, its
-// result. At the end of forward the result lies beside these in the parts that it was put together of, with q, k and v
-// of the video stream and the gradient of the result; in backward of the feed-forward, all but its result, with three
-// of its width and three hidden ones.
+// the attended rows, their map, the sum with it, its norm, the feed-forward's hidden rows before and after GELU (in fp8
+// before it alone), its result. At the end of forward the result lies beside these in the parts that it was put
+// together of, with q, k and v of the video stream and the gradient of the result; in backward of the feed-forward, all
+// but its result, with three of its width and three hidden ones.
 //
 // A single block keeps the normed input, q, k, v, q and k behind their norms, hidden rows, the attended ones joined
 // with the activated hidden ones, and their map. In backward of that map its input is there twice (the gradient, and
@@ -82,6 +82,12 @@ std::vector<BlockActivations> hunyuan_activations(const ModelConfig& config) {
   if (hunyuan_of(config).single_layers > 0)
     out.push_back({hunyuan_of(config).single_layers, width, 10 * width + 2 * ffn, 12 * width + 3 * ffn,
                    /*with_text=*/true, 11 * width + 4 * ffn, 17 * width + 3 * ffn});
+  if (config.linear_compute == "fp8") {
+    out[0].kept -= ffn;
+    const bool all = config.fp8_maps == "all";
+    add_quantising({(all ? 3 : 1) * width, (all ? 5 : 1) * width, ffn}, out[0]);
+    if (all && out.size() > 1) add_quantising({2 * width + ffn, 4 * width + ffn, 0}, out[1]);
+  }
   return out;
 }
 

@@ -84,8 +84,9 @@ at::Tensor wan_block(const WanBlockInput& input, const WanBlockWeights& weights,
   x_BSE = x_BSE + cross_attention_branch(norm2_BSE, text_BLE, image_BIE, weights.attn2, config, kept);
 
   const at::Tensor norm3_BSE = modulated_norm(config, x_BSE, scale_ffn, shift_ffn);
-  const at::Tensor up_BSF = kept_linear(config, norm3_BSE, {weights.ffn_up, "ffn.net.0.proj"}, kept);
-  return gated_sum(config, x_BSE, kept_gelu_linear(config, up_BSF, {weights.ffn_down, "ffn.net.2"}, kept), gate_ffn);
+  const at::Tensor fed_BSE =
+      kept_feed_forward(config, norm3_BSE, {weights.ffn_up, "ffn.net.0.proj"}, {weights.ffn_down, "ffn.net.2"}, kept);
+  return gated_sum(config, x_BSE, fed_BSE, gate_ffn);
 }
 
 }  // namespace vmoba::model

@@ -68,9 +68,9 @@ std::vector<ForwardWork> wan_forward_work(const ModelConfig& config, const atten
 
 // A block keeps, besides its input: the normed input, q and k before and after their norms, v, the attended rows, their
 // map and the sum with it; the norm of that, q of the text before and after its norm, the rows attended to the text,
-// the sum with their map; its norm, the feed-forward's hidden rows before and after GELU, its result. Without the norm
-// before the text there is one less. In backward of the feed-forward all but its result are there, with the block's
-// result, two gradients of its width and a third hidden one. The text's rows are few.
+// the sum with their map; its norm, the feed-forward's hidden rows before and after GELU (in fp8 before it alone), its
+// result. Without the norm before the text there is one less. In backward of the feed-forward all but its result are
+// there, with the block's result, two gradients of its width and a third hidden one. The text's rows are few.
 //
 // Forward moves 2 rows of the width for each of three norms, 2 for each of three norms of heads, 3 for each of three
 // sums with a residual, and the hidden rows twice for GELU. In backward a norm moves 3, a gated sum 3, and what comes
@@ -79,8 +79,19 @@ std::vector<BlockActivations> wan_activations(const ModelConfig& config) {
   const WanConfig& wan = config.own<WanConfig>();
   const double width = double(config.heads * config.head_dim), ffn = double(wan.ffn_dim);
   const double kept = wan.cross_attn_norm ? 15 : 14;  // beside input, hidden rows and result
-  return {{config.layers, width, (kept + 2) * width + 2 * ffn, (kept + 3) * width + 3 * ffn, /*with_text=*/false,
-           21 * width + 2 * ffn, 33 * width + 3 * ffn}};
+  BlockActivations block{config.layers,
+                         width,
+                         (kept + 2) * width + 2 * ffn,
+                         (kept + 3) * width + 3 * ffn,
+                         /*with_text=*/false,
+                         21 * width + 2 * ffn,
+                         33 * width + 3 * ffn};
+  if (config.linear_compute == "fp8") {
+    block.kept -= ffn;
+    const bool all = config.fp8_maps == "all";
+    add_quantising({(all ? 5 : 1) * width, (all ? 7 : 1) * width, ffn}, block);
+  }
+  return {block};
 }
 
 }  // namespace vmoba::model

@@ -82,6 +82,12 @@ double cast_bytes(const RootConfig& config) {
   return kept == "packed" || kept == "fp8" ? kUnpackBytes : kCastBytes;
 }
 
+// Whether the map whose result has this name in its block does; maps without a kept result are few rows.
+bool computes_in_fp8(const model::ModelConfig& config, const std::string& name) {
+  if (config.linear_compute != "fp8" || name.empty()) return false;
+  return config.fp8_maps == "all" || name.starts_with("ff");
+}
+
 class Sum {
  public:
   Sum(const RootConfig& config, const model::RecomputePlan& plan)
@@ -104,10 +110,14 @@ class Sum {
     if (block_.empty()) return -1;
     return number_.emplace(block_, int64_t(number_.size())).first->second;
   }
+  // The name of a piece's result within its block.
+  std::string name_of(const model::ForwardWork& piece) const {
+    return piece.result.empty() ? "" : piece.result.substr(block_.size());
+  }
   bool again(int64_t block, const model::ForwardWork& piece) const {
     if (block < 0) return false;
     const model::RecomputePolicy policy = plan_.of_block(block);
-    return policy.enabled && (piece.result.empty() || !policy.kept.contains(piece.result.substr(block_.size())));
+    return policy.enabled && (piece.result.empty() || !policy.kept.contains(name_of(piece)));
   }
   const StepSeconds& seconds() const { return seconds_; }
 
@@ -149,6 +159,8 @@ KernelRates h200_rates() {
   // The profile of a step at 55,296 tokens: 603 ms for 415 TFLOP of products, 86 ms for 18 of cross attention, 15 of
   // 1,218 ms idle, 30 blocks.
   out.products = 690e12;
+  // "Products in fp8": 288 ms of a step for the same.
+  out.fp8_products = 1440e12;
   out.few_keys = 212e12;
   out.gaps = 15e-3 / 30;
   // "55,296 tokens": 29.6 of 117.4 ms, and 40.7 of 142.8 with heads of 64, for 18.8 TFLOP forward. "118,800 tokens":
@@ -199,7 +211,8 @@ StepSeconds sample_seconds(const RootConfig& config, const attention::Grid& grid
     const bool adapted = found != adapters.end();
     reached |= adapted;
     const double gradients = !reached ? 0 : !frozen ? 2 : piece.on_tokens ? 1 : 0;
-    const double once = piece.flops * wave_cost(piece) / rates.products;
+    const bool fp8 = computes_in_fp8(m, sum.name_of(piece));
+    const double once = piece.flops * wave_cost(piece) / (fp8 ? rates.fp8_products : rates.products);
     sum.add(&StepSeconds::products, {once, gradients * once}, again);
     const double values = piece.rows > 0 ? piece.flops / (2 * piece.rows) : 0;
     sum.add(&StepSeconds::weights, {cast * values / rates.bytes, 0}, again);

@@ -1,6 +1,6 @@
 // How long training takes a GPU, from the configuration alone: the FLOPs and bytes of a sample by kind of kernel, each
 // at the rate that kernels of that kind were measured to reach on an H200 (docs/benchmarks.md). None of the rates is
-// fitted to whole steps. Products in fp8 count as those in bf16, which they beat by 2 %.
+// fitted to whole steps.
 #pragma once
 #include <string>
 
@@ -22,6 +22,7 @@ struct KernelRates {
     Pairs at(int64_t tokens) const;
   };
   double products;              // of bf16 matrices, within a step
+  double fp8_products;          // model.linear_compute fp8
   Attention full, full_narrow;  // cuDNN, heads of 128 and of 64
   // Sparse: each query by itself; cubes that choose together, of 64 tokens and of 128.
   Attention rows, pieces, pairs;
