@@ -70,8 +70,9 @@ TEST_CASE("the time of a step is what an H200 took") {
       {"1.3b", {}, clip, 0.194, 1.692, 0.05},
       {"1.3b", {}, clip, 0.073, 1.228, 0.05},
       {"1.3b", cubes("[4, 4, 4]"), clip, 0.2, 1.803, 0.05},
-      {"1.3b", cubes("[4, 4, 4]"), clip, 0.05, 1.175, 0.05},
-      {"1.3b", {}, few, 0.2, 0.297, 0.05},
+      {"1.3b", cubes("[4, 4, 4]"), clip, 0.05, 1.117, 0.05},
+      {"1.3b", cubes("[4, 4, 4]", {"model.linear_compute=fp8"}), clip, 0.05, 0.900, 0.05},
+      {"1.3b", {}, few, 0.2, 0.281, 0.05},
       {"1.3b", cubes("[3, 5, 4]"), many, 0.2, 3.16, 0.05},
       {"1.3b", cubes("[7, 4, 2]"), long_clip, 0.2, 17.4, 0.07},
       {"14b", cubes("[3, 5, 4]", {lora, fp8, block}), of_14b, 0.2, 6.44, 0.05},
@@ -101,7 +102,7 @@ TEST_CASE("the time of a step is what an H200 took") {
 
 TEST_CASE("the time of a step by hand: products, attention, what is computed again") {
   KernelRates rates{};
-  rates.products = rates.few_keys = rates.muon = 1e12;
+  rates.products = rates.fp8_products = rates.few_keys = rates.muon = 1e12;
   rates.full = rates.full_narrow = rates.rows = rates.pieces = rates.pairs = {{1e12, 1e12}, {1e12, 1e12}};
   rates.bytes = rates.cells = 1e30;
   const attention::Grid grid{24, 36, 64};

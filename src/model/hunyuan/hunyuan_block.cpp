@@ -65,12 +65,13 @@ Qkv stream_qkv(const at::Tensor& x_BSE, const StreamWeights& weights, const Head
 // feed-forward.
 at::Tensor stream_end(const at::Tensor& x_BSE, const at::Tensor& attended_BSE, const std::vector<at::Tensor>& parts,
                       const StreamWeights& weights, const HeadNames& names, const ModelConfig& config, Kept& kept) {
-  const at::Tensor out_BSE = kept_linear(config, attended_BSE, {weights.to_out, names.to_out}, kept);
-  const at::Tensor with_BSE = gated_sum(config, x_BSE, out_BSE, parts[2]);
-  const at::Tensor norm_BSE = modulated_norm(config, with_BSE, parts[4], parts[3]);
-  const at::Tensor fed_BSE =
-      kept_feed_forward(config, norm_BSE, {weights.up, names.up}, {weights.down, names.down}, kept);
-  return gated_sum(config, with_BSE, fed_BSE, parts[5]);
+  const bool sums = sums_for_biases(config, x_BSE);
+  const Linear to_out = without_bias_gradient(weights.to_out, sums), down = without_bias_gradient(weights.down, sums);
+  const at::Tensor out_BSE = kept_linear(config, attended_BSE, {to_out, names.to_out}, kept);
+  const auto [with_BSE, norm_BSE] =
+      sum_norm(config, {x_BSE, out_BSE, parts[2], weights.to_out.bias}, {parts[4], parts[3]});
+  const at::Tensor fed_BSE = kept_feed_forward(config, norm_BSE, {weights.up, names.up}, {down, names.down}, kept);
+  return gated_sum(config, with_BSE, fed_BSE, parts[5], weights.down.bias);
 }
 
 }  // namespace
@@ -85,16 +86,17 @@ at::Tensor hunyuan_double_block(const HunyuanBlockInput& input, const DoubleBloc
   for (at::Tensor& rows_BGE : of_video) rows_BGE = share.video().own_runs(rows_BGE);
   const std::vector<at::Tensor> of_text = modulation(last_run(input.vec_BGE), weights.text_modulation, 6, dtype);
 
-  const Qkv video = stream_qkv(modulated_norm(config, video_BSE, of_video[1], of_video[0]), weights.video, kVideoNames,
+  const SumAndNorm of_video_rows = norm_beside(config, video_BSE, of_video[1], of_video[0]),
+                   of_text_rows = norm_beside(config, text_BLE, of_text[1], of_text[0]);
+  const Qkv video = stream_qkv(of_video_rows.norm_BSE, weights.video, kVideoNames,
                                context.rope_ZP.narrow(0, 0, video_BSE.size(1)), config, kept);
-  const Qkv text =
-      stream_qkv(modulated_norm(config, text_BLE, of_text[1], of_text[0]), weights.text, kTextNames, {}, config, kept);
+  const Qkv text = stream_qkv(of_text_rows.norm_BSE, weights.text, kTextNames, {}, config, kept);
   const at::Tensor attended_BZE =
       joint_attention(at::cat({video.q_BSND, text.q_BSND}, 1), at::cat({video.k_BSND, text.k_BSND}, 1),
                       at::cat({video.v_BSND, text.v_BSND}, 1), weights.learnt, context, kept);
   const auto [attended_BSE, attended_BLE] = share.split(attended_BZE);
-  return at::cat({stream_end(video_BSE, attended_BSE, of_video, weights.video, kVideoNames, config, kept),
-                  stream_end(text_BLE, attended_BLE, of_text, weights.text, kTextNames, config, kept)},
+  return at::cat({stream_end(of_video_rows.sum_BSE, attended_BSE, of_video, weights.video, kVideoNames, config, kept),
+                  stream_end(of_text_rows.sum_BSE, attended_BLE, of_text, weights.text, kTextNames, config, kept)},
                  1);
 }
 

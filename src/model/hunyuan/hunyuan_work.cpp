@@ -78,7 +78,7 @@ std::vector<BlockActivations> hunyuan_activations(const ModelConfig& config) {
   const double end_of_forward = 17 * width + 2 * ffn, feed_forward = 13 * width + 3 * ffn;
   std::vector<BlockActivations> out = {{config.layers, width, 12 * width + 2 * ffn,
                                         std::max(end_of_forward, feed_forward), /*with_text=*/true,
-                                        22 * width + 2 * ffn, 38 * width + 3 * ffn}};
+                                        21 * width + 2 * ffn, 33 * width + 3 * ffn}};
   if (hunyuan_of(config).single_layers > 0)
     out.push_back({hunyuan_of(config).single_layers, width, 10 * width + 2 * ffn, 12 * width + 3 * ffn,
                    /*with_text=*/true, 11 * width + 4 * ffn, 17 * width + 3 * ffn});

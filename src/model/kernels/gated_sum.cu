@@ -23,13 +23,14 @@ __global__ void __launch_bounds__(kMaxThreads) forward_kernel(GatedSum call, Chu
 }
 
 template <int V>
-__global__ void __launch_bounds__(kMaxThreads) backward_kernel(GatedSumBackward call, Chunks chunks, float* dgate) {
+__global__ void __launch_bounds__(kMaxThreads)
+    backward_kernel(GatedSumBackward call, Chunks chunks, float* dgate, float* dbias) {
   const Place place(chunks, call.rows.width);
 #pragma unroll
   for (int v = 0; v < V; ++v) {
     if (!place.has(v)) continue;
     const Values gate = load_floats(call.gate + place.run * place.width + place.column(v));
-    Values gate_sum = {};
+    Values gate_sum = {}, bias_sum = {};
 #pragma unroll 4
     for (int64_t row = place.begin; row < place.end; ++row) {
       const int64_t at = row * place.width + place.column(v);
@@ -39,10 +40,13 @@ __global__ void __launch_bounds__(kMaxThreads) backward_kernel(GatedSumBackward 
       for (int i = 0; i < kLanes; ++i) {
         gate_sum.v[i] += dy.v[i] * branch.v[i];
         dy.v[i] *= gate.v[i];
+        bias_sum.v[i] += dy.v[i];
       }
       store(call.dbranch, at, dy);
     }
-    if (dgate != nullptr) store_floats(dgate + int64_t(blockIdx.x) * place.width + place.column(v), gate_sum);
+    const int64_t at = int64_t(blockIdx.x) * place.width + place.column(v);
+    if (dgate != nullptr) store_floats(dgate + at, gate_sum);
+    if (dbias != nullptr) store_floats(dbias + at, bias_sum);
   }
 }
 
@@ -95,15 +99,20 @@ cudaError_t gated_sum(const GatedSum& call, cudaStream_t stream) {
 cudaError_t gated_sum_backward(const GatedSumBackward& call, cudaStream_t stream) {
   if (!valid(call.rows) || !aligned(call.branch, call.dy, call.gate, call.dbranch)) return cudaErrorInvalidValue;
   const Chunks chunks = backward_chunks(call.rows);
-  if (call.dgate != nullptr && !(aligned(call.dgate) && ColumnSums::has_room(chunks, call.workspace)))
-    return cudaErrorInvalidValue;
+  for (const float* columns : {call.dgate, call.dbias})
+    if (columns != nullptr && !(aligned(columns) && ColumnSums::has_room(chunks, call.workspace)))
+      return cudaErrorInvalidValue;
   const BlockShape shape = block_shape(call.rows.width);
   const ColumnSums gate(call.rows, chunks, 0, call.workspace, call.dgate);
+  const ColumnSums bias(call.rows, chunks, 1, call.workspace, call.dbias);
   const cudaError_t error = with_vectors(shape.vectors, [&](auto vectors) {
-    backward_kernel<vectors()><<<unsigned(chunks.blocks), shape.threads, 0, stream>>>(call, chunks, gate.partial);
+    backward_kernel<vectors()>
+        <<<unsigned(chunks.blocks), shape.threads, 0, stream>>>(call, chunks, gate.partial, bias.partial);
     return cudaGetLastError();
   });
-  return error != cudaSuccess ? error : gate.finish(call.rows, chunks, stream);
+  if (error != cudaSuccess) return error;
+  const cudaError_t finished = gate.finish(call.rows, chunks, stream);
+  return finished != cudaSuccess ? finished : bias.finish(call.rows, chunks, stream);
 }
 
 }  // namespace vmoba::pointwise

@@ -53,6 +53,34 @@ struct LayerNormBackward {
 };
 cudaError_t layer_norm_backward(const LayerNormBackward& call, cudaStream_t stream);
 
+// A residual and the norm of what comes of it: sum = x + branch * gate, y = layer_norm(sum). Both have one number of
+// runs.
+constexpr int32_t kMaxSumNormWidth = 4096;
+struct SumNorm {
+  Rows rows;  // of at most kMaxSumNormWidth columns
+  float eps = 1e-6f, offset = 1;
+  const void *x = nullptr, *branch = nullptr;
+  const float* gate = nullptr;  // null: 1
+  const float *scale = nullptr, *shift = nullptr;
+  void *sum = nullptr, *y = nullptr;
+  float *mean = nullptr, *rstd = nullptr;  // [rows], for backward
+};
+cudaError_t sum_norm(const SumNorm& call, cudaStream_t stream);
+
+struct SumNormBackward {
+  Rows rows;
+  float offset = 1;
+  const void *sum = nullptr, *dsum = nullptr, *dy = nullptr;  // dsum: of the sum's uses beside the norm
+  const void* branch = nullptr;                               // read where there is a gate
+  const float *gate = nullptr, *scale = nullptr, *mean = nullptr, *rstd = nullptr;
+  void* dx = nullptr;
+  void* dbranch = nullptr;   // written where there is a gate; else it is dx
+  float* columns = nullptr;  // [4, runs, width]: of scale, of shift, dbranch summed over rows, of the gate (if any)
+  void* workspace = nullptr;
+};
+size_t sum_norm_workspace_bytes(const Rows& rows);
+cudaError_t sum_norm_backward(const SumNormBackward& call, cudaStream_t stream);
+
 // n = bf16(x / sqrt(mean(x^2) + eps) * weight) over the whole row; with a table, neighbouring columns are then rotated:
 // y = (a + ib) * e, where pair p of a head of row r takes e = table[(r / rows_per_place) % table_rows][p]. One run.
 struct RmsNorm {
@@ -80,6 +108,7 @@ struct RmsNormBackward {
   float* dweight = nullptr;  // may be null
   void* workspace = nullptr;
   int64_t rows_per_place = 1;
+  float* dbias = nullptr;  // [width]: dx summed over rows; may be null
 };
 cudaError_t rms_norm_backward(const RmsNormBackward& call, cudaStream_t stream);
 
@@ -100,6 +129,7 @@ struct GatedSumBackward {
   void* dbranch = nullptr;
   float* dgate = nullptr;  // may be null
   void* workspace = nullptr;
+  float* dbias = nullptr;  // [runs, width]: dbranch summed over a run's rows; may be null
 };
 cudaError_t gated_sum_backward(const GatedSumBackward& call, cudaStream_t stream);
 

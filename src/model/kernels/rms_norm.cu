@@ -59,12 +59,13 @@ __global__ void __launch_bounds__(kMaxThreads) forward_kernel(RmsNorm call, Chun
 
 // dx = rstd (g - n mean(g n)) with n = x rstd and g = dn weight, dn the gradient before the rotation.
 template <int V>
-__global__ void __launch_bounds__(kMaxThreads) backward_kernel(RmsNormBackward call, Chunks chunks, float* dweight) {
+__global__ void __launch_bounds__(kMaxThreads)
+    backward_kernel(RmsNormBackward call, Chunks chunks, float* dweight, float* dbias) {
   __shared__ BlockSum<1>::Storage storage;
   BlockSum<1> sum(storage);
   const Place place(chunks, call.rows.width);
   const float inverse_width = 1.0f / float(place.width);
-  Values weight[V], weight_sum[V] = {};
+  Values weight[V], weight_sum[V] = {}, bias_sum[V] = {};
 #pragma unroll
   for (int v = 0; v < V; ++v)
     if (place.has(v)) weight[v] = load_floats(call.weight + place.column(v));
@@ -93,14 +94,20 @@ __global__ void __launch_bounds__(kMaxThreads) backward_kernel(RmsNormBackward c
     for (int v = 0; v < V; ++v) {
       if (!place.has(v)) continue;
 #pragma unroll
-      for (int i = 0; i < kLanes; ++i) g[v].v[i] = rstd * (g[v].v[i] - n[v].v[i] * (product[0] * inverse_width));
+      for (int i = 0; i < kLanes; ++i) {
+        g[v].v[i] = rstd * (g[v].v[i] - n[v].v[i] * (product[0] * inverse_width));
+        bias_sum[v].v[i] += g[v].v[i];
+      }
       store(call.dx, row * place.width + place.column(v), g[v]);
     }
   });
-  if (dweight == nullptr) return;
 #pragma unroll
-  for (int v = 0; v < V; ++v)
-    if (place.has(v)) store_floats(dweight + int64_t(blockIdx.x) * place.width + place.column(v), weight_sum[v]);
+  for (int v = 0; v < V; ++v) {
+    if (!place.has(v)) continue;
+    const int64_t at = int64_t(blockIdx.x) * place.width + place.column(v);
+    if (dweight != nullptr) store_floats(dweight + at, weight_sum[v]);
+    if (dbias != nullptr) store_floats(dbias + at, bias_sum[v]);
+  }
 }
 
 template <typename Call>
@@ -129,15 +136,20 @@ cudaError_t rms_norm_backward(const RmsNormBackward& call, cudaStream_t stream) 
       !aligned(call.x, call.dy, call.weight, call.rstd, call.dx))
     return cudaErrorInvalidValue;
   const Chunks chunks = backward_chunks(call.rows);
-  if (call.dweight != nullptr && !(aligned(call.dweight) && ColumnSums::has_room(chunks, call.workspace)))
-    return cudaErrorInvalidValue;
+  for (const float* columns : {call.dweight, call.dbias})
+    if (columns != nullptr && !(aligned(columns) && ColumnSums::has_room(chunks, call.workspace)))
+      return cudaErrorInvalidValue;
   const BlockShape shape = block_shape(call.rows.width);
   const ColumnSums weight(call.rows, chunks, 0, call.workspace, call.dweight);
+  const ColumnSums bias(call.rows, chunks, 1, call.workspace, call.dbias);
   const cudaError_t error = with_vectors(shape.vectors, [&](auto vectors) {
-    backward_kernel<vectors()><<<unsigned(chunks.blocks), shape.threads, 0, stream>>>(call, chunks, weight.partial);
+    backward_kernel<vectors()>
+        <<<unsigned(chunks.blocks), shape.threads, 0, stream>>>(call, chunks, weight.partial, bias.partial);
     return cudaGetLastError();
   });
-  return error != cudaSuccess ? error : weight.finish(call.rows, chunks, stream);
+  if (error != cudaSuccess) return error;
+  const cudaError_t finished = weight.finish(call.rows, chunks, stream);
+  return finished != cudaSuccess ? finished : bias.finish(call.rows, chunks, stream);
 }
 
 }  // namespace vmoba::pointwise

@@ -72,9 +72,10 @@ std::vector<ForwardWork> wan_forward_work(const ModelConfig& config, const atten
 // result. Without the norm before the text there is one less. In backward of the feed-forward all but its result are
 // there, with the block's result, two gradients of its width and a third hidden one. The text's rows are few.
 //
-// Forward moves 2 rows of the width for each of three norms, 2 for each of three norms of heads, 3 for each of three
-// sums with a residual, and the hidden rows twice for GELU. In backward a norm moves 3, a gated sum 3, and what comes
-// to a residual from both sides 3; the hidden rows of GELU and the sums for biases count together as 3 hidden rows.
+// Forward moves 2 rows of the width for the first norm, 4 for each of two residuals with the norms of their sums, 3 for
+// the last residual, 2 for each of three norms of heads, and the hidden rows twice for GELU. In backward a norm of
+// heads moves 3, a gated sum 3, the first norm 4 with what comes to its input beside it, the residuals with norms 6 and
+// 4; the hidden rows of GELU and the sums for biases count together as 3 hidden rows.
 std::vector<BlockActivations> wan_activations(const ModelConfig& config) {
   const WanConfig& wan = config.own<WanConfig>();
   const double width = double(config.heads * config.head_dim), ffn = double(wan.ffn_dim);
@@ -84,8 +85,8 @@ std::vector<BlockActivations> wan_activations(const ModelConfig& config) {
                          (kept + 2) * width + 2 * ffn,
                          (kept + 3) * width + 3 * ffn,
                          /*with_text=*/false,
-                         21 * width + 2 * ffn,
-                         33 * width + 3 * ffn};
+                         19 * width + 2 * ffn,
+                         26 * width + 3 * ffn};
   if (config.linear_compute == "fp8") {
     block.kept -= ffn;
     const bool all = config.fp8_maps == "all";
