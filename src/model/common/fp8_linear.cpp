@@ -247,10 +247,6 @@ bool takes_fp8(const ModelConfig& config, const at::Tensor& x, const Linear& map
   return true;
 }
 
-bool takes_fp8_feed_forward(const Linear& up) {
-  return up.weight.size(0) <= quantise::kMaxGeluWidth;
-}
-
 std::vector<at::Tensor> fp8_linears(const at::Tensor& x, const std::vector<at::Tensor>& weights,
                                     const std::vector<at::Tensor>& biases, Fp8Known& known) {
   known.results.resize(weights.size());

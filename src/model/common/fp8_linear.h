@@ -35,7 +35,6 @@ std::vector<at::Tensor> fp8_linears(const at::Tensor& x, const std::vector<at::T
 struct Fp8FeedForward {
   at::Tensor up_weight, up_bias, down_weight, down_bias;
 };
-bool takes_fp8_feed_forward(const Linear& up);
 at::Tensor fp8_feed_forward(const at::Tensor& x, const Fp8FeedForward& maps, Fp8Known& up, Fp8Known& down);
 
 }  // namespace vmoba::model

@@ -224,8 +224,7 @@ at::Tensor kept_gelu_linear(const ModelConfig& config, const at::Tensor& x, cons
 at::Tensor kept_feed_forward(const ModelConfig& config, const at::Tensor& x, const KeptMap& up, const KeptMap& down,
                              Kept& kept) {
   const auto takes = [&](const KeptMap& map) { return takes_fp8(config, x, map.map, map.name); };
-  if (!takes(up) || !takes(down) || !takes_fp8_feed_forward(up.map))
-    return kept_gelu_linear(config, kept_linear(config, x, up, kept), down, kept);
+  if (!takes(up) || !takes(down)) return kept_gelu_linear(config, kept_linear(config, x, up, kept), down, kept);
   const at::ScalarType dtype = x.scalar_type();
   Fp8Known of_up = fetch_fp8(up, kept), of_down = fetch_fp8(down, kept);
   at::Tensor out = fp8_feed_forward(

@@ -9,16 +9,19 @@ namespace {
 
 using pointwise::kLanes;
 using pointwise::load;
-using pointwise::rounded;
 using pointwise::Values;
 using pointwise::widen;
 
-constexpr int kMaxThreads = pointwise::kMaxThreads;
-
-// Threads of a block that goes through rows: those that the registers suffice for.
-constexpr int max_threads(Operation operation) {
-  return operation == Operation::kGeluGradient ? kMaxGeluWidth / (4 * kLanes) : kMaxThreads;
+// Threads of a block that goes through rows, with so many vectors of a row for each, and blocks at a time on a
+// multiprocessor: what registers suffice for. Two vectors hold the widths of most feed-forwards.
+constexpr int max_threads(int vectors) {
+  return vectors == 1 ? 256 : vectors == 2 ? 576 : kMaxWidth / (4 * kLanes);
 }
+constexpr int at_a_time(int vectors, bool with_sums) {
+  return vectors == 2 && !with_sums ? 2 : 1;
+}
+constexpr int kMaxThreads = max_threads(2);
+static_assert(kMaxThreads >= max_threads(4));
 
 // Both formats' largest numbers are 1.75 times a power of two.
 static_assert(kLargestE4m3 == 1.75f * 256 && kLargestE5m2 == 1.75f * 32768);
@@ -61,15 +64,39 @@ __device__ float gelu_derivative(float x) {
   return s + x * s * (1.0f - s) * kTwiceBeta * (1.0f + 3.0f * kKappa * square);
 }
 
+__device__ uint4 packed(const Values& x) {
+  uint32_t words[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(x.v[2 * i], x.v[2 * i + 1]);
+    memcpy(&words[i], &pair, sizeof pair);
+  }
+  return make_uint4(words[0], words[1], words[2], words[3]);
+}
+
+// What is quantised, in bf16.
 template <Operation operation>
-__device__ void operate(Values& x, const uint4& before) {
+__device__ uint4 operated(const uint4& x, const uint4& before) {
+  if constexpr (operation == Operation::kNone) return x;
+  Values values = widen(x);
   if constexpr (operation == Operation::kGelu) {
 #pragma unroll
-    for (float& one : x.v) one = rounded(gelu(one));
+    for (float& one : values.v) one = gelu(one);
   } else if constexpr (operation == Operation::kGeluGradient) {
     const Values at = widen(before);
 #pragma unroll
-    for (int i = 0; i < kLanes; ++i) x.v[i] = rounded(x.v[i] * gelu_derivative(at.v[i]));
+    for (int i = 0; i < kLanes; ++i) values.v[i] *= gelu_derivative(at.v[i]);
+  }
+  return packed(values);
+}
+
+__device__ void raise(__nv_bfloat162& largest, const uint4& x) {
+  const uint32_t words[4] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+  for (const uint32_t word : words) {
+    __nv_bfloat162 pair;
+    memcpy(&pair, &word, sizeof pair);
+    largest = __hmax2(largest, __habs2(pair));
   }
 }
 
@@ -118,7 +145,7 @@ __device__ Source source_of(const Rows& call, int column) {
 
 // A block takes a chunk of rows, V vectors of each for a thread; the next row is on its way meanwhile.
 template <int V, Operation operation, bool with_sums>
-__global__ void __launch_bounds__(max_threads(operation))
+__global__ void __launch_bounds__(max_threads(V), at_a_time(V, with_sums))
     rows_kernel(Rows call, int64_t width, int64_t per_block, float* partial) {
   constexpr bool kBefore = operation == Operation::kGeluGradient;
   __shared__ BlockMax::Storage storage;
@@ -139,20 +166,21 @@ __global__ void __launch_bounds__(max_threads(operation))
   }
   float most = 0;
   for (int64_t row = begin; row < end; ++row) {
-    Values x[V];
-    float largest = 0;
+    uint4 x[V];
+    __nv_bfloat162 pair = __float2bfloat162_rn(0.0f);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      x[v] = widen(next[v]);
       if (sources[v].x == nullptr) continue;
-      operate<operation>(x[v], next_before[kBefore ? v : 0]);
+      x[v] = operated<operation>(next[v], next_before[kBefore ? v : 0]);
       if (row + 1 < end) fetch(row + 1, v);
+      raise(pair, x[v]);
+      if constexpr (with_sums) {
+        const Values values = widen(x[v]);
 #pragma unroll
-      for (int i = 0; i < kLanes; ++i) {
-        largest = fmaxf(largest, fabsf(x[v].v[i]));
-        if constexpr (with_sums) sums[v].v[i] += x[v].v[i];
+        for (int i = 0; i < kLanes; ++i) sums[v].v[i] += values.v[i];
       }
     }
+    const float largest = fmaxf(__low2float(pair), __high2float(pair));
     const float scale = scale_of(block_max(largest), call.format), factor = inverse(scale);
     most = fmaxf(most, scale);
     if (threadIdx.x == 0) call.scale[row] = scale;
@@ -160,7 +188,7 @@ __global__ void __launch_bounds__(max_threads(operation))
     for (int v = 0; v < V; ++v)
       if (sources[v].x != nullptr)
         *reinterpret_cast<uint2*>(static_cast<uint8_t*>(call.values) + row * width + column(v)) =
-            narrow(x[v], factor, call.format);
+            narrow(widen(x[v]), factor, call.format);
   }
   if (threadIdx.x == 0) raise(call.largest, most);
   if constexpr (with_sums) {
@@ -222,10 +250,8 @@ __global__ void __launch_bounds__(kThreads) transposed_kernel(Transpose call, co
   uint32_t low[4], high[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    Values values = widen(rows[i]);
-    operate<operation>(values, {});
-    const uint2 packed = narrow(values, factor, call.format);
-    low[i] = packed.x, high[i] = packed.y;
+    const uint2 bytes = narrow(widen(operated<operation>(rows[i], {})), factor, call.format);
+    low[i] = bytes.x, high[i] = bytes.y;
   }
   transpose_words(low);
   transpose_words(high);
@@ -295,31 +321,33 @@ bool valid(const Rows& call, int64_t width) {
         !pointwise::aligned(call.parts[part].x))
       return false;
   if ((call.operation == Operation::kGeluGradient) != (call.before != nullptr)) return false;
-  if (call.before != nullptr &&
-      (call.part_count != 1 || width > kMaxGeluWidth || call.sums == nullptr || !pointwise::aligned(call.before)))
+  if (call.before != nullptr && (call.part_count != 1 || call.sums == nullptr || !pointwise::aligned(call.before)))
     return false;
   if (call.operation == Operation::kGelu && call.sums != nullptr) return false;
   if (call.sums != nullptr && !pointwise::aligned(call.sums, call.workspace)) return false;
   return pointwise::aligned(call.values) && call.scale != nullptr && call.largest != nullptr;
 }
 
-// Rows that a block takes: few partial sums, but enough blocks to fill a GPU.
-pointwise::Chunks chunks_of(int64_t rows, bool with_sums) {
-  const pointwise::Rows all{rows, 1, 1};
-  return with_sums ? pointwise::backward_chunks(all) : pointwise::forward_chunks(all);
+// Rows that a block takes. For sums: few partial ones, but enough blocks to fill a GPU. Else few, but of wide rows
+// enough that their first is not most of what it waits for.
+pointwise::Chunks chunks_for_sums(int64_t rows) {
+  return pointwise::backward_chunks({rows, 1, 1});
+}
+pointwise::Chunks chunks_of(int64_t rows, int vectors) {
+  const int64_t per_block = vectors == 1 ? 8 : std::clamp<int64_t>(rows / 528, 8, 32);
+  return pointwise::chunks_of({rows, 1, 1}, per_block);
 }
 
-// As pointwise::block_shape, for blocks of at most so many threads.
-pointwise::BlockShape shape_of(int64_t width, int most_threads) {
-  pointwise::BlockShape shape = pointwise::block_shape(int32_t(width));
-  if (shape.threads > most_threads) shape.threads = (shape.threads / 2 + 31) / 32 * 32, shape.vectors *= 2;
-  return shape;
+pointwise::BlockShape shape_of(int64_t width) {
+  const int total = int(width / kLanes);
+  const int vectors = total <= max_threads(1) ? 1 : total <= 2 * max_threads(2) ? 2 : 4;
+  return {vectors, ((total + vectors - 1) / vectors + 31) / 32 * 32};
 }
 
 template <Operation operation, bool with_sums>
 cudaError_t launch_rows(const Rows& call, int64_t width, cudaStream_t stream) {
-  const pointwise::Chunks chunks = chunks_of(call.rows, with_sums);
-  const pointwise::BlockShape shape = shape_of(width, max_threads(operation));
+  const pointwise::BlockShape shape = shape_of(width);
+  const pointwise::Chunks chunks = with_sums ? chunks_for_sums(call.rows) : chunks_of(call.rows, shape.vectors);
   auto* partial = static_cast<float*>(call.workspace);
   const cudaError_t error = pointwise::with_vectors(shape.vectors, [&](auto vectors) {
     rows_kernel<vectors(), operation, with_sums>
@@ -344,7 +372,7 @@ dim3 tiles_of(const Transpose& call, int columns) {
 }  // namespace
 
 size_t sums_workspace_bytes(int64_t rows, int64_t width) {
-  return size_t(chunks_of(rows, true).blocks) * size_t(width) * sizeof(float);
+  return size_t(chunks_for_sums(rows).blocks) * size_t(width) * sizeof(float);
 }
 
 cudaError_t quantise_rows(const Rows& call, cudaStream_t stream) {

@@ -21,7 +21,7 @@ constexpr float kLeastScale = 0x1p-100f;
 enum class Operation : int32_t { kNone, kGelu, kGeluGradient };
 
 constexpr int kMaxParts = 4;
-constexpr int32_t kMaxWidth = 16384, kMaxGeluWidth = 14336;
+constexpr int32_t kMaxWidth = 16384;
 constexpr int64_t kMultiple = 16;  // of widths, and of the columns of a transpose
 
 // Matrices [rows, width] side by side are one.
@@ -37,7 +37,7 @@ struct Rows {
   int64_t rows = 0;
   Format format = Format::kE4m3;
   Operation operation = Operation::kNone;
-  const void* before = nullptr;  // of kGeluGradient, which has one part of at most kMaxGeluWidth and sums
+  const void* before = nullptr;  // of kGeluGradient, which has one part and sums
   void* values = nullptr;        // fp8 [rows, width in all]
   float* scale = nullptr;        // [rows]
   float* largest = nullptr;      // [1]: the largest scale
