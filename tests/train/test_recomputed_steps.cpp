@@ -28,7 +28,7 @@ struct Case {
   const char* architecture;
   const char* preset;
   const char* remainder;
-  bool lora;
+  bool lora, fp8;
 };
 
 struct Means {
@@ -75,7 +75,8 @@ RootConfig config_of(const Case& c, const Size& size) {
   if (architecture == model::kHunyuan)
     keys.insert(keys.end(), {"model.single_layers=2", "model.refiner_layers=1", "model.pooled_dim=24",
                              "model.rope_axes=[16,24,24]"});
-  if (c.lora) keys.insert(keys.end(), {"lora.rank=4"});
+  if (c.lora) keys.emplace_back("lora.rank=4");
+  if (c.fp8) keys.emplace_back("model.linear_compute=fp8");
   return load_root_config("", keys);
 }
 
@@ -119,7 +120,8 @@ std::vector<double> losses(const Case& c, const Size& size, const Means& means, 
 }
 
 std::string text_of(const Case& c) {
-  return std::string(c.architecture) + ", " + c.preset + ", remainder " + c.remainder + (c.lora ? ", LoRA" : "");
+  return std::string(c.architecture) + ", " + c.preset + ", remainder " + c.remainder + (c.lora ? ", LoRA" : "") +
+         (c.fp8 ? ", fp8" : "");
 }
 
 constexpr Means kPlain{Recompute::kNone, Offload::kNone};
@@ -129,7 +131,8 @@ std::vector<Case> all_cases() {
   for (const char* architecture : {"wan", model::kHunyuan})
     for (const char* preset : {"paper", "cubes"})
       for (const char* remainder : {"none", "one_softmax"})
-        for (const bool lora : {false, true}) out.push_back({architecture, preset, remainder, lora});
+        for (const bool lora : {false, true}) out.push_back({architecture, preset, remainder, lora, false});
+  for (const char* architecture : {"wan", model::kHunyuan}) out.push_back({architecture, "cubes", "none", false, true});
   return out;
 }
 

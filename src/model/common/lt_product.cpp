@@ -106,7 +106,8 @@ bool run(const Product& p) {
 
 at::Tensor product_through_gelu(const at::Tensor& dy_RO, const at::Tensor& weight_OI, const at::Tensor& before_RI) {
   const at::Tensor out_RI = at::empty(before_RI.sizes(), before_RI.options());
-  if (run({weight_OI, dy_RO, before_RI, out_RI})) return out_RI;
+  const auto fits = [](const at::Tensor& x) { return x.size(0) % 8 == 0 && x.size(1) % 8 == 0; };
+  if (fits(weight_OI) && fits(before_RI) && run({weight_OI, dy_RO, before_RI, out_RI})) return out_RI;
   return at::gelu_backward(at::mm(dy_RO, weight_OI), before_RI, "tanh");
 }
 
