@@ -473,6 +473,14 @@ TEST_CASE("attention by tiles keeps its memory within a budget") {
   CHECK(lists + native::tile_copy_bytes(wave) + with_means <= native::kTileBudgetBytes);
   CHECK(native::kTileBudgetBytes <= int64_t(5) << 29);  // 2.5 GiB
 
+  // In strips of 72 the lists have pieces of 64 and 8 keys and one more count for each tile, and no sums of dq.
+  kernels::TileShape strips = shape;
+  strips.key_rows = 64, strips.video_key_pieces = 5568;
+  strips.strip_rows = 72, strips.video_strips = 2784;
+  CHECK(native::tile_list_bytes(strips) == 12 * (2 * 2 * 2784 * 5568 + 4 * 4 * 2784 + 2784 * 2784));
+  strips.heads = 4;
+  CHECK(kernels::tile_backward_workspace_bytes(strips, false) == workspace - rows * 128 * 4);
+
   // Small calls keep their copies; so does one head whatever it needs.
   shape.video_tokens = 55296;
   shape.blocks = shape.tiles = shape.row_pairs = shape.key_pairs = shape.video_key_pieces = 768;

@@ -40,6 +40,7 @@ struct RowLists {
 // Pieces that meet, of the native engine of tiles: TileLists in attention/kernels/tiles.h.
 struct PieceLists {
   at::Tensor keys_BNUP = {}, key_count_BNU = {}, rows_BNCP = {}, row_count_BNC = {}, next_2 = {};
+  at::Tensor key_tokens_BNU = {};  // undefined without strips
 };
 
 // Means of blocks, for the engine of tiles: each joins the softmax of the queries whose tile does not attend its block.
@@ -76,6 +77,7 @@ struct Selection {
     function(self.pieces.rows_BNCP);
     function(self.pieces.row_count_BNC);
     function(self.pieces.next_2);
+    function(self.pieces.key_tokens_BNU);
     function(self.means.keys_BNCD);
     function(self.means.values_BNCD);
     function(self.means.bias_BNC);

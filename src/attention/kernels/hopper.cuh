@@ -97,6 +97,20 @@ __device__ __forceinline__ void named_barrier_arrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
 }
 
+// A barrier that also tells whether any of its threads says so.
+__device__ __forceinline__ bool named_barrier_any(int id, int threads, bool here) {
+  uint32_t any;
+  asm volatile(
+      "{\n.reg .pred p, q;\n"
+      "setp.ne.u32 p, %1, 0;\n"
+      "bar.red.or.pred q, %2, %3, p;\n"
+      "selp.u32 %0, 1, 0, q;\n}\n"
+      : "=r"(any)
+      : "r"(uint32_t(here)), "r"(id), "r"(threads)
+      : "memory");
+  return any != 0;
+}
+
 // ---- proxies and registers -----------------------------------------------------------------------------------------
 
 // Orders this thread's generic writes to shared memory before later async-proxy reads (wgmma, bulk copies).
@@ -230,6 +244,27 @@ __device__ __forceinline__ void stmatrix_x4_transposed(uint32_t address, uint32_
                : "memory");
 }
 
+// Two of them, at the addresses of lanes 0 to 15.
+__device__ __forceinline__ void stmatrix_x2_transposed(uint32_t address, uint32_t m0, uint32_t m1) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};\n" ::"r"(address), "r"(m0), "r"(m1)
+               : "memory");
+}
+
+// What these two store, from the same addresses.
+__device__ __forceinline__ void ldmatrix_x4_transposed(uint32_t address, uint32_t& m0, uint32_t& m1, uint32_t& m2,
+                                                       uint32_t& m3) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(m0), "=r"(m1), "=r"(m2), "=r"(m3)
+               : "r"(address)
+               : "memory");
+}
+__device__ __forceinline__ void ldmatrix_x2_transposed(uint32_t address, uint32_t& m0, uint32_t& m1) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];\n"
+               : "=r"(m0), "=r"(m1)
+               : "r"(address)
+               : "memory");
+}
+
 // ---- wgmma ---------------------------------------------------------------------------------------------------------
 // m64nNk16, bf16 operands, fp32 accumulators in the usual layout: element (row, column) of thread t of the warpgroup is
 // acc[(column / 8) * 4 + (row / 8 % 2) * 2 + column % 2], row = t / 32 * 16 + t % 32 / 4 (+ 8), column pair t % 4.
@@ -301,6 +336,7 @@ VMOBA_WGMMA_ATOM(96);
 VMOBA_WGMMA_ATOM(128);
 VMOBA_WGMMA_ATOM(192);
 #ifdef CUTE_SM90_EXTENDED_MMA_SHAPES_ENABLED  // define it before including this header; costs compile time
+VMOBA_WGMMA_ATOM(72);
 VMOBA_WGMMA_ATOM(80);
 VMOBA_WGMMA_ATOM(112);
 VMOBA_WGMMA_ATOM(144);

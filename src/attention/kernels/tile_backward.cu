@@ -20,7 +20,8 @@ int mean_parts(const TileShape& s) {
   constexpr int64_t kMeanBytes = int64_t(128) << 20;
   constexpr int kMaxParts = 16, kSetUpSteps = 4;
   const int64_t heads = int64_t(s.batch) * s.heads, of_a_part = 2 * heads * s.blocks * s.head_dim * 4;
-  const int64_t slots = in_pairs(s) ? 132 : 264, items = heads * (in_pairs(s) ? mean_pairs(s) : s.mean_pieces());
+  const int64_t slots = in_pairs(s) || in_strips(s) ? 132 : 264,
+                items = heads * (in_pairs(s) ? mean_pairs(s) : s.mean_pieces());
   int best = 1;
   int64_t least = INT64_MAX;
   for (int parts = 1; parts <= std::min(kMaxParts, s.video_pieces); ++parts) {
@@ -45,7 +46,7 @@ Workspace carve(const TileShape& s, bool means, void* base) {
   w.dq = in_pairs(s) ? reinterpret_cast<float*>(take(rows * s.head_dim * 4)) : nullptr;
   w.lse2 = reinterpret_cast<float*>(take(rows * 4));
   w.delta = reinterpret_cast<float*>(take(rows * 4));
-  w.next = reinterpret_cast<uint32_t*>(take(2 * sizeof(uint32_t)));
+  w.next = reinterpret_cast<uint32_t*>(take(3 * sizeof(uint32_t)));
   w.mean_parts = means ? mean_parts(s) : 0;
   const int64_t of_means = w.mean_parts * heads * s.blocks * s.head_dim * 4;
   w.mean_dk = reinterpret_cast<float*>(take(of_means));
@@ -79,7 +80,7 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(const __grid_constant
   const Piece own = piece_at(args.partition, piece);
   const int64_t padded = (int64_t(head) * s.row_groups() + first_group(s, piece, own)) * kGroupRows;
   const int rows = s.packed ? in_groups(own.rows) : kPieceRows;
-  if (piece == 0 && head == 0 && threadIdx.x < 2) params.work.next[threadIdx.x] = 0;
+  if (piece == 0 && head == 0 && threadIdx.x < 3) params.work.next[threadIdx.x] = 0;
   if (params.work.dq != nullptr) {
     float4* sums = reinterpret_cast<float4*>(params.work.dq + padded * D);
 #pragma unroll 4
@@ -388,9 +389,10 @@ cudaError_t launch_keys(const Params& params, cudaStream_t stream) {
 template <int D>
 cudaError_t launch_means(const Params& params, int family, cudaStream_t stream) {
   const TileShape& s = params.args.shape;
-  const cudaError_t error = family == 80  ? launch_keys_sm80(params, /*means=*/true, stream)
-                            : in_pairs(s) ? launch_mean_pairs(params, stream)
-                                          : launch_keys<D, /*kMeans=*/true>(params, stream);
+  const cudaError_t error = family == 80   ? launch_keys_sm80(params, /*means=*/true, stream)
+                            : in_strips(s) ? launch_mean_strips(params, stream)
+                            : in_pairs(s)  ? launch_mean_pairs(params, stream)
+                                           : launch_keys<D, /*kMeans=*/true>(params, stream);
   if (error != cudaSuccess) return error;
   const int64_t values = int64_t(s.batch) * s.heads * s.blocks * D;
   add_parts_kernel<<<unsigned((values + kThreads - 1) / kThreads), kThreads, 0, stream>>>(params);
@@ -427,7 +429,7 @@ cudaError_t launch(const TileBackwardArgs& args, int family, cudaStream_t stream
   params.args = args;
   params.inverse_scale = 1 / args.scale;
   params.work = carve(s, means, args.workspace);
-  cudaError_t error = family == 80 ? cudaSuccess : encode_maps<D>(params);
+  cudaError_t error = family == 80 || in_strips(s) ? cudaSuccess : encode_maps<D>(params);
   if (error != cudaSuccess) return error;
   prepare_kernel<D><<<dim3(unsigned(s.pieces()), unsigned(s.batch * s.heads)), kThreads, 0, stream>>>(params);
   error = cudaGetLastError();
@@ -437,6 +439,7 @@ cudaError_t launch(const TileBackwardArgs& args, int family, cudaStream_t stream
     error = launch_keys_sm80(params, /*means=*/false, stream);
     return error == cudaSuccess ? launch_rows_sm80(params, stream) : error;
   }
+  if (in_strips(s)) return launch_strips(params, stream);
   if (in_pairs(s)) return launch_pairs(params, stream);
   error = launch_keys<D, /*kMeans=*/false>(params, stream);
   return error == cudaSuccess ? launch_rows<D>(params, stream) : error;

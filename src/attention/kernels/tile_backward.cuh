@@ -26,8 +26,9 @@ struct Workspace {
   float *lse2, *delta;       // [B, N, groups, 8]
   float *mean_dk, *mean_dv;  // [mean_parts, B, N, C, D]
   float* mean_dbias;         // [mean_parts, B, N, mean_pieces]
-  uint32_t* next;            // [2] counters of items: pairs of means or pieces of rows; pairs of keys
-  int mean_parts;            // means are few and have every row in their lists, so thread blocks share the rows
+  // [3] counters of items: strips of keys, of means, of queries; or pairs of means or pieces of rows, and pairs of keys
+  uint32_t* next;
+  int mean_parts;  // means are few and have every row in their lists, so thread blocks share the rows
   int64_t bytes;
 };
 
@@ -179,9 +180,14 @@ __device__ __forceinline__ void store_key_gradients(const Params& params, int he
   }
 }
 
+// Most blocks are one strip, or nothing may be atomic. Pairs are as fast for blocks of two strips.
+inline bool in_strips(const TileShape& s) {
+  return s.strip_rows > 0 && (s.key_pairs == 0 || 3 * s.video_strips < 4 * s.blocks);
+}
+
 // D = 64 has too few columns for two warpgroups to share dq.
 inline bool in_pairs(const TileShape& s) {
-  return s.key_pairs > 0 && s.head_dim == 128;
+  return s.key_pairs > 0 && s.head_dim == 128 && !in_strips(s);
 }
 
 __host__ __device__ inline int mean_pairs(const TileShape& s) {
@@ -197,5 +203,12 @@ cudaError_t launch_pairs(const Params& params, cudaStream_t stream);
 
 // The same of means, by parts of the rows.
 cudaError_t launch_mean_pairs(const Params& params, cudaStream_t stream);
+
+// dk, dv and dq of strips; dq of them alone.
+cudaError_t launch_strips(const Params& params, cudaStream_t stream);
+cudaError_t launch_query_strips(const Params& params, cudaStream_t stream);
+
+// dk and dv of means for shapes with strips, by parts of the rows.
+cudaError_t launch_mean_strips(const Params& params, cudaStream_t stream);
 
 }  // namespace vmoba::kernels::backward_tiles

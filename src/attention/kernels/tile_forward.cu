@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "attention/kernels/forward_sm90.cuh"
+#include "attention/kernels/tile_forward_strips.cuh"
 #include "attention/kernels/tile_sm80.cuh"
 
 namespace vmoba::kernels {
@@ -548,6 +549,7 @@ cudaError_t tile_forward(const TileForwardArgs& args, cudaStream_t stream) {
   if (family == 0) return cudaErrorNotSupported;
   if (family == 80) return tile_forward_sm80(args, stream);
   if (!tile_shape_valid(args.shape)) return cudaErrorInvalidValue;
+  if (args.shape.strip_rows > 0) return tile_forward_strips(args, stream);
   return args.shape.head_dim == 64 ? launch<64>(args, stream) : launch<128>(args, stream);
 }
 

@@ -92,14 +92,39 @@ __device__ __forceinline__ int write_list(uint16_t* list, int pieces, const Meet
   return written;
 }
 
+__device__ __forceinline__ int warp_sum(int value) {
+#pragma unroll
+  for (int i = 16; i > 0; i /= 2) value += __shfl_xor_sync(0xffffffffu, value, i);
+  return value;
+}
+
 __device__ __forceinline__ void write_key_list(const IndexParams& params, int head, int tile) {
   const TileShape& s = params.shape;
   const int64_t list = int64_t(head) * s.tiles + tile;
   const uint8_t* mask = params.lists.mask + list * s.blocks;
-  const int count = write_list(params.lists.keys + list * s.key_pieces(), s.key_pieces(), [&](int piece) {
+  uint16_t* keys = params.lists.keys + list * s.key_pieces();
+  const bool strips = s.strip_rows > 0;
+  int tokens = threadIdx.x % 32 == 0 ? s.text_tokens : 0;
+  const auto attends = [&](int piece) {
     return piece >= s.video_key_pieces || __ldg(mask + __ldg(params.partition.key_piece_block + piece)) != 0;
+  };
+  // Whole pieces first, so that only the last steps are put together of parts.
+  int count = write_list(keys, s.key_pieces(), [&](int piece) {
+    const bool meets = attends(piece);
+    if (!strips || !meets) return meets;
+    const int of_piece = key_piece_at(params.partition, piece).rows;
+    if (piece < s.video_key_pieces) tokens += of_piece;
+    return of_piece == kPieceRows;
   });
-  if (threadIdx.x % 32 == 0) params.lists.key_count[list] = count;
+  if (strips) {
+    count += write_list(keys + count, s.key_pieces(), [&](int piece) {
+      return key_piece_at(params.partition, piece).rows < kPieceRows && attends(piece);
+    });
+    tokens = warp_sum(tokens);
+  }
+  if (threadIdx.x % 32 != 0) return;
+  params.lists.key_count[list] = count;
+  if (strips) params.lists.key_tokens[list] = tokens;
 }
 
 __device__ __forceinline__ void write_row_list(const IndexParams& params, int head, int block) {
@@ -123,8 +148,7 @@ __device__ __forceinline__ void write_row_list(const IndexParams& params, int he
       return piece_at(params.partition, piece).rows < kPieceRows && attends(piece);
     });
   }
-#pragma unroll
-  for (int i = 16; i > 0; i /= 2) tokens += __shfl_xor_sync(0xffffffffu, tokens, i);
+  tokens = warp_sum(tokens);
   if (threadIdx.x % 32 != 0) return;
   params.lists.row_count[list] = count;
   int32_t* row_tokens = params.lists.row_tokens + int64_t(head) * s.key_blocks();

@@ -27,7 +27,7 @@ namespace am = ampere;
 constexpr int kThreads = 128;
 
 inline bool shape_taken(const TileShape& s) {
-  return tile_shape_valid(s) && s.row_pairs == 0 && s.key_pairs == 0;
+  return tile_shape_valid(s) && s.row_pairs == 0 && s.key_pairs == 0 && s.packed == 0;
 }
 
 // Row `row` of contiguous rows of D.

@@ -2,6 +2,9 @@
 #pragma once
 #include <cuda_bf16.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "attention/kernels/tiles.h"
 
 namespace vmoba::kernels {
@@ -61,10 +64,16 @@ inline cudaError_t multiprocessors(int& count) {
   return error == cudaSuccess ? cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) : error;
 }
 
+inline bool strip_rows_known(int rows) {
+  return std::find(std::begin(kStripRows), std::end(kStripRows), rows) != std::end(kStripRows);
+}
+
 inline bool tile_shape_valid(const TileShape& s) {
   return s.batch > 0 && s.heads > 0 && (s.head_dim == 64 || s.head_dim == 128) && s.video_tokens > 0 &&
          s.text_tokens >= 0 && s.blocks > 0 && s.tiles >= s.blocks && s.video_pieces >= s.tiles &&
-         s.pieces() <= 65535 && (s.packed == 0 || (s.head_dim == 128 && s.key_pairs > 0)) &&
+         s.pieces() <= 65535 && (s.packed == 0 || (s.head_dim == 128 && (s.key_pairs > 0 || s.strip_rows > 0))) &&
+         (s.strip_rows == 0 || (s.packed != 0 && s.tiles == s.blocks && s.key_rows == kPieceRows &&
+                                s.video_strips >= s.blocks && strip_rows_known(s.strip_rows))) &&
          (s.key_rows == kPieceRows ? s.video_key_pieces == s.video_pieces
                                    : s.key_rows == kLongPieceRows && s.head_dim == 128 && s.row_pairs > 0 &&
                                          s.key_pairs > 0 && s.video_key_pieces >= s.blocks);

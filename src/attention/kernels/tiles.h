@@ -19,8 +19,9 @@
 namespace vmoba::kernels {
 
 constexpr int kPieceRows = 64;
-constexpr int kGroupRows = 8;       // the smallest part of a piece that is handled on its own
-constexpr int kLongPieceRows = 72;  // of keys, where that fits the blocks better
+constexpr int kGroupRows = 8;           // the smallest part of a piece that is handled on its own
+constexpr int kLongPieceRows = 72;      // of keys, where that fits the blocks better
+constexpr int kStripRows[] = {72, 80};  // of a strip, see TileShape
 
 struct TileShape {
   int32_t batch = 1;         // B
@@ -40,6 +41,10 @@ struct TileShape {
   // 1: every piece of rows begins at and, but for the last of text, holds a multiple of kGroupRows positions, and the
   // backward fills its steps with rows of several pieces. With pairs of keys and D = 128.
   int32_t packed = 0;
+  // Where tiles are blocks, packed and with pieces of keys like those of rows: cubes and text are also cut into strips
+  // of at most so many positions, which kStripRows has, and then a strip is the unit of work. 0: pieces are.
+  int32_t strip_rows = 0;
+  int32_t video_strips = 0;
 
   constexpr int32_t tokens() const { return video_tokens + text_tokens; }
   constexpr int32_t text_pieces() const { return (text_tokens + kPieceRows - 1) / kPieceRows; }
@@ -48,6 +53,9 @@ struct TileShape {
   constexpr int32_t key_blocks() const { return blocks + (text_tokens > 0 ? 1 : 0); }
   constexpr int32_t row_groups() const {
     return packed ? (tokens() + kGroupRows - 1) / kGroupRows : pieces() * (kPieceRows / kGroupRows);
+  }
+  constexpr int32_t strips() const {
+    return strip_rows == 0 ? 0 : video_strips + (text_tokens + strip_rows - 1) / strip_rows;
   }
   constexpr int32_t mean_pieces() const { return (blocks + kPieceRows - 1) / kPieceRows; }
 };
@@ -66,16 +74,20 @@ struct TilePartition {
   const int32_t* key_pair = nullptr;
   const int32_t* key_piece_begin = nullptr;  // as piece_begin and piece_block, of pieces of keys
   const int32_t* key_piece_block = nullptr;
+  const int32_t* strip_begin = nullptr;  // [strips + 1] first permuted position of each strip, text included
+  const int32_t* strip_block = nullptr;  // [video_strips]
 };
 
 // Which pieces meet: made by tile_index from the mask.
 struct TileLists {
-  uint16_t* keys = nullptr;      // [B, N, U, key_pieces] key pieces that a tile attends, ascending
+  // [B, N, U, key_pieces] key pieces that a tile attends, ascending; with strips, whole ones first
+  uint16_t* keys = nullptr;
   int32_t* key_count = nullptr;  // [B, N, U]
   uint16_t* rows = nullptr;  // [B, N, C, pieces] row pieces that attend a block, ascending; packed, whole ones first
   int32_t* row_count = nullptr;   // [B, N, C]
   int32_t* row_tokens = nullptr;  // [B, N, E] rows that attend a block, those of text included; E = C, or, where there
                                   // is text, C + 1 with the text, which all attend
+  int32_t* key_tokens = nullptr;  // [B, N, U] keys that a tile attends, those of text included; with strips
   uint32_t* next = nullptr;       // [2] counters of the forward, which leaves them at zero as tile_index does
   const uint8_t* mask = nullptr;  // [B, N, U, C] 1 where the tile attends the block
 };

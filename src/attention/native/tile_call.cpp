@@ -37,7 +37,7 @@ struct HostPieces {
   std::vector<int32_t> begin, block;  // `begin` with the end of all
 };
 
-HostPieces key_pieces(const TileTables& tiles, int64_t blocks, int64_t video_tokens, int64_t tokens, int64_t rows) {
+HostPieces cut_blocks(const TileTables& tiles, int64_t blocks, int64_t video_tokens, int64_t tokens, int64_t rows) {
   HostPieces out;
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t end = tiles.start[size_t(tiles.block_start[size_t(b) + 1])];
@@ -90,7 +90,7 @@ std::shared_ptr<const PieceTables> make_pieces(const BlockProblem& problem, at::
   tables->row_pairs = pair_count(row_pair, pieces);
   tables->key_pairs = pair_count(key_pair, pieces);
   const HostPieces long_keys =
-      key_pieces(tiles, problem.tables->blocks, problem.tables->tokens, tokens, kernels::kLongPieceRows);
+      cut_blocks(tiles, problem.tables->blocks, problem.tables->tokens, tokens, kernels::kLongPieceRows);
   if (int64_t(long_keys.block.size()) * kernels::kLongPieceRows < tables->video_pieces * kernels::kPieceRows) {
     tables->long_key_pieces = int64_t(long_keys.block.size());
     tables->key_begin_P1 = on_device(long_keys.begin);
@@ -99,6 +99,17 @@ std::shared_ptr<const PieceTables> make_pieces(const BlockProblem& problem, at::
   const bool whole_groups =
       std::all_of(begin.begin(), begin.end() - 1, [](int32_t at) { return at % kernels::kGroupRows == 0; });
   tables->packs = whole_groups && 20 * pieces * kernels::kPieceRows > 21 * tokens;
+  // A strip costs all its rows, a piece 64; tiles that are not blocks go by pieces.
+  int64_t least = tables->video_pieces * kernels::kPieceRows;
+  for (const int64_t rows : kernels::kStripRows) {
+    if (!tables->packs || tiles.tiles != problem.tables->blocks) break;
+    const HostPieces strips = cut_blocks(tiles, problem.tables->blocks, problem.tables->tokens, tokens, rows);
+    if (int64_t(strips.block.size()) * rows >= least) continue;
+    least = int64_t(strips.block.size()) * rows;
+    tables->strip_rows = rows, tables->video_strips = int64_t(strips.block.size());
+    tables->strip_begin_S1 = on_device(strips.begin);
+    tables->strip_block_S = on_device(strips.block);
+  }
   tables->row_pair_1 = on_device(row_pair);
   tables->key_pair_1 = on_device(key_pair);
   return tables;
@@ -129,9 +140,15 @@ TileCall::TileCall(const BlockProblem& problem, const at::Tensor& x_BZND)
   shape.video_pieces = int32_t(pieces_->video_pieces);
   shape.row_pairs = int32_t(pieces_->row_pairs);
   shape.key_pairs = at::globalContext().deterministicAlgorithms() ? 0 : int32_t(pieces_->key_pairs);
+  const bool strips = pieces_->strip_rows > 0 && shape.head_dim == 128;
   const bool long_keys =
-      pieces_->long_key_pieces > 0 && shape.row_pairs > 0 && shape.key_pairs > 0 && shape.head_dim == 128;
-  shape.packed = pieces_->packs && shape.key_pairs > 0 && shape.head_dim == 128;
+      !strips && pieces_->long_key_pieces > 0 && shape.row_pairs > 0 && shape.key_pairs > 0 && shape.head_dim == 128;
+  shape.packed = pieces_->packs && (shape.key_pairs > 0 || strips) && shape.head_dim == 128;
+  if (strips) {
+    shape.strip_rows = int32_t(pieces_->strip_rows), shape.video_strips = int32_t(pieces_->video_strips);
+    partition.strip_begin = pieces_->strip_begin_S1.const_data_ptr<int32_t>();
+    partition.strip_block = pieces_->strip_block_S.const_data_ptr<int32_t>();
+  }
   shape.key_rows = long_keys ? kernels::kLongPieceRows : kernels::kPieceRows;
   shape.video_key_pieces = long_keys ? int32_t(pieces_->long_key_pieces) : shape.video_pieces;
   partition.key_piece_begin = (long_keys ? pieces_->key_begin_P1 : pieces_->begin_P1).const_data_ptr<int32_t>();

@@ -19,6 +19,8 @@ struct PieceTables {
   int64_t long_key_pieces = 0;                    // of video, of kLongPieceRows; 0: they do not fit better
   at::Tensor key_begin_P1, key_block_P;           // those
   bool packs = false;                             // TileShape::packed pays
+  int64_t strip_rows = 0, video_strips = 0;       // 0: strips are not better than pieces
+  at::Tensor strip_begin_S1, strip_block_S;       // those
 };
 
 struct TileCall {

@@ -16,6 +16,7 @@ kernels::TileLists views(const Selection& selection, int64_t first) {
   out.key_count = from_head<int32_t>(lists.key_count_BNU, first);
   out.rows = from_head<uint16_t>(lists.rows_BNCP, first);
   out.row_count = from_head<int32_t>(lists.row_count_BNC, first);
+  if (lists.key_tokens_BNU.defined()) out.key_tokens = from_head<int32_t>(lists.key_tokens_BNU, first);
   out.row_tokens = from_head<int32_t>(selection.lists.length_BNE, first);
   out.next = static_cast<uint32_t*>(lists.next_2.data_ptr());
   out.mask = from_head<uint8_t>(selection.mask.tiles_BNUC, first);
@@ -65,6 +66,7 @@ class TileEngine final : public BlockEngine {
     const at::TensorOptions i32 = k_BZND.options().dtype(at::kInt), i16 = i32.dtype(at::kShort);
     selection.pieces.keys_BNUP = at::empty({s.batch, s.heads, s.tiles, s.key_pieces()}, i16);
     selection.pieces.key_count_BNU = at::empty({s.batch, s.heads, s.tiles}, i32);
+    if (s.strip_rows > 0) selection.pieces.key_tokens_BNU = at::empty({s.batch, s.heads, s.tiles}, i32);
     selection.pieces.rows_BNCP = at::empty({s.batch, s.heads, s.blocks, s.pieces()}, i16);
     selection.pieces.row_count_BNC = at::empty({s.batch, s.heads, s.blocks}, i32);
     selection.pieces.next_2 = at::empty({2}, i32);

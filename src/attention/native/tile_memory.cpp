@@ -4,7 +4,8 @@ namespace vmoba::attention::native {
 
 int64_t tile_list_bytes(const kernels::TileShape& s) {
   const int64_t keys = int64_t(s.tiles) * s.key_pieces(), rows = int64_t(s.blocks) * s.pieces();
-  const int64_t counts = int64_t(s.tiles) + s.blocks + s.key_blocks(), mask = int64_t(s.tiles) * s.blocks;
+  const int64_t key_counts = int64_t(s.tiles) * (s.strip_rows > 0 ? 2 : 1);
+  const int64_t counts = key_counts + s.blocks + s.key_blocks(), mask = int64_t(s.tiles) * s.blocks;
   const auto size = [](int64_t lists, int64_t numbers) {
     return lists * int64_t(sizeof(uint16_t)) + numbers * int64_t(sizeof(int32_t));
   };

@@ -18,6 +18,7 @@ struct Case {
   bool pairs = false;  // pieces of a tile and of a block go two by two
   // With pairs and head size 128: longer pieces of keys than of rows; steps of several pieces of rows, whole groups.
   bool long_keys = false, packed = false;
+  int strip_rows = 0;     // packed, where tiles are blocks
   float qk_scale = 1;     // standard deviation of q and k
   bool outliers = false;  // two channels of q and k are 20 times as large
   int family = 0;         // of the kernels; 80: without pairs
@@ -28,7 +29,7 @@ struct Case {
 struct HostTables {
   TileShape shape;
   std::vector<int32_t> token_of, piece_begin, piece_block, piece_tile, block_begin, tile_block, row_pair, key_pair,
-      key_begin, key_block;
+      key_begin, key_block, strip_begin, strip_block;
 };
 
 // First pieces of runs of at most two pieces of one owner, and the end of all.
@@ -77,6 +78,15 @@ HostTables tables_of(const Case& c, std::mt19937& rng) {
   s.video_key_pieces = int(t.key_block.size());
   for (int p = s.video_tokens; p < s.tokens(); p += s.key_rows) t.key_begin.push_back(p);
   t.key_begin.push_back(s.tokens());
+  if (c.strip_rows > 0) {
+    for (int block = 0; block < s.blocks; ++block) {
+      for (int p = t.block_begin[block]; p < t.block_begin[block + 1]; p += c.strip_rows)
+        t.strip_begin.push_back(p), t.strip_block.push_back(block);
+    }
+    s.strip_rows = c.strip_rows, s.video_strips = int(t.strip_block.size());
+    for (int p = s.video_tokens; p < s.tokens(); p += c.strip_rows) t.strip_begin.push_back(p);
+    t.strip_begin.push_back(s.tokens());
+  }
   for (int i = 0; i < s.video_tokens; ++i) t.token_of.push_back(i);
   std::shuffle(t.token_of.begin(), t.token_of.end(), rng);
   return t;
@@ -276,12 +286,12 @@ std::vector<int32_t> attending_rows(const HostTables& t, const std::vector<uint8
 
 bool can_be_packed(const Case& c) {
   const auto whole = [](int rows) { return rows % kGroupRows == 0; };
-  return c.pairs && c.head_dim == 128 && std::all_of(c.blocks.begin(), c.blocks.end(), whole);
+  return c.head_dim == 128 && std::all_of(c.blocks.begin(), c.blocks.end(), whole);
 }
 
 void run_case(const Case& c) {
-  INFO(c.name << ", pairs " << c.pairs << ", long keys " << c.long_keys << ", packed " << c.packed << ", family "
-              << c.family << ", pieces of " << c.piece_rows);
+  INFO(c.name << ", pairs " << c.pairs << ", long keys " << c.long_keys << ", packed " << c.packed << ", strips of "
+              << c.strip_rows << ", family " << c.family << ", pieces of " << c.piece_rows);
   std::mt19937 rng(uint32_t(c.blocks.size()) * 7919 + uint32_t(c.text));
   const HostTables t = tables_of(c, rng);
   const TileShape& s = t.shape;
@@ -290,10 +300,11 @@ void run_case(const Case& c) {
 
   const DeviceArray<int32_t> token_of(t.token_of), piece_begin(t.piece_begin), piece_block(t.piece_block),
       piece_tile(t.piece_tile), block_begin(t.block_begin), tile_block(t.tile_block), row_pair(t.row_pair),
-      key_pair(t.key_pair), key_begin(t.key_begin), key_block(t.key_block);
+      key_pair(t.key_pair), key_begin(t.key_begin), key_block(t.key_block), strip_begin(t.strip_begin),
+      strip_block(t.strip_block);
   const TilePartition partition{token_of.get(),    piece_begin.get(), piece_block.get(), piece_tile.get(),
                                 block_begin.get(), tile_block.get(),  row_pair.get(),    key_pair.get(),
-                                key_begin.get(),   key_block.get()};
+                                key_begin.get(),   key_block.get(),   strip_begin.get(), strip_block.get()};
   const int64_t heads = int64_t(s.batch) * s.heads, values = heads * s.tokens() * s.head_dim;
   const DeviceArray<uint16_t> q(to_tensor(t, as_bf16(in.q))), k(to_tensor(t, as_bf16(in.k))),
       v(to_tensor(t, as_bf16(in.v))), dout(to_tensor(t, as_bf16(in.dout)));
@@ -303,7 +314,8 @@ void run_case(const Case& c) {
   const DeviceArray<uint8_t> mask(in.mask);
   DeviceArray<uint32_t> next(2);
   DeviceArray<uint16_t> key_list(heads * s.tiles * s.key_pieces()), row_list(heads * s.blocks * s.pieces());
-  DeviceArray<int32_t> key_count(heads * s.tiles), row_count(heads * s.blocks), row_tokens(heads * s.key_blocks());
+  DeviceArray<int32_t> key_count(heads * s.tiles), row_count(heads * s.blocks), row_tokens(heads * s.key_blocks()),
+      key_tokens(heads * s.tiles);
   DeviceArray<float> lse(heads * s.tokens()), dbias(heads * s.mean_pieces());
   DeviceArray<char> workspace(tile_backward_workspace_bytes(s, c.means));
 
@@ -316,8 +328,8 @@ void run_case(const Case& c) {
   CHECK(q_rows.host() == as_bf16(in.q));
   CHECK(v_rows.host() == as_bf16(in.v));
 
-  const TileLists lists{key_list.get(),   key_count.get(), row_list.get(), row_count.get(),
-                        row_tokens.get(), next.get(),      mask.get()};
+  const TileLists lists{key_list.get(),   key_count.get(),  row_list.get(), row_count.get(),
+                        row_tokens.get(), key_tokens.get(), next.get(),     mask.get()};
   CUDA_OK(tile_index(s, partition, lists, nullptr));
   CHECK(row_tokens.host() == attending_rows(t, in.mask));
   TileMeans means;
@@ -370,12 +382,24 @@ void run_case(const Case& c) {
   CHECK(dk.host() == first_dk);
   CHECK(dv.host() == first_dv);
   CHECK(row_tokens.guards_intact());
+  CHECK(key_tokens.guards_intact());
   for (const auto* array : {&q_rows, &k_rows, &v_rows, &out, &dq, &dk, &dv, &key_list, &row_list})
     CHECK(array->guards_intact());
   CHECK(next.host() == std::vector<uint32_t>{0, 0});
   CHECK(lse.guards_intact());
   CHECK(dbias.guards_intact());
   CHECK(workspace.guards_intact());
+}
+
+// The same with strips of every size that there is.
+void run_strips(Case c) {
+  c.long_keys = false;
+  if (c.tile_pieces != 0 || !can_be_packed(c)) return;
+  c.packed = true;
+  for (const int rows : kStripRows) {
+    c.strip_rows = rows;
+    run_case(c);
+  }
 }
 
 std::vector<Case> shape_cases() {
@@ -420,8 +444,9 @@ TEST_CASE("attention by tiles and its gradients agree with plain loops", "[gpu]"
       run_case(c);
       c.long_keys = pairs && c.head_dim == 128;
       if (c.long_keys) run_case(c);
-      c.packed = can_be_packed(c);
+      c.packed = pairs && can_be_packed(c);
       if (c.packed) run_case(c);
+      run_strips(c);
     }
   }
 }
@@ -439,6 +464,8 @@ TEST_CASE("attention by tiles is right where queries and keys are large", "[gpu]
   for (const int head_dim : {128, 64}) {
     for (const bool means : {false, true}) {
       Case c{"large", {64, 72, 64, 130, 50, 64}, 0, head_dim, 1, 2, 5, 0.4, means};
+      Case whole = c;
+      whole.blocks = {64, 72, 64, 136, 48, 64};
       for (const float scale : {3.0f, 10.0f, 30.0f}) {
         INFO("q and k times " << scale << ", head size " << head_dim << ", means " << means);
         c.qk_scale = scale;
@@ -448,10 +475,14 @@ TEST_CASE("attention by tiles is right where queries and keys are large", "[gpu]
           run_case(own);
         }
         c.pairs = !c.pairs;
+        whole.qk_scale = scale;
+        run_strips(whole);
       }
       c.qk_scale = 1, c.outliers = true;
       INFO("outlier channels, head size " << head_dim << ", means " << means);
       run_case(c);
+      whole.qk_scale = 1, whole.outliers = true;
+      run_strips(whole);
       c.pairs = false, c.family = 80;
       run_case(c);
     }
@@ -464,6 +495,7 @@ TEST_CASE("attention by tiles is right where blocks of threads go through many p
   run_case(c);
   c.long_keys = c.packed = true;
   run_case(c);
+  run_strips(c);
   c = {"many single pieces", std::vector<int>(14, 40), 0, 128, 1, 20, 70, 0.2, true, false};
   run_case(c);
 }
@@ -478,6 +510,7 @@ TEST_CASE("attention by tiles, small cases of every kernel", "[gpu][sanitizer]")
       run_case(c);
       c.long_keys = c.packed = head_dim == 128;
       if (c.packed) run_case(c);
+      run_strips(c);
     }
   }
 }
