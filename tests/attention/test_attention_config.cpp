@@ -478,6 +478,7 @@ TEST_CASE("attention by tiles keeps its memory within a budget") {
   strips.key_rows = 64, strips.video_key_pieces = 5568;
   strips.strip_rows = 72, strips.video_strips = 2784;
   CHECK(native::tile_list_bytes(strips) == 12 * (2 * 2 * 2784 * 5568 + 4 * 4 * 2784 + 2784 * 2784));
+  CHECK(native::tile_wave_heads(strips) == 6);
   strips.heads = 4;
   CHECK(kernels::tile_backward_workspace_bytes(strips, false) == workspace - rows * 128 * 4);
 
@@ -545,13 +546,38 @@ TEST_CASE("tiles add up nothing atomically in deterministic mode, and share thei
   const Grid grid{6, 9, 16};
   const at::Tensor x_BZND = at::zeros({1, grid.tokens() + 13, 2, 128});
   const BlockProblem problem = make_block_problem(x_BZND, grid, 13, layer_attention(config, 0, false));
-  const native::TileCall pairs(problem, x_BZND);
-  CHECK(pairs.shape.key_pairs == 13);  // 12 cubes of 64 and 8 tokens, and the text
-  CHECK(pairs.shape.key_rows == 72);
-  CHECK(pairs.shape.packed == 1);  // whatever the text's length
-  CHECK(pairs.keeps_copies());
+  const native::TileCall strips(problem, x_BZND);
+  CHECK(strips.shape.key_pairs == 13);  // 12 cubes of 64 and 8 tokens, and the text
+  CHECK(strips.shape.key_rows == 64);
+  CHECK(strips.shape.packed == 1);  // whatever the text's length
+  CHECK(strips.shape.strip_rows == 72);
+  CHECK(strips.shape.video_strips == 12);
+  CHECK(strips.shape.strips() == 13);
+  CHECK(strips.keeps_copies());
   at::globalContext().setDeterministicAlgorithms(true, true);
-  const native::TileCall pieces(problem, x_BZND);
+  const native::TileCall deterministic(problem, x_BZND);
+  at::globalContext().setDeterministicAlgorithms(false, true);
+  CHECK(deterministic.shape.key_pairs == 0);
+  CHECK(deterministic.shape.packed == 1);
+  CHECK(deterministic.shape.strip_rows == 72);
+
+  // Heads of 64 have no strips; nor have cubes of 70 tokens, which still have long pieces of keys.
+  const at::Tensor small_BZND = at::zeros({1, grid.tokens() + 13, 2, 64});
+  const native::TileCall small(problem, small_BZND);
+  CHECK(small.shape.strip_rows == 0);
+  CHECK(small.shape.packed == 0);
+  config = parse(
+      "partitions: [spatiotemporal]\nspatiotemporal_chunk: [2, 5, 7]\nselect: topk\npool: query_head\n"
+      "density: 0.2\nquery_tile: block\n");
+  const Grid odd{6, 10, 14};
+  const at::Tensor odd_BZND = at::zeros({1, odd.tokens() + 13, 2, 128});
+  const BlockProblem odd_problem = make_block_problem(odd_BZND, odd, 13, layer_attention(config, 0, false));
+  const native::TileCall pairs(odd_problem, odd_BZND);
+  CHECK(pairs.shape.strip_rows == 0);
+  CHECK(pairs.shape.key_pairs > 0);
+  CHECK(pairs.shape.key_rows == 72);
+  at::globalContext().setDeterministicAlgorithms(true, true);
+  const native::TileCall pieces(odd_problem, odd_BZND);
   at::globalContext().setDeterministicAlgorithms(false, true);
   CHECK(pieces.shape.key_pairs == 0);
   CHECK(pieces.shape.key_rows == 64);
