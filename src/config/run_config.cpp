@@ -9,8 +9,7 @@ void RunConfig::visit(ConfigVisitor& v) {
   v.field("log_level", log_level, "Least severity that is printed.", one_of({"debug", "info", "warning", "error"}));
   v.field("deterministic", deterministic,
           "On a GPU: the same bytes in every run and after every resume, at a price (VMoBA's backward takes up to 1.35 "
-          "times "
-          "as long). A CPU always repeats its bytes.");
+          "times as long). A CPU always repeats its bytes.");
   v.field("gpu_memory_gib", gpu_memory_gib,
           "GiB of the GPU's memory that training takes at most, to try a run on a larger card or to share one; 0: all.",
           at_least(0));

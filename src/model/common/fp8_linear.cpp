@@ -18,10 +18,6 @@ using torch::autograd::variable_list;
 
 constexpr at::ScalarType kValue = at::kFloat8_e4m3fn, kGradient = at::kFloat8_e5m2;
 
-at::Tensor rows_of(const at::Tensor& x) {
-  return x.flatten(0, -2).contiguous();
-}
-
 at::Tensor with_rows_of(const at::Tensor& y_RO, const at::Tensor& x) {
   return y_RO.unflatten(0, x.sizes().slice(0, size_t(x.dim() - 1)));
 }
@@ -72,10 +68,6 @@ at::Tensor gradient_of_weight(const Fp8Rows& dy, const Fp8Transposed& x_IR, at::
   return product({dy_OR.values, dy_OR.scale}, {x_IR.values, x_IR.scale}, dtype, Sums::kExact);
 }
 
-void check_first_order() {
-  VMOBA_CHECK(!at::GradMode::is_enabled(), "expected a first-order backward, found create_graph");
-}
-
 // Consecutive maps whose gradients are quantised together.
 struct Group {
   size_t first = 0, count = 0;
@@ -100,7 +92,7 @@ struct LinearsFunction : torch::autograd::Function<LinearsFunction> {
     const at::ScalarType dtype = x.scalar_type();
     std::optional<Fp8Rows> input;  // one for all maps
     const auto quantised = [&]() -> const Fp8Rows& {
-      if (!input) input = fp8_rows({rows_of(x)}, kValue);
+      if (!input) input = fp8_rows({as_rows(x)}, kValue);
       return *input;
     };
     if (!known->largest.defined()) known->largest = quantised().largest;
@@ -142,7 +134,7 @@ struct LinearsFunction : torch::autograd::Function<LinearsFunction> {
       std::vector<at::Tensor> dys;
       bool of_weights = false;
       for (size_t i = first; i < first + count; ++i) {
-        dys.push_back(rows_of(gradients[i]));
+        dys.push_back(as_rows(gradients[i]));
         of_weights |= context->needs_input_grad(1 + i);
       }
       at::Tensor sums;
@@ -153,7 +145,7 @@ struct LinearsFunction : torch::autograd::Function<LinearsFunction> {
       }
       at::Tensor dweight;
       if (of_weights) {
-        if (!input_IR) input_IR = fp8_transposed(rows_of(x), largest);
+        if (!input_IR) input_IR = fp8_transposed(as_rows(x), largest);
         dweight = gradient_of_weight(dy, *input_IR, context->saved_data["dtype"].toScalarType());
       }
       int64_t row = 0;
@@ -181,13 +173,13 @@ struct FeedForwardFunction : torch::autograd::Function<FeedForwardFunction> {
     };
     at::Tensor& hidden = up->results[0];
     if (!hidden.defined() || !up->largest.defined()) {
-      const Fp8Rows input = fp8_rows({rows_of(x)}, kValue);
+      const Fp8Rows input = fp8_rows({as_rows(x)}, kValue);
       up->largest = input.largest;
       if (!hidden.defined()) hidden = map(input, up_FI, up_bias);
     }
     at::Tensor& y = down->results[0];
     if (!y.defined() || !down->largest.defined()) {
-      const Fp8Rows activated = fp8_rows({rows_of(hidden)}, kValue, Operation::kGelu);
+      const Fp8Rows activated = fp8_rows({as_rows(hidden)}, kValue, Operation::kGelu);
       down->largest = activated.largest;
       if (!y.defined()) y = map(activated, down_OF, down_bias);
     }
@@ -200,14 +192,14 @@ struct FeedForwardFunction : torch::autograd::Function<FeedForwardFunction> {
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     check_first_order();
     const variable_list saved = context->get_saved_variables();
-    const at::Tensor &x = saved[0], hidden_RF = rows_of(saved[1]);
+    const at::Tensor &x = saved[0], hidden_RF = as_rows(saved[1]);
     const auto needs = [&](size_t input) { return context->needs_input_grad(input); };
     const auto dtype_of = [&](const char* map) { return context->saved_data[map].toScalarType(); };
     variable_list out(7);  // the last two belong to `up` and `down`
     at::Tensor dhidden_RF;
     {
       at::Tensor sums;
-      const Fp8Rows dy = fp8_rows({rows_of(gradients[0])}, kGradient, sums);
+      const Fp8Rows dy = fp8_rows({as_rows(gradients[0])}, kGradient, sums);
       if (needs(3))
         out[3] = gradient_of_weight(dy, fp8_transposed(hidden_RF, saved[3], Operation::kGelu), dtype_of("down"));
       if (needs(4)) out[4] = sums;
@@ -217,7 +209,7 @@ struct FeedForwardFunction : torch::autograd::Function<FeedForwardFunction> {
     at::Tensor sums;
     const Fp8Rows dup = fp8_rows_through_gelu(dhidden_RF, hidden_RF, kGradient, sums);
     dhidden_RF.reset();
-    if (needs(1)) out[1] = gradient_of_weight(dup, fp8_transposed(rows_of(x), saved[2]), dtype_of("up"));
+    if (needs(1)) out[1] = gradient_of_weight(dup, fp8_transposed(as_rows(x), saved[2]), dtype_of("up"));
     if (needs(2)) out[2] = sums;
     if (needs(0)) out[0] = gradient_of_input(dup, saved[4]).view(x.sizes());
     return out;

@@ -20,14 +20,6 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-at::Tensor rows_of(const at::Tensor& x) {
-  return x.flatten(0, -2).contiguous();
-}
-
-void check_first_order() {
-  VMOBA_CHECK(!at::GradMode::is_enabled(), "expected a first-order backward, found create_graph");
-}
-
 // An affine map whose result is known: y = x W^T + bias + scale (x A^T) B^T. Its gradients are the products that
 // autograd makes of linear(), in the same order.
 struct KnownLinear : torch::autograd::Function<KnownLinear> {
@@ -91,11 +83,11 @@ struct FusedLinears : torch::autograd::Function<FusedLinears> {
     check_first_order();
     const variable_list saved = context->get_saved_variables();
     const size_t maps = saved.size() - 1;
-    const at::Tensor x_RI = rows_of(saved[0]);
+    const at::Tensor x_RI = as_rows(saved[0]);
     at::Tensor dx_RI;
     variable_list out(2 * maps + 2);  // the last belongs to `known`
     for (size_t i = 0; i < maps; ++i) {
-      const at::Tensor dy_RO = rows_of(gradients[i]);
+      const at::Tensor dy_RO = as_rows(gradients[i]);
       if (context->needs_input_grad(0)) {
         if (dx_RI.defined())
           dx_RI.addmm_(dy_RO, saved[1 + i]);
@@ -126,10 +118,10 @@ struct FusedGeluLinear : torch::autograd::Function<FusedGeluLinear> {
     check_first_order();
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &x = saved[0], &activated = saved[1], &weight_OI = saved[2];
-    const at::Tensor dy_RO = rows_of(gradients[0]);
+    const at::Tensor dy_RO = as_rows(gradients[0]);
     variable_list out(4);
-    if (context->needs_input_grad(0)) out[0] = product_through_gelu(dy_RO, weight_OI, rows_of(x)).view(x.sizes());
-    out[1] = gradient_of_weight(dy_RO, rows_of(activated), context->saved_data["weight"].toScalarType());
+    if (context->needs_input_grad(0)) out[0] = product_through_gelu(dy_RO, weight_OI, as_rows(x)).view(x.sizes());
+    out[1] = gradient_of_weight(dy_RO, as_rows(activated), context->saved_data["weight"].toScalarType());
     if (context->needs_input_grad(2))
       out[2] = at::sum(dy_RO, 0, /*keepdim=*/false, context->saved_data["bias"].toScalarType());
     return out;

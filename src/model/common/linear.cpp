@@ -79,6 +79,14 @@ at::Tensor linear(const at::Tensor& x, const Linear& map) {
   return out.unflatten(0, x.sizes().slice(0, size_t(x.dim() - 1)));
 }
 
+at::Tensor as_rows(const at::Tensor& x) {
+  return x.flatten(0, -2).contiguous();
+}
+
+void check_first_order() {
+  VMOBA_CHECK(!at::GradMode::is_enabled(), "expected a first-order backward, found create_graph");
+}
+
 at::ScalarType precise_type(at::ScalarType compute_dtype) {
   return compute_dtype == at::kDouble ? at::kDouble : at::kFloat;
 }

@@ -46,6 +46,12 @@ at::Tensor weight_in(const Linear& map, at::ScalarType dtype);
 // runs of columns of a row ([out, n, 1]).
 at::Tensor scaled_weight(const at::Tensor& weight, const at::Tensor& scale, at::ScalarType dtype);
 
+// x [..., E] -> [R, E], contiguous.
+at::Tensor as_rows(const at::Tensor& x);
+
+// For functions whose backward is made of products: it has no second derivative. Throws where it is asked for one.
+void check_first_order();
+
 // The dtype of normalisation, modulation, rotation and time embedding: fp64 for fp64 computation, else fp32.
 at::ScalarType precise_type(at::ScalarType compute_dtype);
 
