@@ -52,7 +52,9 @@ std::vector<double> whole_block_bytes(const ModelConfig& config, const attention
     for (int64_t i = 0; i < kind.blocks; ++i) {
       const attention::LayerAttention layer = attention::layer_attention(attention, int64_t(out.size()), false);
       const double selection = attention::selection_bytes(layer, grid, text, config.heads, config.head_dim);
-      const double values = width * (kind.kept - kind.input) * double(grid.tokens() + text);
+      // Ranks that share a sample keep attention's result twice: of their heads and, sent back, of their tokens.
+      const double sent_back = pass.share < 1 ? double(config.heads * config.head_dim) : 0;
+      const double values = width * (kind.kept - kind.input + sent_back) * double(grid.tokens() + text);
       out.push_back((values + selection) * pass.samples * pass.share);
     }
   }

@@ -12,6 +12,12 @@
 #include "train/forecast/memory_advice.h"
 
 namespace vmoba::train {
+namespace {
+
+// Of the free memory, what a trial keeps; of less than this a trial shows nothing.
+constexpr double kTrialShare = 0.5, kLeastTrialBytes = double(1 << 30);
+
+}  // namespace
 
 RecomputeBudget::RecomputeBudget(const model::ModelConfig& config, const attention::AttentionConfig& attention,
                                  dist::Mesh& mesh, at::Device device)
@@ -44,6 +50,7 @@ double RecomputeBudget::unused_bytes() const {
 void RecomputeBudget::begin_step() {
   step_tokens_ = 0;
   kept_ = false;
+  tried_ = 0;
   if (fits_memory()) c10::cuda::CUDACachingAllocator::resetPeakStats(device_.index());
 }
 
@@ -59,14 +66,29 @@ const model::RecomputePlan& RecomputeBudget::plan(const attention::Grid& grid, i
   const bool weights_stay = mesh_.sizes().state_ranks() == 1 || held_ > 0;
   const model::PassShape pass{double(samples), 1.0 / double(mesh_.sizes().sequence), text_tokens,
                               /*whole_blocks=*/weights_stay && config_.offload == model::Offload::kNone};
-  const model::FittedPlan fitted = model::fit_plan(config_, attention_, grid, pass, free);
-  log_info("recompute: for {}x{}x{} tokens backward keeps {}: {:.1f} of {:.1f} GiB that were free", grid.t, grid.h,
-           grid.w, fitted.plan.describe(), gib(fitted.bytes), gib(std::max(0.0, free)));
+  const bool trial = taken_per_counted_ == 0;
+  const model::FittedPlan fitted =
+      model::fit_plan(config_, attention_, grid, pass, trial ? kTrialShare * free : free / taken_per_counted_);
+  log_info("recompute: for {}x{}x{} tokens backward keeps {}: {:.1f} of {:.1f} GiB that were free{}", grid.t, grid.h,
+           grid.w, fitted.plan.describe(), gib(fitted.bytes), gib(std::max(0.0, free)),
+           trial ? ", for one step that shows what that takes" : "");
+  if (trial) tried_ = std::max(tried_, fitted.bytes);
   return fitted_[key] = fitted.plan;
+}
+
+double RecomputeBudget::bytes_taken_per_counted() const {
+  if (tried_ < kLeastTrialBytes) return 1;
+  const double taken = double(memory().peak - measured_.peak) - held_;
+  const double counted = std::min(1.0, tried_ / std::max(taken, 1.0));
+  return 1 / (mesh_.sizes().sequence > 1 ? dist::least_number(mesh_.sequence(), device_, counted) : counted);
 }
 
 void RecomputeBudget::end_step() {
   steps_ += 1;
+  if (fits_memory() && tried_ > 0) {
+    taken_per_counted_ = bytes_taken_per_counted();
+    fitted_.clear();
+  }
   if (!fits_memory() || kept_ || steps_ < 2 || step_tokens_ <= measured_tokens_) return;
   measured_tokens_ = step_tokens_;
   measured_ = memory();

@@ -1,9 +1,10 @@
 // model.recompute: auto on a GPU. What blocks keep for backward fills the memory that training leaves free.
 //
 // A size of pass that has not run yet runs with `block`, the least memory. The step in which it ran gives the peak, and
-// from then on passes of that size and smaller ones keep what fits into the rest (model::fit_plan). Ranks that compute
-// a sample together keep the same: what is computed again exchanges its tokens again. Values do not depend on what is
-// kept. With other values of model.recompute, and on a CPU, the plan is always model::recompute_plan.
+// from then on passes of that size and smaller ones keep what fits into the rest (model::fit_plan). The first step that
+// keeps something keeps half of that, and shows how many bytes a counted one takes. Ranks that compute a sample together
+// keep the same: what is computed again exchanges its tokens again. Values do not depend on what is kept. With other
+// values of model.recompute, and on a CPU, the plan is always model::recompute_plan.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -45,6 +46,8 @@ class RecomputeBudget {
     int64_t allocated = 0, peak = 0;
   };
   Memory memory() const;
+  // Of this step's trial, at least 1. Collective as plan().
+  double bytes_taken_per_counted() const;
   bool fits_memory() const { return config_.recompute == model::Recompute::kAuto && device_.is_cuda() && !gave_up_; }
   double free_bytes() const;
 
@@ -60,6 +63,8 @@ class RecomputeBudget {
   int64_t measured_tokens_ = 0;  // of the largest pass that was measured
   Memory measured_;
   bool kept_ = false;  // something in this step
+  double tried_ = 0;              // counted bytes that this step's largest trial keeps
+  double taken_per_counted_ = 0;  // bytes of what is kept; 0 before a trial
   bool gave_up_ = false;
 };
 
