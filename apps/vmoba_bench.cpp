@@ -261,7 +261,8 @@ void add_step_options(CLI::App& command, StepArguments& a) {
   command.add_option("--repeats", o.repeats, "Timed steps after warm-up")->check(CLI::PositiveNumber);
   command.add_option("--warmup", o.warmup, "Steps before them")->check(CLI::NonNegativeNumber);
   command.add_option("--json", a.json, "Also write the results to this file");
-  command.add_option("--profile", o.profile, "Also write a Chrome trace of one step of the last backend to this file");
+  command.add_option("--profile", o.profile,
+                     "Also write a Chrome trace of one step of the last backend to this file, of the first rank");
 }
 
 struct CommArguments {

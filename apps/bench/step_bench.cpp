@@ -208,9 +208,10 @@ StepCase bench_backend(const StepOptions& options, const std::string& backend, t
   }
   std::sort(ms.begin(), ms.end());
   if (!options.profile.empty()) {
-    train::StepProfile profile(run.device());
+    std::optional<train::StepProfile> profile;  // of one rank: others would write the same file
+    if (world.rank() == 0) profile.emplace(run.device());
     run.step();
-    profile.save(options.profile);
+    if (profile) profile->save(options.profile);
   }
   StepCase out = run.describe(ms[ms.size() / 2]);
   out.step_ms_min = ms.front();
