@@ -1,4 +1,4 @@
-#include "model/kernels/rows.cuh"
+#include "model/kernels/row_norm.cuh"
 
 namespace vmoba::pointwise {
 namespace {
@@ -8,7 +8,6 @@ __global__ void __launch_bounds__(kMaxThreads) forward_kernel(LayerNorm call, Ch
   __shared__ BlockSum<1>::Storage storage;
   BlockSum<1> sum(storage);
   const Place place(chunks, call.rows.width);
-  const float inverse_width = 1.0f / float(place.width);
   Values scale[V], shift[V];
 #pragma unroll
   for (int v = 0; v < V; ++v) {
@@ -20,49 +19,16 @@ __global__ void __launch_bounds__(kMaxThreads) forward_kernel(LayerNorm call, Ch
     for (float& one : scale[v].v) one += call.offset;
   }
   for_each_row<V>(place, {call.x}, [&](int64_t row, Values(&rows)[1][V]) {
-    Values(&x)[V] = rows[0];
-    float mean[1] = {0}, variance[1] = {0};
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      if (!place.has(v)) continue;
-#pragma unroll
-      for (const float one : x[v].v) mean[0] += one;
-    }
-    sum(mean);
-    mean[0] *= inverse_width;
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      if (!place.has(v)) continue;
-#pragma unroll
-      for (float& one : x[v].v) {
-        one -= mean[0];
-        variance[0] += one * one;
-      }
-    }
-    sum(variance);
-    const float rstd = rsqrtf(variance[0] * inverse_width + call.eps);
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      if (!place.has(v)) continue;
-#pragma unroll
-      for (int i = 0; i < kLanes; ++i) x[v].v[i] = x[v].v[i] * rstd * scale[v].v[i] + shift[v].v[i];
-      store(call.y, row * place.width + place.column(v), x[v]);
-    }
-    if (threadIdx.x == 0) {
-      call.mean[row] = mean[0];
-      call.rstd[row] = rstd;
-    }
+    normalise_row(call, place, row, rows[0], scale, shift, sum);
   });
 }
 
-// dx = rstd (g - mean(g) - n mean(g n)) with n = (x - mean) rstd and g = dy (scale + offset).
 template <int V>
 __global__ void __launch_bounds__(kMaxThreads)
     backward_kernel(LayerNormBackward call, Chunks chunks, float* dscale, float* dshift) {
   __shared__ BlockSum<2>::Storage storage;
   BlockSum<2> sum(storage);
   const Place place(chunks, call.rows.width);
-  const float inverse_width = 1.0f / float(place.width);
   Values scale[V], scale_sum[V] = {}, shift_sum[V] = {};
 #pragma unroll
   for (int v = 0; v < V; ++v) {
@@ -72,29 +38,13 @@ __global__ void __launch_bounds__(kMaxThreads)
     for (float& one : scale[v].v) one += call.offset;
   }
   for_each_row<V>(place, {call.x, call.dy}, [&](int64_t row, Values(&rows)[2][V]) {
-    const float mean = call.mean[row], rstd = call.rstd[row];
     Values(&n)[V] = rows[0], (&g)[V] = rows[1];
-    float sums[2] = {0, 0};
+    const RowGradient gradient = row_gradient(call, place, row, n, g, scale, scale_sum, shift_sum, sum);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       if (!place.has(v)) continue;
 #pragma unroll
-      for (int i = 0; i < kLanes; ++i) {
-        float &one = n[v].v[i], &gradient = g[v].v[i];
-        one = (one - mean) * rstd;
-        shift_sum[v].v[i] += gradient;
-        scale_sum[v].v[i] += gradient * one;
-        gradient *= scale[v].v[i];
-        sums[0] += gradient;
-        sums[1] += gradient * one;
-      }
-    }
-    sum(sums);
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      if (!place.has(v)) continue;
-#pragma unroll
-      for (int i = 0; i < kLanes; ++i) g[v].v[i] = rstd * (g[v].v[i] - (sums[0] + n[v].v[i] * sums[1]) * inverse_width);
+      for (int i = 0; i < kLanes; ++i) g[v].v[i] = gradient(n[v].v[i], g[v].v[i]);
       store(call.dx, row * place.width + place.column(v), g[v]);
     }
   });

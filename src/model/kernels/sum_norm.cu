@@ -1,4 +1,4 @@
-#include "model/kernels/rows.cuh"
+#include "model/kernels/row_norm.cuh"
 
 namespace vmoba::pointwise {
 namespace {
@@ -47,48 +47,20 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(SumNorm call, Chun
   __shared__ BlockSum<1>::Storage storage;
   BlockSum<1> sum(storage);
   const Place place(chunks, call.rows.width);
-  const float inverse_width = 1.0f / float(place.width);
   Values gate[V], scale[V], shift[V];
   load_columns(call.gate, place, call.gate == nullptr ? 1.0f : 0.0f, gate);
   load_columns(call.scale, place, call.offset, scale);
   load_columns(call.shift, place, 0.0f, shift);
   for_each_row<V>(place, {call.x, call.branch}, [&](int64_t row, Values(&rows)[2][V]) {
     Values(&x)[V] = rows[0], (&branch)[V] = rows[1];
-    float mean[1] = {0}, variance[1] = {0};
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       if (!place.has(v)) continue;
 #pragma unroll
-      for (int i = 0; i < kLanes; ++i) {
-        x[v].v[i] = rounded(x[v].v[i] + branch[v].v[i] * gate[v].v[i]);
-        mean[0] += x[v].v[i];
-      }
+      for (int i = 0; i < kLanes; ++i) x[v].v[i] = rounded(x[v].v[i] + branch[v].v[i] * gate[v].v[i]);
       store(call.sum, row * place.width + place.column(v), x[v]);
     }
-    sum(mean);
-    mean[0] *= inverse_width;
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      if (!place.has(v)) continue;
-#pragma unroll
-      for (float& one : x[v].v) {
-        one -= mean[0];
-        variance[0] += one * one;
-      }
-    }
-    sum(variance);
-    const float rstd = rsqrtf(variance[0] * inverse_width + call.eps);
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      if (!place.has(v)) continue;
-#pragma unroll
-      for (int i = 0; i < kLanes; ++i) x[v].v[i] = x[v].v[i] * rstd * scale[v].v[i] + shift[v].v[i];
-      store(call.y, row * place.width + place.column(v), x[v]);
-    }
-    if (threadIdx.x == 0) {
-      call.mean[row] = mean[0];
-      call.rstd[row] = rstd;
-    }
+    normalise_row(call, place, row, x, scale, shift, sum);
   });
 }
 
@@ -98,7 +70,7 @@ struct Sums {
   Values scale[V] = {}, shift[V] = {}, bias[V] = {}, gate[V] = {};
 };
 
-// The norm's gradient as in layer_norm.cu, to which that of the sum's other uses is added.
+// The norm's gradient, to which that of the sum's other uses is added.
 template <typename S, bool gated>
 __global__ void __launch_bounds__(S::kThreads, at_a_time(S::kVectors, S::kThreads, gated))
     backward_kernel(SumNormBackward call, Chunks chunks, float* partial) {
@@ -107,7 +79,6 @@ __global__ void __launch_bounds__(S::kThreads, at_a_time(S::kVectors, S::kThread
   __shared__ BlockSum<2>::Storage storage;
   BlockSum<2> sum(storage);
   const Place place(chunks, call.rows.width);
-  const float inverse_width = 1.0f / float(place.width);
   Values gate[V], scale[V];
   load_columns(call.gate, place, gated ? 0.0f : 1.0f, gate);
   load_columns(call.scale, place, call.offset, scale);
@@ -118,24 +89,8 @@ __global__ void __launch_bounds__(S::kThreads, at_a_time(S::kVectors, S::kThread
   for (int i = 0; i < kInputs; ++i) inputs[i] = all[i];
   const void* const(&read)[kInputs] = inputs;
   for_each_row<V>(place, read, [&](int64_t row, Values(&rows)[kInputs][V]) {
-    const float mean = call.mean[row], rstd = call.rstd[row];
     Values(&n)[V] = rows[0], (&g)[V] = rows[1], (&total)[V] = rows[2];
-    float sums[2] = {0, 0};
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      if (!place.has(v)) continue;
-#pragma unroll
-      for (int i = 0; i < kLanes; ++i) {
-        float &one = n[v].v[i], &gradient = g[v].v[i];
-        one = (one - mean) * rstd;
-        columns.shift[v].v[i] += gradient;
-        columns.scale[v].v[i] += gradient * one;
-        gradient *= scale[v].v[i];
-        sums[0] += gradient;
-        sums[1] += gradient * one;
-      }
-    }
-    sum(sums);
+    const RowGradient gradient = row_gradient(call, place, row, n, g, scale, columns.scale, columns.shift, sum);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       if (!place.has(v)) continue;
@@ -143,7 +98,7 @@ __global__ void __launch_bounds__(S::kThreads, at_a_time(S::kVectors, S::kThread
 #pragma unroll
       for (int i = 0; i < kLanes; ++i) {
         float& one = total[v].v[i];
-        one = rounded(one + rstd * (g[v].v[i] - (sums[0] + n[v].v[i] * sums[1]) * inverse_width));
+        one = rounded(one + gradient(n[v].v[i], g[v].v[i]));
         columns.bias[v].v[i] += one;
         if constexpr (gated) columns.gate[v].v[i] += one * rows[3][v].v[i];
       }
