@@ -2,6 +2,8 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
+
 #include "attention/block/engine.h"
 #include "attention/kernels/kernels.h"
 
@@ -20,12 +22,6 @@ float softmax_scale(const at::Tensor& q_BZND);
 // `sample`, `head`: the view begins there.
 kernels::TensorView view(const at::Tensor& x_BZND, int64_t sample = 0, int64_t head = 0);
 
-// What a contiguous [B, N, ...] holds of (b, n) number `first` and of those behind it.
-template <typename T>
-T* from_head(const at::Tensor& x_BN, int64_t first) {
-  return static_cast<T*>(x_BN.data_ptr()) + first * x_BN.stride(1);
-}
-
 // Scratch memory on the device of `like`.
 at::Tensor bytes(int64_t count, const at::Tensor& like);
 // The same in `scratch`, which is kept where it has room.
@@ -43,5 +39,33 @@ struct Call {
   // An int32 tensor [B, N, E, W] for a mask.
   at::Tensor empty_mask(const at::Tensor& like) const;
 };
+
+// (b, n) from `first` on of a call that go through the kernels together: what the stages take of contiguous [B, N, ...]
+// tensors and of [B, Z, N, D] ones.
+template <typename Shape>
+struct Heads {
+  Shape shape;  // of these
+  int64_t sample = 0, head = 0, first = 0;
+
+  kernels::TensorView view_of(const at::Tensor& x_BZND) const { return view(x_BZND, sample, head); }
+  template <typename T>
+  T* of(const at::Tensor& x_BN) const {
+    return static_cast<T*>(x_BN.data_ptr()) + first * x_BN.stride(1);
+  }
+};
+
+// Calls `function` with `count` heads of each sample after each other.
+template <typename Shape, typename Function>
+void for_each_heads(const Shape& all, int32_t count, const Function& function) {
+  Heads<Shape> heads{all};
+  heads.shape.batch = 1;
+  for (heads.sample = 0; heads.sample < all.batch; ++heads.sample) {
+    for (heads.head = 0; heads.head < all.heads; heads.head += count) {
+      heads.shape.heads = int32_t(std::min<int64_t>(count, all.heads - heads.head));
+      heads.first = heads.sample * all.heads + heads.head;
+      function(heads);
+    }
+  }
+}
 
 }  // namespace vmoba::attention::native

@@ -12,31 +12,7 @@
 namespace vmoba::attention::native {
 namespace {
 
-// (b, n) from `first` on of a call: what the stages take of contiguous [B, N, ...] tensors and of [B, Z, N, D] ones.
-struct Heads {
-  kernels::Shape shape;  // of these
-  int64_t sample = 0, head = 0, first = 0;
-
-  kernels::TensorView view_of(const at::Tensor& x_BZND) const { return view(x_BZND, sample, head); }
-  template <typename T>
-  T* of(const at::Tensor& x_BN) const {
-    return from_head<T>(x_BN, first);
-  }
-};
-
-// Calls `function` with `count` heads of each sample after each other.
-template <typename Function>
-void for_each_heads(const Call& call, int32_t count, const Function& function) {
-  Heads heads{call.shape};
-  heads.shape.batch = 1;
-  for (heads.sample = 0; heads.sample < call.shape.batch; ++heads.sample) {
-    for (heads.head = 0; heads.head < call.shape.heads; heads.head += count) {
-      heads.shape.heads = int32_t(std::min<int64_t>(count, call.shape.heads - heads.head));
-      heads.first = heads.sample * call.shape.heads + heads.head;
-      function(heads);
-    }
-  }
-}
+using ShapeHeads = Heads<kernels::Shape>;
 
 // Lists of `shape`, to be filled.
 RowLists empty_lists(const kernels::Shape& s, const at::Tensor& like) {
@@ -108,7 +84,7 @@ class NativeEngine final : public BlockEngine {
     const at::Tensor lse_BNZ =
         at::empty({call.shape.batch, call.shape.heads, call.shape.tokens()}, q.options().dtype(at::kFloat));
     at::Tensor scratch;
-    const auto forward = [&](const Heads& heads, const kernels::SlotLists& lists, int64_t slots) {
+    const auto forward = [&](const ShapeHeads& heads, const kernels::SlotLists& lists, int64_t slots) {
       reserve(scratch, kernels::forward_workspace_bytes(heads.shape, slots), q);
       const kernels::ForwardArgs args{heads.shape,
                                       call.partition,
@@ -124,7 +100,7 @@ class NativeEngine final : public BlockEngine {
       check_launch(kernels::forward(args, c10::cuda::getCurrentCUDAStream()), "forward");
     };
     if (selection.lists.row_BNR.defined()) {
-      const Heads all{call.shape};
+      const ShapeHeads all{call.shape};
       const int64_t per_head = selection.lists.row_BNR.size(2), heads = int64_t(call.shape.batch) * call.shape.heads;
       const int64_t budget = kPartialBudgetBytes / partial_bytes(call.shape, 1);
       forward(all, views(all.of<uint32_t>(selection.mask.words_BNEW), selection.lists),
@@ -148,7 +124,7 @@ class NativeEngine final : public BlockEngine {
     const at::Tensor dq = at::empty(q.sizes(), q.options()), dk = at::empty(q.sizes(), q.options()),
                      dv = at::empty(q.sizes(), q.options());
     at::Tensor scratch;
-    const auto backward = [&](const Heads& heads, const RowLists& lists) {
+    const auto backward = [&](const ShapeHeads& heads, const RowLists& lists) {
       reserve(scratch, kernels::backward_workspace_bytes(heads.shape, deterministic), q);
       kernels::BackwardArgs args;
       args.shape = heads.shape;
@@ -171,7 +147,7 @@ class NativeEngine final : public BlockEngine {
     if (selection.lists.row_BNR.defined()) {
       backward({call.shape}, selection.lists);
     } else {
-      for_each_heads(call, backward_heads(call.shape, deterministic), [&](const Heads& heads) {
+      for_each_heads(call.shape, backward_heads(call.shape, deterministic), [&](const ShapeHeads& heads) {
         const RowLists lists = empty_lists(heads.shape, q);
         launch_index(heads.shape, call.partition, views(heads.of<uint32_t>(selection.mask.words_BNEW), lists), q);
         backward(heads, lists);
@@ -191,7 +167,7 @@ class NativeEngine final : public BlockEngine {
     largest.batch = largest.heads = 1;
     largest.row_words = step;
     const RowLists lists = empty_lists(largest, like);
-    for_each_heads(call, 1, [&](Heads part) {
+    for_each_heads(call.shape, 1, [&](ShapeHeads part) {
       const kernels::SlotLists slots = views(part.of<uint32_t>(selection.mask.words_BNEW), lists);
       for (int32_t& first = part.shape.first_word; first < words; first += step) {
         part.shape.row_words = std::min(step, words - first);

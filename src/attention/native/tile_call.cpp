@@ -202,30 +202,23 @@ RowMeans permute_rows(const BlockProblem& problem, const TileCall& call, const a
 
 void for_each_wave(const TileCall& call, const Selection& selection, const at::Tensor& q_BZND, const at::Tensor& k_BZND,
                    const at::Tensor& v_BZND, const std::function<void(const TileWave&)>& function) {
-  TileWave wave;
-  wave.shape = call.shape;
-  if (selection.q_blocks_BZND.defined()) return function(wave);
-  wave.shape.batch = 1;
-  wave.shape.heads = call.wave_heads;
-  const kernels::TileShape& s = wave.shape;
+  if (selection.q_blocks_BZND.defined()) return function({{call.shape}, {}});
+  const kernels::TileShape& all = call.shape;
   const at::Tensor from[3] = {prepared(q_BZND), prepared(k_BZND), prepared(v_BZND)};
-  const at::Tensor rows = at::empty({3, 1, s.heads, s.tokens(), s.head_dim}, q_BZND.options());
-  for (wave.sample = 0; wave.sample < call.shape.batch; ++wave.sample) {
-    for (wave.head = 0; wave.head < call.shape.heads; wave.head += call.wave_heads) {
-      wave.shape.heads = int32_t(std::min<int64_t>(call.wave_heads, call.shape.heads - wave.head));
-      wave.rows_3BNZD = rows.narrow(2, 0, s.heads);
-      kernels::TileGatherArgs args;
-      args.shape = s;
-      args.partition = call.partition;
-      for (int i = 0; i < 3; ++i) {
-        args.x[i] = wave.view_of(from[i]);
-        args.out[i] = wave.rows_3BNZD[i].data_ptr();
-        args.runs[i] = {call.partition.block_begin, s.blocks, nullptr, nullptr};
-      }
-      check_launch(kernels::tile_gather(args, c10::cuda::getCurrentCUDAStream()), "gather");
-      function(wave);
+  const at::Tensor rows = at::empty({3, 1, call.wave_heads, all.tokens(), all.head_dim}, q_BZND.options());
+  for_each_heads(all, call.wave_heads, [&](const TileHeads& heads) {
+    const TileWave wave{heads, rows.narrow(2, 0, heads.shape.heads)};
+    kernels::TileGatherArgs args;
+    args.shape = wave.shape;
+    args.partition = call.partition;
+    for (int i = 0; i < 3; ++i) {
+      args.x[i] = wave.view_of(from[i]);
+      args.out[i] = wave.rows_3BNZD[i].data_ptr();
+      args.runs[i] = {call.partition.block_begin, all.blocks, nullptr, nullptr};
     }
-  }
+    check_launch(kernels::tile_gather(args, c10::cuda::getCurrentCUDAStream()), "gather");
+    function(wave);
+  });
 }
 
 at::Tensor run_means(const TileCall& call, const at::Tensor& x_BZND, const at::Tensor& token_of_S,

@@ -49,13 +49,11 @@ struct RowMeans {
 RowMeans permute_rows(const BlockProblem& problem, const TileCall& call, const at::Tensor& q_BZND,
                       const at::Tensor& k_BZND, const at::Tensor& v_BZND, bool rounded, Selection& selection);
 
+using TileHeads = Heads<kernels::TileShape>;
+
 // Heads that go through the kernels together: some of one sample with copies of their own, or all of all samples.
-struct TileWave {
-  kernels::TileShape shape;
-  int64_t sample = 0, head = 0;  // the first
-  at::Tensor rows_3BNZD;         // q, k and v in permuted order; undefined where `selection` has them
-  int64_t first(const TileCall& call) const { return sample * call.shape.heads + head; }
-  kernels::TensorView view_of(const at::Tensor& x_BZND) const { return view(x_BZND, sample, head); }
+struct TileWave : TileHeads {
+  at::Tensor rows_3BNZD;  // q, k and v in permuted order; undefined where `selection` has them
 };
 
 // Calls `function` with one wave after the other.

@@ -9,25 +9,24 @@
 namespace vmoba::attention::native {
 namespace {
 
-kernels::TileLists views(const Selection& selection, int64_t first) {
+kernels::TileLists views(const Selection& selection, const TileHeads& heads) {
   const PieceLists& lists = selection.pieces;
   kernels::TileLists out;
-  out.keys = from_head<uint16_t>(lists.keys_BNUP, first);
-  out.key_count = from_head<int32_t>(lists.key_count_BNU, first);
-  out.rows = from_head<uint16_t>(lists.rows_BNCP, first);
-  out.row_count = from_head<int32_t>(lists.row_count_BNC, first);
-  if (lists.key_tokens_BNU.defined()) out.key_tokens = from_head<int32_t>(lists.key_tokens_BNU, first);
-  out.row_tokens = from_head<int32_t>(selection.lists.length_BNE, first);
+  out.keys = heads.of<uint16_t>(lists.keys_BNUP);
+  out.key_count = heads.of<int32_t>(lists.key_count_BNU);
+  out.rows = heads.of<uint16_t>(lists.rows_BNCP);
+  out.row_count = heads.of<int32_t>(lists.row_count_BNC);
+  if (lists.key_tokens_BNU.defined()) out.key_tokens = heads.of<int32_t>(lists.key_tokens_BNU);
+  out.row_tokens = heads.of<int32_t>(selection.lists.length_BNE);
   out.next = static_cast<uint32_t*>(lists.next_2.data_ptr());
-  out.mask = from_head<uint8_t>(selection.mask.tiles_BNUC, first);
+  out.mask = heads.of<uint8_t>(selection.mask.tiles_BNUC);
   return out;
 }
 
-kernels::TileMeans means_of(const Selection& selection, int64_t first) {
+kernels::TileMeans means_of(const Selection& selection, const TileHeads& heads) {
   const BlockMeans& means = selection.means;
   if (!means.keys_BNCD.defined()) return {};
-  return {from_head<uint16_t>(means.keys_BNCD, first), from_head<uint16_t>(means.values_BNCD, first),
-          from_head<float>(means.bias_BNC, first)};
+  return {heads.of<uint16_t>(means.keys_BNCD), heads.of<uint16_t>(means.values_BNCD), heads.of<float>(means.bias_BNC)};
 }
 
 // What forward and backward have in common.
@@ -42,11 +41,11 @@ Arguments arguments(const TileCall& call, const TileWave& wave, const Selection&
       "forward and backward",
       call.shape.key_pieces(), selection.pieces.keys_BNUP.size(3));
   const bool kept = !wave.rows_3BNZD.defined();
-  args.lists = views(selection, wave.first(call));
+  args.lists = views(selection, wave);
   args.q = kept ? selection.q_blocks_BZND.const_data_ptr() : wave.rows_3BNZD[0].const_data_ptr();
   args.k = kept ? selection.k_blocks_BZND.const_data_ptr() : wave.rows_3BNZD[1].const_data_ptr();
   args.v = kept ? selection.v_blocks_BZND.const_data_ptr() : wave.rows_3BNZD[2].const_data_ptr();
-  args.means = means_of(selection, wave.first(call));
+  args.means = means_of(selection, wave);
   args.scale = softmax_scale(q_BZND);
   return args;
 }
@@ -71,7 +70,7 @@ class TileEngine final : public BlockEngine {
     selection.pieces.row_count_BNC = at::empty({s.batch, s.heads, s.blocks}, i32);
     selection.pieces.next_2 = at::empty({2}, i32);
     selection.lists.length_BNE = at::empty({s.batch, s.heads, s.key_blocks()}, i32);
-    check_launch(kernels::tile_index(s, call.partition, views(selection, 0), c10::cuda::getCurrentCUDAStream()),
+    check_launch(kernels::tile_index(s, call.partition, views(selection, {s}), c10::cuda::getCurrentCUDAStream()),
                  "index");
     return selection;
   }
@@ -86,7 +85,7 @@ class TileEngine final : public BlockEngine {
     for_each_wave(call, selection, q_BZND, k_BZND, v_BZND, [&](const TileWave& wave) {
       auto args = arguments<kernels::TileForwardArgs>(call, wave, selection, q_BZND);
       args.out = wave.view_of(out);
-      args.lse = from_head<float>(attended.lse_BNZ, wave.first(call));
+      args.lse = wave.of<float>(attended.lse_BNZ);
       check_launch(kernels::tile_forward(args, c10::cuda::getCurrentCUDAStream()), "forward");
     });
     attended.out_BZND = trimmed(out, q_BZND.size(3));
@@ -110,11 +109,11 @@ class TileEngine final : public BlockEngine {
       auto args = arguments<kernels::TileBackwardArgs>(call, wave, selection, q_BZND);
       args.out = wave.view_of(out);
       args.dout = wave.view_of(dout);
-      args.lse = from_head<float>(attended.lse_BNZ, wave.first(call));
+      args.lse = wave.of<float>(attended.lse_BNZ);
       args.dq = wave.view_of(dq);
       args.dk = wave.view_of(dk);
       args.dv = wave.view_of(dv);
-      if (means) args.dbias = from_head<float>(dbias_BNP, wave.first(call));
+      if (means) args.dbias = wave.of<float>(dbias_BNP);
       args.workspace = scratch.data_ptr();
       check_launch(kernels::tile_backward(args, c10::cuda::getCurrentCUDAStream()), "backward");
     });
