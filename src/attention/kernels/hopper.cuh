@@ -50,6 +50,15 @@ __device__ __forceinline__ void mbarrier_init(uint32_t barrier, uint32_t arrival
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(barrier), "r"(arrivals) : "memory");
 }
 
+// Of single barriers and of arrays of them.
+__device__ __forceinline__ void mbarrier_init_each(uint32_t arrivals, uint64_t& barrier) {
+  mbarrier_init(smem_address(&barrier), arrivals);
+}
+template <class Barriers, size_t Count>
+__device__ __forceinline__ void mbarrier_init_each(uint32_t arrivals, Barriers (&barriers)[Count]) {
+  for (Barriers& one : barriers) mbarrier_init_each(arrivals, one);
+}
+
 // Makes initialised mbarriers visible to the async proxy; a __syncthreads() must follow.
 __device__ __forceinline__ void mbarrier_init_fence() {
   asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");

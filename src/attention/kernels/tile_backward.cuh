@@ -86,11 +86,6 @@ __device__ __forceinline__ void accumulate(float (&acc)[C::kGradients], const ui
   }
 }
 
-// This thread's first row of a 64-row accumulator; the other is eight further.
-__device__ __forceinline__ int own_row() {
-  return int(threadIdx.x) % kThreads / 32 * 16 + int(threadIdx.x) % 32 / 4;
-}
-
 // A quad holds a row, two columns of every eight a lane; transposing four words over the quad gives 16-byte stores.
 template <int D>
 __device__ __forceinline__ void store_row(__nv_bfloat16* row, bool valid, const float (&acc)[D / 2], int half,

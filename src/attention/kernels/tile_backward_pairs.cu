@@ -8,8 +8,6 @@
 // Groups of eight rows are the same for every pair, so dq is summed in the order of the accumulators' registers: each
 // add is a whole 512-byte line of a warp, and one kernel at the end brings the sums into rows. A step has one piece of
 // rows, or, where pieces are packed, 64 rows of as many pieces as that takes.
-#include <algorithm>
-
 #include "attention/kernels/tile_backward.cuh"
 
 namespace vmoba::kernels::backward_tiles {
@@ -577,15 +575,11 @@ __global__ void __launch_bounds__(kPairThreads, 1) pairs_kernel(const __grid_con
   extern __shared__ __align__(1024) char shared_bytes[];
   Storage& shared = *reinterpret_cast<Storage*>(shared_bytes);
   if (threadIdx.x == 0) {
-    hp::mbarrier_init(address_of(&shared.keys_full), 1);
-    hp::mbarrier_init(address_of(&shared.keys_empty), kMathWarps);
-    for (int i = 0; i < kStages; ++i) {
-      hp::mbarrier_init(address_of(&shared.rows_full[i]), 1);
-      hp::mbarrier_init(address_of(&shared.rows_empty[i]), kMathWarps);
-    }
-    for (auto& group : shared.scores_full) {
-      for (uint64_t& barrier : group) hp::mbarrier_init(address_of(&barrier), kMathWarps / 2);
-    }
+    hp::mbarrier_init_each(1, shared.keys_full);
+    hp::mbarrier_init_each(kMathWarps, shared.keys_empty);
+    hp::mbarrier_init_each(1, shared.rows_full);
+    hp::mbarrier_init_each(kMathWarps, shared.rows_empty);
+    hp::mbarrier_init_each(kMathWarps / 2, shared.scores_full);
     hp::mbarrier_init_fence();
   }
   __syncthreads();
@@ -632,15 +626,9 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant_
 
 template <bool kMeans>
 cudaError_t launch(const Params& params, cudaStream_t stream) {
-  const auto kernel = pairs_kernel<kMeans>;
-  int processors = 0;
-  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(sizeof(Storage)));
-  if (error == cudaSuccess) error = multiprocessors(processors);
-  if (error != cudaSuccess) return error;
   const TileShape& s = params.args.shape;
   const int64_t items = int64_t(s.batch) * s.heads * (kMeans ? mean_pairs(s) * params.work.mean_parts : s.key_pairs);
-  kernel<<<unsigned(std::min<int64_t>(processors, items)), kPairThreads, sizeof(Storage), stream>>>(params);
-  return cudaGetLastError();
+  return launch_persistent<Storage>(pairs_kernel<kMeans>, items, kPairThreads, params, stream);
 }
 
 }  // namespace

@@ -6,8 +6,6 @@
 // computed while this one's dS is made. Values and keys come through a ring in the order V0 K0 V1 K1 ...: of a step the
 // values are free one step before the keys, which dQ needs, so five buffers are enough for loads that are a whole step
 // ahead.
-#include <algorithm>
-
 #include "attention/kernels/ring.cuh"
 #include "attention/kernels/tile_backward.cuh"
 
@@ -326,10 +324,10 @@ __global__ void __launch_bounds__(kRowThreads, 1) rows_kernel(const __grid_const
   Storage<C>& shared = *reinterpret_cast<Storage<C>*>(shared_bytes);
   if (threadIdx.x == 0) {
     for (Known& known : shared.known) {
-      hp::mbarrier_init(address_of(&known.rows_full), 1);
-      hp::mbarrier_init(address_of(&known.rows_empty), kThreads / 32);
-      for (uint64_t& full : known.full) hp::mbarrier_init(address_of(&full), 1);
-      for (uint64_t& empty : known.empty) hp::mbarrier_init(address_of(&empty), kThreads / 32);
+      hp::mbarrier_init_each(1, known.rows_full);
+      hp::mbarrier_init_each(kThreads / 32, known.rows_empty);
+      hp::mbarrier_init_each(1, known.full);
+      hp::mbarrier_init_each(kThreads / 32, known.empty);
     }
     hp::mbarrier_init_fence();
   }
@@ -349,15 +347,8 @@ __global__ void __launch_bounds__(kRowThreads, 1) rows_kernel(const __grid_const
 template <class C>
 cudaError_t launch(const Params& params, cudaStream_t stream) {
   const TileShape& s = params.args.shape;
-  constexpr int kSharedBytes = sizeof(Storage<C>);
-  const auto kernel = rows_kernel<C>;
-  int processors = 0;
-  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
-  if (error == cudaSuccess) error = multiprocessors(processors);
-  if (error != cudaSuccess) return error;
   const int64_t items = int64_t(s.batch) * s.heads * s.pieces();
-  kernel<<<unsigned(std::min<int64_t>(processors, (items + 1) / 2)), kRowThreads, kSharedBytes, stream>>>(params);
-  return cudaGetLastError();
+  return launch_persistent<Storage<C>>(rows_kernel<C>, (items + 1) / 2, kRowThreads, params, stream);
 }
 
 }  // namespace

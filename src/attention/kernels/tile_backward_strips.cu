@@ -8,8 +8,6 @@
 // dK of it, and has P from shared memory. Each issues its first product of the next step together with its second
 // of this one, so that its arithmetic hides behind that and the other's products.
 #define CUTE_SM90_EXTENDED_MMA_SHAPES_ENABLED
-#include <algorithm>
-
 #include "attention/kernels/tile_backward.cuh"
 #include "attention/kernels/tile_strips.cuh"
 
@@ -357,10 +355,6 @@ class StripMath {
     accumulate_strip<kColumns>(dx, address_of(shared_.first[step % kStages]), address_of(shared_.scores[step % kSlots]),
                                accumulate);
   }
-  // This thread's first row of a step; the other is eight further.
-  __device__ __forceinline__ int own_row() const {
-    return int(threadIdx.x) % kWarpgroup / 32 * 16 + lane_ / 4;
-  }
   __device__ __forceinline__ int own_column(int i) const {
     return i / 2 * 8 + lane_ % 4 * 2 + i % 2;
   }
@@ -498,16 +492,12 @@ __global__ void __launch_bounds__(kStripThreads, 1) strips_kernel(const __grid_c
   extern __shared__ __align__(1024) char shared_bytes[];
   StripStorage<T>& shared = *reinterpret_cast<StripStorage<T>*>(shared_bytes);
   if (threadIdx.x == 0) {
-    hp::mbarrier_init(address_of(&shared.strip_full), 1);
-    hp::mbarrier_init(address_of(&shared.strip_empty), kMathWarps);
-    for (int i = 0; i < kStages; ++i) {
-      hp::mbarrier_init(address_of(&shared.full[i]), T::kMeans ? 2 : 1);
-      hp::mbarrier_init(address_of(&shared.empty[i]), kMathWarps);
-    }
-    for (int i = 0; i < kSlots; ++i) {
-      hp::mbarrier_init(address_of(&shared.weights_full[i]), kMathWarps / 2);
-      hp::mbarrier_init(address_of(&shared.weights_empty[i]), kMathWarps / 2);
-    }
+    hp::mbarrier_init_each(1, shared.strip_full);
+    hp::mbarrier_init_each(kMathWarps, shared.strip_empty);
+    hp::mbarrier_init_each(T::kMeans ? 2 : 1, shared.full);
+    hp::mbarrier_init_each(kMathWarps, shared.empty);
+    hp::mbarrier_init_each(kMathWarps / 2, shared.weights_full);
+    hp::mbarrier_init_each(kMathWarps / 2, shared.weights_empty);
     hp::mbarrier_init_fence();
   }
   __syncthreads();
@@ -542,18 +532,10 @@ cudaError_t launch(const Params& from, cudaStream_t stream) {
   for (int i = 0; i < 2; ++i) {
     if (error == cudaSuccess) error = encode_rows(&params.strip_maps[i], strips[i], s, strip_rows, kColumns);
   }
-  const auto kernel = strips_kernel<T>;
-  constexpr int kSharedBytes = sizeof(StripStorage<T>);
-  static_assert(kSharedBytes <= 227 * 1024);
-  int processors = 0;
-  if (error == cudaSuccess)
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
-  if (error == cudaSuccess) error = multiprocessors(processors);
   if (error != cudaSuccess) return error;
   const int64_t heads = int64_t(s.batch) * s.heads;
   const int64_t items = heads * (T::kMeans ? s.mean_pieces() * from.work.mean_parts : s.strips());
-  kernel<<<unsigned(std::min<int64_t>(processors, items)), kStripThreads, kSharedBytes, stream>>>(params);
-  return cudaGetLastError();
+  return launch_persistent<StripStorage<T>>(strips_kernel<T>, items, kStripThreads, params, stream);
 }
 
 }  // namespace

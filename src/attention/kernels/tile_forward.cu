@@ -7,8 +7,6 @@
 // issued together with the PV of this one. Keys and values come through a ring in the order of their use, K0 K1 V0 K2
 // V1 K3 ..., which the next rows' keys continue while the last rows are still being stored.
 #define CUTE_SM90_EXTENDED_MMA_SHAPES_ENABLED
-#include <algorithm>
-
 #include "attention/kernels/forward_sm90.cuh"
 #include "attention/kernels/tile_forward_strips.cuh"
 #include "attention/kernels/tile_sm80.cuh"
@@ -480,11 +478,11 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const __grid_const
   extern __shared__ __align__(1024) char shared_bytes[];
   Storage<T>& shared = *reinterpret_cast<Storage<T>*>(shared_bytes);
   if (threadIdx.x == 0) {
-    for (uint64_t& full : shared.query_full) hopper::mbarrier_init(address_of(&full), 1);
-    for (uint64_t& empty : shared.query_empty) hopper::mbarrier_init(address_of(&empty), 4);
+    hopper::mbarrier_init_each(1, shared.query_full);
+    hopper::mbarrier_init_each(4, shared.query_empty);
     for (Stream<T>& stream : shared.stream) {
-      for (uint64_t& full : stream.full) hopper::mbarrier_init(address_of(&full), 1);
-      for (uint64_t& empty : stream.empty) hopper::mbarrier_init(address_of(&empty), 4 * kGroups / T::kStreams);
+      hopper::mbarrier_init_each(1, stream.full);
+      hopper::mbarrier_init_each(4 * kGroups / T::kStreams, stream.empty);
     }
     hopper::mbarrier_init_fence();
   }
@@ -518,16 +516,9 @@ cudaError_t launch(const TileForwardArgs& args, cudaStream_t stream) {
     if (error == cudaSuccess) error = encode(&params.mean_k_map, args.means.keys, s.blocks, T::kKeyRows);
     if (error == cudaSuccess) error = encode(&params.mean_v_map, args.means.values, s.blocks, T::kKeyRows);
   }
-  constexpr int kSharedBytes = sizeof(Storage<T>);
-  int processors = 0;
-  if (error == cudaSuccess)
-    error = cudaFuncSetAttribute(forward_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
-  if (error == cudaSuccess) error = multiprocessors(processors);
   if (error != cudaSuccess) return error;
   const int64_t pairs = T::kShared ? s.row_pairs : (s.pieces() + 1) / 2;
-  const int64_t blocks = std::min<int64_t>(processors, pairs * s.batch * s.heads);
-  forward_kernel<T><<<unsigned(blocks), kThreads, kSharedBytes, stream>>>(params);
-  return cudaGetLastError();
+  return launch_persistent<Storage<T>>(forward_kernel<T>, pairs * s.batch * s.heads, kThreads, params, stream);
 }
 
 template <int D>

@@ -57,11 +57,30 @@ __device__ __forceinline__ __nv_bfloat16* tile_row(const TensorView& view, const
          head % shape.heads * view.head_stride + token * view.token_stride;
 }
 
+// This thread's first row of its warpgroup's 64-row accumulator; the other is eight further.
+__device__ __forceinline__ int own_row() {
+  return int(threadIdx.x) % 128 / 32 * 16 + int(threadIdx.x) % 32 / 4;
+}
+
 // Of the current device.
 inline cudaError_t multiprocessors(int& count) {
   int device = 0;
   const cudaError_t error = cudaGetDevice(&device);
   return error == cudaSuccess ? cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) : error;
+}
+
+// Persistent blocks of threads with a `Storage` of shared memory each: one a multiprocessor, and no more than `most`.
+template <class Storage, class Params>
+cudaError_t launch_persistent(void (*kernel)(Params), int64_t most, int threads, const Params& params,
+                              cudaStream_t stream) {
+  constexpr int kSharedBytes = sizeof(Storage);
+  static_assert(kSharedBytes <= 227 * 1024);
+  int processors = 0;
+  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+  if (error == cudaSuccess) error = multiprocessors(processors);
+  if (error != cudaSuccess) return error;
+  kernel<<<unsigned(std::min<int64_t>(processors, most)), threads, kSharedBytes, stream>>>(params);
+  return cudaGetLastError();
 }
 
 inline bool strip_rows_known(int rows) {
