@@ -7,8 +7,6 @@
 // each adds up half of the columns. S and dP of a warpgroup's next step are issued together with its dQ of this one. So
 // values are free one step before the keys: they have rings of their own.
 #define CUTE_SM90_EXTENDED_MMA_SHAPES_ENABLED
-#include <algorithm>
-
 #include "attention/kernels/tile_backward.cuh"
 #include "attention/kernels/tile_strips.cuh"
 
@@ -45,8 +43,7 @@ struct QueryStorage {
   alignas(1024) char keys[T::kKeySlots][kStepBytes];
   alignas(1024) char values[T::kValueSlots][kStepBytes];
   alignas(1024) char scores[kGroups][T::kPanelBytes];
-  alignas(16) float added[kKnownSteps][kStepRows];  // to the scores of a step's keys, where `adds`
-  int adds[kKnownSteps];
+  KnownKeys<kKnownSteps> known;
   QueryItem item[T::kStrips];
   uint32_t never_written;  // see keep_before_wait
   uint64_t strip_full[T::kStrips], strip_empty[T::kStrips];
@@ -56,7 +53,7 @@ struct QueryStorage {
 
 struct QueryParams {
   CUtensorMap q_map, dout_map;
-  RowMaps k_maps, v_maps, mean_k_maps, mean_v_maps;
+  KeyMaps key_maps;
   TileBackwardArgs args;
   Workspace work;
   float inverse_scale;
@@ -68,7 +65,12 @@ template <class T>
 class QueryFeed {
  public:
   __device__ __forceinline__ QueryFeed(const QueryParams& params, QueryStorage<T>& shared)
-      : params_(params), args_(params.args), shape_(params.args.shape), shared_(shared), lane_(int(threadIdx.x) % 32) {}
+      : params_(params),
+        args_(params.args),
+        shape_(params.args.shape),
+        shared_(shared),
+        steps_(params.args, params.inverse_scale),
+        lane_(int(threadIdx.x) % 32) {}
 
   // Items one after the other. A strip is asked for when the rings are full: they are sooner free.
   __device__ __forceinline__ void run() {
@@ -95,23 +97,8 @@ class QueryFeed {
 
   __device__ __forceinline__ void start(int head, int strip) {
     const Piece own = strip_at(args_.partition, strip);
-    const uint16_t* list = nullptr;
-    int pieces = shape_.pieces(), means = 0;
-    item_ = {head, strip, own.begin, own.rows, 0};
+    item_ = {head, strip, own.begin, own.rows, steps_.start(head, strip)};
     place_ = place_of(shape_, head);
-    keys_ = shape_.tokens(), tile_ = -1;
-    if (strip < shape_.video_strips) {
-      tile_ = __ldg(args_.partition.strip_block + strip);
-      const int64_t at = int64_t(head) * shape_.tiles + tile_;
-      list = args_.lists.keys + at * shape_.key_pieces();
-      pieces = __ldg(args_.lists.key_count + at);
-      keys_ = __ldg(args_.lists.key_tokens + at);
-      means = args_.means.keys != nullptr ? shape_.blocks : 0;
-    }
-    stream_.start(args_.partition, list, 0, pieces, shape_.tokens());
-    look_up_means(0);
-    key_steps_ = (keys_ + kStepRows - 1) / kStepRows;
-    item_.steps = key_steps_ + (means + kStepRows - 1) / kStepRows;
   }
 
   __device__ __forceinline__ void ask_for_strip() {
@@ -132,15 +119,16 @@ class QueryFeed {
   }
 
   __device__ __forceinline__ void load_step(int step) {
-    const bool mean = step >= key_steps_;
-    const StepGroups groups = mean ? StepGroups{(step - key_steps_) * kStepRows, true} : stream_.next();
+    const KeyStep keys = steps_.at(step);
     const uint32_t value = used_ % T::kValueSlots, key = used_ % T::kKeySlots;
     if (used_ >= T::kValueSlots)
       hp::mbarrier_wait(address_of(&shared_.values_empty[value]), (used_ / T::kValueSlots - 1) & 1);
-    load(mean ? params_.mean_v_maps : params_.v_maps, shared_.values[value], shared_.values_full[value], groups);
+    load(keys.mean ? params_.key_maps.mean_v : params_.key_maps.v, shared_.values[value], shared_.values_full[value],
+         keys.groups);
     if (used_ >= T::kKeySlots) hp::mbarrier_wait(address_of(&shared_.keys_empty[key]), (used_ / T::kKeySlots - 1) & 1);
-    describe(step, mean);
-    load(mean ? params_.mean_k_maps : params_.k_maps, shared_.keys[key], shared_.keys_full[key], groups);
+    steps_.describe(item_.head, keys, shared_.known, used_ % kKnownSteps);
+    load(keys.mean ? params_.key_maps.mean_k : params_.key_maps.k, shared_.keys[key], shared_.keys_full[key],
+         keys.groups);
     ++used_;
   }
   __device__ __forceinline__ void load(const RowMaps& maps, const char* target, uint64_t& full,
@@ -150,47 +138,15 @@ class QueryFeed {
     load_groups(maps, target, full, groups, place_);
   }
 
-  // Of the means from `first` on; their turn is a good while away.
-  __device__ __forceinline__ void look_up_means(int first) {
-    const int blocks = shape_.blocks;
-    if (args_.means.keys == nullptr || tile_ < 0) return;
-#pragma unroll
-    for (int i = 0; i < kMeansOfLane; ++i) {
-      const int mean = min(first + lane_ + 32 * i, blocks - 1);
-      attended_[i] = __ldg(args_.lists.mask + (int64_t(item_.head) * shape_.tiles + tile_) * blocks + mean);
-      bias_[i] = __ldg(args_.means.bias + int64_t(item_.head) * blocks + mean);
-    }
-  }
-  // Rows behind the last key take no part, nor do means of cubes that the strip attends; the others bring the
-  // logarithm of what they stand for.
-  __device__ __forceinline__ void describe(int step, bool mean) {
-    const uint32_t known = used_ % kKnownSteps;
-    const int first = (mean ? step - key_steps_ : step) * kStepRows;
-    const bool adds = mean || keys_ - first < kStepRows;
-    if (lane_ == 0) shared_.adds[known] = adds;
-    if (!adds) return;
-#pragma unroll
-    for (int i = 0; i < kMeansOfLane; ++i) {
-      const int row = lane_ + 32 * i;
-      const bool enters = mean ? first + row < shape_.blocks && attended_[i] == 0 : first + row < keys_;
-      shared_.added[known][row] = !enters ? -INFINITY : mean ? bias_[i] * params_.inverse_scale : 0.f;
-    }
-    if (mean) look_up_means(first + kStepRows);
-  }
-
-  static constexpr int kMeansOfLane = kStepRows / 32;
   const QueryParams& params_;
   const TileBackwardArgs& args_;
   const TileShape& shape_;
   QueryStorage<T>& shared_;
+  KeySteps<TileBackwardArgs> steps_;
   const int lane_;
   QueryItem item_;
   HeadPlace place_;
   uint32_t done_ = 0, used_ = 0;  // items; steps of all items together
-  int keys_ = 0, key_steps_ = 0, tile_ = -1;
-  GroupStream<false> stream_;
-  uint8_t attended_[kMeansOfLane];  // of the step of means to come
-  float bias_[kMeansOfLane];
 };
 
 // ---- products: two warpgroups -------------------------------------------------------------------------------------
@@ -225,9 +181,6 @@ class QueryMath {
   }
 
  private:
-  __device__ __forceinline__ int own_row() const {
-    return int(threadIdx.x) % kWarpgroup / 32 * 16 + lane_ / 4;
-  }
   __device__ __forceinline__ int own_column(int i) const {
     return i / 2 * 8 + lane_ % 4 * 2 + i % 2;
   }
@@ -312,14 +265,8 @@ class QueryMath {
   // dS of a step as bf16 pairs.
   __device__ __forceinline__ void scores_of(uint32_t (&words)[kOwnColumns], float (&s)[kColumns / 2],
                                             const float (&dp)[kColumns / 2], uint32_t step) {
-    const uint32_t known = step % kKnownSteps;
     const float scale_log2 = params_.args.scale * kLog2E;
-    if (shared_.adds[known] != 0) {
-      const float low = shared_.added[known][own_row()], high = shared_.added[known][own_row() + 8];
-#pragma unroll
-      for (int j = 0; j < kColumns / 8; ++j)
-        s[4 * j] += low, s[4 * j + 1] += low, s[4 * j + 2] += high, s[4 * j + 3] += high;
-    }
+    add_known(s, shared_.known, step % kKnownSteps);
 #pragma unroll
     for (int i = 0; i < kOwnColumns; ++i) {  // word i: columns 2 (i / 2) and the next, row i % 2
       float ds[2];
@@ -390,12 +337,12 @@ __global__ void __launch_bounds__(kStripThreads, 1) queries_kernel(const __grid_
   extern __shared__ __align__(1024) char shared_bytes[];
   QueryStorage<T>& shared = *reinterpret_cast<QueryStorage<T>*>(shared_bytes);
   if (threadIdx.x == 0) {
-    for (uint64_t& full : shared.strip_full) hp::mbarrier_init(address_of(&full), 1);
-    for (uint64_t& empty : shared.strip_empty) hp::mbarrier_init(address_of(&empty), kGroups * kWarpgroup / 32);
-    for (uint64_t& full : shared.keys_full) hp::mbarrier_init(address_of(&full), 1);
-    for (uint64_t& empty : shared.keys_empty) hp::mbarrier_init(address_of(&empty), kWarpgroup / 32);
-    for (uint64_t& full : shared.values_full) hp::mbarrier_init(address_of(&full), 1);
-    for (uint64_t& empty : shared.values_empty) hp::mbarrier_init(address_of(&empty), kWarpgroup / 32);
+    hp::mbarrier_init_each(1, shared.strip_full);
+    hp::mbarrier_init_each(kGroups * kWarpgroup / 32, shared.strip_empty);
+    hp::mbarrier_init_each(1, shared.keys_full);
+    hp::mbarrier_init_each(kWarpgroup / 32, shared.keys_empty);
+    hp::mbarrier_init_each(1, shared.values_full);
+    hp::mbarrier_init_each(kWarpgroup / 32, shared.values_empty);
     hp::mbarrier_init_fence();
   }
   __syncthreads();
@@ -420,23 +367,10 @@ cudaError_t launch(const Params& from, cudaStream_t stream) {
   params.args = args, params.work = from.work, params.inverse_scale = from.inverse_scale;
   cudaError_t error = encode_rows(&params.q_map, args.q, s, s.tokens(), kColumns);
   if (error == cudaSuccess) error = encode_rows(&params.dout_map, from.work.dout, s, s.tokens(), kColumns);
-  if (error == cudaSuccess) error = encode_steps(params.k_maps, args.k, s, s.tokens());
-  if (error == cudaSuccess) error = encode_steps(params.v_maps, args.v, s, s.tokens());
-  if (args.means.keys != nullptr) {
-    if (error == cudaSuccess) error = encode_steps(params.mean_k_maps, args.means.keys, s, s.blocks);
-    if (error == cudaSuccess) error = encode_steps(params.mean_v_maps, args.means.values, s, s.blocks);
-  }
-  const auto kernel = queries_kernel<T>;
-  constexpr int kSharedBytes = sizeof(QueryStorage<T>);
-  static_assert(kSharedBytes <= 227 * 1024);
-  int processors = 0;
-  if (error == cudaSuccess)
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
-  if (error == cudaSuccess) error = multiprocessors(processors);
+  if (error == cudaSuccess) error = encode_keys(params.key_maps, args);
   if (error != cudaSuccess) return error;
   const int64_t items = int64_t(s.batch) * s.heads * s.strips();
-  kernel<<<unsigned(std::min<int64_t>(processors, items)), kStripThreads, kSharedBytes, stream>>>(params);
-  return cudaGetLastError();
+  return launch_persistent<QueryStorage<T>>(queries_kernel<T>, items, kStripThreads, params, stream);
 }
 
 }  // namespace

@@ -13,8 +13,6 @@
 #define CUTE_SM90_EXTENDED_MMA_SHAPES_ENABLED
 #include "attention/kernels/tile_forward_strips.cuh"
 
-#include <algorithm>
-
 #include "attention/kernels/tile_strips.cuh"
 
 namespace vmoba::kernels {
@@ -51,9 +49,8 @@ struct Ring {
 };
 template <class T>
 struct Known {
-  alignas(16) float added[kKnownSteps][kStepRows];  // to the scores of a step's keys, where `adds`
-  float exchange[kWarpgroup / 32][T::kColumns];     // of the warps
-  int adds[kKnownSteps];
+  KnownKeys<kKnownSteps> keys;
+  float exchange[kWarpgroup / 32][T::kColumns];  // of the warps
   Item item;
   uint64_t query_full, query_empty, full[T::kSlots], empty[T::kSlots];
 };
@@ -65,7 +62,7 @@ struct Storage {
 
 struct Params {
   CUtensorMap q_map;
-  RowMaps k_maps, v_maps, mean_k_maps, mean_v_maps;
+  KeyMaps key_maps;
   TileForwardArgs args;
   float inverse_scale;
 };
@@ -81,6 +78,7 @@ class Feed {
         shape_(params.args.shape),
         ring_(ring),
         known_(known),
+        steps_(params.args, params.inverse_scale),
         lane_(int(threadIdx.x) % 32) {}
 
   __device__ __forceinline__ void run() {
@@ -101,32 +99,12 @@ class Feed {
   }
 
  private:
-  struct Step {
-    StepGroups groups;
-    bool mean;
-  };
-
   // In lane 0.
   __device__ __forceinline__ int claim() const { return lane_ == 0 ? int(atomicAdd(args_.lists.next, 1)) : 0; }
 
   __device__ __forceinline__ void start(int head, int strip) {
-    item_ = {head, strip, 0};
+    item_ = {head, strip, steps_.start(head, strip)};
     place_ = place_of(shape_, head);
-    const uint16_t* list = nullptr;
-    int pieces = shape_.pieces(), means = 0;
-    keys_ = shape_.tokens(), tile_ = -1;
-    if (strip < shape_.video_strips) {
-      tile_ = __ldg(args_.partition.strip_block + strip);
-      const int64_t at = int64_t(head) * shape_.tiles + tile_;
-      list = args_.lists.keys + at * shape_.key_pieces();
-      pieces = __ldg(args_.lists.key_count + at);
-      keys_ = __ldg(args_.lists.key_tokens + at);
-      means = args_.means.keys != nullptr ? shape_.blocks : 0;
-    }
-    stream_.start(args_.partition, list, 0, pieces, shape_.tokens());
-    look_up_means(0);
-    key_steps_ = (keys_ + kStepRows - 1) / kStepRows;
-    item_.steps = key_steps_ + (means + kStepRows - 1) / kStepRows;
   }
 
   // The queries, when those before them are stored.
@@ -154,84 +132,44 @@ class Feed {
       announce();
       announced = true;
     };
-    Step keys = step_of(0), next;
-    load(0, keys, /*value=*/false);
+    KeyStep keys = steps_.at(0), next;
+    load(keys, /*value=*/false);
     for (int step = 0, use = 1; step < item_.steps; ++step, keys = next) {
       if (step + 1 < item_.steps) {
-        next = step_of(step + 1);
+        next = steps_.at(step + 1);
         announce_before(use++);
-        load(step + 1, next, /*value=*/false);
+        load(next, /*value=*/false);
       }
       announce_before(use++);
-      load(step, keys, /*value=*/true);
+      load(keys, /*value=*/true);
     }
     announce_before(2 * item_.steps);
   }
 
-  // In the order of steps.
-  __device__ __forceinline__ Step step_of(int step) {
-    if (step < key_steps_) return {stream_.next(), false};
-    return {{(step - key_steps_) * kStepRows, true}, true};
-  }
-
-  __device__ __forceinline__ void load(int step, const Step& keys, bool value) {
+  __device__ __forceinline__ void load(const KeyStep& keys, bool value) {
     const uint32_t slot = use_ % T::kSlots;
     if (use_ >= T::kSlots) hp::mbarrier_wait(address_of(&known_.empty[slot]), (use_ / T::kSlots - 1) & 1);
     ++use_;
-    if (!value) describe(step, keys.mean);
+    if (!value) steps_.describe(item_.head, keys, known_.keys, described_++ % kKnownSteps);
     uint64_t& full = known_.full[slot];
     if (lane_ == 0) hp::mbarrier_arrive_expect(address_of(&full), kStepBytes);
     __syncwarp();
-    const RowMaps& maps =
-        value ? (keys.mean ? params_.mean_v_maps : params_.v_maps) : (keys.mean ? params_.mean_k_maps : params_.k_maps);
+    const RowMaps& maps = value ? (keys.mean ? params_.key_maps.mean_v : params_.key_maps.v)
+                                : (keys.mean ? params_.key_maps.mean_k : params_.key_maps.k);
     load_groups(maps, ring_.buffer[slot], full, keys.groups, place_);
   }
 
-  // Of the means from `first` on; their turn is a good while away.
-  __device__ __forceinline__ void look_up_means(int first) {
-    const int blocks = shape_.blocks;
-    if (args_.means.keys == nullptr || tile_ < 0) return;
-#pragma unroll
-    for (int i = 0; i < kMeansOfLane; ++i) {
-      const int mean = min(first + lane_ + 32 * i, blocks - 1);
-      attended_[i] = __ldg(args_.lists.mask + (int64_t(item_.head) * shape_.tiles + tile_) * blocks + mean);
-      bias_[i] = __ldg(args_.means.bias + int64_t(item_.head) * blocks + mean);
-    }
-  }
-  // Rows behind the last key take no part, nor do means of cubes that the strip attends; the others bring the
-  // logarithm of what they stand for.
-  __device__ __forceinline__ void describe(int step, bool mean) {
-    const uint32_t known = described_++ % kKnownSteps;
-    const int first = (mean ? step - key_steps_ : step) * kStepRows;
-    const bool adds = mean || keys_ - first < kStepRows;
-    if (lane_ == 0) known_.adds[known] = adds;
-    if (adds) {
-#pragma unroll
-      for (int i = 0; i < kMeansOfLane; ++i) {
-        const int row = lane_ + 32 * i;
-        const bool enters = mean ? first + row < shape_.blocks && attended_[i] == 0 : first + row < keys_;
-        known_.added[known][row] = !enters ? -INFINITY : mean ? bias_[i] * params_.inverse_scale : 0.f;
-      }
-      if (mean) look_up_means(first + kStepRows);
-    }
-    __syncwarp();
-  }
-
-  static constexpr int kMeansOfLane = kStepRows / 32;
   const Params& params_;
   const TileForwardArgs& args_;
   const TileShape& shape_;
   Ring<T>& ring_;
   Known<T>& known_;
+  KeySteps<TileForwardArgs> steps_;
   const int lane_;
   uint32_t use_ = 0, described_ = 0;  // of the ring and of what is known of steps, all items together
   int done_ = 0;                      // items
-  int tile_ = -1, keys_ = 0, key_steps_ = 0;
   Item item_;
   HeadPlace place_;
-  GroupStream<false> stream_;
-  uint8_t attended_[kMeansOfLane];  // of the step of means to come
-  float bias_[kMeansOfLane];
 };
 
 // ---- products: a warpgroup a strip --------------------------------------------------------------------------------
@@ -304,16 +242,11 @@ class Attend {
   __device__ __forceinline__ uint32_t weights(uint32_t step) const {
     return address_of(ring_.weights[step % T::kWeights]);
   }
-  // This thread's first row of a step; the other is eight further.
-  __device__ __forceinline__ int own_row() const {
-    return int(threadIdx.x) % kWarpgroup / 32 * 16 + int(threadIdx.x) % 32 / 4;
-  }
-
   // P^T of the step whose scores are there, for the next product. In all but the first step one is under way that adds
   // to the output.
   __device__ __forceinline__ void weigh(State& state, bool first) {
     const uint32_t step = known_step_++;
-    add_known(state.scores, step % kKnownSteps);
+    add_known(state.scores, known_.keys, step % kKnownSteps);
     const float scale_log2 = params_.args.scale * 1.4426950408889634f;
     float sum[kOwnColumns], most = 0;
     uint32_t words[kOwnColumns];
@@ -346,16 +279,6 @@ class Attend {
       sum[2 * j + 1] = state.sum[2 * j + 1] + (p[1] + p[3]);
       words[2 * j] = hp::pack_bf16(p[0], p[1]);
       words[2 * j + 1] = hp::pack_bf16(p[2], p[3]);
-    }
-  }
-
-  __device__ __forceinline__ void add_known(float (&scores)[kColumns / 2], uint32_t known) {
-    if (known_.adds[known] == 0) return;
-    const float low = known_.added[known][own_row()], high = known_.added[known][own_row() + 8];
-#pragma unroll
-    for (int j = 0; j < kColumns / 8; ++j) {
-      scores[4 * j] += low, scores[4 * j + 1] += low;
-      scores[4 * j + 2] += high, scores[4 * j + 3] += high;
     }
   }
 
@@ -450,10 +373,10 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const __grid_const
   Storage<T>& shared = *reinterpret_cast<Storage<T>*>(shared_bytes);
   if (threadIdx.x == 0) {
     for (Known<T>& known : shared.known) {
-      hp::mbarrier_init(address_of(&known.query_full), 1);
-      hp::mbarrier_init(address_of(&known.query_empty), kWarpgroup / 32);
-      for (uint64_t& full : known.full) hp::mbarrier_init(address_of(&full), 1);
-      for (uint64_t& empty : known.empty) hp::mbarrier_init(address_of(&empty), kWarpgroup / 32);
+      hp::mbarrier_init_each(1, known.query_full);
+      hp::mbarrier_init_each(kWarpgroup / 32, known.query_empty);
+      hp::mbarrier_init_each(1, known.full);
+      hp::mbarrier_init_each(kWarpgroup / 32, known.empty);
     }
     hp::mbarrier_init_fence();
   }
@@ -478,23 +401,10 @@ cudaError_t launch(const TileForwardArgs& args, cudaStream_t stream) {
   params.args = args;
   params.inverse_scale = 1 / args.scale;
   cudaError_t error = encode_rows(&params.q_map, args.q, s, s.tokens(), kColumns);
-  if (error == cudaSuccess) error = encode_steps(params.k_maps, args.k, s, s.tokens());
-  if (error == cudaSuccess) error = encode_steps(params.v_maps, args.v, s, s.tokens());
-  if (args.means.keys != nullptr) {
-    if (error == cudaSuccess) error = encode_steps(params.mean_k_maps, args.means.keys, s, s.blocks);
-    if (error == cudaSuccess) error = encode_steps(params.mean_v_maps, args.means.values, s, s.blocks);
-  }
-  constexpr int kSharedBytes = sizeof(Storage<T>);
-  static_assert(kSharedBytes <= 227 * 1024);
-  int processors = 0;
-  if (error == cudaSuccess)
-    error = cudaFuncSetAttribute(forward_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
-  if (error == cudaSuccess) error = multiprocessors(processors);
+  if (error == cudaSuccess) error = encode_keys(params.key_maps, args);
   if (error != cudaSuccess) return error;
   const int64_t items = int64_t(s.batch) * s.heads * s.strips();
-  const int64_t blocks = std::min<int64_t>(processors, (items + kGroups - 1) / kGroups);
-  forward_kernel<T><<<unsigned(blocks), kThreads, kSharedBytes, stream>>>(params);
-  return cudaGetLastError();
+  return launch_persistent<Storage<T>>(forward_kernel<T>, (items + kGroups - 1) / kGroups, kThreads, params, stream);
 }
 
 }  // namespace

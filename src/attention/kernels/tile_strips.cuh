@@ -52,6 +52,20 @@ inline cudaError_t encode_steps(RowMaps& maps, const void* data, const TileShape
   return error == cudaSuccess ? encode_rows(&maps.group, data, s, rows, kGroupRows) : error;
 }
 
+// Of keys and values, and of their means.
+struct KeyMaps {
+  RowMaps k, v, mean_k, mean_v;
+};
+template <class Args>
+cudaError_t encode_keys(KeyMaps& maps, const Args& args) {
+  const TileShape& s = args.shape;
+  cudaError_t error = encode_steps(maps.k, args.k, s, s.tokens());
+  if (error == cudaSuccess) error = encode_steps(maps.v, args.v, s, s.tokens());
+  if (args.means.keys == nullptr) return error;
+  if (error == cudaSuccess) error = encode_steps(maps.mean_k, args.means.keys, s, s.blocks);
+  return error == cudaSuccess ? encode_steps(maps.mean_v, args.means.values, s, s.blocks) : error;
+}
+
 // First rows of the eight groups of a step, in lanes 0 to 7; those of a step that is `whole` follow each other.
 struct StepGroups {
   int row;
@@ -170,6 +184,93 @@ class GroupStream {
   int tile_at_hand_, ahead_tile_ = 0, ahead_begin_ = 0, ahead_end_ = 0, number_;
 };
 
+// What is known of the keys of the steps under way: where one `adds`, what its keys' scores are to be added.
+template <int kSteps>
+struct KnownKeys {
+  alignas(16) float added[kSteps][kStepRows];
+  int adds[kSteps];
+};
+
+struct KeyStep {
+  StepGroups groups;
+  bool mean;
+};
+
+// The keys that a strip of queries meets, in steps: those of the pieces that its cube attends, then the means of the
+// cubes that it does not. In a converged warp.
+template <class Args>
+class KeySteps {
+ public:
+  // Both stay where they are.
+  __device__ __forceinline__ KeySteps(const Args& args, const float& inverse_scale)
+      : args_(args), shape_(args.shape), inverse_scale_(inverse_scale), lane_(int(threadIdx.x) % 32) {}
+
+  // Their number.
+  __device__ __forceinline__ int start(int head, int strip) {
+    const uint16_t* list = nullptr;
+    int pieces = shape_.pieces(), means = 0;
+    tile_ = -1, left_ = shape_.tokens();
+    if (strip < shape_.video_strips) {
+      tile_ = __ldg(args_.partition.strip_block + strip);
+      const int64_t at = int64_t(head) * shape_.tiles + tile_;
+      list = args_.lists.keys + at * shape_.key_pieces();
+      pieces = __ldg(args_.lists.key_count + at);
+      left_ = __ldg(args_.lists.key_tokens + at);
+      means = args_.means.keys != nullptr ? shape_.blocks : 0;
+    }
+    stream_.start(args_.partition, list, 0, pieces, shape_.tokens());
+    look_up_means(head, 0);
+    key_steps_ = (left_ + kStepRows - 1) / kStepRows;
+    return key_steps_ + (means + kStepRows - 1) / kStepRows;
+  }
+
+  // In the order of steps.
+  __device__ __forceinline__ KeyStep at(int step) {
+    if (step < key_steps_) return {stream_.next(), false};
+    return {{(step - key_steps_) * kStepRows, true}, true};
+  }
+
+  // Rows behind the last key take no part, nor do means of cubes that the strip attends; the others bring the
+  // logarithm of what they stand for. In the order of steps; the caller makes it known.
+  template <int kSteps>
+  __device__ __forceinline__ void describe(int head, const KeyStep& step, KnownKeys<kSteps>& keys, uint32_t known) {
+    const int rows = step.mean ? shape_.blocks - step.groups.row : left_;
+    const bool adds = step.mean || rows < kStepRows;
+    left_ -= kStepRows;
+    if (lane_ == 0) keys.adds[known] = adds;
+    if (!adds) return;
+#pragma unroll
+    for (int i = 0; i < kMeansOfLane; ++i) {
+      const int row = lane_ + 32 * i;
+      const bool enters = row < rows && !(step.mean && attended_[i] != 0);
+      keys.added[known][row] = !enters ? -INFINITY : step.mean ? bias_[i] * inverse_scale_ : 0.f;
+    }
+    if (step.mean) look_up_means(head, step.groups.row + kStepRows);
+  }
+
+ private:
+  // Of the means from `first` on; their turn is a good while away.
+  __device__ __forceinline__ void look_up_means(int head, int first) {
+    if (args_.means.keys == nullptr || tile_ < 0) return;
+#pragma unroll
+    for (int i = 0; i < kMeansOfLane; ++i) {
+      const int mean = min(first + lane_ + 32 * i, shape_.blocks - 1);
+      attended_[i] = __ldg(args_.lists.mask + (int64_t(head) * shape_.tiles + tile_) * shape_.blocks + mean);
+      bias_[i] = __ldg(args_.means.bias + int64_t(head) * shape_.blocks + mean);
+    }
+  }
+
+  static constexpr int kMeansOfLane = kStepRows / 32;
+  const Args& args_;
+  const TileShape& shape_;
+  const float& inverse_scale_;
+  const int lane_;
+  int tile_, key_steps_, left_;  // keys that are not described
+  GroupStream<false> stream_;
+  uint8_t attended_[kMeansOfLane];  // of the step of means to come
+  float bias_[kMeansOfLane];
+};
+
 // ---- products: one warpgroup --------------------------------------------------------------------------------------
 
 // acc (64 x kColumns) = step (64 x 128) strip (kColumns x 128)^T; the caller commits.
@@ -206,6 +307,18 @@ __device__ __forceinline__ void accumulate_strip(float (&acc)[kPanels][kColumns 
     }
   }
   hp::wgmma_commit();
+}
+
+// To the scores of a step's keys.
+template <int kScores, int kSteps>
+__device__ __forceinline__ void add_known(float (&scores)[kScores], const KnownKeys<kSteps>& keys, uint32_t known) {
+  if (keys.adds[known] == 0) return;
+  const float low = keys.added[known][own_row()], high = keys.added[known][own_row() + 8];
+#pragma unroll
+  for (int j = 0; j < kScores / 4; ++j) {
+    scores[4 * j] += low, scores[4 * j + 1] += low;
+    scores[4 * j + 2] += high, scores[4 * j + 3] += high;
+  }
 }
 
 // Where this lane stores its part of a [64 rows x kColumns] accumulator, transposed, in a panel.
@@ -247,7 +360,9 @@ template <int kColumns>
 __device__ __forceinline__ void copy_rows(const char* rows, const TensorView& out, const TileShape& shape,
                                           const TilePartition& partition, int head, const Piece& own) {
   constexpr int kLanes = kHeadDim / 8;
-  const int thread = int(threadIdx.x) % kWarpgroup, chunk = thread % kLanes;
+  int thread = int(threadIdx.x) % kWarpgroup;
+  asm volatile("" : "+r"(thread));  // or the places of all rows are kept in registers from strip to strip
+  const int chunk = thread % kLanes;
 #pragma unroll
   for (int first = 0; first < kColumns; first += kWarpgroup / kLanes) {
     const int row = first + thread / kLanes;
