@@ -155,6 +155,14 @@ TEST_CASE("where all results fit, first blocks are not computed again") {
   CHECK(fit(1e12, /*whole_blocks=*/true).bytes == 3 * whole);
 }
 
+TEST_CASE("two ranks that share a sample keep half of all, and attention's result by heads and by rows") {
+  constexpr double S = Sizes::S, E = Sizes::E, F = Sizes::F;
+  const double alone = 2 * S * (16 * E + 2 * F), sent_back = 2 * S * E;
+  const PassShape half{1, 0.5, int64_t(Sizes::L), /*whole_blocks=*/true};
+  const FittedPlan plan = fit_plan(three_layers(), full_attention(), {2, 4, 4}, half, 1e12);
+  CHECK(plan.bytes == 3 * (alone + sent_back) / 2);
+}
+
 TEST_CASE("model.recompute decides what is kept") {
   ModelConfig config = three_layers();
   config.recompute = Recompute::kNone;
