@@ -115,6 +115,14 @@ RecomputePlan recompute_plan(const ModelConfig& config) {
   return every_block(config, {true});
 }
 
+double result_bytes(const ModelConfig& config, const attention::AttentionConfig& attention, const attention::Grid& grid,
+                    const PassShape& pass) {
+  double out = 0;
+  for (const std::vector<Candidate>& block : candidates(config, attention, grid, pass))
+    for (const Candidate& candidate : block) out += candidate.bytes;
+  return out;
+}
+
 FittedPlan fit_plan(const ModelConfig& config, const attention::AttentionConfig& attention, const attention::Grid& grid,
                     const PassShape& pass, double bytes) {
   struct Place {

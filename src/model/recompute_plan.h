@@ -54,6 +54,10 @@ struct PassShape {
   bool whole_blocks = true;
 };
 
+// Bytes of all results that a plan may keep of a pass, beside whole blocks.
+double result_bytes(const ModelConfig& config, const attention::AttentionConfig& attention, const attention::Grid& grid,
+                    const PassShape& pass);
+
 // Keeps as much as fits into `bytes`: results that save most work for each byte first, block by block; where all of
 // them fit, first blocks are not computed again at all.
 FittedPlan fit_plan(const ModelConfig& config, const attention::AttentionConfig& attention, const attention::Grid& grid,

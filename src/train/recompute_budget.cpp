@@ -56,16 +56,16 @@ void RecomputeBudget::begin_step() {
 
 const model::RecomputePlan& RecomputeBudget::plan(const attention::Grid& grid, int64_t samples, int64_t text_tokens) {
   const int64_t tokens = grid.tokens() * samples;
-  step_tokens_ = std::max(step_tokens_, tokens);
+  // Whole blocks would keep gathered weights, or weights and inputs that wait in the host's memory, on the device.
+  const bool weights_stay = mesh_.sizes().state_ranks() == 1 || held_ > 0;
+  const model::PassShape pass{double(samples), 1.0 / double(mesh_.sizes().sequence), text_tokens,
+                              /*whole_blocks=*/weights_stay && config_.offload == model::Offload::kNone};
+  if (tokens > step_tokens_) step_tokens_ = tokens, step_grid_ = grid, step_pass_ = pass;
   if (!fits_memory() || tokens > measured_tokens_) return fixed_;
   kept_ = true;
   const std::tuple key(grid.t, grid.h, grid.w, samples, text_tokens);
   if (const auto found = fitted_.find(key); found != fitted_.end()) return found->second;
   const double free = free_bytes();
-  // Whole blocks would keep gathered weights, or weights and inputs that wait in the host's memory, on the device.
-  const bool weights_stay = mesh_.sizes().state_ranks() == 1 || held_ > 0;
-  const model::PassShape pass{double(samples), 1.0 / double(mesh_.sizes().sequence), text_tokens,
-                              /*whole_blocks=*/weights_stay && config_.offload == model::Offload::kNone};
   const bool trial = taken_per_counted_ == 0;
   const model::FittedPlan fitted =
       model::fit_plan(config_, attention_, grid, pass, trial ? kTrialShare * free : free / taken_per_counted_);
@@ -74,6 +74,11 @@ const model::RecomputePlan& RecomputeBudget::plan(const attention::Grid& grid, i
            trial ? ", for one step that shows what that takes" : "");
   if (trial) tried_ = std::max(tried_, fitted.bytes);
   return fitted_[key] = fitted.plan;
+}
+
+double RecomputeBudget::wanted_bytes() const {
+  if (!fits_memory() || step_tokens_ == 0) return 0;
+  return model::result_bytes(config_, attention_, step_grid_, step_pass_);
 }
 
 double RecomputeBudget::bytes_taken_per_counted() const {

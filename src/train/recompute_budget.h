@@ -31,6 +31,8 @@ class RecomputeBudget {
   // Of a GPU's memory, above the most that was taken since begin_step(): of the whole process where model.recompute is
   // not `auto`.
   double unused_bytes() const;
+  // Of the step's largest pass, what plans could keep (model::result_bytes); 0 where model.recompute is not `auto`.
+  double wanted_bytes() const;
   // For a pass of `samples` samples over `grid` with `text_tokens` each. Collective over the ranks that share samples.
   const model::RecomputePlan& plan(const attention::Grid& grid, int64_t samples, int64_t text_tokens);
   // The optimiser has changed the weights. The first step makes its state, so that the second is the first to count.
@@ -60,6 +62,8 @@ class RecomputeBudget {
   std::map<std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>, model::RecomputePlan> fitted_;
   int64_t steps_ = 0;
   int64_t step_tokens_ = 0;      // of the largest pass of this step
+  attention::Grid step_grid_;    // its grid
+  model::PassShape step_pass_;
   int64_t measured_tokens_ = 0;  // of the largest pass that was measured
   Memory measured_;
   bool kept_ = false;  // something in this step

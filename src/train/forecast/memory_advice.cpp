@@ -103,6 +103,10 @@ int64_t usable_bytes(int64_t gpu_bytes) {
   return int64_t(kUsable * double(gpu_bytes));
 }
 
+bool gathered_weights_stay(double gathered, double free, double results) {
+  return gathered <= free / 2 && gathered + results <= free;
+}
+
 std::string fit_to_text(const RootConfig& config, const std::vector<data::Bucket>& buckets, int64_t gpu_bytes,
                         const std::string& gpu) {
   return fit_to_text(config, buckets, clip_geometry(config), gpu_bytes, gpu);

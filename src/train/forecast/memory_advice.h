@@ -34,6 +34,11 @@ std::string memory_keys(const RootConfig& config);
 // Of a GPU's memory, what tensors can take: the rest goes to the driver, libraries and the allocator's gaps.
 int64_t usable_bytes(int64_t gpu_bytes);
 
+// parallel.gather `auto`: whether a rank's gathered weights stay within a step, where `free` bytes are left beside it.
+// They take half of these at most, and all `results` that backward may want (model::result_bytes) fit beside them:
+// gathers hide behind what is computed, results save time.
+bool gathered_weights_stay(double gathered, double free, double results);
+
 // The geometry as for estimate_run. "fits", or what to set so that it does, for `vmoba-train --dry-run`. `gpu`: which
 // one is meant.
 std::string fit_to_text(const RootConfig& config, const std::vector<data::Bucket>& buckets,

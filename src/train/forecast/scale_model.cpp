@@ -62,11 +62,10 @@ PassCosts replicated_gradients(const ModelSizes& model, const MeshSizes& sizes, 
 // Of one pass: gather weights for forward and, where backward recomputes, again; scatter sums of gradients; in the last
 // pass of a step the parts are summed over the copies.
 PassCosts sharded_pass(const RootConfig& config, const ModelSizes& model, const MeshSizes& sizes, const ScaleOptions& o,
-                       double pass_s, bool last_pass) {
+                       double pass_s, bool weights_stay, bool last_pass) {
   const double blocks = double(model::layer_count(config.model)), outer = double(model.outer);
   const double block = double(model.parameters - model.outer) / blocks;
-  const bool again = recomputes(config) && config.parallel.gather != Gather::kOnce;
-  const double gathers = again ? 2 : 1, width = double(carried_width(config));
+  const double gathers = recomputes(config) && !weights_stay ? 2 : 1, width = double(carried_width(config));
   Traffic state(o.cluster, neighbours(sizes.state_ranks(), o.cluster.ranks_per_host));
   double first = state.add(Collective::kAllGather, width * outer, 1);
   first += state.add(Collective::kAllGather, width * block, gathers * blocks);
@@ -120,13 +119,33 @@ struct ComputeCosts {
   double update = 0;                // of the optimiser
 };
 
+// What memory is left for what backward may keep, and whether gathered weights stay beside it within a step.
+struct MemoryLeft {
+  double bytes = 0;
+  bool weights_stay = true;
+};
+
+MemoryLeft memory_left(const RootConfig& config, const ModelSizes& model, const BucketEstimate& sample,
+                       const ModeEstimate& mode, const ScaleOptions& options) {
+  const double free = double(usable_bytes(options.memory_bytes)) - double(mode.memory.total());
+  const Gather gather = config.parallel.gather;
+  if (mode.mode.sizes.state_ranks() == 1 || gather == Gather::kOnce) return {free, true};  // counted in mode.memory
+  const double gathered = double(carried_width(config) * model.parameters);
+  const model::PassShape pass{double(mode.share.micro), 1.0 / double(mode.mode.sizes.sequence), config.text.max_tokens};
+  const double results = config.model.recompute == model::Recompute::kAuto
+                             ? model::result_bytes(config.model, config.attention, sample.grid, pass)
+                             : 0;
+  if (gather == Gather::kAgain || !gathered_weights_stay(gathered, free, results)) return {free, false};
+  return {free - gathered, true};
+}
+
 // With what a rank computes again.
 ComputeCosts compute_costs(const RootConfig& config, const RunEstimate& run, const BucketEstimate& sample,
-                           const ModeEstimate& mode, const ScaleOptions& options) {
-  const double free = double(usable_bytes(options.memory_bytes)) - double(mode.memory.total());
-  const double share = 1.0 / double(mode.mode.sizes.sequence);
+                           const ModeEstimate& mode, const MemoryLeft& left, const ScaleOptions& options) {
+  const model::RecomputePlan plan =
+      forecast_plan(config, sample.grid, mode.share.micro, 1.0 / double(mode.mode.sizes.sequence), left.bytes,
+                    left.weights_stay);
   if (options.flops_per_s == 0) {
-    const model::RecomputePlan plan = forecast_plan(config, sample.grid, mode.share.micro, share, free);
     const KernelRates rates = h200_rates();
     const StepSeconds seconds = sample_seconds(config, sample.grid, run.assumed_density, plan, rates);
     const double parts = config.lora.enabled() ? 1 : double(mode.mode.sizes.state_ranks());
@@ -135,7 +154,6 @@ ComputeCosts compute_costs(const RootConfig& config, const RunEstimate& run, con
   const double backward = sample.backward / options.flops_per_s;
   if (config.model.recompute != model::Recompute::kAuto || sample.recomputed == 0)
     return {sample.flops_sparse / options.flops_per_s, backward, 0};
-  const model::RecomputePlan plan = forecast_plan(config, sample.grid, mode.share.micro, share, free);
   const std::vector<model::ForwardWork> work =
       model::forward_work(config.model, config.attention, sample.grid, config.text.max_tokens, run.assumed_density);
   const double kept = sample.recomputed * (1 - recomputed_share(config, work, plan));
@@ -198,7 +216,8 @@ ModeEstimate estimate_mode(const RootConfig& config, const RunEstimate& run, con
   out.share = dist::batch_share(train, sizes);
   out.memory = rank_memory(config, sizes, run.grid, out.share.micro);
   const BucketEstimate sample = costliest(run);
-  const ComputeCosts costs_of_one = compute_costs(config, run, sample, out, options);
+  const MemoryLeft left = memory_left(config, model, sample, out, options);
+  const ComputeCosts costs_of_one = compute_costs(config, run, sample, out, left, options);
   const double samples = double(out.share.samples) / double(sizes.sequence), passes = double(out.share.passes);
   const double pass_s = samples * costs_of_one.sample / passes;
   out.compute_s = samples * costs_of_one.sample + costs_of_one.update;
@@ -207,8 +226,8 @@ ModeEstimate estimate_mode(const RootConfig& config, const RunEstimate& run, con
     out.waiting_s += count * costs.waiting_s;
   };
   if (sizes.state_ranks() > 1) {
-    add(sharded_pass(config, model, sizes, options, pass_s, /*last_pass=*/false), passes - 1);
-    add(sharded_pass(config, model, sizes, options, pass_s, /*last_pass=*/true), 1);
+    add(sharded_pass(config, model, sizes, options, pass_s, left.weights_stay, /*last_pass=*/false), passes - 1);
+    add(sharded_pass(config, model, sizes, options, pass_s, left.weights_stay, /*last_pass=*/true), 1);
   }
   if (sizes.state_ranks() == 1 || config.lora.enabled()) {
     add(replicated_gradients(model, sizes, options, samples * costs_of_one.backward / passes), 1);

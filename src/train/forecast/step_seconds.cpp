@@ -243,9 +243,9 @@ double optimizer_seconds(const RootConfig& config, const KernelRates& rates) {
 }
 
 model::RecomputePlan forecast_plan(const RootConfig& config, const attention::Grid& grid, int64_t micro, double share,
-                                   double free_bytes) {
+                                   double free_bytes, bool weights_stay) {
   if (config.model.recompute != model::Recompute::kAuto) return model::recompute_plan(config.model);
-  const bool whole = config.model.offload == model::Offload::kNone;
+  const bool whole = weights_stay && config.model.offload == model::Offload::kNone;
   const model::PassShape pass{double(micro), share, config.text.max_tokens, whole};
   return model::fit_plan(config.model, config.attention, grid, pass, std::max(0.0, free_bytes)).plan;
 }

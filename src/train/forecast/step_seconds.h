@@ -55,9 +55,9 @@ StepSeconds sample_seconds(const RootConfig& config, const attention::Grid& grid
 double optimizer_seconds(const RootConfig& config, const KernelRates& rates);
 
 // What backward computes again with `free_bytes` beside what `block` takes: model.recompute `auto` fills them, a share
-// of a sample's tokens in passes of `micro` samples.
+// of a sample's tokens in passes of `micro` samples. `weights_stay`: they are on the device until backward.
 model::RecomputePlan forecast_plan(const RootConfig& config, const attention::Grid& grid, int64_t micro, double share,
-                                   double free_bytes);
+                                   double free_bytes, bool weights_stay = true);
 
 // Seconds of a step of each bucket on one GPU of so many bytes (0: an H200's), by kind of kernel.
 std::string time_to_text(const RootConfig& config, const RunEstimate& run, int64_t gpu_bytes);
