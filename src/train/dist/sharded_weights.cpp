@@ -33,48 +33,20 @@ at::Tensor as_carried(const at::Tensor& values) {
   return values.element_size() == 1 ? values.view(at::kByte) : values;
 }
 
-// Copies of runs of values, by few launches for all: those of a unit's parameters are many and short.
-class Copies {
- public:
-  void add(const at::Tensor& from, const at::Tensor& to) {
-    from_.push_back(from);
-    to_.push_back(to);
-  }
-  void run() const {
-    if (!to_.empty()) at::_foreach_copy_(to_, from_);
-  }
-
- private:
-  std::vector<at::Tensor> from_, to_;
-};
-
 // A unit's parts of one type, one behind the other.
 at::Tensor joined(const std::vector<model::StoredParameter>& parameters, const std::vector<size_t>& members,
                   at::ScalarType dtype) {
-  int64_t count = 0;
-  for (const size_t i : members) count += parameters[i].part.numel();
-  const at::Tensor out = as_carried(at::empty({count}, parameters[members[0]].part.options().dtype(dtype)));
-  Copies copies;
-  int64_t offset = 0;
-  for (const size_t i : members) {
-    const at::Tensor part = as_carried(parameters[i].part.detach());
-    copies.add(part, out.narrow(0, offset, part.numel()));
-    offset += part.numel();
-  }
-  copies.run();
-  return out;
+  std::vector<at::Tensor> parts;
+  for (const size_t i : members) parts.push_back(as_carried(parameters[i].part.detach().to(dtype)));
+  return at::cat(parts);
 }
 
-// Cuts `whole` into rows [ranks, part]; undefined, or behind its end: zeros.
-void cut_into_rows(const at::Tensor& whole, const at::Tensor& rows, Copies& copies) {
-  const at::Tensor values = whole.defined() ? whole.reshape(-1) : at::Tensor();
-  const int64_t part = rows.size(1), all = whole.defined() ? values.numel() : 0;
-  for (int64_t rank = 0; rank < rows.size(0); ++rank) {
-    const int64_t begin = std::min(rank * part, all), count = std::min(part, all - begin);
-    const at::Tensor row = rows.select(0, rank);
-    if (count > 0) copies.add(values.narrow(0, begin, count), row.narrow(0, 0, count));
-    if (count < part) row.narrow(0, count, part - count).zero_();
-  }
+// Writes `whole` as rows [ranks, part] into `rows`, whose padding holds zeros already.
+void copy_to_rows(const at::Tensor& whole, const at::Tensor& rows) {
+  const at::Tensor values = whole.reshape(-1);
+  const int64_t part = rows.size(1), full = values.numel() / part, rest = values.numel() % part;
+  rows.narrow(0, 0, full).copy_(values.narrow(0, 0, full * part).view({full, part}));
+  if (rest > 0) rows.select(0, full).narrow(0, 0, rest).copy_(values.narrow(0, full * part, rest));
 }
 
 }  // namespace
@@ -142,18 +114,13 @@ std::vector<at::Tensor> ShardedWeights::await(GatheredUnit gathered) {
   std::vector<at::Tensor> out(parameters.size());
   for (Gathering& gathering : gathered.gatherings) {
     gathering.work->wait();
-    const int64_t ranks = gathering.flat.size(0);
-    Copies copies;
     int64_t offset = 0;
     for (const size_t i : gathering.members) {
       const int64_t part = parameters[i].part.numel();
-      const at::Tensor values = at::empty({ranks * part}, gathering.flat.options());
-      for (int64_t rank = 0; rank < ranks; ++rank)
-        copies.add(gathering.flat.select(0, rank).narrow(0, offset, part), values.narrow(0, rank * part, part));
+      const at::Tensor values = gathering.flat.narrow(1, offset, part).clone(at::MemoryFormat::Contiguous).view(-1);
       out[i] = values.narrow(0, 0, count_of(parameters[i].shape)).view(parameters[i].shape).view(gathering.dtype);
       offset += part;
     }
-    copies.run();
     gathering.flat.reset();
   }
   return out;
@@ -210,16 +177,14 @@ void ShardedWeights::scatter(size_t number, const std::vector<at::Tensor>& gradi
   settle();
   const Unit& unit = units_[number];
   VMOBA_CHECK(unit.gradient.defined(), "expected begin_step() before backward, found no gradients of unit {}", number);
-  const at::Tensor rows = at::empty({ranks_.size(), unit.gradient.numel()}, unit.gradient.options());
-  Copies copies;
+  const at::Tensor rows = at::zeros({ranks_.size(), unit.gradient.numel()}, unit.gradient.options());
   int64_t offset = 0;
   for (size_t i = 0; i < unit.parameters.size(); ++i) {
     const at::Tensor& part = unit.parameters[i].part;
     if (!part.requires_grad()) continue;
-    cut_into_rows(gradients[i], rows.narrow(1, offset, part.numel()), copies);
+    if (gradients[i].defined()) copy_to_rows(gradients[i], rows.narrow(1, offset, part.numel()));
     offset += part.numel();
   }
-  copies.run();
   const at::Tensor own = at::empty_like(unit.gradient);
   scattering_ = std::make_unique<Scattering>(Scattering{number, own, ranks_.reduce_scatter(rows, own)});
 }
