@@ -50,7 +50,7 @@ void ParallelConfig::visit(ConfigVisitor& v) {
           "Where ranks hold the weights together: `again` gathers a block's for forward and again where backward "
           "computes it again, the least memory; `once` keeps what a step has gathered until its backward has ended, "
           "the whole model in compute_dtype on each rank; `auto` is `once` on GPUs where that takes at most half of "
-          "the memory that the second step leaves free.");
+          "the memory that the second step leaves free and what backward may keep fits beside it.");
   v.field("timeout_s", timeout_s,
           "Seconds that a rank may keep the others waiting, or be silent, before the whole job ends.",
           between(1, 86400));

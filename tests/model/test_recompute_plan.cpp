@@ -155,6 +155,12 @@ TEST_CASE("where all results fit, first blocks are not computed again") {
   CHECK(fit(1e12, /*whole_blocks=*/true).bytes == 3 * whole);
 }
 
+TEST_CASE("bytes of all results that a plan may keep") {
+  const double results = 2 * Sizes::S * (9 * Sizes::E + Sizes::F);
+  CHECK(result_bytes(three_layers(), full_attention(), {2, 4, 4}, {1, 1, int64_t(Sizes::L)}) == 3 * results);
+  CHECK(result_bytes(three_layers(), full_attention(), {2, 4, 4}, {2, 0.25, int64_t(Sizes::L)}) == 1.5 * results);
+}
+
 TEST_CASE("two ranks that share a sample keep half of all, and attention's result by heads and by rows") {
   constexpr double S = Sizes::S, E = Sizes::E, F = Sizes::F;
   const double alone = 2 * S * (16 * E + 2 * F), sent_back = 2 * S * E;
