@@ -51,3 +51,11 @@ TEST_CASE("a step is timed on the CPU, alone and on ranks, with the keys of a co
   CHECK(refused.exit_code == 2);
   CHECK(contains(refused.output, "train.optimizer.type"));
 }
+
+TEST_CASE("of several ranks the first writes the profile") {
+  const TemporaryFolder folder;
+  const std::string file = folder.path() + "/step.trace";
+  bench(2, {"train.global_batch=2", "train.micro_batch=1", "parallel.shard=2", "--profile", file});
+  std::ifstream stream(file);
+  CHECK(nlohmann::json::parse(stream).contains("traceEvents"));
+}
