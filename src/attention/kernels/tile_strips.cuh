@@ -361,7 +361,7 @@ __device__ __forceinline__ void copy_rows(const char* rows, const TensorView& ou
                                           const TilePartition& partition, int head, const Piece& own) {
   constexpr int kLanes = kHeadDim / 8;
   int thread = int(threadIdx.x) % kWarpgroup;
-  asm volatile("" : "+r"(thread));  // or the places of all rows are kept in registers from strip to strip
+  if (kColumns > 72) asm volatile("" : "+r"(thread));  // or the places of all rows are kept in registers
   const int chunk = thread % kLanes;
 #pragma unroll
   for (int first = 0; first < kColumns; first += kWarpgroup / kLanes) {
