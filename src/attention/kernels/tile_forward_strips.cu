@@ -151,6 +151,7 @@ class Feed {
     if (use_ >= T::kSlots) hp::mbarrier_wait(address_of(&known_.empty[slot]), (use_ / T::kSlots - 1) & 1);
     ++use_;
     if (!value) steps_.describe(item_.head, keys, known_.keys, described_++ % kKnownSteps);
+    __syncwarp();  // lane 0 arrives for the warp
     uint64_t& full = known_.full[slot];
     if (lane_ == 0) hp::mbarrier_arrive_expect(address_of(&full), kStepBytes);
     __syncwarp();
