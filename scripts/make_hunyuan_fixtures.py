@@ -25,9 +25,31 @@ from pathlib import Path
 import torch
 from diffusers import HunyuanVideo15Transformer3DModel, HunyuanVideoTransformer3DModel
 from diffusers.loaders import single_file_utils
+from diffusers.models import embeddings
 from diffusers.models.transformers import transformer_hunyuan_video15
 from random_wan import randomise
 from safetensors.torch import load_file, save_file
+
+
+
+def round_frequencies_once():
+    """Makes sinusoids of frequencies that are exp() rounded once to fp32, as the project computes them.
+
+    exp() of fp32 differs in the last bit from CPU to CPU, and a guidance of 6 stands for angles of 6,000.
+    """
+    plain, exp = embeddings.get_timestep_embedding, torch.exp
+
+    def waves(*args, **kwargs):
+        torch.exp = lambda x: exp(x.double()).to(x.dtype)
+        try:
+            return plain(*args, **kwargs)
+        finally:
+            torch.exp = exp
+
+    embeddings.get_timestep_embedding = waves
+
+
+round_frequencies_once()
 
 SMALL = dict(num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4, num_layers=2,
              num_single_layers=3, num_refiner_layers=2, text_embed_dim=12, pooled_projection_dim=8,

@@ -32,7 +32,9 @@ at::Tensor add_gated(const at::Tensor& x_BSE, const at::Tensor& branch_BSE, cons
 at::Tensor timestep_embedding(const at::Tensor& timestep, int64_t channels) {
   const int64_t half = channels / 2;
   const at::Tensor exponent = at::arange(half, timestep.options()) * (-std::log(10000.0)) / double(half);
-  const at::Tensor angle = timestep.unsqueeze(-1) * exponent.exp();
+  // Rounded once: libraries' exp() in fp32 differ in the last bit from CPU to CPU, which angles in the thousands show.
+  const at::Tensor frequency = exponent.to(at::kDouble).exp().to(exponent.scalar_type());
+  const at::Tensor angle = timestep.unsqueeze(-1) * frequency;
   return at::cat({angle.cos(), angle.sin()}, -1);
 }
 
