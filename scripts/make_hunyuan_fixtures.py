@@ -25,29 +25,10 @@ from pathlib import Path
 import torch
 from diffusers import HunyuanVideo15Transformer3DModel, HunyuanVideoTransformer3DModel
 from diffusers.loaders import single_file_utils
-from diffusers.models import embeddings
 from diffusers.models.transformers import transformer_hunyuan_video15
 from random_wan import randomise
+from round_frequencies import round_frequencies_once
 from safetensors.torch import load_file, save_file
-
-
-
-def round_frequencies_once():
-    """Makes sinusoids of frequencies that are exp() rounded once to fp32, as the project computes them.
-
-    exp() of fp32 differs in the last bit from CPU to CPU, and a guidance of 6 stands for angles of 6,000.
-    """
-    plain, exp = embeddings.get_timestep_embedding, torch.exp
-
-    def waves(*args, **kwargs):
-        torch.exp = lambda x: exp(x.double()).to(x.dtype)
-        try:
-            return plain(*args, **kwargs)
-        finally:
-            torch.exp = exp
-
-    embeddings.get_timestep_embedding = waves
-
 
 round_frequencies_once()
 

@@ -18,6 +18,9 @@ from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "scripts"))
 from random_wan import randomise  # noqa: E402
+from round_frequencies import round_frequencies_once  # noqa: E402
+
+round_frequencies_once()
 
 STEPS, GUIDANCE, SHIFT = 4, 6.0, 7.0
 HEADS, HEAD_DIM = 2, 8

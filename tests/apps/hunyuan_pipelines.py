@@ -32,6 +32,9 @@ from transformers import (ByT5Tokenizer, CLIPImageProcessor, CLIPTextModel, CLIP
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 from random_wan import randomise  # noqa: E402
+from round_frequencies import round_frequencies_once  # noqa: E402
+
+round_frequencies_once()
 
 MODELS = ROOT / "tests/fixtures/model"
 TEXT, BPE = MODELS / "hunyuan_text", MODELS / "bpe"
