@@ -90,7 +90,7 @@ double RecomputeBudget::bytes_taken_per_counted() const {
 
 void RecomputeBudget::end_step() {
   steps_ += 1;
-  if (fits_memory() && tried_ > 0) {
+  if (fits_memory() && kept_ && taken_per_counted_ == 0) {  // a trial, also one in which nothing fitted
     taken_per_counted_ = bytes_taken_per_counted();
     fitted_.clear();
   }
