@@ -18,7 +18,7 @@ macro(vmoba_define_imported_targets)
   add_library(vmoba_torch INTERFACE)
   target_include_directories(vmoba_torch SYSTEM INTERFACE
     "${VMOBA_SITE}/torch/include" "${VMOBA_SITE}/torch/include/torch/csrc/api/include" "${VMOBA_CUDA_ROOT}/include")
-  target_compile_definitions(vmoba_torch INTERFACE USE_CUDA FMT_HEADER_ONLY=1)
+  target_compile_definitions(vmoba_torch INTERFACE USE_CUDA)
   set(_t "${VMOBA_SITE}/torch/lib")
   target_link_libraries(vmoba_torch INTERFACE
     -Wl,--no-as-needed "${_t}/libtorch.so" "${_t}/libtorch_cpu.so" "${_t}/libtorch_cuda.so" "${_t}/libc10.so" "${_t}/libc10_cuda.so"

@@ -8,6 +8,7 @@
 #include "core/folder_lock.h"
 #include "support/catch.h"
 #include "support/must_run.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
@@ -15,10 +16,10 @@ namespace fs = std::filesystem;
 
 namespace {
 
-const std::string kConvert = VMOBA_BIN_DIR "/vmoba-convert";
+const std::string kConvert = bin_dir() + "/vmoba-convert";
 
 void parity(const std::vector<std::string>& arguments) {
-  std::vector<std::string> command = {VMOBA_PYTHON, VMOBA_SOURCE_DIR "/tests/apps/wan_weights_parity.py"};
+  std::vector<std::string> command = {python(), source_dir() + "/tests/apps/wan_weights_parity.py"};
   command.insert(command.end(), arguments.begin(), arguments.end());
   must_run(command);
 }
@@ -45,9 +46,9 @@ const std::string& transformers() {
 }
 
 std::vector<std::string> lora_run(const std::string& run_dir, std::vector<std::string> extra = {}) {
-  std::vector<std::string> command = {VMOBA_BIN_DIR "/vmoba-train",
+  std::vector<std::string> command = {bin_dir() + "/vmoba-train",
                                       "--config",
-                                      VMOBA_FIXTURES "/train/tiny.yaml",
+                                      fixtures() + "/train/tiny.yaml",
                                       "run.dir=" + run_dir,
                                       "model.weights=" + transformers() + "/t2v",
                                       "train.steps=10",
@@ -96,7 +97,7 @@ TEST_CASE("a LoRA run: resumed exactly, every file loads in diffusers with the s
   // vmoba-sample takes the checkpoint, and the same adapters as a file on top of none.
   const auto sample = [&](const std::string& out, const std::vector<std::string>& extra) {
     std::vector<std::string> command = {
-        VMOBA_BIN_DIR "/vmoba-sample", "--checkpoint", whole + last, "--no-ema", "--prompt", "x", "--out",
+        bin_dir() + "/vmoba-sample", "--checkpoint", whole + last, "--no-ema", "--prompt", "x", "--out",
         temporary.path() + "/" + out};
     command.insert(command.end(), extra.begin(), extra.end());
     must_run(command);

@@ -12,6 +12,7 @@
 #include "core/random.h"
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
@@ -19,8 +20,8 @@ namespace fs = std::filesystem;
 
 namespace {
 
-const std::string kTrain = VMOBA_BIN_DIR "/vmoba-train", kEncode = VMOBA_BIN_DIR "/vmoba-encode";
-const std::string kTiny = VMOBA_FIXTURES "/train/tiny.yaml";
+const std::string kTrain = bin_dir() + "/vmoba-train", kEncode = bin_dir() + "/vmoba-encode";
+const std::string kTiny = fixtures() + "/train/tiny.yaml";
 // Both sides of each clip, batches of two, dropped captions.
 const std::vector<std::string> kSettings = {"--config",
                                             kTiny,
@@ -107,7 +108,7 @@ TEST_CASE("training from the cache has the losses of training without, to the la
 TEST_CASE("only what a changed setting or file touches is made again, and pruning removes the rest") {
   const TemporaryFolder folder;
   const std::string clips = folder.path() + "/clips", cache = folder.path() + "/cache";
-  fs::copy(VMOBA_SOURCE_DIR "/assets/clips", clips);
+  fs::copy(source_dir() + "/assets/clips", clips);
   const std::string data = "data.path=" + clips;
   CHECK(counts(encode(cache, {data})).second == kClips + kCaptions);
   // Another folder, the same contents.
@@ -117,7 +118,7 @@ TEST_CASE("only what a changed setting or file touches is made again, and prunin
   fs::copy_file(clips + "/02_mirror_close.mp4", clips + "/01_mirror_in_dark_hall.mp4",
                 fs::copy_options::overwrite_existing);
   CHECK(counts(encode(cache, {data})).second == 0);  // the same content as clip 2, which is there
-  fs::copy_file(VMOBA_SOURCE_DIR "/assets/clips/10_banded_mirror.txt", clips + "/02_mirror_close.txt",
+  fs::copy_file(source_dir() + "/assets/clips/10_banded_mirror.txt", clips + "/02_mirror_close.txt",
                 fs::copy_options::overwrite_existing);
   CHECK(counts(encode(cache, {data})).second == 0);  // a known caption
   std::ofstream(clips + "/02_mirror_close.txt") << "a new caption";
@@ -200,7 +201,7 @@ TEST_CASE("several processes share the work, named by options or by their launch
 TEST_CASE("with a complete cache the text encoder is not read: its weights may be gone") {
   const TemporaryFolder folder;
   const std::string cache = folder.path() + "/cache", weights = folder.path() + "/umt5";
-  fs::copy(VMOBA_FIXTURES "/model/umt5", weights, fs::copy_options::recursive);
+  fs::copy(fixtures() + "/model/umt5", weights, fs::copy_options::recursive);
   const std::vector<std::string> umt5 = {"text.type=umt5", "text.weights=" + weights, "text.max_tokens=48",
                                          "model.text_dim=24", "cache.dir=" + cache};
   const ProcessResult without = train(folder.path() + "/without", {umt5[0], umt5[1], umt5[2], umt5[3]});

@@ -17,6 +17,7 @@
 #include "support/catch.h"
 #include "support/messages.h"
 #include "support/metrics.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba;
@@ -26,10 +27,10 @@ using nlohmann::json;
 
 namespace {
 
-const std::string kTiny = VMOBA_FIXTURES "/train/tiny.yaml";
+const std::string kTiny = test::fixtures() + "/train/tiny.yaml";
 
 ProcessResult run_program(const std::string& program, std::vector<std::string> arguments) {
-  arguments.insert(arguments.begin(), VMOBA_BIN_DIR "/" + program);
+  arguments.insert(arguments.begin(), test::bin_dir() + "/" + program);
   return run_process(arguments);
 }
 
@@ -164,7 +165,7 @@ TEST_CASE("held-out clips of another folder change nothing in training") {
   fs::create_directory(folder.path() + "/clips");
   for (const char* name : {"01_mirror_in_dark_hall", "07_gold_hexagons"})
     for (const char* end : {".mp4", ".txt"})
-      fs::copy(fmt::format("{}/assets/clips/{}{}", VMOBA_SOURCE_DIR, name, end), folder.path() + "/clips");
+      fs::copy(fmt::format("{}/assets/clips/{}{}", test::source_dir(), name, end), folder.path() + "/clips");
   train(folder.path() + "/without", {});
   train(folder.path() + "/with", {"validate.path=" + folder.path() + "/clips", "validate.every=1"});
   const auto without = metrics(folder.path() + "/without"), with = metrics(folder.path() + "/with");

@@ -9,25 +9,26 @@
 #include "support/catch.h"
 #include "support/messages.h"
 #include "support/must_run.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
 
 namespace {
 
-const std::string kScript = VMOBA_SOURCE_DIR "/tests/apps/finetune.py";
+const std::string kScript = source_dir() + "/tests/apps/finetune.py";
 // The same as in finetune.py.
 const std::string kPrompt = "A rocket lifts off; white smoke &amp; people cheer.", kNegative = "最差质量，低质量";
 
 class Pipelines {
  public:
-  Pipelines() { must_run({VMOBA_PYTHON, kScript, "make", folder_.path(), VMOBA_FIXTURES "/model"}); }
+  Pipelines() { must_run({python(), kScript, "make", folder_.path(), fixtures() + "/model"}); }
 
   std::string at(const std::string& name) const { return folder_.path() + "/" + name; }
   // Configuration of a run that begins at pipeline `kind`.
   Strings settings(const std::string& kind) const {
     Strings out = {"--config",
-                   VMOBA_FIXTURES "/train/tiny.yaml",
+                   fixtures() + "/train/tiny.yaml",
                    "model.weights=" + at(kind) + "/transformer",
                    "model.text_dim=24",
                    "text.type=umt5",
@@ -48,13 +49,13 @@ class Pipelines {
   }
   // Trains; the checkpoint's folder.
   std::string train(const std::string& name, const Strings& settings) const {
-    must_run(Strings{VMOBA_BIN_DIR "/vmoba-train"} + settings + Strings{"run.dir=" + at(name)});
+    must_run(Strings{bin_dir() + "/vmoba-train"} + settings + Strings{"run.dir=" + at(name)});
     return at(name) + "/checkpoint-3";
   }
   // Final latents of a checkpoint, in a file.
   std::string sample(const std::string& kind, const std::string& checkpoint) const {
     const std::string out = checkpoint + "/sampled.safetensors";
-    Strings command = {VMOBA_BIN_DIR "/vmoba-sample",
+    Strings command = {bin_dir() + "/vmoba-sample",
                        "--checkpoint",
                        checkpoint,
                        "--prompt",
@@ -76,7 +77,7 @@ class Pipelines {
   // Latents of each job, beside what diffusers makes of it.
   void check(const nlohmann::json& jobs) const {
     std::ofstream(at("jobs.json")) << jobs.dump();
-    std::istringstream lines(must_run({VMOBA_PYTHON, kScript, "compare", folder_.path(), at("jobs.json")}));
+    std::istringstream lines(must_run({python(), kScript, "compare", folder_.path(), at("jobs.json")}));
     size_t found = 0;
     for (std::string line; std::getline(lines, line);) {
       if (!line.starts_with("result ")) continue;
@@ -111,7 +112,7 @@ TEST_CASE("what was fine-tuned from a pretrained pipeline samples in diffusers a
 
   // From a cache of latents and embeddings, which leaves VAE and UMT5 unread.
   const Strings cached = p.settings("t2v") + Strings{"cache.dir=" + p.at("cache")};
-  must_run(Strings{VMOBA_BIN_DIR "/vmoba-encode"} + cached);
+  must_run(Strings{bin_dir() + "/vmoba-encode"} + cached);
   const std::string adapters =
       p.train("lora", cached + lora + Strings{"cache.mode=require", "lora.formats=[comfyui, diffusers, kohya]"});
   const std::string latents = p.sample("t2v", adapters);
@@ -123,7 +124,7 @@ TEST_CASE("what was fine-tuned from a pretrained pipeline samples in diffusers a
         latents);
 
   const Strings images = p.settings("i2v") + lora + Strings{"cache.dir=" + p.at("cache_i2v")};
-  must_run(Strings{VMOBA_BIN_DIR "/vmoba-encode"} + images);
+  must_run(Strings{bin_dir() + "/vmoba-encode"} + images);
   const std::string i2v = p.train("i2v_lora", images + Strings{"cache.mode=require"});
   add("image to video, LoRA",
       {{"kind", "i2v"}, {"transformer", p.at("i2v/transformer")}, {"loras", {i2v + "/lora/comfyui.safetensors"}}},

@@ -6,6 +6,7 @@
 
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
@@ -44,16 +45,16 @@ std::string smaller(std::string yaml) {
 TEST_CASE("every command of docs/first_lora.md does what the page says") {
   const TemporaryFolder folder;
   const std::string at = folder.path();
-  const ProcessResult made = run_process(
-      {VMOBA_PYTHON, VMOBA_SOURCE_DIR "/tests/apps/finetune.py", "make", at + "/random", VMOBA_FIXTURES "/model"},
-      {"OMP_NUM_THREADS=1"});
+  const ProcessResult made =
+      run_process({python(), source_dir() + "/tests/apps/finetune.py", "make", at + "/random", fixtures() + "/model"},
+                  {"OMP_NUM_THREADS=1"});
   INFO(made.output);
   REQUIRE(made.exit_code == 0);
   fs::create_directories(at + "/models");
   fs::create_directory_symlink(at + "/random/t2v", at + "/models/wan");
-  fs::copy_file(VMOBA_SOURCE_DIR "/assets/clips/01_mirror_in_dark_hall.mp4", at + "/holiday.mp4");
+  fs::copy_file(source_dir() + "/assets/clips/01_mirror_in_dark_hall.mp4", at + "/holiday.mp4");
 
-  const std::string page = read_text(VMOBA_SOURCE_DIR "/docs/first_lora.md");
+  const std::string page = read_text(source_dir() + "/docs/first_lora.md");
   const std::vector<std::string> configurations = blocks(page, "yaml");
   REQUIRE(configurations.size() == 1);
   std::ofstream(at + "/my_lora.yaml") << smaller(configurations.front());
@@ -61,7 +62,7 @@ TEST_CASE("every command of docs/first_lora.md does what the page says") {
   REQUIRE(commands.size() == 7);
   for (const std::string& block : commands) {
     const ProcessResult result =
-        run_process({"bash", "-euo", "pipefail", "-c", "cd '" + at + "'; PATH='" VMOBA_BIN_DIR "':$PATH\n" + block},
+        run_process({"bash", "-euo", "pipefail", "-c", "cd '" + at + "'; PATH='" + bin_dir() + "':$PATH\n" + block},
                     {"OMP_NUM_THREADS=1"});
     INFO(block << result.output);
     REQUIRE(result.exit_code == 0);
@@ -81,5 +82,5 @@ TEST_CASE("every command of docs/first_lora.md does what the page says") {
   }
   // What the page names and no block of it runs.
   CHECK(contains(page, "hf download"));
-  CHECK(fs::exists(VMOBA_SOURCE_DIR "/docs/memory.md"));
+  CHECK(fs::exists(source_dir() + "/docs/memory.md"));
 }

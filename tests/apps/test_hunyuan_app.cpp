@@ -9,29 +9,30 @@
 #include "support/catch.h"
 #include "support/messages.h"
 #include "support/must_run.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
 
 namespace {
 
-const std::string kScript = VMOBA_SOURCE_DIR "/tests/apps/hunyuan.py";
+const std::string kScript = source_dir() + "/tests/apps/hunyuan.py";
 
 Strings settings(const std::string& folder) {
-  return {"--config", VMOBA_FIXTURES "/train/tiny_hunyuan.yaml", "model.weights=" + folder + "/transformer",
+  return {"--config", fixtures() + "/train/tiny_hunyuan.yaml", "model.weights=" + folder + "/transformer",
           "train.steps=3"};
 }
 
 // Trains; the checkpoint's folder.
 std::string train(const std::string& folder, const std::string& name, const Strings& more) {
-  must_run(Strings{VMOBA_BIN_DIR "/vmoba-train"} + settings(folder) + more + Strings{"run.dir=" + folder + "/" + name});
+  must_run(Strings{bin_dir() + "/vmoba-train"} + settings(folder) + more + Strings{"run.dir=" + folder + "/" + name});
   return folder + "/" + name + "/checkpoint-3";
 }
 
 // Final latents of a checkpoint, in a file.
 std::string sample(const std::string& folder, const std::string& checkpoint) {
   const std::string out = checkpoint + "/sampled.safetensors";
-  must_run({VMOBA_BIN_DIR "/vmoba-sample", "--checkpoint", checkpoint, "--embeds", folder + "/given.safetensors",
+  must_run({bin_dir() + "/vmoba-sample", "--checkpoint", checkpoint, "--embeds", folder + "/given.safetensors",
             "--output-latents", out, "sample.steps=4", "attention.backend=full"});
   return out;
 }
@@ -40,7 +41,7 @@ std::string sample(const std::string& folder, const std::string& checkpoint) {
 
 TEST_CASE("HunyuanVideo trained with VMoBA samples in diffusers as it does here") {
   const TemporaryFolder folder;
-  must_run({VMOBA_PYTHON, kScript, "make", folder.path()});
+  must_run({python(), kScript, "make", folder.path()});
   const Strings lora = {"lora.rank=4", "lora.alpha=6", "lora.save_dtype=fp32", "train.optimizer.lr=0.02",
                         "lora.formats=[comfyui, diffusers, kohya]"};
   nlohmann::json jobs;
@@ -52,7 +53,7 @@ TEST_CASE("HunyuanVideo trained with VMoBA samples in diffusers as it does here"
   for (const char* format : {"comfyui", "diffusers"})
     jobs.push_back({{"name", format}, {"lora", adapters + "/lora/" + format + ".safetensors"}, {"latents", latents}});
   std::ofstream(folder.path() + "/jobs.json") << jobs.dump();
-  std::istringstream lines(must_run({VMOBA_PYTHON, kScript, "compare", folder.path(), folder.path() + "/jobs.json"}));
+  std::istringstream lines(must_run({python(), kScript, "compare", folder.path(), folder.path() + "/jobs.json"}));
   size_t found = 0;
   for (std::string line; std::getline(lines, line);) {
     if (!line.starts_with("result ")) continue;
@@ -67,9 +68,9 @@ TEST_CASE("HunyuanVideo trained with VMoBA samples in diffusers as it does here"
 
 TEST_CASE("HunyuanVideo: a LoRA that diffusers would not know in ComfyUI's names is warned of") {
   const TemporaryFolder folder;
-  must_run({VMOBA_PYTHON, kScript, "make", folder.path()});
+  must_run({python(), kScript, "make", folder.path()});
   const auto log = [&](const std::string& targets) {
-    return must_run(Strings{VMOBA_BIN_DIR "/vmoba-train"} + settings(folder.path()) +
+    return must_run(Strings{bin_dir() + "/vmoba-train"} + settings(folder.path()) +
                     Strings{"train.steps=1", "lora.rank=2", "lora.targets=" + targets,
                             "run.dir=" + folder.path() + "/" + std::to_string(targets.size())});
   };
@@ -80,12 +81,11 @@ TEST_CASE("HunyuanVideo: a LoRA that diffusers would not know in ComfyUI's names
 
 TEST_CASE("HunyuanVideo: --dry-run counts it, and a scale is refused where a model takes none") {
   const TemporaryFolder folder;
-  must_run({VMOBA_PYTHON, kScript, "make", folder.path()});
-  const Strings command = Strings{VMOBA_BIN_DIR "/vmoba-train"} + settings(folder.path()) + Strings{"--dry-run"};
+  must_run({python(), kScript, "make", folder.path()});
+  const Strings command = Strings{bin_dir() + "/vmoba-train"} + settings(folder.path()) + Strings{"--dry-run"};
   CHECK(contains(must_run(command), "memory"));
-  const ProcessResult refused =
-      run_process({VMOBA_BIN_DIR "/vmoba-train", "--config", VMOBA_FIXTURES "/train/tiny.yaml", "--dry-run",
-                   "train.flow.embedded_guidance=6"});
+  const ProcessResult refused = run_process({bin_dir() + "/vmoba-train", "--config", fixtures() + "/train/tiny.yaml",
+                                             "--dry-run", "train.flow.embedded_guidance=6"});
   CHECK(refused.exit_code == 2);
   CHECK(contains(refused.output, "train.flow.embedded_guidance"));
 }

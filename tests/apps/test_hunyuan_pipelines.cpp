@@ -9,21 +9,20 @@
 #include "support/catch.h"
 #include "support/messages.h"
 #include "support/must_run.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
 
 namespace {
 
-const std::string kScript = VMOBA_SOURCE_DIR "/tests/apps/hunyuan_pipelines.py";
+const std::string kScript = source_dir() + "/tests/apps/hunyuan_pipelines.py";
 const std::string kQuotes = "A sign says \"OPEN\" in the rain.";
 
 // A pipeline's parts in a folder, and what was sampled with them.
 class Parts {
  public:
-  explicit Parts(const std::string& kind) : kind_(kind) {
-    must_run({VMOBA_PYTHON, kScript, "make", kind, folder_.path()});
-  }
+  explicit Parts(const std::string& kind) : kind_(kind) { must_run({python(), kScript, "make", kind, folder_.path()}); }
 
   std::string path(const std::string& name) const { return folder_.path() + "/" + name; }
   Strings config() const { return {"--config", path("run.yaml")}; }
@@ -34,7 +33,7 @@ class Parts {
     std::filesystem::create_directory(frames);
     nlohmann::json job = {{"prompt", prompt}, {"latents", path(name + ".safetensors")}, {"frames", frames}};
     if (!lora.empty()) job["lora"] = lora;
-    Strings command = Strings{VMOBA_BIN_DIR "/vmoba-sample"} + from;
+    Strings command = Strings{bin_dir() + "/vmoba-sample"} + from;
     if (kind_.starts_with("i2v")) command = command + Strings{"--image", path("image.png")};
     must_run(command + Strings{"--prompt", prompt, "--latents", path("noise.safetensors"), "--output-latents",
                                job["latents"], "--out", frames + "/%04d.png", "attention.backend=full"});
@@ -44,7 +43,7 @@ class Parts {
   // Trains a LoRA with VMoBA; the checkpoint's folder.
   std::string train(const std::string& name, bool from_cache) const {
     const std::string log =
-        must_run(Strings{VMOBA_BIN_DIR "/vmoba-train"} + config() +
+        must_run(Strings{bin_dir() + "/vmoba-train"} + config() +
                  Strings{"run.dir=" + path(name) + "/run", "cache.dir=" + (from_cache ? path("cache") : "")});
     CHECK(contains(log, "loading the text encoder") == !from_cache);
     return path(name) + "/run/checkpoint-3";  // a LoRA's title is the name of the run's folder
@@ -52,7 +51,7 @@ class Parts {
 
   void compare() const {
     std::ofstream(path("jobs.json")) << nlohmann::json(jobs_).dump();
-    std::istringstream lines(must_run({VMOBA_PYTHON, kScript, "compare", kind_, folder_.path(), path("jobs.json")}));
+    std::istringstream lines(must_run({python(), kScript, "compare", kind_, folder_.path(), path("jobs.json")}));
     size_t found = 0;
     for (std::string line; std::getline(lines, line);) {
       if (!line.starts_with("result ")) continue;
@@ -82,7 +81,7 @@ std::string replaced(std::string text, const std::string& from, const std::strin
 
 // The commands of docs/pretrained.md for HunyuanVideo, but the download and the copy into ComfyUI's folder.
 std::string published_commands() {
-  const std::string page = read_text(VMOBA_SOURCE_DIR "/docs/pretrained.md"), fence = "```\n";
+  const std::string page = read_text(source_dir() + "/docs/pretrained.md"), fence = "```\n";
   const size_t begin = page.find(fence + "hf download hunyuanvideo-community/HunyuanVideo ");
   REQUIRE(begin != std::string::npos);
   std::istringstream lines(page.substr(begin + fence.size()));
@@ -98,12 +97,12 @@ void run_published(const Parts& parts, bool first) {
   run = replaced(run, "run:\n", "run:\n  dir: published/run\n");
   run = replaced(run, "cache:\n  dir: " + parts.path("cache") + "\n", "");
   std::ofstream(parts.path("published.yaml")) << replaced(run, "checkpoint_every: 3", "checkpoint_every: 1");
-  std::string commands = replaced(published_commands(), "build/bin/", VMOBA_BIN_DIR "/");
+  std::string commands = replaced(published_commands(), "build/bin/", bin_dir() + "/");
   commands = replaced(commands, "configs/hunyuan_video_lora.yaml", "published.yaml");
   commands = replaced(commands, "models/HunyuanVideo/", "");
   commands = replaced(commands, "runs/hunyuan_video_lora/checkpoint-2000", "published/run/checkpoint-3");
-  commands = replaced(commands, " cache.dir=cache\n" VMOBA_BIN_DIR "/vmoba-train",
-                      " cache.dir=cache train.steps=2\n" VMOBA_BIN_DIR "/vmoba-train");
+  commands = replaced(commands, " cache.dir=cache\n" + bin_dir() + "/vmoba-train",
+                      " cache.dir=cache train.steps=2\n" + bin_dir() + "/vmoba-train");
   commands = replaced(commands, "vmoba-encode --config published.yaml cache.dir=cache train.steps=2",
                       "vmoba-encode --config published.yaml cache.dir=cache");
   if (!first) commands = replaced(commands, "--architecture hunyuan_video", "--architecture hunyuan_video_15");
@@ -123,7 +122,7 @@ void check_pipeline(const std::string& kind) {
   for (int i = 0; i < 400; ++i) long_prompt += ", a cat";
   for (const std::string& prompt : {kQuotes, std::string("夕方の港で漁船が揺れている。"), long_prompt})
     parts.sample(prompt, parts.config());
-  must_run(Strings{VMOBA_BIN_DIR "/vmoba-encode"} + parts.config());
+  must_run(Strings{bin_dir() + "/vmoba-encode"} + parts.config());
   const std::string checkpoint = parts.train("cached", /*from_cache=*/true);
   const std::string lora = "/lora/diffusers.safetensors";
   CHECK(read_text(checkpoint + lora) == read_text(parts.train("as_needed", /*from_cache=*/false) + lora));
@@ -176,10 +175,10 @@ TEST_CASE("the published commands of HunyuanVideo, one after the other, 1.0 and 
 
 TEST_CASE("HunyuanVideo image to video: a text encoder that does not fit the task is refused") {
   const Parts image("i2v"), text("t2v");
-  const std::string language = VMOBA_FIXTURES "/model/hunyuan_text/text_encoder";
+  const std::string language = fixtures() + "/model/hunyuan_text/text_encoder";
   const auto refusal = [](const Parts& parts, const Strings& keys) {
     const ProcessResult result =
-        run_process(Strings{VMOBA_BIN_DIR "/vmoba-train"} + parts.config() + Strings{"--dry-run", "cache.dir="} + keys);
+        run_process(Strings{bin_dir() + "/vmoba-train"} + parts.config() + Strings{"--dry-run", "cache.dir="} + keys);
     CHECK(result.exit_code == 2);
     return result.output;
   };

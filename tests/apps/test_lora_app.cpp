@@ -8,6 +8,7 @@
 #include "support/catch.h"
 #include "support/messages.h"
 #include "support/metrics.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
@@ -20,10 +21,9 @@ namespace {
 const std::string& base() {
   static const TemporaryFolder folder;
   static const std::string weights = [] {
-    const ProcessResult result =
-        run_process({VMOBA_BIN_DIR "/vmoba-train", "--config", VMOBA_FIXTURES "/train/tiny.yaml",
-                     "run.dir=" + folder.path() + "/base", "train.steps=3", "train.ema.enabled=false",
-                     "train.report=false", "train.tensorboard=false"});
+    const ProcessResult result = run_process(
+        {bin_dir() + "/vmoba-train", "--config", fixtures() + "/train/tiny.yaml", "run.dir=" + folder.path() + "/base",
+         "train.steps=3", "train.ema.enabled=false", "train.report=false", "train.tensorboard=false"});
     INFO(result.output);
     REQUIRE(result.exit_code == 0);
     return folder.path() + "/base/checkpoint-3/transformer";
@@ -33,9 +33,9 @@ const std::string& base() {
 
 // Ten clips in one bucket and batches of four: 2.5 steps an epoch.
 Strings command(const std::string& run_dir, const Strings& extra) {
-  Strings out = {VMOBA_BIN_DIR "/vmoba-train",
+  Strings out = {bin_dir() + "/vmoba-train",
                  "--config",
-                 VMOBA_FIXTURES "/train/tiny.yaml",
+                 fixtures() + "/train/tiny.yaml",
                  "run.dir=" + run_dir,
                  "model.weights=" + base(),
                  "lora.rank=2",
@@ -103,7 +103,7 @@ void write_pgm(const std::string& path, int width, int height, int left, int rig
 // A manifest of the shipped clips; `mask` "" leaves it out.
 std::string manifest(const std::string& folder, const std::string& name, const std::string& mask) {
   std::vector<std::string> clips;
-  for (const auto& entry : fs::directory_iterator(VMOBA_SOURCE_DIR "/assets/clips"))
+  for (const auto& entry : fs::directory_iterator(source_dir() + "/assets/clips"))
     if (entry.path().extension() == ".mp4") clips.push_back(entry.path().string());
   std::sort(clips.begin(), clips.end());
   std::ofstream file(folder + "/" + name + ".jsonl");
@@ -149,7 +149,7 @@ TEST_CASE("a run of epochs saves and samples at their ends, and goes on exactly 
   }
   CHECK(metrics(a).back()["loss"] == metrics(b).back()["loss"]);
 
-  const ProcessResult more = run_process({VMOBA_BIN_DIR "/vmoba-train", "--resume", b, "train.epochs=3"});
+  const ProcessResult more = run_process({bin_dir() + "/vmoba-train", "--resume", b, "train.epochs=3"});
   INFO(more.output);
   CHECK(more.exit_code == 0);
   CHECK(checkpoints_of(b).back() == "checkpoint-8");

@@ -8,6 +8,7 @@
 #include "support/catch.h"
 #include "support/messages.h"
 #include "support/must_run.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
@@ -15,10 +16,10 @@ namespace fs = std::filesystem;
 
 namespace {
 
-const std::string kConvert = VMOBA_BIN_DIR "/vmoba-convert";
+const std::string kConvert = bin_dir() + "/vmoba-convert";
 
 std::string parity(const std::string& command, const std::string& folder) {
-  return must_run({VMOBA_PYTHON, VMOBA_SOURCE_DIR "/tests/apps/lora_parity.py", command, folder});
+  return must_run({python(), source_dir() + "/tests/apps/lora_parity.py", command, folder});
 }
 
 std::map<std::string, std::string> made_variants(const std::string& folder) {

@@ -7,6 +7,7 @@
 #include "support/catch.h"
 #include "support/messages.h"
 #include "support/must_run.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
@@ -15,7 +16,7 @@ namespace fs = std::filesystem;
 namespace {
 
 std::string train(const std::string& run_dir, const Strings& extra) {
-  const Strings command = {VMOBA_BIN_DIR "/vmoba-train", "--config", VMOBA_FIXTURES "/train/tiny.yaml",
+  const Strings command = {bin_dir() + "/vmoba-train", "--config", fixtures() + "/train/tiny.yaml",
                            "run.dir=" + run_dir, "train.checkpoint_every=0"};
   return must_run(command + extra, {});
 }
@@ -51,7 +52,7 @@ TEST_CASE("a run keeps its report up to date: clips as trained on, samples, curv
 
   // TensorBoard's own reader.
   const ProcessResult events =
-      run_process({VMOBA_PYTHON, VMOBA_SOURCE_DIR "/tests/train/report/read_events.py", run + "/tensorboard"});
+      run_process({python(), source_dir() + "/tests/train/report/read_events.py", run + "/tensorboard"});
   REQUIRE(events.exit_code == 0);
   const nlohmann::json seen = nlohmann::json::parse(events.output.substr(events.output.find('{')));
   for (const char* tag : {"speed/step_s", "memory/gib", "train/loss"}) CHECK(seen["scalars"][tag].size() == 4);
@@ -59,7 +60,7 @@ TEST_CASE("a run keeps its report up to date: clips as trained on, samples, curv
   CHECK(contains(seen["texts"]["configuration"][0][1], "\n    train:"));
   CHECK(seen["frames"]["samples/1/video"] == nlohmann::json({{2, 5}, {4, 5}}));  // GIFs in motion
 
-  const ProcessResult result = run_process({VMOBA_BIN_DIR "/vmoba-report", run, folder.path() + "/none"});
+  const ProcessResult result = run_process({bin_dir() + "/vmoba-report", run, folder.path() + "/none"});
   CHECK(result.exit_code == 2);
   CHECK(contains(result.output, "found no folder"));
 
@@ -68,7 +69,7 @@ TEST_CASE("a run keeps its report up to date: clips as trained on, samples, curv
   CHECK_FALSE(fs::exists(quiet + "/report.html"));
   CHECK_FALSE(fs::exists(quiet + "/contact_sheet"));
   const ProcessResult compared =
-      run_process({VMOBA_BIN_DIR "/vmoba-report", run, quiet, "--out", folder.path() + "/both.html"});
+      run_process({bin_dir() + "/vmoba-report", run, quiet, "--out", folder.path() + "/both.html"});
   INFO(compared.output);
   CHECK(compared.exit_code == 0);
   CHECK(contains(read_text(folder.path() + "/both.html"), "<td>train.steps</td><td>4</td><td>1</td>"));

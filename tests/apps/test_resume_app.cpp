@@ -13,6 +13,7 @@
 #include "support/catch.h"
 #include "support/messages.h"
 #include "support/metrics.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
@@ -20,8 +21,8 @@ namespace fs = std::filesystem;
 
 namespace {
 
-const std::string kTrain = VMOBA_BIN_DIR "/vmoba-train";
-const std::string kTiny = VMOBA_FIXTURES "/train/tiny.yaml";
+const std::string kTrain = bin_dir() + "/vmoba-train";
+const std::string kTiny = fixtures() + "/train/tiny.yaml";
 const std::string kWeights = "/transformer/diffusion_pytorch_model.safetensors";
 // A constant rate, so that the number of steps may change, and every checkpoint kept.
 const std::vector<std::string> kKeys = {"train.optimizer.schedule=constant", "train.keep_checkpoints=0",
@@ -279,7 +280,7 @@ TEST_CASE("what the model or its weights mean may not change; what makes the byt
 TEST_CASE("another file under a clip's name is said when a run goes on, and recorded") {
   const TemporaryFolder folder;
   const std::string dir = folder.path() + "/run", clips = folder.path() + "/clips";
-  fs::copy(VMOBA_SOURCE_DIR "/assets/clips", clips, fs::copy_options::recursive);
+  fs::copy(source_dir() + "/assets/clips", clips, fs::copy_options::recursive);
   run(0, command(dir, {"train.steps=4", "data.path=" + clips}));
   CHECK_FALSE(contains(run(0, command(dir, {"--resume", "latest", "train.steps=5", "data.path=" + clips})), " -> "));
   std::string video;

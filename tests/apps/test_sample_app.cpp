@@ -2,6 +2,7 @@
 #include <filesystem>
 
 #include "support/catch.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
@@ -9,7 +10,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-const std::string kSample = VMOBA_BIN_DIR "/vmoba-sample";
+const std::string kSample = bin_dir() + "/vmoba-sample";
 
 std::string probe(const std::string& path, const std::string& entries) {
   return run_process({"ffprobe", "-v", "error", "-select_streams", "v:0", "-count_frames", "-show_entries",
@@ -22,9 +23,8 @@ std::string probe(const std::string& path, const std::string& entries) {
 TEST_CASE("a checkpoint samples to a video that plays") {
   const TemporaryFolder folder;
   const std::string run = folder.path() + "/run";
-  const ProcessResult trained =
-      run_process({VMOBA_BIN_DIR "/vmoba-train", "--config", VMOBA_FIXTURES "/train/tiny.yaml", "run.dir=" + run,
-                   "train.steps=2", "train.validate_every=2"});
+  const ProcessResult trained = run_process({bin_dir() + "/vmoba-train", "--config", fixtures() + "/train/tiny.yaml",
+                                             "run.dir=" + run, "train.steps=2", "train.validate_every=2"});
   INFO(trained.output);
   REQUIRE(trained.exit_code == 0);
   CHECK(fs::exists(run + "/samples/step-000002-0.mp4"));
@@ -58,9 +58,8 @@ TEST_CASE("pretrained weights sample without a checkpoint, from given noise, and
   // The pretrained model is what a short run left behind.
   const TemporaryFolder folder;
   const std::string run = folder.path() + "/run", weights = "model.weights=" + run + "/checkpoint-1/transformer";
-  const ProcessResult trained =
-      run_process({VMOBA_BIN_DIR "/vmoba-train", "--config", VMOBA_FIXTURES "/train/tiny.yaml", "run.dir=" + run,
-                   "train.steps=1", "train.ema.enabled=false"});
+  const ProcessResult trained = run_process({bin_dir() + "/vmoba-train", "--config", fixtures() + "/train/tiny.yaml",
+                                             "run.dir=" + run, "train.steps=1", "train.ema.enabled=false"});
   INFO(trained.output);
   REQUIRE(trained.exit_code == 0);
   const auto latents = [&](const std::string& name, std::vector<std::string> command) {
@@ -72,7 +71,7 @@ TEST_CASE("pretrained weights sample without a checkpoint, from given noise, and
     REQUIRE(result.exit_code == 0);
     return read_text(path);
   };
-  const std::vector<std::string> from_config = {"--config", VMOBA_FIXTURES "/train/tiny.yaml", weights};
+  const std::vector<std::string> from_config = {"--config", fixtures() + "/train/tiny.yaml", weights};
   const auto with = [&](std::vector<std::string> extra) {
     extra.insert(extra.begin(), from_config.begin(), from_config.end());
     return extra;
@@ -96,7 +95,7 @@ TEST_CASE("an image becomes the first frame") {
   const TemporaryFolder folder;
   const std::string run = folder.path() + "/run";
   const ProcessResult trained =
-      run_process({VMOBA_BIN_DIR "/vmoba-train", "--config", VMOBA_FIXTURES "/train/tiny.yaml", "run.dir=" + run,
+      run_process({bin_dir() + "/vmoba-train", "--config", fixtures() + "/train/tiny.yaml", "run.dir=" + run,
                    "train.steps=1", "train.validate_every=1", "model.task=i2v", "model.in_channels=36"});
   INFO(trained.output);
   REQUIRE(trained.exit_code == 0);
@@ -114,7 +113,7 @@ TEST_CASE("an image becomes the first frame") {
     command.insert(command.end(), extra.begin(), extra.end());
     return run_process(command);
   };
-  const std::string clips = VMOBA_SOURCE_DIR "/assets/clips/";
+  const std::string clips = source_dir() + "/assets/clips/";
   const ProcessResult one = sample({"--image", clips + "03_red_lift_far.mp4"});
   INFO(one.output);
   REQUIRE(one.exit_code == 0);

@@ -7,6 +7,7 @@
 
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
@@ -14,14 +15,14 @@ namespace fs = std::filesystem;
 
 namespace {
 
-const std::string kSample = VMOBA_BIN_DIR "/vmoba-sample";
+const std::string kSample = bin_dir() + "/vmoba-sample";
 
 // A run of one step that the cases share, with a LoRA beside.
 const std::string& run_folder() {
   static const TemporaryFolder folder;
   static const std::string run = folder.path() + "/run";
   static const ProcessResult trained =
-      run_process({VMOBA_BIN_DIR "/vmoba-train", "--config", VMOBA_FIXTURES "/train/tiny.yaml", "run.dir=" + run,
+      run_process({bin_dir() + "/vmoba-train", "--config", fixtures() + "/train/tiny.yaml", "run.dir=" + run,
                    "train.steps=2", "train.checkpoint_every=1", "train.ema.enabled=false"});
   INFO(trained.output);
   REQUIRE(trained.exit_code == 0);
@@ -176,7 +177,7 @@ TEST_CASE("images and LoRA files are looked at before anything is loaded") {
       << "{\"prompt\": \"a\"}\n{\"prompt\": \"b\", \"image\": \"" << text << "\"}\n";
   refused({"--prompts", folder.path() + "/p.jsonl", "--out", out}, "web page");
   refused({"--prompt", "a", "--out", out, "--lora", text}, "HTML page");
-  const std::string picture = VMOBA_FIXTURES "/data/pictures/grey.png";
+  const std::string picture = fixtures() + "/data/pictures/grey.png";
   refused({"--prompt", "a", "--out", out, "--image", picture}, "expected i2v, flf2v or ti2v for an image");
   refused({"--prompt", "a", "--out", out, "--last-image", picture}, "expected flf2v for the image of the last frame");
   refused({"--prompt", "a", "--out", out, "--lora-strength", "0.5"}, "--lora-strength: expected --lora beside it");
@@ -188,7 +189,7 @@ TEST_CASE("images and LoRA files are looked at before anything is loaded") {
 TEST_CASE("only the weights that are sampled must be whole") {
   const TemporaryFolder folder;
   const std::string run = folder.path() + "/run", checkpoint = run + "/checkpoint-1";
-  must(run_process({VMOBA_BIN_DIR "/vmoba-train", "--config", VMOBA_FIXTURES "/train/tiny.yaml", "run.dir=" + run,
+  must(run_process({bin_dir() + "/vmoba-train", "--config", fixtures() + "/train/tiny.yaml", "run.dir=" + run,
                     "train.steps=1", "train.tensorboard=false"}));
   const std::string average = checkpoint + "/transformer_ema/diffusion_pytorch_model.safetensors";
   std::string bytes = read_text(average);
@@ -259,7 +260,7 @@ TEST_CASE("a run's folder means its newest checkpoint") {
 TEST_CASE("an override behind --lora is an override") {
   const TemporaryFolder folder;
   const std::string run = folder.path() + "/lora";
-  must(run_process({VMOBA_BIN_DIR "/vmoba-train", "--config", VMOBA_FIXTURES "/train/tiny.yaml", "run.dir=" + run,
+  must(run_process({bin_dir() + "/vmoba-train", "--config", fixtures() + "/train/tiny.yaml", "run.dir=" + run,
                     "train.steps=1", "train.ema.enabled=false", "lora.rank=2",
                     "model.weights=" + run_folder() + "/checkpoint-2/transformer"}));
   const std::string lora = run + "/checkpoint-1/lora/comfyui.safetensors";

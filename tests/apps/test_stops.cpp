@@ -12,6 +12,7 @@
 #include "support/catch.h"
 #include "support/messages.h"
 #include "support/metrics.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
@@ -20,8 +21,8 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
-const std::string kTrain = VMOBA_BIN_DIR "/vmoba-train";
-const std::string kTiny = VMOBA_FIXTURES "/train/tiny.yaml";
+const std::string kTrain = bin_dir() + "/vmoba-train";
+const std::string kTiny = fixtures() + "/train/tiny.yaml";
 const std::string kWeights = "/transformer/diffusion_pytorch_model.safetensors";
 
 std::vector<std::string> train_command(const std::string& run_dir, const std::vector<std::string>& extra = {}) {
@@ -50,7 +51,7 @@ double seconds_since(Clock::time_point start) {
 
 // Clips of its own, to be taken away.
 std::string copied_clips(const std::string& folder) {
-  fs::copy(VMOBA_SOURCE_DIR "/assets/clips", folder + "/clips", fs::copy_options::recursive);
+  fs::copy(source_dir() + "/assets/clips", folder + "/clips", fs::copy_options::recursive);
   return folder + "/clips";
 }
 
@@ -209,7 +210,7 @@ TEST_CASE("a read that hangs in the kernel shows who waits, costs what patience 
   SECTION("while planning, the file is dropped with the reason") {
     std::ofstream(marker) << "hung";
     const pid_t pid = start_process(
-        {VMOBA_BIN_DIR "/vmoba-data", "--config", kTiny, "data.path=" + clips, "data.patience_s=12"}, log, environment);
+        {bin_dir() + "/vmoba-data", "--config", kTiny, "data.path=" + clips, "data.patience_s=12"}, log, environment);
     const int code = wait_process(pid);
     INFO(read_text(log));
     CHECK(code == 0);
@@ -318,7 +319,7 @@ TEST_CASE("a disk that takes no checkpoint for a while costs warnings and no run
 TEST_CASE("a file-size limit is an error and no death by signal") {
   const TemporaryFolder folder;
   const std::string out = folder.path() + "/out.safetensors";
-  const std::string command = "ulimit -f 16; exec " VMOBA_BIN_DIR "/vmoba-convert " VMOBA_FIXTURES "/model/wan_t2v " +
+  const std::string command = "ulimit -f 16; exec " + bin_dir() + "/vmoba-convert " + fixtures() + "/model/wan_t2v " +
                               out + " --layout original --head-dim 20";
   const ProcessResult result = run_process({"bash", "-c", command});
   INFO(result.output);
@@ -342,7 +343,7 @@ TEST_CASE("everything that a run will use is checked at its start") {
       {{"parallel.sequence=3"}, "parallel.sequence"},
       {{"data.max_failed=0", "data.path=" + folder.path() + "/data"}, "data.max_failed"},
   };
-  fs::copy(VMOBA_SOURCE_DIR "/assets/clips", folder.path() + "/data", fs::copy_options::recursive);
+  fs::copy(source_dir() + "/assets/clips", folder.path() + "/data", fs::copy_options::recursive);
   std::ofstream(folder.path() + "/data/broken.mp4") << "no video";
   for (const Case& one : cases) {
     for (const bool dry : {true, false}) {
@@ -375,7 +376,7 @@ TEST_CASE("a dry run names all that is missing at once, and prints the memory wi
                                                        {"wan2.2_5b_finetune", "27280 tokens"}};
   for (const auto& [name, says] : known) {
     const ProcessResult shipped = run_process(
-        {kTrain, "--config", VMOBA_SOURCE_DIR "/configs/" + std::string(name) + ".yaml", "--dry-run", "--ranks", "4"});
+        {kTrain, "--config", source_dir() + "/configs/" + std::string(name) + ".yaml", "--dry-run", "--ranks", "4"});
     INFO(name << "\n" << shipped.output);
     CHECK(shipped.exit_code == 2);
     CHECK(contains(shipped.output, says));
@@ -386,8 +387,8 @@ TEST_CASE("a dry run names all that is missing at once, and prints the memory wi
 
 TEST_CASE("the dry run says whether a GPU suffices and what to set") {
   const auto dry_run = [](const std::string& gib) {
-    return run_process({kTrain, "--config", VMOBA_SOURCE_DIR "/configs/wan2.1_1.3b_finetune.yaml", "--dry-run",
-                        "--gpu-gib", gib})
+    return run_process(
+               {kTrain, "--config", source_dir() + "/configs/wan2.1_1.3b_finetune.yaml", "--dry-run", "--gpu-gib", gib})
         .output;
   };
   CHECK(contains(dry_run("200"), "--gpu-gib            fits"));
@@ -437,7 +438,7 @@ TEST_CASE("a terminal gets colours, unless NO_COLOR is set") {
 
 TEST_CASE("every program says its version, waits passively, and ends in order where nobody reads its output") {
   for (const char* name : {"vmoba-train", "vmoba-sample", "vmoba-encode", "vmoba-data", "vmoba-convert"}) {
-    const std::string program = std::string(VMOBA_BIN_DIR "/") + name;
+    const std::string program = std::string(bin_dir() + "/") + name;
     const ProcessResult version = run_process({program, "--version"});
     INFO(name << ": " << version.output);
     CHECK(version.exit_code == 0);

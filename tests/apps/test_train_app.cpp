@@ -15,6 +15,7 @@
 #include "core/random.h"
 #include "support/catch.h"
 #include "support/metrics.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
@@ -22,8 +23,8 @@ namespace fs = std::filesystem;
 
 namespace {
 
-const std::string kTrain = VMOBA_BIN_DIR "/vmoba-train";
-const std::string kTiny = VMOBA_FIXTURES "/train/tiny.yaml";
+const std::string kTrain = bin_dir() + "/vmoba-train";
+const std::string kTiny = fixtures() + "/train/tiny.yaml";
 constexpr int64_t kSteps = 60;
 
 std::vector<std::string> train_command(const std::string& run_dir, std::vector<std::string> extra = {}) {
@@ -277,7 +278,7 @@ TEST_CASE("images and videos of several sizes and lengths train in batches of on
   const TemporaryFolder folder;
   const std::string data = folder.path() + "/data", dir = folder.path() + "/run";
   fs::create_directory(data);
-  const std::string wide = VMOBA_SOURCE_DIR "/assets/clips/02_mirror_close.mp4";
+  const std::string wide = source_dir() + "/assets/clips/02_mirror_close.mp4";
   const auto make = [&](const std::string& name, const std::string& filters, const std::vector<std::string>& length) {
     std::vector<std::string> command = {"ffmpeg", "-v", "error", "-nostdin", "-i", wide, "-vf", filters};
     command.insert(command.end(), length.begin(), length.end());
@@ -298,7 +299,7 @@ TEST_CASE("images and videos of several sizes and lengths train in batches of on
 
   const ProcessResult result = run_process(train_command(
       dir, {"data.path=" + data, "data.frames=[5, 9]", "data.aspect_buckets=3", "train.steps=8", "codec.type=wan_vae",
-            "codec.weights=" VMOBA_FIXTURES "/model/wan_vae_21", "sample.height=32"}));
+            "codec.weights=" + fixtures() + "/model/wan_vae_21", "sample.height=32"}));
   INFO(result.output);
   REQUIRE(result.exit_code == 0);
   const nlohmann::json plan = nlohmann::json::parse(read_text(dir + "/clip_plan.json"));
@@ -321,7 +322,7 @@ TEST_CASE("images and videos of several sizes and lengths train in batches of on
 
 TEST_CASE("every shipped configuration is valid and names the files that it lacks and where to get them") {
   int64_t pretrained = 0;
-  for (const auto& entry : fs::directory_iterator(VMOBA_SOURCE_DIR "/configs")) {
+  for (const auto& entry : fs::directory_iterator(source_dir() + "/configs")) {
     if (entry.path().filename() == "quickstart.yaml") continue;
     const ProcessResult result = run_process({kTrain, "--config", entry.path().string(), "--dry-run"});
     INFO(entry.path() << "\n" << result.output);
@@ -348,7 +349,7 @@ TEST_CASE("configurations in the pages for users of other tools lack nothing but
   const TemporaryFolder folder;
   int64_t blocks = 0;
   for (const char* page : {"from_musubi", "from_diffusion_pipe", "from_fastvideo"}) {
-    const std::string text = read_text(fmt::format("{}/docs/{}.md", VMOBA_SOURCE_DIR, page));
+    const std::string text = read_text(fmt::format("{}/docs/{}.md", source_dir(), page));
     for (size_t at = 0; (at = text.find("```yaml\n", at)) != std::string::npos; ++at, ++blocks) {
       const size_t begin = at + std::string("```yaml\n").size();
       const std::string path = fmt::format("{}/{}.yaml", folder.path(), page);
@@ -366,7 +367,7 @@ TEST_CASE("configurations in the pages for users of other tools lack nothing but
 TEST_CASE("docs/config.md is what the program prints") {
   const ProcessResult result = run_process({kTrain, "--config-reference"});
   REQUIRE(result.exit_code == 0);
-  CHECK(result.output == read_text(VMOBA_SOURCE_DIR "/docs/config.md"));
+  CHECK(result.output == read_text(source_dir() + "/docs/config.md"));
 }
 
 TEST_CASE("image-to-video tasks train and repeat their bytes") {

@@ -8,6 +8,7 @@
 
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 namespace fs = std::filesystem;
@@ -17,10 +18,10 @@ using vmoba::test::run_process;
 
 namespace {
 
-constexpr const char* kClips = VMOBA_SOURCE_DIR "/assets/quickstart.jsonl";
+const std::string kClips = vmoba::test::source_dir() + "/assets/quickstart.jsonl";
 
 std::vector<std::string> command(const std::string& out, const std::vector<std::string>& more) {
-  std::vector<std::string> all = {VMOBA_BIN_DIR "/vmoba-train-codec"};
+  std::vector<std::string> all = {vmoba::test::bin_dir() + "/vmoba-train-codec"};
   const std::string small =
       " --device cpu --frames 5 --crop 32 --batch 2 --height 48 --width 80 --encoder-width 8 "
       "--decoder-width 8 --decoder-blocks 1 --fine-width 8 --fine-blocks 1";

@@ -14,6 +14,7 @@
 #include "support/messages.h"
 #include "support/metrics.h"
 #include "support/must_run.h"
+#include "support/paths.h"
 #include "support/process.h"
 #include "train/flow_matching.h"
 
@@ -23,7 +24,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-const std::string kTiny = VMOBA_FIXTURES "/train/tiny.yaml";
+const std::string kTiny = test::fixtures() + "/train/tiny.yaml";
 constexpr double kBoundary = 750;
 const std::string kExperts = "experts=[{until_timestep: 750}, {}]";
 const std::string kOldKeys = "model.boundary=750";
@@ -33,7 +34,7 @@ std::string experts_with(const std::string& high, const std::string& low) {
 }
 
 std::vector<std::string> train_command(const std::string& dir, const std::vector<std::string>& extra) {
-  std::vector<std::string> out = {VMOBA_BIN_DIR "/vmoba-train", "--config", kTiny, "run.dir=" + dir,
+  std::vector<std::string> out = {test::bin_dir() + "/vmoba-train", "--config", kTiny, "run.dir=" + dir,
                                   "train.tensorboard=false"};
   out.insert(out.end(), extra.begin(), extra.end());
   return out;
@@ -92,7 +93,7 @@ void require_same_files(const std::string& a, const std::string& b, size_t expec
 }
 
 std::string latents(const std::string& path, std::vector<std::string> command) {
-  command.insert(command.begin(), VMOBA_BIN_DIR "/vmoba-sample");
+  command.insert(command.begin(), test::bin_dir() + "/vmoba-sample");
   command.insert(command.end(), {"--prompt", "a rocket", "--output-latents", path, "sample.steps=4"});
   must_run(command);
   return read_text(path);
@@ -212,11 +213,11 @@ TEST_CASE("a checkpoint of two experts samples with both, and each converts") {
   CHECK(average != latents(f + "/c.st", named("transformer_ema", "transformer_ema")));
   CHECK(latents(f + "/d.st", {"--checkpoint", checkpoint, "--no-ema"}) ==
         latents(f + "/e.st", named("transformer", "transformer_2")));
-  must_run({VMOBA_BIN_DIR "/vmoba-convert", checkpoint + "/transformer_2", f + "/low.safetensors", "--layout",
+  must_run({test::bin_dir() + "/vmoba-convert", checkpoint + "/transformer_2", f + "/low.safetensors", "--layout",
             "comfyui", "--head-dim", "24"});
   // A folder of both gives one file, which is said.
-  CHECK(contains(must_run({VMOBA_BIN_DIR "/vmoba-convert", checkpoint, f + "/high.safetensors", "--layout", "comfyui",
-                           "--head-dim", "24"}),
+  CHECK(contains(must_run({test::bin_dir() + "/vmoba-convert", checkpoint, f + "/high.safetensors", "--layout",
+                           "comfyui", "--head-dim", "24"}),
                  "transformer_2"));
   CHECK(latents(f + "/g.st", {"--checkpoint", checkpoint, "--no-ema"}) ==
         latents(f + "/h.st", {"--config", kTiny, experts_with(checkpoint + "/transformer", f + "/low.safetensors")}));
@@ -237,8 +238,8 @@ TEST_CASE("LoRA of both experts: two files for other tools, which give what the 
   CHECK_FALSE(at::allclose(high.tensor("blocks.0.attn1.to_q.lora_A.weight"),
                            low.tensor("blocks.0.attn1.to_q.lora_A.weight"), 1e-5, 0.05));
   const std::string by_files = f + "/high.safetensors";
-  must_run({VMOBA_BIN_DIR "/vmoba-convert", checkpoint + "/lora/comfyui_high_noise.safetensors", by_files, "--layout",
-            "kohya"});
+  must_run({test::bin_dir() + "/vmoba-convert", checkpoint + "/lora/comfyui_high_noise.safetensors", by_files,
+            "--layout", "kohya"});
   std::vector<std::string> files = {"--config", kTiny, weights};
   const std::string untrained = latents(f + "/a.st", files);
   const std::string by_low = checkpoint + "/lora/comfyui_low_noise.safetensors";
@@ -345,8 +346,8 @@ TEST_CASE("what two experts cannot train from is refused") {
   const std::string weights = folder.path() + "/one/checkpoint-1/transformer";
   CHECK(contains(says({kOldKeys, "model.weights=" + weights}), "experts[1].weights"));
   const ProcessResult sampled =
-      run_process({VMOBA_BIN_DIR "/vmoba-sample", "--config", kTiny, experts_with(weights, weights), "--prompt", "x",
-                   "--lora", "3:x.safetensors", "--output-latents", folder.path() + "/x.st"});
+      run_process({test::bin_dir() + "/vmoba-sample", "--config", kTiny, experts_with(weights, weights), "--prompt",
+                   "x", "--lora", "3:x.safetensors", "--output-latents", folder.path() + "/x.st"});
   CHECK(sampled.exit_code == 2);
   CHECK(contains(sampled.output, "expected an expert of 1 .. 2"));
 }

@@ -6,12 +6,13 @@
 #include "model/weights/safetensors.h"
 #include "support/attention_oracle.h"
 #include "support/catch.h"
+#include "support/paths.h"
 
 using namespace vmoba;
 
 namespace {
 
-const std::string kFolder = std::string(VMOBA_FIXTURES) + "/golden";
+const std::string kFolder = test::fixtures() + "/golden";
 
 std::string describe(const bench::GoldenResult& r) {
   std::string text = r.name + ": mask " + std::to_string(r.mask_differences);
@@ -25,7 +26,7 @@ std::string describe(const bench::GoldenResult& r) {
 TEST_CASE("all golden vectors are here") {
   CHECK(bench::golden_files(kFolder).size() == 49);
   CHECK_THROWS_AS(bench::golden_files(kFolder + "/missing"), Error);
-  CHECK_THROWS_AS(bench::golden_files(std::string(VMOBA_SOURCE_DIR) + "/src"), Error);
+  CHECK_THROWS_AS(bench::golden_files(test::source_dir() + "/src"), Error);
 }
 
 TEST_CASE("the reference agrees with every golden vector") {

@@ -7,13 +7,14 @@
 #include <string>
 
 #include "support/catch.h"
+#include "support/paths.h"
 
 namespace {
 
-const std::string kGolden = std::string(VMOBA_FIXTURES) + "/golden";
+const std::string kGolden = vmoba::test::fixtures() + "/golden";
 
 int bench(const std::string& arguments) {
-  const std::string command = std::string(VMOBA_BIN_DIR) + "/vmoba-bench " + arguments + " > vmoba_bench_test.txt 2>&1";
+  const std::string command = vmoba::test::bin_dir() + "/vmoba-bench " + arguments + " > vmoba_bench_test.txt 2>&1";
   const int status = std::system(command.c_str());
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
@@ -84,7 +85,7 @@ TEST_CASE("wrong usage and missing input are exit code 2, a file that cannot be 
   CHECK(bench("check " + kGolden + " --backend cuda") == 2);
   CHECK(bench("check " + kGolden + "/missing") == 2);
   CHECK(output().find("expected a folder") != std::string::npos);
-  CHECK(bench("check " + std::string(VMOBA_SOURCE_DIR) + "/src") == 2);
+  CHECK(bench("check " + vmoba::test::source_dir() + "/src") == 2);
   CHECK(bench("check " + kGolden + " --json missing_folder/out.json") == 1);
   std::remove("vmoba_bench_test.txt");
 }

@@ -10,6 +10,7 @@
 #include "model/long_captions.h"
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/paths.h"
 #include "support/process.h"
 #include "support/stderr_capture.h"
 
@@ -62,8 +63,8 @@ TEST_CASE("captions beyond text.max_tokens are counted") {
   CHECK(model::count_long_captions(text, {"", "a b c", "a b, c d", "a-b c/d e"}) == 2);
   CHECK(model::count_long_captions(text, {std::string(100, 'a')}) == 0);  // one word
   text.type = "umt5";
-  text.weights = VMOBA_FIXTURES "/model/umt5";
-  text.tokenizer = VMOBA_FIXTURES "/model/umt5";
+  text.weights = test::fixtures() + "/model/umt5";
+  text.tokenizer = test::fixtures() + "/model/umt5";
   text.max_tokens = 8;
   std::string many;
   for (int i = 0; i < 50; ++i) many += "mirror ";
@@ -98,7 +99,7 @@ TEST_CASE("captions of HunyuanVideo's encoders are counted by their own tokenize
 }
 
 TEST_CASE("the plan and the log say how many captions are cut") {
-  const RootConfig config = load_root_config(VMOBA_FIXTURES "/train/tiny.yaml", {"text.max_tokens=20"});
+  const RootConfig config = load_root_config(test::fixtures() + "/train/tiny.yaml", {"text.max_tokens=20"});
   RunPlan plan;
   const std::string said = capture_stderr([&] { plan = plan_run(config); });
   // Of the ten shipped captions, whose words were counted beside.
@@ -115,7 +116,7 @@ TEST_CASE("the plan and the log say how many captions are cut") {
 TEST_CASE("samples are as published where the user does not say: HunyuanVideo 1.5, step-distilled too") {
   const auto sample = [](const std::string& weights, std::vector<std::string> keys = {}) {
     keys.insert(keys.begin(), {"model.architecture=hunyuan_video_15", "model.task=i2v", "text.dim=12",
-                               "model.weights=" VMOBA_FIXTURES "/model/" + weights});
+                               "model.weights=" + test::fixtures() + "/model/" + weights});
     return load_root_config("", keys).sample;
   };
   const SampleConfig published = sample("hunyuan_15_i2v"), distilled = sample("hunyuan_15_meanflow");

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "support/catch.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 namespace fs = std::filesystem;
@@ -297,7 +298,7 @@ std::map<std::string, std::string> house() {
 }  // namespace
 
 TEST_CASE("the project's own includes obey the rules") {
-  const Tree tree = check_tree(VMOBA_SOURCE_DIR);
+  const Tree tree = check_tree(vmoba::test::source_dir());
   std::string text;
   for (const std::string& violation : tree.violations) text += violation + "\n";
   INFO(text);

@@ -14,6 +14,7 @@
 #include "data/dataset.h"
 #include "data/media_files.h"
 #include "support/catch.h"
+#include "support/paths.h"
 #include "support/process.h"
 #include "support/stderr_capture.h"
 
@@ -185,7 +186,7 @@ TEST_CASE("Manifest lines are dropped with file and line; a file may be named tw
 }
 
 TEST_CASE("The part, picture, rate and repeats of a manifest line are honoured") {
-  const std::string root = std::string(VMOBA_FIXTURES) + "/data/manifest/";
+  const std::string root = fixtures() + "/data/manifest/";
   DataConfig config = config_of(root + "cut_and_crop.json", {1, 17, 33, 65});
   config.fps = 16;
   config.height = 112;
@@ -285,8 +286,7 @@ TEST_CASE("A crop is of the displayed picture") {
 }
 
 TEST_CASE("Captions that are NaN count as missing") {
-  const ClipPlan plan =
-      plan_clips(config_of(std::string(VMOBA_FIXTURES) + "/data/manifest/nan_caption.jsonl", {5}), kGeometry);
+  const ClipPlan plan = plan_clips(config_of(fixtures() + "/data/manifest/nan_caption.jsonl", {5}), kGeometry);
   CHECK(plan.clips.size() == 2);
   CHECK(plan.missing_captions == 1);
   CHECK(plan.dropped.empty());
@@ -441,7 +441,7 @@ TEST_CASE("Files with fewer frames a second than the clips are counted") {
 
 TEST_CASE("The shipped sample clips are all usable") {
   DataConfig config;
-  config.path = std::string(VMOBA_SOURCE_DIR) + "/assets/clips";
+  config.path = source_dir() + "/assets/clips";
   config.frames = {17};
   config.height = 64;
   config.width = 112;

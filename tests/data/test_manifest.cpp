@@ -7,6 +7,7 @@
 #include "data/media_files.h"
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba::data;
@@ -178,7 +179,7 @@ TEST_CASE("Media that the manifest of a folder does not name are counted and lis
   // Named by its path, the manifest alone counts.
   CHECK(read(root + "/captions.json").dropped.empty());
 
-  const Manifest given = read(std::string(VMOBA_FIXTURES) + "/data/manifest/captions_json_partial");
+  const Manifest given = read(vmoba::test::fixtures() + "/data/manifest/captions_json_partial");
   CHECK(given.entries.size() == 1);
   CHECK(given.dropped.size() == 1);
 }

@@ -10,6 +10,7 @@
 #include "data/frame_parts.h"
 #include "data/media_files.h"
 #include "support/catch.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba::data;
@@ -17,7 +18,7 @@ using namespace vmoba::test;
 
 namespace {
 
-const std::string kData = VMOBA_FIXTURES "/data/";
+const std::string kData = fixtures() + "/data/";
 constexpr ClipGeometry kGeometry{4, 16};
 
 at::Tensor clip_of(const std::string& path, double start_s, double fps, int64_t frames, int64_t height, int64_t width,

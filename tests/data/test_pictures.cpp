@@ -11,6 +11,7 @@
 #include "data/clip_plan.h"
 #include "data/media_files.h"
 #include "support/catch.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba::data;
@@ -19,7 +20,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-const std::string kPictures = VMOBA_FIXTURES "/data/pictures/";
+const std::string kPictures = fixtures() + "/data/pictures/";
 
 at::Tensor picture(const std::string& path, int64_t height, int64_t width) {
   VideoReader reader(path, 1);

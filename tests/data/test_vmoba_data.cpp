@@ -5,6 +5,7 @@
 
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
@@ -13,9 +14,9 @@ namespace fs = std::filesystem;
 
 namespace {
 
-const std::string kData = VMOBA_BIN_DIR "/vmoba-data";
-const std::string kTiny = VMOBA_FIXTURES "/train/tiny.yaml";
-const std::string kClips = VMOBA_SOURCE_DIR "/assets/clips";
+const std::string kData = bin_dir() + "/vmoba-data";
+const std::string kTiny = fixtures() + "/train/tiny.yaml";
+const std::string kClips = source_dir() + "/assets/clips";
 
 ProcessResult run_data(const std::vector<std::string>& extra) {
   std::vector<std::string> words = {kData, "--config", kTiny};

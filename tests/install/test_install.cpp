@@ -5,6 +5,7 @@
 #include "support/catch.h"
 #include "support/messages.h"
 #include "support/must_run.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba::test;
@@ -23,7 +24,7 @@ TEST_CASE("a project of its own builds against the installed attention library")
   must_run({kCmake, "--install", VMOBA_BUILD_DIR, "--component", "development", "--prefix", stage});
   CHECK_FALSE(fs::exists(stage + "/lib/vmoba"));  // no copy of libtorch
   fs::rename(stage, moved);                       // and nothing that knows where it was installed
-  const std::vector<std::string> configure = {kCmake, "-S",  VMOBA_SOURCE_DIR "/examples/cpp",
+  const std::vector<std::string> configure = {kCmake, "-S",  source_dir() + "/examples/cpp",
                                               "-B",   build, "-DCMAKE_PREFIX_PATH=" + moved};
   std::vector<std::string> with_torch = configure, without = configure;
   with_torch.push_back("-Dvmoba_SITE=" VMOBA_SITE);

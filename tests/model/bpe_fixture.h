@@ -7,10 +7,11 @@
 #include <vector>
 
 #include "model/text/utf8.h"
+#include "support/paths.h"
 
 namespace vmoba::test {
 
-inline const std::string kBpeFixture = std::string(VMOBA_FIXTURES) + "/model/bpe";
+inline const std::string kBpeFixture = test::fixtures() + "/model/bpe";
 
 inline const nlohmann::json& bpe_cases() {
   static const nlohmann::json cases = nlohmann::json::parse(std::ifstream(kBpeFixture + "/cases.json"));

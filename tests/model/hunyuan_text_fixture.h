@@ -9,11 +9,12 @@
 
 #include "model/text_encoder.h"
 #include "model/weights/safetensors.h"
+#include "support/paths.h"
 
 namespace vmoba::test {
 
-inline const std::string kHunyuanText = std::string(VMOBA_FIXTURES) + "/model/hunyuan_text";
-inline const std::string kBpe = std::string(VMOBA_FIXTURES) + "/model/bpe";
+inline const std::string kHunyuanText = test::fixtures() + "/model/hunyuan_text";
+inline const std::string kBpe = test::fixtures() + "/model/bpe";
 
 // "llama", "clip", "qwen" or "byt5": prompts, lengths, crop and max_tokens.
 inline nlohmann::json hunyuan_case(const std::string& name) {

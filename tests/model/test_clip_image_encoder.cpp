@@ -10,6 +10,7 @@
 #include "model/weights/safetensors.h"
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/paths.h"
 
 using namespace vmoba;
 using namespace vmoba::model;
@@ -18,7 +19,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-const std::string kFixture = std::string(VMOBA_FIXTURES) + "/model/clip";
+const std::string kFixture = test::fixtures() + "/model/clip";
 
 at::Tensor expected(const std::string& name) {
   return SafetensorsFile(kFixture + "/expected.safetensors").tensor(name).clone();

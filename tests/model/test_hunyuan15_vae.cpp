@@ -11,6 +11,7 @@
 #include "model/vae_fixture.h"
 #include "model/weights/safetensors.h"
 #include "support/messages.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba::model;
@@ -26,7 +27,7 @@ namespace {
 // fp32 against fp64; norms over 8 channels and some 30 layers.
 constexpr double kRounding = 1e-5;
 constexpr double kScale = 1.03682;
-const std::string kVae = std::string(VMOBA_FIXTURES) + "/model/hunyuan15_vae";
+const std::string kVae = vmoba::test::fixtures() + "/model/hunyuan15_vae";
 
 const VaeFixture& fixture() {
   static const VaeFixture one("hunyuan_15_vae", "hunyuan15_vae", kScale);
@@ -174,6 +175,6 @@ TEST_CASE("hunyuan15_vae: what does not fit is refused with what does") {
   config.tile_size = 24;
   CHECK(contains(refusal_of([&] { codec_shape(config); }), "multiples of 16"));
   config = one.config;
-  config.weights = std::string(VMOBA_FIXTURES) + "/model/hunyuan_vae";
+  config.weights = vmoba::test::fixtures() + "/model/hunyuan_vae";
   CHECK(contains(refusal_of([&] { codec_shape(config); }), "spatial_compression_ratio 16"));
 }

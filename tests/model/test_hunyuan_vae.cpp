@@ -14,6 +14,7 @@
 #include "model/vae_fixture.h"
 #include "model/weights/safetensors.h"
 #include "support/messages.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba::model;
@@ -30,8 +31,8 @@ namespace {
 // fp32 against fp64; group norms and some 30 layers.
 constexpr double kRounding = 1e-5;
 constexpr double kScale = 0.476986;
-const std::string kFixtures = std::string(VMOBA_FIXTURES) + "/model";
-const std::string kVae = std::string(VMOBA_FIXTURES) + "/model/hunyuan_vae";
+const std::string kFixtures = vmoba::test::fixtures() + "/model";
+const std::string kVae = vmoba::test::fixtures() + "/model/hunyuan_vae";
 
 const VaeFixture& fixture() {
   static const VaeFixture one("hunyuan_vae", "hunyuan_vae", kScale);

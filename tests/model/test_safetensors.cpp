@@ -14,6 +14,7 @@
 #include "core/check.h"
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 namespace {
@@ -48,7 +49,7 @@ std::string refusal(const std::string& bytes) {
 
 int run_python(const TemporaryFolder& folder, const std::string& program) {
   spit(folder.path() + "/program.py", program);
-  return std::system(fmt::format("{} {}/program.py {}/", VMOBA_PYTHON, folder.path(), folder.path()).c_str());
+  return std::system(fmt::format("{} {}/program.py {}/", vmoba::test::python(), folder.path(), folder.path()).c_str());
 }
 
 const std::vector<at::ScalarType> kAllDtypes = {at::kBool,

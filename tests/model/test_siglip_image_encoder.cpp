@@ -9,6 +9,7 @@
 #include "model/weights/safetensors.h"
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba;
@@ -17,7 +18,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-const std::string kFixture = std::string(VMOBA_FIXTURES) + "/model/siglip";
+const std::string kFixture = test::fixtures() + "/model/siglip";
 constexpr int64_t kPixels = 45;
 
 struct Size {
@@ -92,8 +93,7 @@ TEST_CASE("siglip: what is no SigLIP vision model is refused with a reason") {
   };
   CHECK(test::contains(refusal({"siglip", ""}), "sigclip_vision_patch14_384"));
   CHECK(test::contains(refusal({"siglip", "/nowhere"}), "image_encoder.weights"));
-  CHECK(test::contains(refusal({"siglip", std::string(VMOBA_FIXTURES) + "/model/clip/image_encoder"}),
-                       "no class embedding"));
+  CHECK(test::contains(refusal({"siglip", test::fixtures() + "/model/clip/image_encoder"}), "no class embedding"));
   std::vector<NamedTensor> tensors = stored_tensors();
   const std::string path = temp.path() + "/model.safetensors";
   // A single file has published values: 384 pixels, 27 patches a side, 16 heads.

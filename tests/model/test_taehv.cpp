@@ -12,6 +12,7 @@
 #include "model/vae_fixture.h"
 #include "model/weights/safetensors.h"
 #include "support/messages.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba::model;
@@ -24,7 +25,7 @@ namespace {
 
 // Two fp32 runs of the same sums in another order; the networks are some 40 layers deep.
 constexpr double kRounding = 1e-5;
-const std::string kModels = std::string(VMOBA_FIXTURES) + "/model/";
+const std::string kModels = vmoba::test::fixtures() + "/model/";
 
 struct Fixture {
   std::string name;

@@ -5,9 +5,11 @@
 #include <string>
 #include <vector>
 
+#include "support/paths.h"
+
 namespace vmoba::test {
 
-inline const std::string kUmt5Fixture = std::string(VMOBA_FIXTURES) + "/model/umt5";
+inline const std::string kUmt5Fixture = test::fixtures() + "/model/umt5";
 
 struct PromptCase {
   std::string prompt, clean;  // clean: diffusers' prompt_clean

@@ -8,6 +8,7 @@
 
 #include "model/codec.h"
 #include "model/weights/safetensors.h"
+#include "support/paths.h"
 
 namespace vmoba::test {
 
@@ -20,7 +21,7 @@ class VaeFixture {
  public:
   // `type` of codec.type; `name` below tests/fixtures/model.
   VaeFixture(std::string type, const std::string& name, double scale)
-      : type_(std::move(type)), path_(std::string(VMOBA_FIXTURES) + "/model/" + name), scale_(scale) {}
+      : type_(std::move(type)), path_(test::fixtures() + "/model/" + name), scale_(scale) {}
 
   const std::string& path() const { return path_; }
   nlohmann::json cases() const { return nlohmann::json::parse(std::ifstream(path_ + "_cases.json")); }

@@ -14,11 +14,12 @@
 #include "model/wan/wan_config.h"
 #include "model/weights/safetensors.h"
 #include "support/catch.h"
+#include "support/paths.h"
 
 namespace vmoba::model {
 
 inline std::string fixture_path(const std::string& name) {
-  return fmt::format("{}/model/{}", VMOBA_FIXTURES, name);
+  return fmt::format("{}/model/{}", test::fixtures(), name);
 }
 
 inline const Architecture& wan_row() {

@@ -16,6 +16,7 @@
 #include "attention/vmoba/config.h"
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba;
@@ -160,11 +161,11 @@ at::Tensor by_dispatcher(const Call& call, const at::Tensor& q, const at::Tensor
 }
 
 std::string python(const std::vector<std::string>& arguments) {
-  std::vector<std::string> command = {VMOBA_PYTHON};
+  std::vector<std::string> command = {test::python()};
   command.insert(command.end(), arguments.begin(), arguments.end());
   const auto result =
       test::run_process(command, {"OMP_NUM_THREADS=1", "HF_HUB_OFFLINE=1", "VMOBA_OPS=" VMOBA_OPS_LIBRARY,
-                                  "PYTHONPATH=" VMOBA_SOURCE_DIR "/examples"});
+                                  "PYTHONPATH=" + test::source_dir() + "/examples"});
   INFO(result.output);
   REQUIRE(result.exit_code == 0);
   return result.output;
@@ -228,16 +229,16 @@ TEST_CASE("Python gives the same bits, and torch's own checks hold") {
     sizes << call.grid.t << ' ' << call.grid.h << ' ' << call.grid.w;
     for (const int64_t length : call.text_lengths) sizes << ' ' << length;
   }
-  const std::string said = python({VMOBA_SOURCE_DIR "/tests/ops/ops.py", folder.path()});
+  const std::string said = python({test::source_dir() + "/tests/ops/ops.py", folder.path()});
 
   for (const char* check : {"gradcheck", "opcheck", "compile", "dynamic shapes", "export"})
     CHECK(test::contains(said, std::string(check) + " holds"));
 }
 
 TEST_CASE("the examples: diffusers' Wan, ComfyUI's override, the comparison") {
-  const std::string said = python({VMOBA_SOURCE_DIR "/tests/ops/examples.py"});
+  const std::string said = python({test::source_dir() + "/tests/ops/examples.py"});
   for (const char* check : {"diffusers with all blocks", "diffusers sparse", "comfyui", "compiled"})
     CHECK(test::contains(said, std::string(check) + " holds"));
-  const std::string compared = python({VMOBA_SOURCE_DIR "/examples/compare.py", "--small"});
+  const std::string compared = python({test::source_dir() + "/examples/compare.py", "--small"});
   CHECK(test::contains(compared, "all blocks, spatiotemporal: full attention"));
 }

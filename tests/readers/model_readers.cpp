@@ -17,13 +17,14 @@
 #include "model/weights/stated_sizes.h"
 #include "model/weights/weight_files.h"
 #include "readers/readers.h"
+#include "support/paths.h"
 
 namespace vmoba::test {
 namespace {
 
 namespace fs = std::filesystem;
 
-const std::string kModels = VMOBA_FIXTURES "/model/";
+const std::string kModels = test::fixtures() + "/model/";
 
 void copy_all(const std::string& from, const std::string& to) {
   for (const auto& entry : fs::directory_iterator(from)) {

@@ -19,6 +19,7 @@
 #include "model/adapter/lora_file.h"
 #include "model/architecture.h"
 #include "model/weights/safetensors.h"
+#include "support/paths.h"
 #include "support/process.h"
 #include "train/cache/file_hashes.h"
 #include "train/cache/tensor_cache.h"
@@ -45,7 +46,7 @@ void refuse_first(const std::string& folder, const std::vector<std::string>& pro
 
 Reader yaml() {
   return {"yaml",
-          [](const std::string& folder) { fs::copy(VMOBA_FIXTURES "/train/tiny.yaml", folder + "/c.yaml"); },
+          [](const std::string& folder) { fs::copy(test::fixtures() + "/train/tiny.yaml", folder + "/c.yaml"); },
           {"c.yaml"},
           [](const std::string& folder) { load_root_config(folder + "/c.yaml", {}); }};
 }
@@ -53,7 +54,7 @@ Reader yaml() {
 Reader checkpoint_yaml() {
   return {
       "yaml of a checkpoint",
-      [](const std::string& folder) { fs::copy(VMOBA_FIXTURES "/train/tiny.yaml", folder + "/c.yaml"); },
+      [](const std::string& folder) { fs::copy(test::fixtures() + "/train/tiny.yaml", folder + "/c.yaml"); },
       {"c.yaml"},
       [](const std::string& folder) { changed_keys(read_text(folder + "/c.yaml"), folder + "/c.yaml", RootConfig()); }};
 }
@@ -100,7 +101,7 @@ Reader cache() {
             writer.put_failure("other", "corrupt: a frame");
             writer.flush();
             train::FileHashes hashes(folder, 0);
-            hashes.of_file(VMOBA_FIXTURES "/train/tiny.yaml");
+            hashes.of_file(test::fixtures() + "/train/tiny.yaml");
             hashes.save();
           },
           {"shard-r000-000000.safetensors", "files-r000.txt"},
@@ -108,7 +109,7 @@ Reader cache() {
             train::TensorCache cache(folder);
             cache.load("key");
             cache.failure("other");
-            train::FileHashes(folder, 0).of_file(VMOBA_FIXTURES "/train/tiny.yaml");
+            train::FileHashes(folder, 0).of_file(test::fixtures() + "/train/tiny.yaml");
           }};
 }
 
@@ -281,10 +282,11 @@ Reader video(const std::string& file) {
 }
 
 Reader picture(const std::string& file) {
-  return {"picture " + file,
-          [=](const std::string& folder) { fs::copy(VMOBA_FIXTURES "/data/pictures/" + file, folder + "/" + file); },
-          {file},
-          [=](const std::string& folder) { decode_some(folder + "/" + file); }};
+  return {
+      "picture " + file,
+      [=](const std::string& folder) { fs::copy(test::fixtures() + "/data/pictures/" + file, folder + "/" + file); },
+      {file},
+      [=](const std::string& folder) { decode_some(folder + "/" + file); }};
 }
 
 std::vector<Reader> make_readers() {

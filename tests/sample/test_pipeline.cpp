@@ -10,6 +10,7 @@
 #include "core/check.h"
 #include "core/random.h"
 #include "support/catch.h"
+#include "support/paths.h"
 
 using namespace vmoba;
 using namespace vmoba::sample;
@@ -107,7 +108,7 @@ double text_sum(const std::string& prompt) {
 }  // namespace
 
 TEST_CASE("the loop gives the latents of diffusers' WanPipeline") {
-  std::ifstream file(VMOBA_FIXTURES "/sample/pipeline.json");
+  std::ifstream file(test::fixtures() + "/sample/pipeline.json");
   const auto f = nlohmann::json::parse(file);
   REQUIRE(f["cases"].size() == 3);
   for (const auto& c : f["cases"]) {

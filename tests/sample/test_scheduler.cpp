@@ -9,6 +9,7 @@
 
 #include "core/check.h"
 #include "support/catch.h"
+#include "support/paths.h"
 
 using namespace vmoba;
 using namespace vmoba::sample;
@@ -16,7 +17,7 @@ using namespace vmoba::sample;
 namespace {
 
 nlohmann::json fixture() {
-  std::ifstream file(VMOBA_FIXTURES "/sample/schedulers.json");
+  std::ifstream file(test::fixtures() + "/sample/schedulers.json");
   return nlohmann::json::parse(file);
 }
 

@@ -11,6 +11,7 @@
 #include "model/wan_fixture.h"
 #include "sample/pipeline.h"
 #include "support/messages.h"
+#include "support/paths.h"
 
 using namespace vmoba;
 using namespace vmoba::sample;
@@ -104,7 +105,7 @@ struct Run {
 };
 
 const model::SafetensorsFile& fixture() {
-  static const model::SafetensorsFile file(VMOBA_FIXTURES "/sample/wan_pipelines.safetensors");
+  static const model::SafetensorsFile file(test::fixtures() + "/sample/wan_pipelines.safetensors");
   return file;
 }
 

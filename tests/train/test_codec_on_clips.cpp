@@ -7,6 +7,7 @@
 #include "data/dataset.h"
 #include "model/codec.h"
 #include "support/catch.h"
+#include "support/paths.h"
 
 using namespace vmoba;
 
@@ -20,7 +21,7 @@ struct Quality {
 Quality quality_of(const model::CodecConfig& codec_config, const std::string& folder, double fps, int64_t height,
                    int64_t width, size_t clips) {
   data::DataConfig config;
-  config.path = VMOBA_SOURCE_DIR "/" + folder;
+  config.path = test::source_dir() + "/" + folder;
   config.fps = fps;
   config.frames = {17};
   config.height = height;
@@ -42,7 +43,8 @@ Quality quality_of(const model::CodecConfig& codec_config, const std::string& fo
   return quality;
 }
 
-const model::CodecConfig kShipped = {.type = "patch_codec", .weights = VMOBA_SOURCE_DIR "/assets/codec.safetensors"};
+const model::CodecConfig kShipped = {.type = "patch_codec",
+                                     .weights = test::source_dir() + "/assets/codec.safetensors"};
 
 }  // namespace
 

@@ -7,6 +7,7 @@
 #include "model/codec.h"
 #include "model/weights/safetensors.h"
 #include "support/messages.h"
+#include "support/paths.h"
 #include "support/process.h"
 #include "train/codec/codec_run.h"
 #include "train/codec/principal_patches.h"
@@ -165,7 +166,7 @@ TEST_CASE("what a codec cannot be trained on is refused with what it can") {
 
 TEST_CASE("clips to train on come through the data path") {
   data::DataConfig config;
-  config.path = VMOBA_SOURCE_DIR "/assets/clips";
+  config.path = test::source_dir() + "/assets/clips";
   config.fps = 8;
   config.frames = {17};
   config.height = 32;

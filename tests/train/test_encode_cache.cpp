@@ -7,6 +7,7 @@
 #include "core/file.h"
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/paths.h"
 #include "support/process.h"
 #include "train/cache/cache_keys.h"
 #include "train/cache/encode_cache.h"
@@ -40,7 +41,7 @@ at::Tensor noise(int64_t seed, at::IntArrayRef shape) {
 }
 
 RootConfig tiny_config() {
-  return load_root_config(VMOBA_FIXTURES "/train/tiny.yaml", {});
+  return load_root_config(test::fixtures() + "/train/tiny.yaml", {});
 }
 
 data::ClipPlan plan_of(const std::string& path) {
@@ -234,7 +235,7 @@ TEST_CASE("a caption's key changes with its text, the encoder's settings and its
   config.text.max_tokens = 9;
   CHECK(fresh("a"));
   config.text.type = "umt5";
-  fs::copy(VMOBA_FIXTURES "/model/umt5", folder.path() + "/umt5", fs::copy_options::recursive);
+  fs::copy(test::fixtures() + "/model/umt5", folder.path() + "/umt5", fs::copy_options::recursive);
   config.text.weights = folder.path() + "/umt5";
   CHECK(fresh("a"));
   config.text.device = "cpu";
@@ -257,7 +258,7 @@ TEST_CASE("a caption's key changes with its text, the encoder's settings and its
 TEST_CASE("both encoders of a text encoder that is two are in a caption's key, and where they lie is not") {
   const test::TemporaryFolder folder;
   FileHashes files(folder.path(), 0);
-  const fs::path fixtures = VMOBA_FIXTURES "/model", own = folder.path();
+  const fs::path fixtures = test::fixtures() + "/model", own = folder.path();
   fs::copy(fixtures / "hunyuan_text", own / "model", fs::copy_options::recursive);
   fs::copy(fixtures / "bpe", own / "bpe", fs::copy_options::recursive);
   RootConfig config = tiny_config();
@@ -290,7 +291,7 @@ TEST_CASE("time tiles of a codec are in a clip's key") {
   FileHashes files(folder.path(), 0);
   RootConfig config = tiny_config();
   config.codec.type = "hunyuan_vae";
-  config.codec.weights = VMOBA_FIXTURES "/model/hunyuan_vae";
+  config.codec.weights = test::fixtures() + "/model/hunyuan_vae";
   const data::ClipPlan plan = plan_of(media);
   std::set<std::string> keys;
   const auto fresh = [&] { return keys.insert(CacheKeys(config, files).clip(plan, 0, false)).second; };

@@ -5,6 +5,7 @@
 #include "model/weights/shared_file.h"
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/paths.h"
 #include "support/process.h"
 #include "train/forecast/device_rate.h"
 #include "train/forecast/estimate.h"
@@ -61,10 +62,10 @@ const std::string& headers_of_1_3b() {
 
 // A shipped configuration of 14B transformers, with a small VAE of the published strides and channels.
 RootConfig shipped(const std::string& config, const std::vector<std::string>& overrides) {
-  std::vector<std::string> all = {"codec.weights=" VMOBA_FIXTURES "/model/wan_vae_21",
+  std::vector<std::string> all = {"codec.weights=" + test::fixtures() + "/model/wan_vae_21",
                                   "model.weights=" + headers_of_14b()};
   all.insert(all.end(), overrides.begin(), overrides.end());
-  return load_root_config(VMOBA_SOURCE_DIR "/configs/" + config, all);
+  return load_root_config(test::source_dir() + "/configs/" + config, all);
 }
 
 // Experts of 14B, each down to its timestep.
@@ -97,8 +98,8 @@ TEST_CASE("a shipped configuration takes its sizes from the weights; the resolve
 }
 
 TEST_CASE("without the weights that state the sizes there is no estimate") {
-  const RootConfig config = load_root_config(VMOBA_SOURCE_DIR "/configs/wan2.1_14b_lora.yaml",
-                                             {"codec.weights=" VMOBA_FIXTURES "/model/wan_vae_21"});
+  const RootConfig config = load_root_config(test::source_dir() + "/configs/wan2.1_14b_lora.yaml",
+                                             {"codec.weights=" + test::fixtures() + "/model/wan_vae_21"});
   const std::string says = test::refusal_of([&] { estimate_run(config, configured_buckets(config)); });
   CHECK(contains(says, "sizes of the model from the weights at 'models/Wan2.1-T2V-14B-Diffusers/transformer'"));
 }

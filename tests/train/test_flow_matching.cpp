@@ -6,6 +6,7 @@
 #include "core/random.h"
 #include "model/weights/safetensors.h"
 #include "support/catch.h"
+#include "support/paths.h"
 #include "train/flow_matching.h"
 
 using namespace vmoba;
@@ -63,7 +64,7 @@ TEST_CASE("timestep distributions: range, shift, medians") {
 }
 
 TEST_CASE("loss weights are diffusers'") {
-  const model::SafetensorsFile file(VMOBA_FIXTURES "/train/loss_weighting.safetensors");
+  const model::SafetensorsFile file(test::fixtures() + "/train/loss_weighting.safetensors");
   for (const std::string name : {"sigma_sqrt", "cosmap"}) {
     FlowConfig config;
     config.loss_weighting = name;

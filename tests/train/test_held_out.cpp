@@ -6,6 +6,7 @@
 #include "config/run_plan.h"
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/paths.h"
 #include "support/process.h"
 #include "train/cache/lazy_encoders.h"
 #include "train/validation/evaluation.h"
@@ -94,7 +95,8 @@ TEST_CASE("an evaluation is written, read back as a baseline and shown") {
   Evaluation fewer = evaluation;
   fewer.clips.pop_back();
   CHECK(contains(refusal_of([&] { read_baseline(path, "", fewer); }), "clips"));
-  CHECK(contains(refusal_of([&] { read_baseline(VMOBA_FIXTURES "/train/tiny.yaml", "", evaluation); }), "vmoba-eval"));
+  CHECK(contains(refusal_of([&] { read_baseline(test::fixtures() + "/train/tiny.yaml", "", evaluation); }),
+                 "vmoba-eval"));
   const std::string text = evaluation_to_text(evaluation, {"dense", evaluation.settings[0]});
   CHECK(contains(text, "+10.00 [+10.00, +10.00]"));
   CHECK(contains(text, "noise 0.25"));
@@ -102,7 +104,7 @@ TEST_CASE("an evaluation is written, read back as a baseline and shown") {
 
 TEST_CASE("held-out clips are split off the plan of a run, and never trained on") {
   RootConfig config =
-      load_root_config(VMOBA_FIXTURES "/train/tiny.yaml", {"data.path=" VMOBA_SOURCE_DIR "/assets/clips"});
+      load_root_config(test::fixtures() + "/train/tiny.yaml", {"data.path=" + test::source_dir() + "/assets/clips"});
   const RunPlan without = plan_run(config);
   CHECK(without.held_out.clips.empty());
   CHECK(data::plan_to_json(without.all()) == data::plan_to_json(without.training));
@@ -117,7 +119,7 @@ TEST_CASE("held-out clips are split off the plan of a run, and never trained on"
   CHECK(plan_held_out(config).clips[0].path == plan.held_out.clips[0].path);
   // The same files named by path: what is in both is not trained on.
   config.validation.holdout = 0;
-  config.validation.path = VMOBA_SOURCE_DIR "/assets/clips";
+  config.validation.path = test::source_dir() + "/assets/clips";
   CHECK(contains(refusal_of([&] { plan_run(config); }), "validate.holdout"));
   config.validation.holdout = 0.1;
   CHECK(contains(refusal_of([&] { config.validate(); }), "validate.path"));
@@ -130,15 +132,15 @@ TEST_CASE("held-out clips are split off the plan of a run, and never trained on"
 }
 
 TEST_CASE("a held-out clip that cannot be decoded says why and keeps its shape") {
-  RootConfig config =
-      load_root_config(VMOBA_FIXTURES "/train/tiny.yaml",
-                       {"data.path=" VMOBA_SOURCE_DIR "/assets/clips", "validate.holdout=0.2", "validate.clips=2"});
+  RootConfig config = load_root_config(
+      test::fixtures() + "/train/tiny.yaml",
+      {"data.path=" + test::source_dir() + "/assets/clips", "validate.holdout=0.2", "validate.clips=2"});
   data::ClipPlan plan = plan_held_out(config);
   const LazyCodec codec(config.codec, at::kCPU);
   const CachedTextEncoder text(config, at::kCPU, nullptr);
   const HeldOutClip good = encode_held_out({config, plan, codec, text, nullptr, at::kCPU}, 0);
   CHECK(good.failure.empty());
-  plan.clips[0].path = VMOBA_FIXTURES "/train/tiny.yaml";
+  plan.clips[0].path = test::fixtures() + "/train/tiny.yaml";
   const HeldOutClip bad = encode_held_out({config, plan, codec, text, nullptr, at::kCPU}, 0);
   CHECK_FALSE(bad.failure.empty());
   CHECK(bad.encoded.at("latents").sizes() == good.encoded.at("latents").sizes());

@@ -8,6 +8,7 @@
 #include "data/dataset.h"
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/paths.h"
 #include "support/process.h"
 #include "train/flow_matching.h"
 #include "train/loss_mask.h"
@@ -51,7 +52,7 @@ TEST_CASE("a masked loss is the mean of weighed squared errors") {
 TEST_CASE("a mask is cut as its clip: start, rate, crop, mirror") {
   const test::TemporaryFolder folder;
   // Each file is its own mask, so that the mask must be the clip's brightest colour, whatever is drawn.
-  const std::string clips = VMOBA_SOURCE_DIR "/assets/clips/";
+  const std::string clips = test::source_dir() + "/assets/clips/";
   std::ofstream(folder.path() + "/metadata.jsonl")
       << "{\"video_path\": \"" << clips << "01_mirror_in_dark_hall.mp4\", \"mask_path\": \"" << clips
       << "01_mirror_in_dark_hall.mp4\", \"crop\": [100, 400, 20, 200]}\n"

@@ -8,6 +8,7 @@
 
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/paths.h"
 #include "support/process.h"
 #include "train/signals.h"
 
@@ -20,8 +21,8 @@ namespace {
 // Micro batches of 2 from the clips of a folder.
 struct Source {
   explicit Source(const std::string& clips, const std::string& patience = "0")
-      : config(
-            load_root_config(VMOBA_FIXTURES "/train/tiny.yaml", {"data.path=" + clips, "data.patience_s=" + patience})),
+      : config(load_root_config(test::fixtures() + "/train/tiny.yaml",
+                                {"data.path=" + clips, "data.patience_s=" + patience})),
         plan(data::plan_clips(config.data, clip_geometry(config))),
         codec(config.codec, at::kCPU),
         text(config, at::kCPU, nullptr) {}
@@ -43,7 +44,7 @@ struct Source {
 }  // namespace
 
 TEST_CASE("micro batches made ahead are those made when asked for") {
-  Source ahead(VMOBA_SOURCE_DIR "/assets/clips"), asked(VMOBA_SOURCE_DIR "/assets/clips");
+  Source ahead(test::source_dir() + "/assets/clips"), asked(test::source_dir() + "/assets/clips");
   ahead.open();
   asked.open();
   for (int64_t i = 0; i < 4; ++i) {
@@ -63,7 +64,7 @@ TEST_CASE("micro batches made ahead are those made when asked for") {
 TEST_CASE("what goes wrong ahead is told when its turn comes") {
   const test::TemporaryFolder folder;
   for (const char* name : {"a.mp4", "b.mp4"})
-    fs::copy_file(VMOBA_SOURCE_DIR "/assets/clips/02_mirror_close.mp4", folder.path() + "/" + name);
+    fs::copy_file(test::source_dir() + "/assets/clips/02_mirror_close.mp4", folder.path() + "/" + name);
   Source source(folder.path());
   for (const char* name : {"a.mp4", "b.mp4"}) fs::remove(folder.path() + "/" + name);
   source.open();
@@ -73,7 +74,7 @@ TEST_CASE("what goes wrong ahead is told when its turn comes") {
 
 TEST_CASE("a wait for data that does not come ends where a stop is asked for") {
   const test::TemporaryFolder folder;
-  fs::copy_file(VMOBA_SOURCE_DIR "/assets/clips/02_mirror_close.mp4", folder.path() + "/a.mp4");
+  fs::copy_file(test::source_dir() + "/assets/clips/02_mirror_close.mp4", folder.path() + "/a.mp4");
   Source source(folder.path(), "600");
   fs::remove(folder.path() + "/a.mp4");
   source.open();

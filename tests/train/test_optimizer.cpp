@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "support/catch.h"
+#include "support/paths.h"
 #include "train/optim/adamw.h"
 #include "train/optim/ema.h"
 #include "train/optim/gradients.h"
@@ -29,7 +30,7 @@ double max_difference(const at::Tensor& a, const at::Tensor& b) {
 }  // namespace
 
 TEST_CASE("AdamW with clipping follows torch.optim.AdamW") {
-  const model::SafetensorsFile file(VMOBA_FIXTURES "/train/adamw.safetensors");
+  const model::SafetensorsFile file(test::fixtures() + "/train/adamw.safetensors");
   OptimizerConfig config;
   config.betas = {0.9, 0.95};
   config.weight_decay = 0.1;

@@ -8,6 +8,7 @@
 
 #include "config/root_config.h"
 #include "support/catch.h"
+#include "support/paths.h"
 #include "support/process.h"
 #include "train/trainer.h"
 
@@ -18,7 +19,7 @@ namespace {
 
 RootConfig config_of(const std::string& run_dir, std::vector<std::string> extra) {
   extra.insert(extra.end(), {"run.dir=" + run_dir, "data.decode_threads=3", "run.log_level=warning"});
-  return load_root_config(VMOBA_FIXTURES "/train/tiny.yaml", extra);
+  return load_root_config(test::fixtures() + "/train/tiny.yaml", extra);
 }
 
 int run(const RootConfig& config, const std::string& from = "") {

@@ -8,6 +8,7 @@
 #include "core/random.h"
 #include "model/weights/safetensors.h"
 #include "support/catch.h"
+#include "support/paths.h"
 #include "train/optim/gradients.h"
 #include "train/optim/muon.h"
 #include "train/optim/optimizer.h"
@@ -70,7 +71,7 @@ const char* const kTypes[] = {"adamw", "adamw_8bit", "muon"};
 }  // namespace
 
 TEST_CASE("the codes of 8-bit moments are bitsandbytes' dynamic maps") {
-  const model::SafetensorsFile file(VMOBA_FIXTURES "/optim/adamw_8bit.safetensors");
+  const model::SafetensorsFile file(test::fixtures() + "/optim/adamw_8bit.safetensors");
   for (const bool is_signed : {true, false}) {
     const updates::CodeTable& table = is_signed ? code_tables().first : code_tables().second;
     const at::Tensor expected = file.tensor(is_signed ? "map.signed" : "map.unsigned");
@@ -81,7 +82,7 @@ TEST_CASE("the codes of 8-bit moments are bitsandbytes' dynamic maps") {
 }
 
 TEST_CASE("8-bit AdamW follows bitsandbytes") {
-  const model::SafetensorsFile file(VMOBA_FIXTURES "/optim/adamw_8bit.safetensors");
+  const model::SafetensorsFile file(test::fixtures() + "/optim/adamw_8bit.safetensors");
   Parameters parameters;
   for (const char* name : {"coded", "small"})
     parameters.push_back({name, file.tensor(std::string("start.") + name).clone().requires_grad_()});
@@ -135,7 +136,7 @@ TEST_CASE("a parameter can be kept from weight decay, by every optimiser") {
 }
 
 TEST_CASE("Muon follows torch.optim.Muon, the rest AdamW") {
-  const model::SafetensorsFile file(VMOBA_FIXTURES "/optim/muon.safetensors");
+  const model::SafetensorsFile file(test::fixtures() + "/optim/muon.safetensors");
   for (const std::string adjust : {"original", "match_rms_adamw"}) {
     OptimizerConfig config = config_of("muon");
     config.matrix_lr = adjust == "original" ? "original" : "match_rms";

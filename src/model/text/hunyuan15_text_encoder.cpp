@@ -30,7 +30,7 @@ PromptTemplate qwen_template() {
       "         5. camera angles, movements, and transitions used in the video."
       "<|im_end|>\n<|im_start|>user\n";
   prompt.behind = "<|im_end|>\n<|im_start|>assistant\n";
-  prompt.nothing = " ";
+  prompt.nothing = ' ';
   return prompt;
 }
 

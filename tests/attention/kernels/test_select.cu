@@ -9,6 +9,7 @@
 
 #include "attention/kernels/kernel_test_support.h"
 #include "support/catch.h"
+#include "support/paths.h"
 
 using namespace vmoba::kernels;
 using namespace vmoba::kernels::test;
@@ -617,7 +618,7 @@ void check_golden(const std::string& path) {
 }  // namespace
 
 TEST_CASE("golden vectors: gate to mask, and q, k to mask", "[gpu]") {
-  const std::string folder = std::string(VMOBA_FIXTURES) + "/golden";
+  const std::string folder = vmoba::test::fixtures() + "/golden";
   std::vector<std::string> paths;
   DIR* dir = opendir(folder.c_str());
   REQUIRE(dir != nullptr);

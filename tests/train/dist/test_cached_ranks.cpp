@@ -1,5 +1,6 @@
 // Encoding and training from what was encoded, as several ranks.
 #include "support/messages.h"
+#include "support/paths.h"
 #include "train/dist/train_job.h"
 
 using namespace vmoba::test;
@@ -12,7 +13,7 @@ TEST_CASE("from a cache that two ranks wrote, one rank and two log the losses of
   train(0, kTiny, without, settings);
   settings.insert(settings.end(), {cache, "cache.mode=require"});
   std::vector<std::string> encode = mpirun(2);
-  encode.insert(encode.end(), {VMOBA_BIN_DIR "/vmoba-encode", "--config", kTiny});
+  encode.insert(encode.end(), {bin_dir() + "/vmoba-encode", "--config", kTiny});
   encode.insert(encode.end(), settings.begin(), settings.end());
   const ProcessResult encoded = run_process(encode, kEnvironment);
   INFO(encoded.output);

@@ -10,6 +10,7 @@
 
 #include "support/catch.h"
 #include "support/messages.h"
+#include "support/paths.h"
 #include "support/process.h"
 #include "train/dist/train_job.h"
 
@@ -64,7 +65,7 @@ TEST_CASE("a rank that sees other clips at the same path is refused, and the fir
     fs::create_directories(folder.path() + "/" + name);
     int64_t left = clips;
     std::vector<fs::path> found;
-    for (const auto& entry : fs::directory_iterator(VMOBA_SOURCE_DIR "/assets/clips")) found.push_back(entry.path());
+    for (const auto& entry : fs::directory_iterator(source_dir() + "/assets/clips")) found.push_back(entry.path());
     std::sort(found.begin(), found.end());
     for (const fs::path& path : found) {
       if (path.extension() == ".mp4" && left-- <= 0) continue;
@@ -134,7 +135,7 @@ namespace {
 struct HungRank {
   HungRank(const std::string& folder, const std::string& name)
       : clips(folder + "/clips"), marker(folder + "/hung"), file(clips + "/" + name) {
-    fs::copy(VMOBA_SOURCE_DIR "/assets/clips", clips, fs::copy_options::recursive);
+    fs::copy(source_dir() + "/assets/clips", clips, fs::copy_options::recursive);
     REQUIRE(fs::exists(file));
     std::ofstream(marker) << "hung";
   }

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "support/messages.h"
+#include "support/paths.h"
 #include "train/dist/train_job.h"
 
 using namespace vmoba::test;
@@ -13,7 +14,7 @@ nlohmann::json bench(int ranks, const std::vector<std::string>& keys) {
   const TemporaryFolder folder;
   const std::string file = folder.path() + "/step.json";
   std::vector<std::string> command = ranks > 0 ? mpirun(ranks) : std::vector<std::string>();
-  command.insert(command.end(), {VMOBA_BIN_DIR "/vmoba-bench", "step", "run.device=cpu", "model.heads=2",
+  command.insert(command.end(), {bin_dir() + "/vmoba-bench", "step", "run.device=cpu", "model.heads=2",
                                  "model.head_dim=12", "model.ffn_dim=32", "model.text_dim=16", "text.max_tokens=8"});
   command.insert(command.end(), keys.begin(), keys.end());
   command.insert(command.end(), {"--layers", "2", "--grid", "2x4x4", "--repeats", "2", "--warmup", "1", "--backends",
@@ -47,7 +48,7 @@ TEST_CASE("a step is timed on the CPU, alone and on ranks, with the keys of a co
   CHECK(both[0]["offload"] == "both");
   CHECK(bench(0, {"lora.rank=4", "model.offload=auto"})[0]["offload"] == "none");  // a CPU needs none
   const ProcessResult refused =
-      run_process({VMOBA_BIN_DIR "/vmoba-bench", "step", "run.device=cpu", "train.optimizer.tipe=muon"});
+      run_process({bin_dir() + "/vmoba-bench", "step", "run.device=cpu", "train.optimizer.tipe=muon"});
   CHECK(refused.exit_code == 2);
   CHECK(contains(refused.output, "train.optimizer.type"));
 }

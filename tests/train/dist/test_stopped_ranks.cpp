@@ -4,6 +4,7 @@
 
 #include "support/messages.h"
 #include "support/metrics.h"
+#include "support/paths.h"
 #include "train/dist/rank_job.h"
 
 using namespace vmoba::test;
@@ -14,7 +15,7 @@ TEST_CASE("a stop while the storage is away saves, whatever the ranks share") {
     INFO(shared);
     const TemporaryFolder folder;
     const std::string dir = folder.path() + "/run", clips = folder.path() + "/clips";
-    fs::copy(VMOBA_SOURCE_DIR "/assets/clips", clips, fs::copy_options::recursive);
+    fs::copy(source_dir() + "/assets/clips", clips, fs::copy_options::recursive);
     Job job(2, dir,
             {shared, "data.path=" + clips, "data.patience_s=3600", "run.grace_s=20", "train.checkpoint_every=100000"});
     job.wait_for_steps(3);
@@ -36,7 +37,7 @@ TEST_CASE("a stop while the storage is away saves, whatever the ranks share") {
 TEST_CASE("data that are gone for good end ranks that share samples with their state saved") {
   const TemporaryFolder folder;
   const std::string dir = folder.path() + "/run", clips = folder.path() + "/clips";
-  fs::copy(VMOBA_SOURCE_DIR "/assets/clips", clips, fs::copy_options::recursive);
+  fs::copy(source_dir() + "/assets/clips", clips, fs::copy_options::recursive);
   Job job(2, dir,
           {"parallel.sequence=2", "data.path=" + clips, "data.patience_s=1", "data.max_failed=1",
            "train.checkpoint_every=100000"});

@@ -17,6 +17,7 @@
 #include "support/catch.h"
 #include "support/messages.h"
 #include "support/metrics.h"
+#include "support/paths.h"
 #include "support/process.h"
 #include "train/dist/rank_job.h"
 #include "train/dist/train_job.h"
@@ -318,7 +319,7 @@ namespace {
 // A hidden case of test_dist that ends its job, within half a minute.
 std::string run_failing_case(int ranks, const std::string& tag) {
   std::vector<std::string> command = mpirun(ranks);
-  command.insert(command.end(), {VMOBA_BIN_DIR "/../tests/test_dist", tag});
+  command.insert(command.end(), {bin_dir() + "/../tests/test_dist", tag});
   const Clock::time_point start = Clock::now();
   const ProcessResult result = run_process(command, kEnvironment);
   INFO(result.output);
@@ -353,7 +354,7 @@ TEST_CASE("a device that does not answer neither hides a stopped rank nor keeps 
 TEST_CASE("links are measured, and the dry run for many ranks takes the measurement") {
   const TemporaryFolder folder;
   const std::string file = folder.path() + "/comm.json";
-  const std::vector<std::string> bench = {VMOBA_BIN_DIR "/vmoba-bench",
+  const std::vector<std::string> bench = {bin_dir() + "/vmoba-bench",
                                           "comm",
                                           "--device",
                                           "cpu",

@@ -7,13 +7,14 @@
 
 #include "support/catch.h"
 #include "support/metrics.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 namespace vmoba::test {
 
-inline const std::string kTrain = VMOBA_BIN_DIR "/vmoba-train";
-inline const std::string kTiny = VMOBA_FIXTURES "/train/tiny.yaml";
-inline const std::string kQuickstart = VMOBA_SOURCE_DIR "/configs/quickstart.yaml";
+inline const std::string kTrain = test::bin_dir() + "/vmoba-train";
+inline const std::string kTiny = test::fixtures() + "/train/tiny.yaml";
+inline const std::string kQuickstart = test::source_dir() + "/configs/quickstart.yaml";
 inline const std::vector<std::string> kEnvironment = {"OMP_NUM_THREADS=1"};
 
 // What begins a command of several ranks.

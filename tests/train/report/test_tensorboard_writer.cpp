@@ -11,6 +11,7 @@
 #include "core/check.h"
 #include "support/catch.h"
 #include "support/file_size_limit.h"
+#include "support/paths.h"
 #include "support/process.h"
 
 using namespace vmoba;
@@ -19,7 +20,7 @@ using vmoba::train::TensorboardWriter;
 namespace {
 
 nlohmann::json read_with_tensorboard(const std::string& folder) {
-  const std::string command = std::string(VMOBA_PYTHON) + " " VMOBA_SOURCE_DIR "/tests/train/report/read_events.py '" +
+  const std::string command = test::python() + " " + test::source_dir() + "/tests/train/report/read_events.py '" +
                               folder + "' 2>'" + folder + "/../errors'";
   FILE* pipe = ::popen(command.c_str(), "r");
   REQUIRE(pipe != nullptr);
