@@ -120,13 +120,15 @@ class QueryFeed {
 
   __device__ __forceinline__ void load_step(int step) {
     const KeyStep keys = steps_.at(step);
+    // Before the waits: keys of `kKnownSteps` steps ago are free. load() brings the warp in step before it arrives.
+    static_assert(T::kKeySlots < kKnownSteps);
+    steps_.describe(item_.head, keys, shared_.known, used_ % kKnownSteps);
     const uint32_t value = used_ % T::kValueSlots, key = used_ % T::kKeySlots;
     if (used_ >= T::kValueSlots)
       hp::mbarrier_wait(address_of(&shared_.values_empty[value]), (used_ / T::kValueSlots - 1) & 1);
     load(keys.mean ? params_.key_maps.mean_v : params_.key_maps.v, shared_.values[value], shared_.values_full[value],
          keys.groups);
     if (used_ >= T::kKeySlots) hp::mbarrier_wait(address_of(&shared_.keys_empty[key]), (used_ / T::kKeySlots - 1) & 1);
-    steps_.describe(item_.head, keys, shared_.known, used_ % kKnownSteps);
     load(keys.mean ? params_.key_maps.mean_k : params_.key_maps.k, shared_.keys[key], shared_.keys_full[key],
          keys.groups);
     ++used_;

@@ -193,6 +193,7 @@ struct KnownKeys {
 
 struct KeyStep {
   StepGroups groups;
+  int first;  // of the keys, or of the means
   bool mean;
 };
 
@@ -209,43 +210,43 @@ class KeySteps {
   __device__ __forceinline__ int start(int head, int strip) {
     const uint16_t* list = nullptr;
     int pieces = shape_.pieces(), means = 0;
-    tile_ = -1, left_ = shape_.tokens();
+    tile_ = -1, keys_ = shape_.tokens();
     if (strip < shape_.video_strips) {
       tile_ = __ldg(args_.partition.strip_block + strip);
       const int64_t at = int64_t(head) * shape_.tiles + tile_;
       list = args_.lists.keys + at * shape_.key_pieces();
       pieces = __ldg(args_.lists.key_count + at);
-      left_ = __ldg(args_.lists.key_tokens + at);
+      keys_ = __ldg(args_.lists.key_tokens + at);
       means = args_.means.keys != nullptr ? shape_.blocks : 0;
     }
     stream_.start(args_.partition, list, 0, pieces, shape_.tokens());
     look_up_means(head, 0);
-    key_steps_ = (left_ + kStepRows - 1) / kStepRows;
+    key_steps_ = (keys_ + kStepRows - 1) / kStepRows;
     return key_steps_ + (means + kStepRows - 1) / kStepRows;
   }
 
   // In the order of steps.
   __device__ __forceinline__ KeyStep at(int step) {
-    if (step < key_steps_) return {stream_.next(), false};
-    return {{(step - key_steps_) * kStepRows, true}, true};
+    const bool mean = step >= key_steps_;
+    const int first = (mean ? step - key_steps_ : step) * kStepRows;
+    const StepGroups groups = mean ? StepGroups{first, true} : stream_.next();
+    return {groups, first, mean};
   }
 
   // Rows behind the last key take no part, nor do means of cubes that the strip attends; the others bring the
   // logarithm of what they stand for. In the order of steps; the caller makes it known.
   template <int kSteps>
   __device__ __forceinline__ void describe(int head, const KeyStep& step, KnownKeys<kSteps>& keys, uint32_t known) {
-    const int rows = step.mean ? shape_.blocks - step.groups.row : left_;
-    const bool adds = step.mean || rows < kStepRows;
-    left_ -= kStepRows;
+    const bool adds = step.mean || keys_ - step.first < kStepRows;
     if (lane_ == 0) keys.adds[known] = adds;
     if (!adds) return;
 #pragma unroll
     for (int i = 0; i < kMeansOfLane; ++i) {
-      const int row = lane_ + 32 * i;
-      const bool enters = row < rows && !(step.mean && attended_[i] != 0);
+      const int row = lane_ + 32 * i, at = step.first + row;
+      const bool enters = step.mean ? at < shape_.blocks && attended_[i] == 0 : at < keys_;
       keys.added[known][row] = !enters ? -INFINITY : step.mean ? bias_[i] * inverse_scale_ : 0.f;
     }
-    if (step.mean) look_up_means(head, step.groups.row + kStepRows);
+    if (step.mean) look_up_means(head, step.first + kStepRows);
   }
 
  private:
@@ -265,7 +266,7 @@ class KeySteps {
   const TileShape& shape_;
   const float& inverse_scale_;
   const int lane_;
-  int tile_, key_steps_, left_;  // keys that are not described
+  int tile_, keys_, key_steps_;
   GroupStream<false> stream_;
   uint8_t attended_[kMeansOfLane];  // of the step of means to come
   float bias_[kMeansOfLane];
