@@ -65,8 +65,13 @@ struct AttentionConfig {
   friend struct LayerAttention layer_attention(const AttentionConfig& config, int64_t layer, bool dense,
                                                double sparsity);
   friend struct Stage training_stage(const AttentionConfig& config, int64_t step);
+  friend void check_network(const AttentionConfig& config, int64_t layers, int64_t heads);
+  const std::any& part_of(const Method& method) const;
   std::vector<std::any> parts_;  // in the order of the table of methods
 };
+
+// Throws Error(kInput) where the configuration names what a network of so many layers and heads lacks.
+void check_network(const AttentionConfig& config, int64_t layers, int64_t heads);
 
 // What one layer does: resolved from AttentionConfig by layer_attention().
 struct LayerAttention {

@@ -1,4 +1,7 @@
 #include "attention/attention.h"
+
+#include <algorithm>
+
 #include "attention/block/partition.h"
 #include "attention/method.h"
 #include "core/check.h"
@@ -49,6 +52,10 @@ void AttentionConfig::validate() const {
     if (const auto validate_part = methods()[i]->part.validate) validate_part(parts_[i]);
 }
 
+const std::any& AttentionConfig::part_of(const Method& method) const {
+  return parts_[size_t(std::find(methods().begin(), methods().end(), &method) - methods().begin())];
+}
+
 bool LayerAttention::sparse() const {
   return method->select != nullptr;
 }
@@ -63,17 +70,19 @@ LayerAttention layer_attention(const AttentionConfig& config, int64_t layer, boo
   const Method& method = find_method(config.backend);
   if (dense || method.plan == nullptr || layer < config.dense_layers) return out;
   out.method = &method;
-  for (size_t i = 0; i < methods().size(); ++i)
-    if (methods()[i] == &method) method.plan(config.parts_[i], layer - config.dense_layers, sparsity, out);
+  method.plan(config.part_of(method), layer - config.dense_layers, sparsity, out);
   return out;
+}
+
+void check_network(const AttentionConfig& config, int64_t layers, int64_t heads) {
+  const Method& method = find_method(config.backend);
+  if (method.check_network) method.check_network(config.part_of(method), layers, heads);
 }
 
 Stage training_stage(const AttentionConfig& config, int64_t step) {
   if (step < config.dense_warmup_steps) return {true, 0};
   const Method& method = find_method(config.backend);
-  int64_t falling = 0;
-  for (size_t i = 0; i < methods().size(); ++i)
-    if (methods()[i] == &method && method.density_steps != nullptr) falling = method.density_steps(config.parts_[i]);
+  const int64_t falling = method.density_steps == nullptr ? 0 : method.density_steps(config.part_of(method));
   const int64_t sparse_steps = step - config.dense_warmup_steps;
   if (sparse_steps >= falling) return {};
   return {false, double(sparse_steps + 1) / double(falling + 1)};

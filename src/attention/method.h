@@ -63,6 +63,8 @@ struct Method {
   void (*plan)(const std::any& part, int64_t index, double sparsity, LayerAttention& layer) = nullptr;
   // Optimiser steps in which density falls from 1; null: none.
   int64_t (*density_steps)(const std::any& part) = nullptr;
+  // Throws Error(kInput) where the part names what a network of so many layers and heads lacks; null: it names nothing.
+  void (*check_network)(const std::any& part, int64_t layers, int64_t heads) = nullptr;
   // Throws Error(kInput) where the layer's rule cannot be.
   void (*check)(const LayerAttention& layer) = nullptr;
   // See learnt_parameters(); null: none.

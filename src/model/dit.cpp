@@ -148,6 +148,7 @@ int64_t layer_count(const ModelConfig& config) {
 }
 
 void add_learnt(ModelConfig& config, const attention::AttentionConfig& attention) {
+  attention::check_network(attention, layer_count(config), config.heads);
   config.learnt.resize(size_t(layer_count(config)));
   for (size_t i = 0; i < config.learnt.size(); ++i) {
     std::vector<attention::LearntParameter>& own = config.learnt[i];

@@ -208,9 +208,11 @@ TEST_CASE("one model is seen under attentions that learn and such that do not") 
   CHECK_FALSE(output(*learning, learnt).equal(output(*plain, zero)));
 }
 
-TEST_CASE("heads that a model does not have are refused among those left to their means") {
-  AttentionConfig attention = with_remainder(false);
-  attention.part<VmobaConfig>().mean_heads = {"0:99"};
-  ModelConfig config = wan_t2v_config();
-  CHECK(contains(refusal_of([&] { add_learnt(config, attention); }), "found 0:99"));
+TEST_CASE("heads and layers that a model does not have are refused among those left to their means") {
+  for (const std::string place : {"0:99", "99:0"}) {
+    AttentionConfig attention = with_remainder(false);
+    attention.part<VmobaConfig>().mean_heads = {place};
+    ModelConfig config = wan_t2v_config();
+    CHECK(contains(refusal_of([&] { add_learnt(config, attention); }), "found " + place));
+  }
 }

@@ -142,10 +142,17 @@ std::vector<LearntParameter> could_learn(int64_t heads, int64_t) {
   return {{"remainder_beta", {heads}, 0.0}};
 }
 
+void check_network(const std::any& part, int64_t layers, int64_t heads) {
+  for (const std::string& text : std::any_cast<const VmobaConfig&>(part).mean_heads) {
+    const auto place = head_of_layer(text);
+    VMOBA_CHECK_INPUT(
+        place && place->layer < layers && place->head < heads,
+        "expected attention.mean_heads of layers 0 to {} and heads 0 to {}, which the model has, found {}", layers - 1,
+        heads - 1, text);
+  }
+}
+
 std::vector<LearntParameter> learnt(const LayerAttention& layer, int64_t heads, int64_t head_dim) {
-  for (const int64_t head : vmoba_rule(layer).mean_heads)  // the first call that knows how many heads there are
-    VMOBA_CHECK_INPUT(head < heads, "expected attention.mean_heads of heads 0 to {}, which the model has, found {}:{}",
-                      heads - 1, layer.index, head);
   return vmoba_rule(layer).learns_beta ? could_learn(heads, head_dim) : std::vector<LearntParameter>();
 }
 
@@ -182,6 +189,7 @@ const Method& vmoba_method() {
     m.part = method_part<VmobaConfig>();
     m.plan = plan;
     m.density_steps = density_steps;
+    m.check_network = check_network;
     m.check = check;
     m.select = select;
     m.select_native = vmoba_select_native;
