@@ -18,6 +18,9 @@ struct StoredParameter {
   at::Tensor part;  // from keep()
   std::vector<int64_t> shape;
   bool in_compute_dtype = false;  // may travel and be used in the compute dtype, where that is the narrower one
+  // A matrix that enters products as an fp8 factor alone (common/fp8_factor.h): may travel as one, and be used as the
+  // values that it stands for.
+  bool fp8_factor = false;
 };
 
 class WeightStore {

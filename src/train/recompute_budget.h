@@ -62,11 +62,11 @@ class RecomputeBudget {
   std::map<std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>, model::RecomputePlan> fitted_;
   int64_t steps_ = 0;
   int64_t step_tokens_ = 0;      // of the largest pass of this step
-  attention::Grid step_grid_;    // its grid
+  attention::Grid step_grid_;
   model::PassShape step_pass_;
   int64_t measured_tokens_ = 0;  // of the largest pass that was measured
   Memory measured_;
-  bool kept_ = false;  // something in this step
+  bool kept_ = false;             // something in this step
   double tried_ = 0;              // counted bytes that this step's largest trial keeps
   double taken_per_counted_ = 0;  // bytes of what is kept; 0 before a trial
   bool gave_up_ = false;

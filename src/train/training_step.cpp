@@ -50,7 +50,7 @@ void TrainingStep::decide_gathers() {
   const bool open = config_.parallel.gather == Gather::kAuto && mesh_.sizes().state_ranks() > 1 && device_.is_cuda();
   if (!open || ++steps_ != 2) return;
   const double bytes = gathered_bytes(), free = dist::least_number(mesh_.state(), device_, budget_.unused_bytes());
-  const double results = -dist::least_number(mesh_.state(), device_, -budget_.wanted_bytes());
+  const double results = dist::largest_number(mesh_.state(), device_, budget_.wanted_bytes());
   if (!gathered_weights_stay(bytes, free, results)) return;
   keep_gathered();
   log_info("gathered weights stay within a step (parallel.gather auto): {:.1f} of {:.1f} GiB that were free",

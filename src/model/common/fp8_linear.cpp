@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "core/check.h"
+#include "model/architecture.h"
 #include "model/common/fp8_factor.h"
 #include "model/common/linear.h"
 #include "model/dit.h"
@@ -216,6 +217,11 @@ struct FeedForwardFunction : torch::autograd::Function<FeedForwardFunction> {
   }
 };
 
+bool fits(int64_t outputs, int64_t inputs) {
+  const auto one = [](int64_t size) { return size % quantise::kMultiple == 0 && size <= quantise::kMaxWidth; };
+  return one(outputs) && one(inputs);
+}
+
 void check_gpu(const at::Tensor& x) {
   const cudaDeviceProp* properties = at::cuda::getDeviceProperties(x.device().index());
   VMOBA_CHECK_INPUT(
@@ -230,13 +236,28 @@ void check_gpu(const at::Tensor& x) {
 
 }  // namespace
 
+bool asks_for_fp8(const ModelConfig& config, std::string_view name) {
+  return config.linear_compute == "fp8" && (config.fp8_maps != "feed_forward" || name.starts_with("ff"));
+}
+
 bool takes_fp8(const ModelConfig& config, const at::Tensor& x, const Linear& map, std::string_view name) {
-  if (config.linear_compute != "fp8" || map.adapter.a.defined() || x.numel() == 0) return false;
-  if (config.fp8_maps == "feed_forward" && !name.starts_with("ff")) return false;
-  const auto fits = [](int64_t size) { return size % quantise::kMultiple == 0 && size <= quantise::kMaxWidth; };
-  if (!fits(map.weight.size(0)) || !fits(x.size(-1))) return false;
+  if (!asks_for_fp8(config, name) || map.adapter.a.defined() || x.numel() == 0) return false;
+  if (!fits(map.weight.size(0), x.size(-1))) return false;
   if (x.is_cuda()) check_gpu(x);
   return true;
+}
+
+std::set<std::string> fp8_weights(const ModelConfig& config, const std::vector<Parameter>& parameters) {
+  std::set<std::string> out;
+  for (const ForwardWork& work : forward_work(config, {}, {1, 1, 1}, /*text_tokens=*/1, /*density=*/1)) {
+    if (work.module.empty() || work.result.empty()) continue;
+    const std::string block = block_of(architecture_of(config), work.result);
+    if (block.empty()) continue;  // the head
+    if (asks_for_fp8(config, std::string_view(work.result).substr(block.size()))) out.insert(work.module + ".weight");
+  }
+  for (const Parameter& p : parameters)
+    if (out.contains(p.name) && !fits(p.shape()[0], p.shape()[1])) return {};
+  return out;
 }
 
 std::vector<at::Tensor> fp8_linears(const at::Tensor& x, const std::vector<at::Tensor>& weights,

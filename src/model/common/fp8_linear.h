@@ -7,6 +7,8 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <set>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -14,9 +16,17 @@ namespace vmoba::model {
 
 struct Linear;
 struct ModelConfig;
+struct Parameter;
+
+// Whether the configuration wants fp8 in a block's map of this name.
+bool asks_for_fp8(const ModelConfig& config, std::string_view name);
 
 // Whether a block's map, called `name`, computes in fp8. Throws Error(kInput) where it should and this GPU cannot.
 bool takes_fp8(const ModelConfig& config, const at::Tensor& x, const Linear& map, std::string_view name);
+
+// Names of the `parameters` that enter products as fp8 factors alone: weights of the blocks' maps that take fp8, where
+// all of these do.
+std::set<std::string> fp8_weights(const ModelConfig& config, const std::vector<Parameter>& parameters);
 
 // What a product leaves beside its results for the same product in a second run: the largest scale of its input's rows.
 // In a second run `results` are known (defined); a first run leaves `largest`.

@@ -38,12 +38,14 @@ Linear bind_linear(const Weight& weight, const at::Tensor& bias) {
 WeightBank::WeightBank(std::vector<Parameter> parameters, WeightStore* store)
     : parameters_(std::move(parameters)), store_(store) {}
 
-void WeightBank::add_unit(size_t first, size_t count, bool matrices_in_compute_dtype) {
+void WeightBank::add_unit(size_t first, size_t count, bool matrices_in_compute_dtype,
+                          const std::set<std::string>& fp8_weights) {
   if (store_ == nullptr) return;
   std::vector<StoredParameter> unit;
   for (size_t i = first; i < first + count; ++i) {
     const Parameter& p = parameters_.at(i);
-    unit.push_back({p.tensor, p.shape().vec(), matrices_in_compute_dtype && p.shape().size() == 2});
+    unit.push_back(
+        {p.tensor, p.shape().vec(), matrices_in_compute_dtype && p.shape().size() == 2, fp8_weights.contains(p.name)});
   }
   unit_of_[first] = store_->add_unit(std::move(unit));
 }

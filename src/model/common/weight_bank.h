@@ -7,6 +7,7 @@
 
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -40,7 +41,7 @@ class WeightBank {
   // `store` may be null; else the parameters are parts.
   explicit WeightBank(std::vector<Parameter> parameters, WeightStore* store = nullptr);
   // Parameters [first, first + count) are used together (WeightStore::add_unit); nothing without a store.
-  void add_unit(size_t first, size_t count, bool matrices_in_compute_dtype);
+  void add_unit(size_t first, size_t count, bool matrices_in_compute_dtype, const std::set<std::string>& fp8_weights);
 
   const std::vector<Parameter>& parameters() const { return parameters_; }
   // The adapters' matrices "<module>.lora_A.weight", "<module>.lora_B.weight" where there are any, else all parameters.

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "model/common/fp8_linear.h"
 #include "model/common/linear.h"
 #include "model/common/mlp.h"
 #include "model/common/modulation.h"
@@ -38,8 +39,9 @@ class WanDit : public Dit {
     for (int64_t i = 0; i < config_.layers; ++i)
       units_.push_back({units_.back().first + units_.back().count, wan_block_specs(config_, i).size()});
     // Of the outer maps several compute in fp32, and all are small.
+    const std::set<std::string> fp8 = fp8_weights(config_, bank_.parameters());
     for (size_t i = 0; i < units_.size(); ++i)
-      bank_.add_unit(units_[i].first, units_[i].count, /*matrices_in_compute_dtype=*/i > 0);
+      bank_.add_unit(units_[i].first, units_[i].count, /*matrices_in_compute_dtype=*/i > 0, fp8);
   }
 
   at::Tensor forward(const DitInput& input, const ForwardOptions& options) override;

@@ -79,6 +79,10 @@ double least_number(Communicator& ranks, const at::Device& device, double value)
   return all.min().item<double>();
 }
 
+double largest_number(Communicator& ranks, const at::Device& device, double value) {
+  return -least_number(ranks, device, -value);
+}
+
 void barrier(Communicator& ranks) {
   all_gather_numbers(ranks, {0});
 }

@@ -50,8 +50,9 @@ std::unique_ptr<Communicator> make_single_communicator();
 std::vector<std::string> all_gather_text(Communicator& ranks, const std::string& text);
 // Everyone's values (the same number on every rank), rank after rank.
 std::vector<double> all_gather_numbers(Communicator& ranks, const std::vector<double>& values);
-// The least of everyone's values. On the group's device; waits for it.
+// The least and the largest of everyone's values. On the group's device; waits for it.
 double least_number(Communicator& ranks, const at::Device& device, double value);
+double largest_number(Communicator& ranks, const at::Device& device, double value);
 // Returns when every rank of the group has called it.
 void barrier(Communicator& ranks);
 

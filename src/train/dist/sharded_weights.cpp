@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "model/common/fp8_factor.h"
 
 namespace vmoba::train::dist {
 
@@ -28,6 +29,12 @@ at::ScalarType travel_dtype(const model::StoredParameter& p, at::ScalarType comp
   return p.in_compute_dtype && narrower ? compute_dtype : stored;
 }
 
+// Whether a parameter travels as an fp8 factor: each rank holds whole rows of it, and quantises them as one rank would.
+bool travels_as_fp8(const model::StoredParameter& p, at::ScalarType dtype) {
+  return p.fp8_factor && c10::elementSize(p.part.scalar_type()) > 1 && p.part.numel() % p.shape[1] == 0 &&
+         (!p.part.is_cuda() || dtype == at::kBFloat16);
+}
+
 // Communicators carry no 8-bit floats: these travel as bytes.
 at::Tensor as_carried(const at::Tensor& values) {
   return values.element_size() == 1 ? values.view(at::kByte) : values;
@@ -39,6 +46,24 @@ at::Tensor joined(const std::vector<model::StoredParameter>& parameters, const s
   std::vector<at::Tensor> parts;
   for (const size_t i : members) parts.push_back(as_carried(parameters[i].part.detach().to(dtype)));
   return at::cat(parts);
+}
+
+// A unit's parts as fp8 factors, one behind the other: values as they are carried, and a scale for each of their rows.
+model::Fp8Rows fp8_rows_of(const std::vector<model::StoredParameter>& parameters, const std::vector<size_t>& members,
+                           at::ScalarType dtype) {
+  std::vector<at::Tensor> values, scales;
+  for (const size_t i : members) {
+    const model::StoredParameter& p = parameters[i];
+    const model::Fp8Rows rows = model::fp8_rows({p.part.detach().to(dtype).view({-1, p.shape[1]})}, at::kFloat8_e4m3fn);
+    values.push_back(as_carried(rows.values).view(-1));
+    scales.push_back(rows.scale.view(-1));
+  }
+  return {at::cat(values), at::cat(scales), {}};
+}
+
+// What fp8 factors [ranks, rows, columns] with scales [ranks, rows] stand for. Scales are powers of two: it is exact.
+at::Tensor values_of(const at::Tensor& carried, const at::Tensor& scales, at::ScalarType dtype) {
+  return carried.view(at::kFloat8_e4m3fn).to(dtype).mul_(scales.unsqueeze(2).to(dtype));
 }
 
 // Writes `whole` as rows [ranks, part] into `rows`, whose padding holds zeros already.
@@ -96,15 +121,25 @@ ShardedWeights::GatheredUnit ShardedWeights::launch(size_t unit, at::ScalarType 
   GatheredUnit out{unit, compute_dtype, {}};
   for (size_t i = 0; i < parameters.size(); ++i) {
     const at::ScalarType dtype = travel_dtype(parameters[i], compute_dtype);
-    auto same = std::find_if(out.gatherings.begin(), out.gatherings.end(),
-                             [&](const Gathering& gathering) { return gathering.dtype == dtype; });
-    if (same == out.gatherings.end()) same = out.gatherings.insert(same, {dtype, {}, {}, {}});
+    const bool as_fp8 = travels_as_fp8(parameters[i], dtype);
+    auto same = std::find_if(out.gatherings.begin(), out.gatherings.end(), [&](const Gathering& gathering) {
+      return gathering.dtype == dtype && gathering.as_fp8 == as_fp8;
+    });
+    if (same == out.gatherings.end()) same = out.gatherings.insert(same, {dtype, as_fp8});
     same->members.push_back(i);
   }
+  const auto begin = [&](const at::Tensor& own, at::Tensor& all) {
+    all = at::empty({ranks_.size(), own.numel()}, own.options());
+    return ranks_.all_gather(own, all);
+  };
   for (Gathering& gathering : out.gatherings) {
-    const at::Tensor own = joined(parameters, gathering.members, gathering.dtype);
-    gathering.flat = at::empty({ranks_.size(), own.numel()}, own.options());
-    gathering.work = ranks_.all_gather(own, gathering.flat);
+    if (gathering.as_fp8) {
+      const model::Fp8Rows own = fp8_rows_of(parameters, gathering.members, gathering.dtype);
+      gathering.work = begin(own.values, gathering.flat);
+      gathering.scale_work = begin(own.scale, gathering.scales);
+    } else {
+      gathering.work = begin(joined(parameters, gathering.members, gathering.dtype), gathering.flat);
+    }
   }
   return out;
 }
@@ -114,14 +149,20 @@ std::vector<at::Tensor> ShardedWeights::await(GatheredUnit gathered) {
   std::vector<at::Tensor> out(parameters.size());
   for (Gathering& gathering : gathered.gatherings) {
     gathering.work->wait();
-    int64_t offset = 0;
+    if (gathering.as_fp8) gathering.scale_work->wait();
+    int64_t offset = 0, row = 0;
     for (const size_t i : gathering.members) {
-      const int64_t part = parameters[i].part.numel();
-      const at::Tensor values = gathering.flat.narrow(1, offset, part).clone(at::MemoryFormat::Contiguous).view(-1);
-      out[i] = values.narrow(0, 0, count_of(parameters[i].shape)).view(parameters[i].shape).view(gathering.dtype);
-      offset += part;
+      const std::vector<int64_t>& shape = parameters[i].shape;
+      const int64_t part = parameters[i].part.numel(), rows = gathering.as_fp8 ? part / shape[1] : 0;
+      const at::Tensor carried = gathering.flat.narrow(1, offset, part);
+      const at::Tensor values = gathering.as_fp8 ? values_of(carried.unflatten(1, {rows, shape[1]}),
+                                                             gathering.scales.narrow(1, row, rows), gathering.dtype)
+                                                 : carried.clone(at::MemoryFormat::Contiguous);
+      out[i] = values.view(-1).narrow(0, 0, count_of(shape)).view(shape).view(gathering.dtype);
+      offset += part, row += rows;
     }
     gathering.flat.reset();
+    gathering.scales.reset();
   }
   return out;
 }

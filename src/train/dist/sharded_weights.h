@@ -1,11 +1,11 @@
 // model::WeightStore over a group of ranks that hold one copy of a model together, and the sums of its gradients.
 //
-// Whole parameters of a unit are gathered in one all_gather for each of their types, begun while the unit before
-// computes, and freed with the graph that used them; or kept from their first use in a step to its finish()
-// (keep_gathered), so that backward gathers nothing and need not compute again for want of weights. Backward sums a
-// unit's gradients in fp32 over the group in one reduce_scatter, which goes on while the next unit's backward computes;
-// in a step's last pass the parts' gradients are then summed over the other copies' ranks. Owns gathered parameters and
-// gradients; borrows the groups.
+// Whole parameters of a unit are gathered in one all_gather for each of their types (fp8 factors in two, values and
+// scales of rows), begun while the unit before computes, and freed with the graph that used them; or kept from their
+// first use in a step to its finish() (keep_gathered), so that backward gathers nothing and need not compute again for
+// want of weights. Backward sums a unit's gradients in fp32 over the group in one reduce_scatter, which goes on while
+// the next unit's backward computes; in a step's last pass the parts' gradients are then summed over the other copies'
+// ranks. Owns gathered parameters and gradients; borrows the groups.
 #pragma once
 #include <memory>
 #include <vector>
@@ -57,9 +57,11 @@ class ShardedWeights final : public model::WeightStore, public GradientSums {
   // Parameters of one type under way.
   struct Gathering {
     at::ScalarType dtype;
-    std::vector<size_t> members;  // numbers of the unit's parameters
-    at::Tensor flat;              // [ranks, values of all members' parts]
-    WorkPtr work;
+    bool as_fp8 = false;               // e4m3 values, and a scale for each row
+    std::vector<size_t> members = {};  // numbers of the unit's parameters
+    at::Tensor flat = {};              // [ranks, values of all members' parts]
+    at::Tensor scales = {};            // [ranks, rows of all members' parts], where as_fp8
+    WorkPtr work = {}, scale_work = {};
   };
   struct GatheredUnit {
     size_t unit;

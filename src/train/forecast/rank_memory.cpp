@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <string>
 
 #include "config/experts.h"
@@ -11,6 +12,7 @@
 #include "model/adapter/lora.h"
 #include "model/architecture.h"
 #include "model/common/dtype.h"
+#include "model/common/fp8_linear.h"
 #include "train/forecast/pass_memory.h"
 #include "train/optim/optimizer.h"
 
@@ -108,12 +110,14 @@ ModelSizes model_sizes(const RootConfig& config) {
   const std::vector<model::Parameter> parameters = model::parameter_shapes(first_model(config));
   ModelSizes out;
   out.experts = int64_t(expert_count(config));
+  const std::set<std::string> fp8 = model::fp8_weights(config.model, parameters);
   std::map<std::string, std::pair<int64_t, int64_t>> blocks;  // values and bytes
   for (const model::Parameter& p : parameters) {
     const int64_t count = c10::multiply_integers(p.shape());
     const auto bytes = int64_t(p.tensor.nbytes() + (p.scale.defined() ? p.scale.nbytes() : 0));
     out.parameters += count;
     out.kept_bytes += bytes;
+    if (fp8.contains(p.name)) out.fp8 += count;
     if (const std::string block = model::block_of(architecture, p.name); !block.empty()) {
       blocks[block].first += count;
       blocks[block].second += bytes;

@@ -15,6 +15,7 @@ struct ModelSizes {
   int64_t parameters = 0;  // without adapters
   int64_t trainable = 0;   // the adapters' with LoRA, else all
   int64_t outer = 0, largest_block = 0;
+  int64_t fp8 = 0;  // of the blocks' parameters, that travel as fp8 factors (model.linear_compute)
   // Of the parameters as model.weights_dtype keeps them: all, those outside blocks, those of the largest block.
   int64_t kept_bytes = 0, outer_bytes = 0, largest_block_bytes = 0;
 };

@@ -85,11 +85,11 @@ double copy_seconds(const RootConfig& config, const ModelSizes& model, int ranks
 PassCosts sharded_pass(const RootConfig& config, const ModelSizes& model, const MeshSizes& sizes, const ScaleOptions& o,
                        double pass_s, bool weights_stay, bool last_pass) {
   const double blocks = double(model::layer_count(config.model)), outer = double(model.outer);
-  const double block = double(model.parameters - model.outer) / blocks;
+  const double block = double(model.parameters - model.outer) / blocks, fp8 = double(model.fp8) / blocks;
   const double gathers = recomputes(config) && !weights_stay ? 2 : 1, width = double(carried_width(config));
   Traffic state(o.cluster, neighbours(sizes.state_ranks(), o.cluster.ranks_per_host));
   double first = state.add(Collective::kAllGather, width * outer, 1);
-  first += state.add(Collective::kAllGather, width * block, gathers * blocks);
+  first += state.add(Collective::kAllGather, width * (block - fp8) + fp8, gathers * blocks);
   Traffic replicas(o.cluster, apart(sizes.data, sizes.state_ranks(), o.cluster.ranks_per_host));
   if (!config.lora.enabled()) {
     state.add(Collective::kReduceScatter, 4 * outer, 1);
@@ -107,7 +107,7 @@ PassCosts sharded_pass(const RootConfig& config, const ModelSizes& model, const 
 
 // Of one pass: q, k, v and the result of each layer's self attention, forward, backward and where the layer is computed
 // again; the velocity's tokens at the end. q and k hide behind the projection that follows them, and their gradients
-// behind those of v and k.
+// behind those of v and k. Each exchange copies the heads that it brings together or parts (dist/ulysses.cpp).
 PassCosts sequence_pass(const RootConfig& config, const MeshSizes& sizes, const ScaleOptions& o, int64_t tokens,
                         int64_t micro) {
   const model::ModelConfig& m = config.model;
@@ -121,7 +121,8 @@ PassCosts sequence_pass(const RootConfig& config, const MeshSizes& sizes, const 
   const double projection_s = 2 * double(own * micro) * width * width / rate;
   const double patch = double(m.patch_size[0] * m.patch_size[1] * m.patch_size[2] * m.out_channels);
   traffic.add(Collective::kAllGather, 4 * patch * double(own * sizes.sequence * micro), 1);
-  return {traffic.sent_bytes(), traffic.seconds() - count / 2 * std::min(exchange_s, projection_s)};
+  const double copies_s = count * 2 * bytes / h200_rates().bytes;
+  return {traffic.sent_bytes(), traffic.seconds() + copies_s - count / 2 * std::min(exchange_s, projection_s)};
 }
 
 int64_t next_multiple(int64_t value, int64_t of) {

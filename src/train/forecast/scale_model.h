@@ -6,9 +6,9 @@
 // rate, and divides evenly by the ranks; model.recompute `auto` computes again what the GPU's memory cannot keep. Sums
 // of gradients hide behind the last backward, gathers of sharded weights behind the whole pass, exchanges of q and k
 // (Ulysses) behind the next projection, as far as these are long enough; the first of each and the other exchanges
-// around self attention do not hide. Sums and gathers that hide slow what is computed beside them, and
-// ranks that hold the state together copy what they send and receive.
-// Stragglers, data and checkpoints are left out, so that a measured efficiency is lower.
+// around self attention do not hide. Sums and gathers that hide slow what is computed beside them, and ranks that hold
+// the state together copy what they send and receive. Stragglers, data and checkpoints are left out, so that a measured
+// efficiency is lower.
 #pragma once
 #include <cstdint>
 #include <string>

@@ -7,6 +7,7 @@
 #include "attention/kernel_work.h"
 #include "core/check.h"
 #include "model/architecture.h"
+#include "model/common/fp8_linear.h"
 #include "train/forecast/memory_advice.h"
 #include "train/forecast/rank_memory.h"
 #include "train/forecast/step_flops.h"
@@ -80,12 +81,6 @@ double cast_bytes(const RootConfig& config) {
   const std::string& kept = config.model.weights_dtype;
   if (kept == config.model.compute_dtype) return 0;
   return kept == "packed" || kept == "fp8" ? kUnpackBytes : kCastBytes;
-}
-
-// Whether the map whose result has this name in its block does; maps without a kept result are few rows.
-bool computes_in_fp8(const model::ModelConfig& config, const std::string& name) {
-  if (config.linear_compute != "fp8" || name.empty()) return false;
-  return config.fp8_maps == "all" || name.starts_with("ff");
 }
 
 class Sum {
@@ -211,7 +206,8 @@ StepSeconds sample_seconds(const RootConfig& config, const attention::Grid& grid
     const bool adapted = found != adapters.end();
     reached |= adapted;
     const double gradients = !reached ? 0 : !frozen ? 2 : piece.on_tokens ? 1 : 0;
-    const bool fp8 = computes_in_fp8(m, sum.name_of(piece));
+    const std::string name = sum.name_of(piece);
+    const bool fp8 = !name.empty() && model::asks_for_fp8(m, name);  // maps without a kept result are few rows
     const double once = piece.flops * wave_cost(piece) / (fp8 ? rates.fp8_products : rates.products);
     sum.add(&StepSeconds::products, {once, gradients * once}, again);
     const double values = piece.rows > 0 ? piece.flops / (2 * piece.rows) : 0;

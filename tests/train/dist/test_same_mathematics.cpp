@@ -371,3 +371,27 @@ TEST_CASE("sequence parallel over NCCL on one GPU changes nothing", "[gpu]") {
   (ulysses->gather_tokens(back.flatten(2)) * weight.flatten(2)).sum().backward();
   CHECK(at::equal(x_BSND.grad(), weight));
 }
+
+TEST_CASE("fp8 products are the same of weights that travel as fp8 factors", "[mpi]") {
+  Communicator& ranks = test::world().control();
+  RootConfig config = small_config(/*checkpointing=*/true, 1);
+  config.model.heads = 3;
+  config.model.head_dim = 16;  // 48 rows, which 2, 3 and 4 ranks divide
+  config.model.own<model::WanConfig>().ffn_dim = 96;
+  config.model.linear_compute = "fp8";
+  const auto alone = make_single_communicator();
+  ShardedWeights shards(ranks, *alone);
+  Run whole(config, false, at::kCPU), shared(config, false, at::kCPU, &shards);
+  shards.begin_step();
+  shards.begin_last_pass();
+  const double expected = whole.backward(0, nullptr);
+  CHECK(shared.backward(0, nullptr) == expected);
+  shards.finish();
+  // Every rank has the same sample. This gradient passes no transposed weight, whose scale of all may be another.
+  for (size_t i = 0; i < whole.parameters().size(); ++i) {
+    if (whole.parameters()[i].name != "blocks.2.ffn.net.2.weight") continue;
+    const at::Tensor sum = shards.keep(whole.parameters()[i].tensor.grad()) * double(ranks.size());
+    CHECK(sum.abs().max().item<double>() > 0);
+    CHECK(at::allclose(shared.parameters()[i].tensor.grad(), sum, /*rtol=*/1e-12, /*atol=*/0));
+  }
+}

@@ -166,6 +166,25 @@ TEST_CASE("memory of a rank by arithmetic") {
   CHECK(parted.optimizer == 8 * adapters);
 }
 
+TEST_CASE("weights of fp8 products are sent in one byte a value") {
+  RootConfig config = small_config();
+  config.parallel.gather = Gather::kAgain;
+  config.model.head_dim = 8;                          // E = 32
+  config.model.own<model::WanConfig>().ffn_dim = 48;  // as fp8 products need, a multiple of 16
+  ScaleOptions options;
+  options.ranks = 8;
+  RunEstimate run;
+  run.grid = {1, 10, 10};
+  run.buckets = {{{}, {}, 0, 4e6, 3e6}};
+  const auto sent = [&](const std::string& compute) {
+    config.model.linear_compute = compute;
+    return estimate_mode(config, run, {"", {1, 8, 1}}, options).sent_bytes;
+  };
+  // q, k, v and the result of self attention, q and the result of cross attention, both maps of the feed-forward: of
+  // two blocks, gathered twice by each rank from seven others.
+  CHECK(sent("bf16") - sent("fp8") == Approx(7.0 / 8 * 2 * 2 * (6 * 32 * 32 + 2 * 32 * 48)));
+}
+
 TEST_CASE("communication and efficiency of each way by arithmetic") {
   RootConfig config = small_config();
   config.parallel.gather = Gather::kAgain;
@@ -215,17 +234,17 @@ TEST_CASE("communication and efficiency of each way by arithmetic") {
   CHECK(hybrid.waiting_s == Approx(last + copies(4)));
 
   // Sequence 4: two groups of 4 samples in passes of 1; 4 exchanges x 2 layers x (forward, again, backward) per pass of
-  // a quarter of the tokens of width 24 in bf16, half of them (2 us) behind projections of 29 us, and the gather of 4 x
-  // 16 fp32 values per token; the four hold the state together.
+  // a quarter of the tokens of width 24 in bf16, half of them (2 us) behind projections of 29 us, each read and written
+  // once more at 3.6 TB/s, and the gather of 4 x 16 fp32 values per token; the four hold the state together.
   const ModeEstimate sequence = of({2, 1, 4});
   CHECK((sequence.share.samples == 4 && sequence.share.passes == 4));
   CHECK(sequence.compute_s == Approx(4e-3));
   const double exchange = 3.0 / 4 * 2 * 25 * 24, gather = 3.0 / 4 * 4 * 64 * 100;
   CHECK(sequence.sent_bytes ==
         Approx(4 * (24 * exchange + gather + 3.0 / 4 * (2 * (n + 2 * block) + 4 * n)) + 4 * n / 4));
-  CHECK(sequence.waiting_s ==
-        Approx(4 * (13 * 2e-6 + (12 * exchange + gather) / 100e9) + 3 * (first_of_4 + lost(first_of_4, of_4, of_4)) +
-               last + 4 * copies(4)));
+  const double exchanged = 24 * 2 * (2 * 25 * 24) / 3.6e12;
+  CHECK(sequence.waiting_s == Approx(4 * (13 * 2e-6 + (12 * exchange + gather) / 100e9 + exchanged) +
+                                     3 * (first_of_4 + lost(first_of_4, of_4, of_4)) + last + 4 * copies(4)));
 
   // Where weights stay within a step, as `auto` has them with so much memory, blocks are gathered once.
   config.parallel.gather = Gather::kAuto;

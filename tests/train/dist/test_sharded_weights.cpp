@@ -7,11 +7,13 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <mutex>
+#include <numeric>
 #include <unordered_map>
 
 #include "support/catch.h"
 #include "train/dist/dist_world.h"
 #include "train/dist/nccl_communicator.h"
+#include "train/dist/rank_device.h"
 
 using namespace vmoba;
 using namespace vmoba::train::dist;
@@ -37,6 +39,24 @@ struct Held {
     return out;
   }
 };
+
+void check_fp8_factors(Communicator& ranks, at::Device device) {
+  const auto alone = make_single_communicator();
+  ShardedWeights shards(ranks, *alone);
+  const auto options = at::TensorOptions(at::kFloat).device(device);
+  const int64_t rows = 4 * ranks.size(), few = ranks.size() + 1;
+  // Rows of other magnitudes: row r is 2^r (1, 1 + 1/32, 1 + 2/32, ...). Of e4m3's 3 bits the nearest even ones stay.
+  const std::vector<float> nearest = {0, 0, 0, 4, 4, 4, 8, 8, 8, 8, 8, 12, 12, 12, 16, 16};
+  const at::Tensor columns = 1 + at::arange(16, options) / 32, rounded = 1 + at::tensor(nearest, options) / 32;
+  const at::Tensor powers = at::pow(2, at::arange(rows, options)).view({rows, 1});
+  const at::Tensor whole = powers * columns, odd = at::full({few, 16}, 1.03125f, options);
+  const std::vector<at::Tensor> parts = {shards.keep(whole), shards.keep(odd)};
+  shards.add_unit({{parts[0], {rows, 16}, true, true}, {parts[1], {few, 16}, true, true}});
+  const auto found = shards.gather(0, parts, at::kBFloat16, false);
+  CHECK(found[0].scalar_type() == at::kBFloat16);
+  CHECK(at::equal(found[0].to(at::kFloat), powers * rounded));
+  if (ranks.size() > 1) CHECK(at::equal(found[1].to(at::kFloat), odd));  // parts of rows travel as they are used
+}
 
 void check_gather_and_sum(Communicator& ranks, at::Device device, int64_t values_per_unit = 1, bool keep = false) {
   const auto alone = make_single_communicator();
@@ -110,6 +130,10 @@ class CountingAllocator final : public at::Allocator {
 };
 
 }  // namespace
+
+TEST_CASE("fp8 factors arrive as the values that they stand for, where ranks hold whole rows", "[mpi]") {
+  check_fp8_factors(world().control(), at::kCPU);
+}
 
 TEST_CASE("two gathered units exist at most, and gradients of one", "[mpi]") {
   Communicator& ranks = world().control();
@@ -196,6 +220,16 @@ TEST_CASE("the same over NCCL on one GPU", "[gpu]") {
   OperationWatch watch;
   const auto ranks = make_nccl_communicator(*alone, device, watch, {0});
   check_gather_and_sum(*ranks, device);
+  check_fp8_factors(*ranks, device);
+}
+
+TEST_CASE("fp8 factors over NCCL between GPUs", "[.gpus]") {
+  if (world().size() == 1) return;  // brought in by an exclusion
+  const at::Device device = device_of_rank(at::Device(at::kCUDA), world());
+  std::vector<int> everyone(size_t(world().size()));
+  std::iota(everyone.begin(), everyone.end(), 0);
+  const auto control = world().make_group(everyone);
+  check_fp8_factors(*make_nccl_communicator(*control, device, world().device_watch(), everyone), device);
 }
 
 TEST_CASE("frozen parameters travel in the type that they are kept in, fp8 too", "[mpi]") {
