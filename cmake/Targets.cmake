@@ -35,8 +35,8 @@ function(vmoba_kernel_options target)
     "-Xptxas=--warn-on-spills,--warn-on-local-memory-usage;$<$<BOOL:${VMOBA_WERROR}>:-Xptxas=--warning-as-error>")
 endfunction()
 
-# torch's fmt, compiled once for all targets that see torch: header-only it takes a third of their time to compile. Targets
-# without torch have the system's fmt, header-only.
+# torch's fmt, compiled once for all targets that see torch: header-only it takes a third of their time to compile.
+# Targets without torch have the system's fmt, header-only.
 function(vmoba_fmt_of_torch)
   add_library(vmoba_fmt STATIC cmake/fmt.cpp)
   target_include_directories(vmoba_fmt SYSTEM PRIVATE "${VMOBA_SITE}/torch/include")

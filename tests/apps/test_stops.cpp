@@ -376,7 +376,7 @@ TEST_CASE("a dry run names all that is missing at once, and prints the memory wi
                                                        {"wan2.2_5b_finetune", "27280 tokens"}};
   for (const auto& [name, says] : known) {
     const ProcessResult shipped = run_process(
-        {kTrain, "--config", source_dir() + "/configs/" + std::string(name) + ".yaml", "--dry-run", "--ranks", "4"});
+        {kTrain, "--config", source_dir() + "/configs/" + name + ".yaml", "--dry-run", "--ranks", "4"});
     INFO(name << "\n" << shipped.output);
     CHECK(shipped.exit_code == 2);
     CHECK(contains(shipped.output, says));
@@ -438,7 +438,7 @@ TEST_CASE("a terminal gets colours, unless NO_COLOR is set") {
 
 TEST_CASE("every program says its version, waits passively, and ends in order where nobody reads its output") {
   for (const char* name : {"vmoba-train", "vmoba-sample", "vmoba-encode", "vmoba-data", "vmoba-convert"}) {
-    const std::string program = std::string(bin_dir() + "/") + name;
+    const std::string program = bin_dir() + "/" + name;
     const ProcessResult version = run_process({program, "--version"});
     INFO(name << ": " << version.output);
     CHECK(version.exit_code == 0);

@@ -2,24 +2,17 @@
 
 namespace vmoba::test {
 
-const std::string& source_dir() {
-  static const std::string path = VMOBA_SOURCE_DIR;
-  return path;
+std::string source_dir() {
+  return VMOBA_SOURCE_DIR;
 }
-
-const std::string& fixtures() {
-  static const std::string path = source_dir() + "/tests/fixtures";
-  return path;
+std::string fixtures() {
+  return source_dir() + "/tests/fixtures";
 }
-
-const std::string& bin_dir() {
-  static const std::string path = VMOBA_BIN_DIR;
-  return path;
+std::string bin_dir() {
+  return VMOBA_BIN_DIR;
 }
-
-const std::string& python() {
-  static const std::string path = source_dir() + "/.venv-tests/bin/python";
-  return path;
+std::string python() {
+  return source_dir() + "/.venv-tests/bin/python";
 }
 
 }  // namespace vmoba::test

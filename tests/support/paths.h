@@ -5,9 +5,9 @@
 
 namespace vmoba::test {
 
-const std::string& source_dir();
-const std::string& fixtures();  // tests/fixtures
-const std::string& bin_dir();   // the programs
-const std::string& python();    // the interpreter that has the packages of scripts/requirements-test.txt
+std::string source_dir();
+std::string fixtures();  // tests/fixtures
+std::string bin_dir();   // the programs
+std::string python();    // the interpreter that has the packages of scripts/requirements-test.txt
 
 }  // namespace vmoba::test

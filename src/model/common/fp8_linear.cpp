@@ -248,6 +248,7 @@ bool takes_fp8(const ModelConfig& config, const at::Tensor& x, const Linear& map
 }
 
 std::set<std::string> fp8_weights(const ModelConfig& config, const std::vector<Parameter>& parameters) {
+  if (config.linear_compute != "fp8") return {};
   std::set<std::string> out;
   for (const ForwardWork& work : forward_work(config, {}, {1, 1, 1}, /*text_tokens=*/1, /*density=*/1)) {
     if (work.module.empty() || work.result.empty()) continue;
